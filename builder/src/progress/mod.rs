@@ -1,0 +1,1 @@
+//! Progress: one event stream, rendered as `tty`, `plain` or `quiet`.

@@ -1,0 +1,1 @@
+//! Talking to registries: names, manifests and blobs.

@@ -1,0 +1,1 @@
+//! Sources: where files from outside the graph come from.

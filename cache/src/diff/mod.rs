@@ -1,0 +1,132 @@
+//! Layer tar ↔ snapshot. `apply` unpacks a layer into a snapshot, `compare` writes a snapshot as a layer.
+
+use std::io::Read;
+use std::time::SystemTime;
+
+use crate::snapshot::{Layer, SnapshotError};
+use crate::{Chain, ChainId, DiffId, Digest, Store};
+
+/// How layer blobs are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Compression {
+    /// gzip in independent members, the same bytes whatever the number of threads.
+    #[default]
+    Gzip,
+    /// Plain tar.
+    None,
+}
+
+/// What a layer's bytes depend on besides the snapshot: the row key under which the layer is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Variant {
+    /// Compression of the blob.
+    pub compression: Compression,
+    /// Times later than this (seconds since the epoch) are set to it: `SOURCE_DATE_EPOCH`.
+    pub clamp_time_s: Option<u64>,
+}
+
+impl Variant {
+    /// The row key, for example `gzip` or `gzip@1700000000`. A snapshot that was unpacked from a pulled layer
+    /// remembers that layer as [`Self::PULLED`], whatever its compression.
+    pub fn key(&self) -> String {
+        todo!()
+    }
+
+    /// Row key of a layer that came from a registry or a layout.
+    pub const PULLED: &'static str = "pulled";
+}
+
+/// Makes the layer blob of the topmost snapshot of `chain` (or finds the one made before): changed entries of the
+/// snapshot compared with what lies below, as a deterministic tar, hashed, compressed on all cores, stored as a blob
+/// and remembered by `set_layer`. `parent` is the chain id of the layers below. Memory stays bounded.
+pub fn make_layer(
+    store: &Store,
+    chain: &Chain,
+    parent: Option<ChainId>,
+    variant: Variant,
+) -> Result<Layer, DiffError> {
+    let _ = (store, chain, parent, variant);
+    todo!()
+}
+
+/// Writes the whole file system of `root` (a view) as one plain tar: the `tar` exporter. Deterministic; no
+/// whiteouts. Times later than `clamp_time_s` are set to it.
+pub fn write_tree(
+    root: std::os::fd::BorrowedFd<'_>,
+    clamp_time_s: Option<u64>,
+    out: &mut dyn std::io::Write,
+) -> Result<(), DiffError> {
+    let _ = (root, clamp_time_s, out);
+    todo!()
+}
+
+/// What is to be unpacked: the descriptor of a layer and the diffID that the image config promises.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerSource {
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Size of the blob in bytes.
+    pub size: u64,
+    /// OCI or Docker media type: says the compression.
+    pub media_type: String,
+    /// Digest of the uncompressed tar.
+    pub diff_id: DiffId,
+}
+
+/// Unpacks an image's layers, in parallel, each straight into its own snapshot; the layers that are already here
+/// (by chain id) are left as they are. `open` gives the compressed bytes of a layer that is not yet a blob of the store
+/// (a download); they are stored as a blob, digested, decompressed, digested again and unpacked in one pass.
+/// Entries that need what lies below (hard links into a lower layer, directories a layer only implies) are
+/// completed afterwards in order. Returns the whole chain.
+///
+/// Hostile input: every path goes through the snapshot's fd and cannot leave it; sizes, counts and path lengths have
+/// limits.
+pub fn apply_layers(
+    store: &Store,
+    layers: &[LayerSource],
+    created: SystemTime,
+    open: &(dyn Fn(usize) -> std::io::Result<Box<dyn Read + Send>> + Sync),
+) -> Result<Chain, DiffError> {
+    let _ = (store, layers, created, open);
+    todo!()
+}
+
+/// Unpacks a local archive (plain, gzip, bzip2, xz or zstd tar, told by content) below `dest` (a directory fd inside
+/// a root) the way `ADD` does: entries owned by `owner`, existing directories keep their mode, nothing leaves `dest`.
+/// Returns `false`, having written nothing, when `archive` is not such an archive. When `times_max_s` is given later
+/// times are kept as they are; clamping happens when the layer is made.
+pub fn extract_archive(
+    archive: &mut std::fs::File,
+    dest: std::os::fd::BorrowedFd<'_>,
+    owner: (u32, u32),
+) -> Result<bool, DiffError> {
+    let _ = (archive, dest, owner);
+    todo!()
+}
+
+/// Why a layer could not be read or made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiffError {
+    /// The layer is not what its descriptor or config says.
+    #[error("layer {layer} has {what} {actual}, expected {expected}")]
+    Mismatch { layer: Digest, what: &'static str, expected: String, actual: String },
+    /// An entry breaks a rule (leaves the root, too long, too many …).
+    #[error("entry `{path}` of {object}: {reason}")]
+    Entry { object: String, path: String, reason: String },
+    /// The bytes are not a tar, or not compressed as announced.
+    #[error("cannot read {object}")]
+    Read { object: String, source: std::io::Error },
+    /// Writing failed (a full disk, for example).
+    #[error("cannot {operation} `{path}` for {object}")]
+    Write { operation: &'static str, path: String, object: String, source: std::io::Error },
+    /// A blob could not be stored.
+    #[error(transparent)]
+    Content(#[from] crate::content::ContentError),
+    /// A snapshot could not be made.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The database refused.
+    #[error(transparent)]
+    Store(#[from] crate::StoreError),
+}

@@ -1,0 +1,18 @@
+//! Everything wharf keeps on disk, by content: blobs, snapshots, layers, records.
+//!
+//! In: bytes, directory trees and layer tars. Out: digests, snapshots (a directory per committed diff) and
+//! layer blobs. **Invariants:** the root is a valid OCI image layout at all times; a blob or snapshot is visible
+//! only when it is whole; this crate never opens a network connection and never starts a process.
+
+pub mod content;
+pub mod contenthash;
+pub mod diff;
+pub mod digest;
+pub mod snapshot;
+pub mod state;
+mod store;
+pub mod walk;
+
+pub use digest::{ChainId, ContentDigest, DiffId, Digest, Key};
+pub use snapshot::{Chain, SnapshotId};
+pub use store::{Store, StoreError};
