@@ -1,0 +1,341 @@
+//! One build, from the request to its outputs.
+
+mod load;
+mod meta;
+mod output;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::mpsc;
+
+use wharf_cache::diff::{Compression, Variant};
+use wharf_cache::{Chain, Digest, Store};
+use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext};
+use wharf_frontend::{Diagnostic, Severity};
+use wharf_runtime::Cancel;
+use wharf_solver::llb::{Definition, FileChange, MountKind, Op, Platform, Vertex, VertexDigest};
+use wharf_solver::op::{OpError, ResultRef};
+use wharf_solver::scheduler::{Solve, SolveError, solve};
+
+use crate::context::LocalContext;
+use crate::error::{Failure, Kind, SourceText, causes};
+use crate::exporter::spec::OutputSpec;
+use crate::layers::Layers;
+use crate::progress::{Mode, Progress};
+use crate::registry::{OciRegistry, Reference, RegistryOptions};
+use crate::signals;
+use crate::source::image::ImageSources;
+use crate::worker::{StoreCache, Worker, WorkerError};
+
+/// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
+pub const JOBS_DEFAULT: u16 = 32;
+
+/// What is to be built, all text parsed.
+#[derive(Debug)]
+pub struct BuildRequest {
+    /// The directory of the main context.
+    pub context: PathBuf,
+    /// The Dockerfile if it is not the default one; `-` is standard input.
+    pub dockerfile: Option<PathBuf>,
+    /// Names of the image.
+    pub tags: Vec<Reference>,
+    /// Build arguments.
+    pub build_args: BTreeMap<String, String>,
+    /// Further contexts by lower-cased name.
+    pub contexts: BTreeMap<String, ContextSpec>,
+    /// The stage; empty is the last.
+    pub target: String,
+    /// Whether steps are run even if the cache has them.
+    pub no_cache: bool,
+    /// Whether registries are asked for images that are here.
+    pub pull: bool,
+    /// What becomes of the result.
+    pub outputs: Vec<OutputSpec>,
+    /// How progress is shown.
+    pub progress: Mode,
+    /// Where the image id goes.
+    pub iidfile: Option<PathBuf>,
+    /// Where digests and descriptor go.
+    pub metadata_file: Option<PathBuf>,
+    /// Steps at once.
+    pub jobs: usize,
+    /// Registries spoken to in plain HTTP.
+    pub insecure_registries: Vec<String>,
+    /// Docker's config.json, for credentials.
+    pub docker_config: Option<PathBuf>,
+}
+
+/// What a named context is.
+#[derive(Debug, Clone)]
+pub enum ContextSpec {
+    /// A directory of the host.
+    Directory(PathBuf),
+    /// An image reference or `oci-layout://PATH[:TAG]`.
+    Image(String),
+}
+
+/// What a build gave.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The image id (digest of the config), if an image was made.
+    pub image_id: Option<Digest>,
+}
+
+/// Builds.
+pub fn build(store: &Store, request: BuildRequest) -> Result<Outcome, Failure> {
+    let progress = Progress::start(request.progress);
+    let built = Build::prepare(store, request, &progress).and_then(|build| build.run());
+    progress.finish();
+    built
+}
+
+/// The name of the main context in the graph.
+const MAIN_CONTEXT: &str = "context";
+
+struct Build<'a> {
+    store: &'a Store,
+    request: BuildRequest,
+    progress: &'a Progress,
+    images: ImageSources,
+    source: SourceText,
+    contexts: HashMap<String, LocalContext>,
+    ignore: Vec<String>,
+    cancel: Cancel,
+}
+
+impl<'a> Build<'a> {
+    fn prepare(store: &'a Store, request: BuildRequest, progress: &'a Progress) -> Result<Self, Failure> {
+        let loaded = load::load(&request, progress)?;
+        let cancel = Cancel::new().map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
+        let registry = OciRegistry::new(RegistryOptions {
+            insecure: request.insecure_registries.clone(),
+            docker_config: request.docker_config.clone(),
+        });
+        let images = ImageSources::new(store.clone(), std::sync::Arc::new(registry));
+        Ok(Self {
+            store,
+            request,
+            progress,
+            images,
+            source: loaded.source,
+            contexts: loaded.contexts,
+            ignore: loaded.ignore,
+            cancel,
+        })
+    }
+
+    fn run(self) -> Result<Outcome, Failure> {
+        let _signals = signals::cancel_on_termination(&self.cancel)
+            .map_err(|error| Failure::from_error(Kind::Environment, "cannot listen for signals", &error))?;
+        let platform = host_platform();
+        let converted = self.convert(&platform)?;
+        self.refuse_unsupported(&converted.definition)?;
+        let variant = Variant { compression: Compression::Gzip, clamp_time_s: self.epoch()? };
+        let layers = Layers::new(self.store, variant);
+        let (result, layers_failure) = self.solve(&converted, &layers)?;
+        drop(layers_failure);
+        let outcome = self.export(&converted, result, &layers, platform)?;
+        for warning in &converted.warnings {
+            self.progress.warn(crate::error::render_diagnostic(warning, &self.source, self.progress.color()));
+        }
+        Ok(outcome)
+    }
+
+    /// Text → graph.
+    fn convert(&self, platform: &Platform) -> Result<Converted, Failure> {
+        let (ast, mut problems) = wharf_frontend::parser::parse(&self.source.text);
+        let (dockerfile, more) = wharf_frontend::instructions::parse(&ast);
+        problems.extend(more);
+        if problems.iter().any(|problem| problem.severity == Severity::Error) {
+            return Err(self.dockerfile_failure(problems));
+        }
+        let named = |spec: &ContextSpec| match spec {
+            ContextSpec::Directory(_) => NamedContext::Local,
+            ContextSpec::Image(reference) => NamedContext::Image(reference.clone()),
+        };
+        let options = dockerfile2llb::Options {
+            build_args: self.request.build_args.clone(),
+            target: self.request.target.clone(),
+            platform: platform.clone(),
+            build_platform: platform.clone(),
+            contexts: self.request.contexts.iter().map(|(name, spec)| (name.clone(), named(spec))).collect(),
+            ignore: self.ignore.clone(),
+            no_cache: self.request.no_cache,
+        };
+        let mut resolver = meta::Resolver::new(&self.images, self.request.pull, self.progress);
+        let converted = dockerfile2llb::convert(&dockerfile, &options, &mut resolver);
+        let source_failed = resolver.failed();
+        let mut converted = converted.map_err(|error| {
+            let mut failure = self.dockerfile_failure(error.diagnostics);
+            if source_failed {
+                failure.kind = Kind::Source;
+            }
+            failure
+        })?;
+        problems.append(&mut converted.warnings);
+        converted.warnings = problems;
+        Ok(converted)
+    }
+
+    fn dockerfile_failure(&self, places: Vec<Diagnostic>) -> Failure {
+        let message = match places.iter().filter(|place| place.severity == Severity::Error).count() {
+            1 => format!("cannot build from `{}`", self.source.name),
+            errors => format!("cannot build from `{}`: {errors} errors", self.source.name),
+        };
+        Failure { places, source: Some(self.source.clone()), ..Failure::new(Kind::Dockerfile, message) }
+    }
+
+    /// Tells before anything runs what this version cannot do.
+    fn refuse_unsupported(&self, definition: &Definition) -> Result<(), Failure> {
+        let problems: Vec<Diagnostic> = definition
+            .iter()
+            .filter_map(|(_, vertex)| {
+                let what = unsupported(vertex)?;
+                Some(Diagnostic {
+                    severity: Severity::Error,
+                    span: vertex.metadata.location.clone().unwrap_or(0..0),
+                    message: format!("{what} is not supported yet"),
+                    hint: None,
+                })
+            })
+            .collect();
+        if problems.is_empty() { Ok(()) } else { Err(self.dockerfile_failure(problems)) }
+    }
+
+    /// `SOURCE_DATE_EPOCH` as a number of seconds.
+    fn epoch(&self) -> Result<Option<u64>, Failure> {
+        let text = match self.request.build_args.get("SOURCE_DATE_EPOCH") {
+            Some(text) if !text.is_empty() => text,
+            _ => return Ok(None),
+        };
+        text.parse().map(Some).map_err(|_| {
+            Failure::new(Kind::Usage, format!("SOURCE_DATE_EPOCH is `{text}`"))
+                .hint("it must be a whole number of seconds since 1970-01-01")
+        })
+    }
+
+    /// Graph → the target's result; its layers are made meanwhile when some output needs them.
+    fn solve(&self, converted: &Converted, layers: &Layers<'_>) -> Result<Option<ResultRef>, Failure> {
+        let Some(head) = converted.head else { return Ok(None) };
+        let worker = Worker {
+            definition: &converted.definition,
+            store: self.store,
+            images: &self.images,
+            contexts: &self.contexts,
+            progress: self.progress,
+            cancel: self.cancel.clone(),
+        };
+        let (made, chains) = mpsc::channel();
+        let exported: Vec<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
+        let wants_layers = self.request.outputs.iter().any(OutputSpec::needs_layers);
+        let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
+            if let (true, Some(ResultRef::Snapshots(chain))) =
+                (wants_layers && exported.contains(vertex), results.first())
+            {
+                // The receiver is gone only after a failure that the export finds again.
+                let _ = made.send(chain.clone());
+            }
+        };
+        let cancelled = || self.cancel.is_cancelled();
+        let cancel = || self.cancel.cancel();
+        let solved = std::thread::scope(|scope| {
+            let maker = std::thread::Builder::new().name("layers".to_owned());
+            let spawned = maker.spawn_scoped(scope, || layers.make_as_they_come(chains));
+            let solved = solve(&Solve {
+                definition: &converted.definition,
+                goals: &[head],
+                resolver: &worker,
+                cache: &StoreCache(self.store),
+                progress: self.progress,
+                completed: &completed,
+                cancelled: &cancelled,
+                cancel: &cancel,
+                jobs: self.request.jobs,
+            });
+            drop(made);
+            drop(spawned);
+            solved
+        });
+        let mut solved = solved.map_err(|error| self.solve_failure(&converted.definition, error))?;
+        Ok(Some(solved.results.remove(0)))
+    }
+
+    fn solve_failure(&self, definition: &Definition, error: SolveError) -> Failure {
+        let (vertex, error) = match error {
+            SolveError::Vertex { vertex, error } => (vertex, error),
+            _ => return Failure::new(Kind::Cancelled, "the build was interrupted"),
+        };
+        let OpError(error) = &error;
+        let kind = match error.downcast_ref::<WorkerError>() {
+            Some(WorkerError::Run { source: wharf_runtime::RuntimeError::Cancelled, .. }) => {
+                return Failure::new(Kind::Cancelled, "the build was interrupted");
+            }
+            Some(WorkerError::Process { .. } | WorkerError::Run { .. }) => Kind::Step,
+            Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
+            Some(WorkerError::Source(_)) => Kind::Source,
+            _ => Kind::Environment,
+        };
+        let metadata = &definition.vertex(&vertex).metadata;
+        let mut failure = Failure::from_error(kind, &metadata.name, error.as_ref());
+        failure.log_tail = self.progress.tail(&vertex);
+        if let Some(span) = &metadata.location {
+            let message = causes(error.as_ref());
+            failure.places.push(Diagnostic { severity: Severity::Error, span: span.clone(), message, hint: None });
+            failure.source = Some(self.source.clone());
+        }
+        failure
+    }
+}
+
+/// What a vertex asks for that is not done yet.
+fn unsupported(vertex: &Vertex) -> Option<&'static str> {
+    match &vertex.op {
+        Op::Source(source) => match source.scheme() {
+            "git" => Some("ADD from a git repository"),
+            "http" | "https" => Some("ADD from a URL"),
+            _ => None,
+        },
+        Op::File(file) => file.actions.iter().find_map(|action| match &action.change {
+            FileChange::Copy(copy) if copy.parents => Some("COPY --parents"),
+            _ => None,
+        }),
+        Op::Exec(exec) if exec.security == wharf_solver::llb::SecurityMode::Insecure => {
+            Some("RUN --security=insecure")
+        }
+        Op::Exec(exec) if !exec.secret_env.is_empty() => Some("RUN --mount=type=secret"),
+        Op::Exec(exec) => exec.mounts.iter().find_map(|mount| match mount.kind {
+            MountKind::Cache { .. } => Some("RUN --mount=type=cache"),
+            MountKind::Secret { .. } => Some("RUN --mount=type=secret"),
+            MountKind::Ssh { .. } => Some("RUN --mount=type=ssh"),
+            MountKind::Bind if mount.target != "/" && !mount.readonly => Some("a writable RUN --mount=type=bind"),
+            MountKind::Bind | MountKind::Tmpfs { .. } => None,
+        }),
+        Op::Merge(_) | Op::Diff(_) => None,
+    }
+}
+
+/// The platform of the machine.
+fn host_platform() -> Platform {
+    let (architecture, variant) = match std::env::consts::ARCH {
+        "x86_64" => ("amd64", ""),
+        "aarch64" => ("arm64", ""),
+        "x86" => ("386", ""),
+        "arm" => ("arm", "v7"),
+        "powerpc64" => ("ppc64le", ""),
+        other => (other, ""),
+    };
+    Platform {
+        os: "linux".to_owned(),
+        architecture: architecture.to_owned(),
+        variant: variant.to_owned(),
+        os_version: String::new(),
+    }
+}
+
+/// The chain of a result that has snapshots.
+fn snapshots(result: &ResultRef) -> Option<&Chain> {
+    match result {
+        ResultRef::Snapshots(chain) => Some(chain),
+        _ => None,
+    }
+}

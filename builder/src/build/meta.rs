@@ -1,0 +1,42 @@
+//! Answers the frontend's questions about base images.
+
+use wharf_frontend::dockerfile2llb::{ImageMetaResolver, ResolvedImage};
+use wharf_solver::llb::Platform;
+
+use crate::error::causes;
+use crate::progress::Progress;
+use crate::source::image::ImageSources;
+
+/// Looks base images up: in the store, else where they come from.
+pub(super) struct Resolver<'a> {
+    images: &'a ImageSources,
+    pull: bool,
+    progress: &'a Progress,
+    failed: bool,
+}
+
+impl<'a> Resolver<'a> {
+    pub(super) fn new(images: &'a ImageSources, pull: bool, progress: &'a Progress) -> Self {
+        Self { images, pull, progress, failed: false }
+    }
+
+    /// Whether some image could not be resolved.
+    pub(super) fn failed(&self) -> bool {
+        self.failed
+    }
+}
+
+impl ImageMetaResolver for Resolver<'_> {
+    fn resolve(&mut self, reference: &str, platform: &Platform) -> Result<ResolvedImage, String> {
+        let name = format!("[internal] load metadata for {}", crate::source::image::display_name(reference));
+        let resolved = self.progress.internal(&name, || {
+            self.images.resolve(reference, platform, self.pull).map_err(|error| {
+                let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+                format!("{}{hint}", causes(&error))
+            })
+        });
+        self.failed |= resolved.is_err();
+        let resolved = resolved?;
+        Ok(ResolvedImage { identifier: resolved.identifier, config: resolved.config })
+    }
+}

@@ -1,0 +1,101 @@
+//! `wharf images` and `wharf rmi`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::Args;
+use wharf_cache::Store;
+use wharf_cache::state::Image;
+
+use super::open_store;
+use crate::error::{Failure, Kind};
+use crate::registry::Reference;
+
+/// Digits of a digest that are shown and that are enough to name an image.
+const SHORT_DIGITS: usize = 12;
+
+#[derive(Debug, Args)]
+pub(super) struct RmiArgs {
+    /// Names, digests, or at least four digits of a digest
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+}
+
+pub(super) fn images(root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let store = open_store(root)?;
+    let images = list(&store)?;
+    let mut rows = vec![["NAME", "DIGEST", "CREATED"].map(str::to_owned)];
+    for image in &images {
+        let name = image.name.as_deref().map_or("<none>".to_owned(), familiar);
+        rows.push([name, image.digest.hex()[..SHORT_DIGITS].to_owned(), age(image.created)]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (first, second) = (width(0), width(1));
+    let mut out = std::io::stdout().lock();
+    for [name, digest, created] in &rows {
+        // Whoever reads may have gone.
+        if writeln!(out, "{name:first$}   {digest:second$}   {created}").is_err() {
+            break;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn rmi(args: &RmiArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let store = open_store(root)?;
+    let mut out = std::io::stdout().lock();
+    for name in &args.images {
+        let image = find(&store, name)?;
+        let deleted = store.remove_image(&image).map_err(|error| {
+            Failure::from_error(Kind::Environment, &format!("cannot remove image `{name}`"), &error)
+        })?;
+        let named = image.name.as_deref().map_or_else(|| image.digest.to_string(), familiar);
+        let _ = writeln!(out, "untagged: {named}");
+        for digest in deleted {
+            let _ = writeln!(out, "deleted: {digest}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The image a user means: by name, or by its digest or some first digits of it.
+pub(super) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
+    let images = list(store)?;
+    let full = name.parse::<Reference>().ok().map(|reference| reference.to_string());
+    if let Some(image) = images.iter().find(|image| image.name.is_some() && image.name == full) {
+        return Ok(image.clone());
+    }
+    let digits = name.strip_prefix("sha256:").unwrap_or(name);
+    let hits: Vec<&Image> =
+        images.iter().filter(|image| digits.len() >= 4 && image.digest.hex().starts_with(digits)).collect();
+    match hits.as_slice() {
+        [image] => Ok((*image).clone()),
+        [first, rest @ ..] if rest.iter().all(|image| image.digest == first.digest) => Ok((*first).clone()),
+        [] => Err(Failure::new(Kind::Usage, format!("there is no image `{name}` in the store"))
+            .hint("`wharf images` lists them; `wharf build -t NAME .` builds one")),
+        _ => Err(Failure::new(Kind::Usage, format!("`{name}` is the beginning of several digests"))
+            .hint("give more digits")),
+    }
+}
+
+fn list(store: &Store) -> Result<Vec<Image>, Failure> {
+    store.images().map_err(|error| Failure::from_error(Kind::Environment, "cannot list the images", &error))
+}
+
+fn familiar(name: &str) -> String {
+    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+}
+
+/// How long ago something was, in one unit.
+fn age(created: SystemTime) -> String {
+    let seconds = created.elapsed().map_or(0, |age| age.as_secs());
+    let (count, unit) = match seconds {
+        0..60 => (seconds, "second"),
+        60..3600 => (seconds / 60, "minute"),
+        3600..86_400 => (seconds / 3600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}

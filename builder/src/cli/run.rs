@@ -1,0 +1,31 @@
+//! `wharf run`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{image, open_store};
+use crate::container;
+use crate::error::Failure;
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Remove the container when it ends (as yet it always is)
+    #[arg(long)]
+    rm: bool,
+    /// The image: a name, a digest, or at least four digits of a digest
+    image: String,
+    /// Command and arguments in place of the image's own
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    command: Vec<String>,
+}
+
+pub(super) fn run(args: &RunArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let store = open_store(root)?;
+    let image = image::find(&store, &args.image)?;
+    if !args.rm {
+        crate::progress::print_note("the container is removed when it ends; containers are not kept yet");
+    }
+    container::run(&store, &image, &args.command).map(ExitCode::from)
+}

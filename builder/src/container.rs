@@ -1,0 +1,95 @@
+//! Runs a container of an image in the foreground.
+
+use std::time::SystemTime;
+
+use wharf_cache::diff::{LayerSource, apply_layers};
+use wharf_cache::state::Image;
+use wharf_cache::{Chain, Store};
+use wharf_frontend::image::{ContainerConfig, ImageConfig};
+use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Stdio};
+
+use crate::error::{Failure, Kind};
+use crate::signals;
+use crate::source::image::manifest_layers;
+use crate::worker::{sandbox_files, spec};
+
+/// The shell's status for a command that cannot be executed, and for one that is not there.
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// Environment of a container whose image has none.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Runs `command` (the image's own if it is empty) and returns the exit status of the process.
+pub fn run(store: &Store, image: &Image, command: &[String]) -> Result<u8, Failure> {
+    let name = image.name.clone().unwrap_or_else(|| image.digest.to_string());
+    let failed = |doing: &str, error: &(dyn std::error::Error + 'static)| {
+        Failure::from_error(Kind::Environment, &format!("{doing} of `{name}`"), error)
+    };
+    let (config, layers) =
+        manifest_layers(store, &image.digest).map_err(|error| failed("cannot read the manifest", &error))?;
+    let config: ImageConfig =
+        serde_json::from_slice(&config).map_err(|error| failed("cannot read the config", &error))?;
+    let chain = unpack(store, &layers).map_err(|error| failed("cannot unpack the layers", &error))?;
+    let args = arguments(&config.config, command).ok_or_else(|| {
+        Failure::new(Kind::Usage, format!("`{name}` says no command to run")).hint("give one: `wharf run NAME COMMAND`")
+    })?;
+    let mut active = store.prepare(&chain).map_err(|error| failed("cannot make the root file system", &error))?;
+    let root = active.root().map_err(|error| failed("cannot mount the root file system", &error))?;
+
+    let user = wharf_runtime::resolve_user(root, &config.config.user)
+        .map_err(|error| failed("cannot find the user", &error))?;
+    let mut env = config.config.env.clone().unwrap_or_default();
+    for (name, default) in [("PATH=", DEFAULT_PATH.to_owned()), ("HOME=", format!("HOME={}", user.home))] {
+        if !env.iter().any(|variable| variable.starts_with(name)) {
+            env.push(default);
+        }
+    }
+    let cwd = if config.config.working_dir.is_empty() { "/" } else { &config.config.working_dir };
+    let hostname = format!("{:016x}", chain.0.last().map_or(0, |id| id.0))[..12].to_owned();
+    let mut runtime_spec = wharf_runtime::default_spec();
+    let dir = store.temp_dir().map_err(|error| failed("cannot prepare the container", &error))?;
+    let describe = || -> Result<(), crate::worker::WorkerError> {
+        spec::set_process(&mut runtime_spec, &args, &env, cwd, &user)?;
+        sandbox_files::bind(&mut runtime_spec, &dir, &hostname, &[])?;
+        Ok(())
+    };
+    describe().map_err(|error| failed("cannot describe the process", &error))?;
+    runtime_spec.set_hostname(Some(hostname));
+
+    let cancel = Cancel::new().map_err(|error| failed("cannot prepare the container", &error))?;
+    let _signals = signals::cancel_on_termination(&cancel)
+        .map_err(|error| failed("cannot prepare the container", &error))?;
+    let request =
+        Request { spec: &runtime_spec, root, binds: Vec::new(), stdio: Stdio::Inherit, cancel: &cancel };
+    match wharf_runtime::run(request) {
+        Ok(ExitStatus::Exited(code)) => Ok(code),
+        Ok(ExitStatus::Signaled(signal)) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
+        Err(RuntimeError::Cancelled) => Ok(Kind::Cancelled.exit_code()),
+        Err(error @ RuntimeError::Exec { not_found, .. }) => {
+            crate::progress::print_error(&failed("cannot start a container", &error));
+            Ok(if not_found { NOT_FOUND } else { NOT_EXECUTABLE })
+        }
+        Err(error) => Err(failed("cannot start a container", &error)),
+    }
+}
+
+/// Entrypoint and command, as Docker puts them together.
+fn arguments(config: &ContainerConfig, command: &[String]) -> Option<Vec<String>> {
+    let mut args = config.entrypoint.clone().unwrap_or_default();
+    if command.is_empty() {
+        args.extend(config.cmd.clone().unwrap_or_default());
+    } else {
+        args.extend_from_slice(command);
+    }
+    (!args.is_empty()).then_some(args)
+}
+
+/// The image's chain: it is there when the image was built or run before, else it is unpacked from its blobs.
+fn unpack(store: &Store, layers: &[LayerSource]) -> Result<Chain, wharf_cache::diff::DiffError> {
+    let missing = |index: usize| {
+        let digest = layers[index].digest;
+        Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("blob {digest} is not in the store")))
+    };
+    apply_layers(store, layers, SystemTime::now(), &missing)
+}

@@ -1,0 +1,171 @@
+//! Walking a part of a [`Tree`] in sorted order, pruned by ignore and exclude patterns.
+//!
+//! A directory that a pattern takes out is entered only if a later `!` pattern may bring something below it back; it is
+//! then part of the walk as soon as the first such entry is met, before that entry.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use wharf_cache::walk::{self, FileKind, Stat};
+use wharf_frontend::dockerignore::{Matched, Matcher};
+
+/// Directories nested deeper than this are refused: every level holds a descriptor open.
+pub const DEPTH_MAX: usize = 512;
+
+/// An entry of a walk.
+#[derive(Debug, Clone, Copy)]
+pub struct Visit<'a> {
+    /// The directory it is in.
+    pub parent: BorrowedFd<'a>,
+    /// Its name there.
+    pub name: &'a OsStr,
+    /// Its path below the directory the walk began at.
+    pub path: &'a Path,
+    /// Its stat.
+    pub stat: &'a Stat,
+}
+
+/// A filter of the walk: patterns, and how the paths they are matched against begin.
+#[derive(Debug)]
+pub struct Filter<'a> {
+    matcher: &'a Matcher,
+    prefix: Vec<u8>,
+    /// Verdict on the directory the walk begins at.
+    start: Matched,
+}
+
+impl<'a> Filter<'a> {
+    /// Patterns that are matched against paths below the walk's own start.
+    pub fn relative(matcher: &'a Matcher) -> Self {
+        Self { matcher, prefix: Vec::new(), start: Matched::default() }
+    }
+
+    /// Patterns that are matched against paths from a root of which the walk begins at `start`.
+    pub fn rooted(matcher: &'a Matcher, start: &Path) -> Self {
+        let mut verdict = Matched::default();
+        let mut prefix = Vec::new();
+        for component in start.iter() {
+            if !prefix.is_empty() {
+                prefix.push(b'/');
+            }
+            prefix.extend_from_slice(component.as_bytes());
+            verdict = matcher.matches(&prefix, &verdict);
+        }
+        Self { matcher, prefix, start: verdict }
+    }
+
+    /// Whether it can take nothing out.
+    pub fn is_empty(&self) -> bool {
+        self.matcher.is_empty()
+    }
+
+    fn path(&self, below: &Path) -> Vec<u8> {
+        let mut path = self.prefix.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(below.as_os_str().as_bytes());
+        path
+    }
+}
+
+struct Level {
+    dir: OwnedFd,
+    entries: std::vec::IntoIter<walk::Entry>,
+    verdicts: Vec<Matched>,
+    /// The directory's own entry when it has not been visited yet because a pattern takes it out.
+    pending: Option<(OsString, Stat)>,
+}
+
+/// Visits everything below the directory `dir` (itself not included) that no filter takes out. `visit` may break off.
+pub fn walk(
+    dir: BorrowedFd<'_>,
+    filters: &[Filter<'_>],
+    visit: &mut dyn FnMut(Visit<'_>) -> io::Result<ControlFlow<()>>,
+) -> io::Result<()> {
+    let mut path = PathBuf::new();
+    let first = walk::read_dir(dir)?;
+    let mut levels = vec![Level {
+        dir: dir.try_clone_to_owned()?,
+        entries: first.into_iter(),
+        verdicts: filters.iter().map(|filter| filter.start.clone()).collect(),
+        pending: None,
+    }];
+    while let Some(level) = levels.last_mut() {
+        let Some(entry) = level.entries.next() else {
+            levels.pop();
+            path.pop();
+            continue;
+        };
+        path.push(&entry.name);
+        let verdicts: Vec<Matched> = filters
+            .iter()
+            .zip(&level.verdicts)
+            .map(|(filter, parent)| filter.matcher.matches(&filter.path(&path), parent))
+            .collect();
+        let taken_out = verdicts.iter().any(|verdict| verdict.matched);
+        let is_dir = entry.stat.kind == FileKind::Dir;
+        if taken_out && !(is_dir && may_come_back(filters, &verdicts, &path)) {
+            path.pop();
+            continue;
+        }
+        if !taken_out {
+            if visit_pending(&mut levels, &path, visit)?.is_break() {
+                return Ok(());
+            }
+            let parent = levels.last().expect("a level is being read").dir.as_fd();
+            let seen = Visit { parent, name: &entry.name, path: &path, stat: &entry.stat };
+            if visit(seen)?.is_break() {
+                return Ok(());
+            }
+        }
+        if !is_dir {
+            path.pop();
+            continue;
+        }
+        if levels.len() == DEPTH_MAX {
+            let message = format!("`{}`: directories are nested deeper than {DEPTH_MAX}", path.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        let parent = levels.last().expect("a level is being read").dir.as_fd();
+        let dir = walk::open_dir_at(parent, &entry.name)?;
+        let entries = walk::read_dir(dir.as_fd())?.into_iter();
+        let pending = taken_out.then_some((entry.name, entry.stat));
+        levels.push(Level { dir, entries, verdicts, pending });
+    }
+    Ok(())
+}
+
+/// Whether every filter that takes a directory out could bring something below it back.
+fn may_come_back(filters: &[Filter<'_>], verdicts: &[Matched], path: &Path) -> bool {
+    filters
+        .iter()
+        .zip(verdicts)
+        .all(|(filter, verdict)| !verdict.matched || filter.matcher.may_reinclude_below(&filter.path(path)))
+}
+
+/// Visits the directories above `path` that were taken out and have now turned out to be needed.
+fn visit_pending(
+    levels: &mut [Level],
+    path: &Path,
+    visit: &mut dyn FnMut(Visit<'_>) -> io::Result<ControlFlow<()>>,
+) -> io::Result<ControlFlow<()>> {
+    for depth in 1..levels.len() {
+        let Some((name, stat)) = levels[depth].pending.take() else { continue };
+        let above: PathBuf = path.iter().take(depth).collect();
+        let parent = levels[depth - 1].dir.as_fd();
+        if visit(Visit { parent, name: &name, path: &above, stat: &stat })?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Joins path components without touching `..` or symlinks.
+pub fn join(components: &[OsString]) -> PathBuf {
+    PathBuf::from(OsString::from_vec(components.iter().map(|name| name.as_bytes()).collect::<Vec<_>>().join(&b'/')))
+}

@@ -1,0 +1,211 @@
+//! Errors in words: what was being done, to what, why it failed, what to do; the source line where there is source.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use wharf_frontend::{Diagnostic, Severity};
+
+/// What went wrong, as the exit status says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A step of the build failed.
+    Step,
+    /// The command line makes no sense.
+    Usage,
+    /// The Dockerfile makes no sense.
+    Dockerfile,
+    /// A registry, an image or a layout did not give what was asked.
+    Source,
+    /// The machine or the store: permissions, disk, kernel.
+    Environment,
+    /// Interrupted.
+    Cancelled,
+}
+
+impl Kind {
+    /// The exit status of the process.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Step => 1,
+            Self::Usage => 2,
+            Self::Dockerfile => 3,
+            Self::Source => 4,
+            Self::Environment => 5,
+            Self::Cancelled => 130,
+        }
+    }
+}
+
+/// A text that errors point into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceText {
+    /// Its name as the user knows it.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// Why a command failed, ready to be shown.
+#[derive(Debug)]
+pub struct Failure {
+    /// What kind of failure.
+    pub kind: Kind,
+    /// What happened, outermost first, joined by `: `.
+    pub message: String,
+    /// What to do about it.
+    pub hints: Vec<String>,
+    /// Places in a source text; each is shown with its own message.
+    pub places: Vec<Diagnostic>,
+    /// The text of the places.
+    pub source: Option<SourceText>,
+    /// The last lines the failed step printed.
+    pub log_tail: Vec<String>,
+}
+
+impl Failure {
+    /// A failure without a place.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), hints: Vec::new(), places: Vec::new(), source: None, log_tail: Vec::new() }
+    }
+
+    /// A failure described by an error and its causes.
+    pub fn from_error(kind: Kind, doing: &str, error: &(dyn Error + 'static)) -> Self {
+        let mut failure = Self::new(kind, format!("{doing}: {}", causes(error)));
+        failure.hints.extend(hint(error));
+        failure
+    }
+
+    /// The same with a hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// The text for the terminal, without a newline at the end.
+    pub fn render(&self, color: bool) -> String {
+        let mut text = String::new();
+        if let (Some(source), false) = (&self.source, self.places.is_empty()) {
+            for place in &self.places {
+                text.push_str(&render_diagnostic(place, source, color));
+                text.push('\n');
+            }
+        }
+        if !self.log_tail.is_empty() {
+            text.push_str("the step's last output:\n");
+            for line in &self.log_tail {
+                let _ = writeln!(text, "  | {line}");
+            }
+        }
+        let _ = write!(text, "ERROR: {}", self.message);
+        for hint in &self.hints {
+            let _ = write!(text, "\nhint: {hint}");
+        }
+        text
+    }
+}
+
+/// Shows a diagnostic with its line and a caret under the token.
+pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bool) -> String {
+    let level = match diagnostic.severity {
+        Severity::Warning => Level::WARNING,
+        Severity::Error => Level::ERROR,
+    };
+    let span = clamp(&diagnostic.span, &source.text);
+    let snippet = Snippet::source(&source.text)
+        .path(&source.name)
+        .annotation(AnnotationKind::Primary.span(span));
+    let mut group: Group<'_> = level.primary_title(&diagnostic.message).element(snippet);
+    if let Some(hint) = &diagnostic.hint {
+        group = group.element(Level::HELP.message(hint));
+    }
+    let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+    renderer.render(&[group])
+}
+
+/// A span that lies within the text, on character borders.
+fn clamp(span: &Range<usize>, text: &str) -> Range<usize> {
+    let border = |mut at: usize| {
+        at = at.min(text.len());
+        while !text.is_char_boundary(at) {
+            at -= 1;
+        }
+        at
+    };
+    let start = border(span.start);
+    start..border(span.end).max(start)
+}
+
+/// An error and what caused it, outermost first.
+pub fn causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        // A transparent wrapper says the same as what it wraps.
+        if !text.ends_with(&words) {
+            let _ = write!(text, ": {words}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// What to do about an error, where some cause of it tells.
+fn hint(error: &(dyn Error + 'static)) -> Option<String> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<std::io::Error>() {
+            match io.kind() {
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                    return Some("the disk is full: free some space (`wharf rmi` removes images) or give another `--root`".to_owned());
+                }
+                std::io::ErrorKind::PermissionDenied => {
+                    return Some("run as root, or give a `--root` that you may write".to_owned());
+                }
+                _ => {}
+            }
+        }
+        cause = error.source();
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_shown_with_a_caret() {
+        let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM a\nRUM true\n".to_owned() };
+        let mut failure = Failure::new(Kind::Dockerfile, "the Dockerfile has an error");
+        failure.places.push(Diagnostic {
+            severity: Severity::Error,
+            span: 7..10,
+            message: "unknown instruction: RUM".to_owned(),
+            hint: Some("did you mean RUN?".to_owned()),
+        });
+        failure.source = Some(source);
+        expect_test::expect![[r#"
+            error: unknown instruction: RUM
+             --> Dockerfile:2:1
+              |
+            2 | RUM true
+              | ^^^
+              |
+              = help: did you mean RUN?
+            ERROR: the Dockerfile has an error"#]]
+        .assert_eq(&failure.render(false));
+    }
+
+    #[test]
+    fn spans_outside_the_text_are_harmless() {
+        let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM ä".to_owned() };
+        for span in [0..100, 50..60, 6..7, 100..2] {
+            let diagnostic = Diagnostic { severity: Severity::Error, span, message: "x".to_owned(), hint: None };
+            assert!(render_diagnostic(&diagnostic, &source, false).contains("error: x"));
+        }
+    }
+}

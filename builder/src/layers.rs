@@ -1,0 +1,58 @@
+//! Layers of a chain, made while later steps still run.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::mpsc::Receiver;
+
+use wharf_cache::diff::{DiffError, Variant, make_layer};
+use wharf_cache::snapshot::Layer;
+use wharf_cache::{Chain, ChainId, SnapshotId, Store};
+
+/// Makes the layer blobs of chains, each snapshot's once.
+#[derive(Debug)]
+pub struct Layers<'a> {
+    store: &'a Store,
+    variant: Variant,
+    made: Mutex<HashMap<SnapshotId, Layer>>,
+}
+
+impl<'a> Layers<'a> {
+    /// Layers will be made in `variant`.
+    pub fn new(store: &'a Store, variant: Variant) -> Self {
+        Self { store, variant, made: Mutex::new(HashMap::new()) }
+    }
+
+    /// Makes the layers of every chain that arrives, until no more can. A failure here is found again, and then told,
+    /// by [`Self::of`].
+    pub fn make_as_they_come(&self, chains: Receiver<Chain>) {
+        for chain in chains {
+            if self.of(&chain).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The layers of a chain, lowest first: those it was unpacked from, and new ones for what was built.
+    pub fn of(&self, chain: &Chain) -> Result<Vec<Layer>, DiffError> {
+        // Held while a layer is made: making one uses all processors already.
+        let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut parent: Option<ChainId> = None;
+        let mut layers = Vec::with_capacity(chain.0.len());
+        for (index, id) in chain.0.iter().enumerate() {
+            let layer = match made.get(id) {
+                Some(layer) => layer.clone(),
+                None => {
+                    let layer = match self.store.layer(*id, Variant::PULLED)? {
+                        Some(pulled) => pulled,
+                        None => make_layer(self.store, &Chain(chain.0[..=index].to_vec()), parent, self.variant)?,
+                    };
+                    made.insert(*id, layer.clone());
+                    layer
+                }
+            };
+            parent = Some(ChainId::extend(parent, layer.diff_id));
+            layers.push(layer);
+        }
+        Ok(layers)
+    }
+}

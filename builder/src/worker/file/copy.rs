@@ -1,0 +1,267 @@
+//! COPY and ADD: the matrix of sources and destinations.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::ops::ControlFlow;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Gid, Mode, Uid, XattrFlags};
+use wharf_cache::walk::{self as cwalk, FileKind, Stat};
+use wharf_frontend::dockerignore::Matcher;
+use wharf_solver::llb::CopyAction;
+
+use super::target::{Target, io_error, set_mode, set_owner};
+use super::{FileError, Source, mode, resolve_owner};
+use crate::context::resolve;
+use crate::context::select::Selected;
+use crate::context::walk::{Filter, Visit, walk};
+
+/// Files up to this size are copied through one buffer; larger ones inside the kernel.
+const BUFFER_BYTES: usize = 128 << 10;
+
+/// Copies what `copy` selects in `source` to its destination in `target`.
+pub(super) fn copy(target: &Target<'_>, copy: &CopyAction, source: &Source<'_>) -> Result<(), FileError> {
+    if copy.parents {
+        return Err(FileError::Unsupported("--parents"));
+    }
+    let owner = resolve_owner(target.root(), copy.owner.as_ref())?;
+    let exclude = Matcher::new(&copy.exclude)?;
+    let mut copier = Copier {
+        target,
+        action: copy,
+        source,
+        owner: owner.or(source.local.then_some((0, 0))),
+        parents_owner: owner.unwrap_or((0, 0)),
+        links: HashMap::new(),
+        buffer: vec![0; BUFFER_BYTES],
+    };
+    for selected in source.tree.select(copy)? {
+        copier.one(&selected, &exclude)?;
+    }
+    Ok(())
+}
+
+struct Copier<'a> {
+    target: &'a Target<'a>,
+    action: &'a CopyAction,
+    source: &'a Source<'a>,
+    /// Owner of the copies; `None` keeps theirs.
+    owner: Option<(u32, u32)>,
+    /// Owner of directories made above the destination.
+    parents_owner: (u32, u32),
+    /// Where the first name of a file with several was copied to.
+    links: HashMap<(u64, u64), PathBuf>,
+    buffer: Vec<u8>,
+}
+
+impl Copier<'_> {
+    fn one(&mut self, selected: &Selected, exclude: &Matcher) -> Result<(), FileError> {
+        let dest = self.target.resolve(&self.action.dest)?;
+        let dest_is_dir = dest.stat.is_some_and(|stat| stat.kind == FileKind::Dir);
+        if selected.stat.kind == FileKind::Dir {
+            return self.directory(selected, &dest.path, exclude);
+        }
+        if self.action.unpack_archive && selected.stat.kind == FileKind::File && self.unpack(selected, &dest.path)? {
+            return Ok(());
+        }
+        let into_dir = dest_is_dir || self.action.dest.ends_with('/');
+        let parent = if into_dir { &*dest.path } else { resolve::parent(&dest.path) };
+        let mode = match self.action.mode {
+            Some(wharf_solver::llb::Mode::Octal(mode)) => mode,
+            _ => 0o755,
+        };
+        self.target.make_dirs(parent, mode, self.parents_owner)?;
+        let name = selected.named.file_name().unwrap_or(OsStr::new("file"));
+        let path = if into_dir { dest.path.join(name) } else { dest.path.clone() };
+        let from = self.source.tree.open_dir(resolve::parent(&selected.path));
+        let from = from.map_err(|source| io_error("read", &selected.path, source))?;
+        let name = selected.path.file_name().unwrap_or(OsStr::new("."));
+        self.entry(from.as_fd(), name, &selected.stat, path)
+    }
+
+    /// Unpacks an archive; `false` if the file is none.
+    fn unpack(&self, selected: &Selected, dest: &Path) -> Result<bool, FileError> {
+        let failed = |source| io_error("read", &selected.path, source);
+        let parent = self.source.tree.open_dir(resolve::parent(&selected.path)).map_err(failed)?;
+        let name = selected.path.file_name().unwrap_or(OsStr::new("."));
+        let mut file = cwalk::open_file_at(parent.as_fd(), name).map_err(failed)?;
+        let archive = |source| FileError::Archive { archive: selected.path.clone(), source };
+        if !wharf_cache::diff::is_archive(&mut file).map_err(archive)? {
+            return Ok(false);
+        }
+        self.target.make_dirs(dest, 0o755, self.parents_owner)?;
+        let dir = self.target.dir(dest)?;
+        wharf_cache::diff::extract_archive(&mut file, dir.as_fd(), self.owner.unwrap_or((0, 0))).map_err(archive)
+    }
+
+    /// Copies what is in a directory.
+    fn directory(&mut self, selected: &Selected, dest: &Path, exclude: &Matcher) -> Result<(), FileError> {
+        let io = |source| io_error("read", &selected.path, source);
+        let dest = if self.action.dir_contents_only {
+            dest.to_owned()
+        } else {
+            dest.join(selected.named.file_name().unwrap_or_default())
+        };
+        self.target.make_dirs(resolve::parent(&dest), 0o755, self.parents_owner)?;
+        let dir = self.source.tree.open_dir(&selected.path).map_err(io)?;
+        let existed = resolve::stat(self.target.root(), &dest).is_ok();
+        if existed {
+            self.target.make_dirs(&dest, 0o755, self.parents_owner)?;
+        } else {
+            self.entry(dir.as_fd(), OsStr::new("."), &selected.stat, dest.clone())?;
+        }
+        let mut filters = vec![Filter::relative(exclude)];
+        filters.extend(self.source.tree.ignore.map(|ignore| Filter::rooted(ignore, &selected.path)));
+        filters.retain(|filter| !filter.is_empty());
+        let mut dirs = vec![(dest.clone(), selected.stat.mtime)];
+        let mut failure = None;
+        let mut visit = |seen: Visit<'_>| {
+            let path = dest.join(seen.path);
+            if seen.stat.kind == FileKind::Dir {
+                dirs.push((path.clone(), seen.stat.mtime));
+            }
+            Ok(match self.entry(seen.parent, seen.name, seen.stat, path) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failure = Some(error);
+                    ControlFlow::Break(())
+                }
+            })
+        };
+        walk(dir.as_fd(), &filters, &mut visit).map_err(io)?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        // Making entries in a directory changes its time, so times are set when nothing more comes.
+        dirs.iter().rev().try_for_each(|(path, mtime)| self.target.set_times(path, self.mtime(*mtime)))
+    }
+
+    /// Copies one entry to a resolved path whose directory exists.
+    fn entry(&mut self, from: BorrowedFd<'_>, name: &OsStr, stat: &Stat, path: PathBuf) -> Result<(), FileError> {
+        let owner = self.owner.unwrap_or((stat.uid, stat.gid));
+        let mode = match &self.action.mode {
+            Some(change) => mode::apply(change, stat.mode, stat.kind == FileKind::Dir)?,
+            None => stat.mode,
+        };
+        match stat.kind {
+            FileKind::Dir => return self.make_dir(from, name, owner, mode, &path),
+            FileKind::File => return self.file(from, name, stat, owner, mode, path),
+            FileKind::Symlink => {
+                let to = cwalk::readlink_at(from, name).map_err(|source| io_error("read", &path, source))?;
+                self.target.make_room(&path)?;
+                self.target.symlink_at(&path, &to, owner)?;
+            }
+            // A socket means nothing to who did not open it; its name stays, as an empty file.
+            FileKind::Socket => {
+                let file = self.target.create(&path)?;
+                set_file_owner(&file, owner, mode).map_err(|source| io_error("create", &path, source))?;
+            }
+            FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo => {
+                self.target.make_room(&path)?;
+                self.target.make_node(&path, stat, mode, owner)?;
+            }
+        }
+        self.target.set_times(&path, self.mtime(stat.mtime))
+    }
+
+    fn make_dir(
+        &self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        owner: (u32, u32),
+        mode: u32,
+        path: &Path,
+    ) -> Result<(), FileError> {
+        let failed = |source| io_error("make directory", path, source);
+        let parent = self.target.dir(resolve::parent(path))?;
+        let dest = path.file_name().unwrap_or(OsStr::new("."));
+        match rustix::fs::mkdirat(&*parent, dest, Mode::from_raw_mode(0o700)) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::EXIST) => {
+                let there = cwalk::stat_at(parent.as_fd(), dest).map_err(failed)?;
+                if there.kind != FileKind::Dir {
+                    return Err(FileError::Conflict { operation: "copy to non-directory", path: path.to_owned() });
+                }
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        set_owner(parent.as_fd(), dest, owner).map_err(failed)?;
+        set_mode(parent.as_fd(), dest, mode).map_err(failed)?;
+        let xattrs = cwalk::xattrs_at(from, name).map_err(failed)?;
+        if !xattrs.is_empty() {
+            let made = cwalk::open_dir_at(parent.as_fd(), dest).map_err(failed)?;
+            set_xattrs(made.as_fd(), &xattrs).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn file(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        stat: &Stat,
+        owner: (u32, u32),
+        mode: u32,
+        path: PathBuf,
+    ) -> Result<(), FileError> {
+        if stat.nlink > 1
+            && let Some(first) = self.links.get(&(stat.dev, stat.ino))
+        {
+            return self.target.hard_link(first, &path);
+        }
+        let failed = |source| io_error("copy to", &path, source);
+        let mut read = cwalk::open_file_at(from, name).map_err(failed)?;
+        let mut write = self.target.create(&path)?;
+        copy_bytes(&mut read, &mut write, stat.size, &mut self.buffer).map_err(failed)?;
+        set_file_owner(&write, owner, mode).map_err(failed)?;
+        let xattrs = cwalk::xattrs_at(from, name).map_err(failed)?;
+        set_xattrs(write.as_fd(), &xattrs).map_err(failed)?;
+        let (seconds, nanoseconds) = self.mtime(stat.mtime);
+        let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
+        rustix::fs::futimens(&write, &rustix::fs::Timestamps { last_access: time, last_modification: time })
+            .map_err(|error| failed(error.into()))?;
+        if stat.nlink > 1 {
+            self.links.insert((stat.dev, stat.ino), path);
+        }
+        Ok(())
+    }
+
+    fn mtime(&self, own: (i64, u32)) -> (i64, u32) {
+        self.action.timestamp_s.map_or(own, |seconds| (seconds, 0))
+    }
+}
+
+/// Copies to the end of `read`, which should have about `size` bytes.
+fn copy_bytes(read: &mut File, write: &mut File, size: u64, buffer: &mut [u8]) -> io::Result<()> {
+    if size > buffer.len() as u64 {
+        // `io::copy` uses copy_file_range where both file systems allow it.
+        return io::copy(read, write).map(drop);
+    }
+    loop {
+        let count = read.read(buffer)?;
+        if count == 0 {
+            return Ok(());
+        }
+        write.write_all(&buffer[..count])?;
+    }
+}
+
+/// Owner first: changing it takes setuid and setgid bits away.
+fn set_file_owner(file: &File, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
+    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
+}
+
+/// Sets extended attributes; those the file system does not know are left out, as every builder does.
+fn set_xattrs(fd: BorrowedFd<'_>, xattrs: &[(std::ffi::OsString, Vec<u8>)]) -> io::Result<()> {
+    for (name, value) in xattrs {
+        match rustix::fs::fsetxattr(fd, &**name, value, XattrFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

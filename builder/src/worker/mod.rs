@@ -1,0 +1,282 @@
+//! Executes vertices: the only place where the store meets the runtime.
+
+mod exec;
+pub mod file;
+pub(crate) mod sandbox_files;
+pub(crate) mod spec;
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::SystemTime;
+
+use wharf_cache::snapshot::SnapshotError;
+use wharf_cache::state::Record;
+use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
+use wharf_runtime::{Cancel, ExitStatus, RuntimeError};
+use wharf_solver::cache_map::Reads;
+use wharf_solver::llb::{ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest};
+use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
+use wharf_solver::progress::Sink;
+
+use crate::context::digest::{DigestError, TreeKind, content_digest};
+use crate::context::{LocalContext, Tree};
+use crate::source::image::{ImageSources, SourceError};
+use file::{FileError, Source};
+
+/// Does the work of one build.
+#[expect(missing_debug_implementations, reason = "holds trait objects")]
+pub struct Worker<'a> {
+    /// The graph that is being solved.
+    pub definition: &'a Definition,
+    /// Where results go.
+    pub store: &'a Store,
+    /// Where base images come from.
+    pub images: &'a ImageSources,
+    /// Local directories by name.
+    pub contexts: HashMap<String, LocalContext>,
+    /// Hears what steps print.
+    pub progress: &'a dyn Sink,
+    /// Stops running steps.
+    pub cancel: Cancel,
+}
+
+/// Why a vertex failed.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// The process of a RUN ended badly.
+    #[error("process {command:?} did not complete successfully: {}", describe(*status))]
+    Process {
+        /// The command, arguments joined by spaces.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// The process could not be run.
+    #[error("cannot run {command:?}")]
+    Run {
+        /// The command, arguments joined by spaces.
+        command: String,
+        /// Why.
+        source: RuntimeError,
+    },
+    /// Files could not be copied or made.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// What a copy reads could not be hashed.
+    #[error("failed to calculate checksum of the files to copy")]
+    Digest(#[from] DigestError),
+    /// A base image could not be brought.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The snapshotter failed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The files that a sandbox needs could not be prepared.
+    #[error("cannot {operation}")]
+    Prepare {
+        /// What was being done.
+        operation: &'static str,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The runtime spec could not be made.
+    #[error("cannot describe the process")]
+    Spec(#[from] oci_spec::OciSpecError),
+    /// A local context that was not given.
+    #[error("there is no build context named `{0}`")]
+    NoContext(String),
+    /// An operation this version does not do.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+}
+
+fn describe(status: ExitStatus) -> String {
+    match status {
+        ExitStatus::Exited(code) => format!("exit code: {code}"),
+        ExitStatus::Signaled(signal) => format!("killed by signal {signal} (exit code: {})", 128 + signal),
+    }
+}
+
+impl OpResolver for Worker<'_> {
+    fn resolve_source(&self, digest: &VertexDigest, vertex: &Vertex) -> Result<ResultRef, OpError> {
+        let source = source_op(vertex)?;
+        let content = self.images.content(&source.identifier).map_err(|error| OpError::new(WorkerError::from(error)))?;
+        Ok(ResultRef::Image { vertex: *digest, content })
+    }
+
+    fn content_digest(&self, vertex: &Vertex, result: &ResultRef, reads: &Reads) -> Result<ContentDigest, OpError> {
+        self.digest(vertex, result, reads).map_err(OpError::new)
+    }
+
+    fn materialize(&self, digest: &VertexDigest, vertex: &Vertex, _result: &ResultRef) -> Result<Chain, OpError> {
+        let source = source_op(vertex)?;
+        let report = crate::source::transfer_events(*digest, self.progress);
+        self.images.pull(&source.identifier, &report).map_err(|error| OpError::new(WorkerError::from(error)))
+    }
+
+    fn execute(&self, digest: &VertexDigest, vertex: &Vertex, inputs: &[ResultRef]) -> Result<Vec<Chain>, OpError> {
+        let done = match &vertex.op {
+            Op::Exec(exec) => self.exec(digest, exec, inputs),
+            Op::File(file) => self.file(file, inputs).map(|chain| vec![chain]),
+            Op::Merge(_) => merge(inputs).map(|chain| vec![chain]),
+            Op::Diff(_) => Err(WorkerError::Unsupported("the difference of two file systems".to_owned())),
+            Op::Source(source) => Err(WorkerError::Unsupported(format!("reading from {}://", source.scheme()))),
+        };
+        done.map_err(OpError::new)
+    }
+}
+
+impl Worker<'_> {
+    fn digest(&self, _vertex: &Vertex, result: &ResultRef, reads: &Reads) -> Result<ContentDigest, WorkerError> {
+        if let ResultRef::Image { content, .. } = result {
+            // Its files are not here and a key is no reason to bring them: what is read is named, not looked at.
+            return Ok(match reads {
+                Reads::Whole => *content,
+                part => blake3::hash(format!("{content} {part:?}").as_bytes()).into(),
+            });
+        }
+        match (result, reads) {
+            (ResultRef::Snapshots(chain), Reads::Whole) => Ok(self.store.chain_content(chain)?),
+            (_, Reads::Whole) => self.digest_copies(result, &[whole("/")]),
+            (_, Reads::Path(path)) => self.digest_copies(result, &[whole(path)]),
+            (_, Reads::Copies(copies)) => self.digest_copies(result, copies),
+        }
+    }
+
+    fn digest_copies(&self, result: &ResultRef, copies: &[CopyAction]) -> Result<ContentDigest, WorkerError> {
+        let input = self.open(result)?;
+        let kind = if input.is_local() { TreeKind::Local(self.store) } else { TreeKind::Snapshot };
+        let mut hasher = blake3::Hasher::new();
+        for copy in copies {
+            hasher.update(&content_digest(&input.tree(), kind, copy)?.0);
+        }
+        Ok(hasher.finalize().into())
+    }
+
+    /// Opens an input for reading.
+    fn open(&self, result: &ResultRef) -> Result<Input<'_>, WorkerError> {
+        match result {
+            ResultRef::Local(vertex) => {
+                let name = match &self.definition.vertex(vertex).op {
+                    Op::Source(source) => source.name(),
+                    _ => "",
+                };
+                self.contexts.get(name).map(Input::Local).ok_or_else(|| WorkerError::NoContext(name.to_owned()))
+            }
+            ResultRef::Snapshots(chain) => Ok(Input::View(self.store.view(chain)?)),
+            ResultRef::Image { .. } => Err(WorkerError::Unsupported("reading an image that was not pulled".to_owned())),
+        }
+    }
+
+    fn file(&self, op: &FileOp, inputs: &[ResultRef]) -> Result<Chain, WorkerError> {
+        let base = linear_base(op)?.map_or(Ok(Chain::default()), |input| chain_of(&inputs[input]))?;
+        let mut opened = HashMap::new();
+        for action in &op.actions {
+            if let FileChange::Copy(copy) = &action.change {
+                let input = source_input(copy)?;
+                if !opened.contains_key(&input) {
+                    opened.insert(input, self.open(&inputs[input])?);
+                }
+            }
+        }
+        let source = |copy: &CopyAction| {
+            let input = &opened[&source_input(copy)?];
+            Ok(Source { tree: input.tree(), local: input.is_local() })
+        };
+        let mut active = self.store.prepare(&base)?;
+        file::execute(op, active.root()?, &source)?;
+        Ok(base.with(active.commit(SystemTime::now())?.id))
+    }
+}
+
+/// An input opened for reading.
+enum Input<'a> {
+    Local(&'a LocalContext),
+    View(OwnedFd),
+}
+
+impl Input<'_> {
+    fn tree(&self) -> Tree<'_> {
+        match self {
+            Self::Local(context) => context.tree(),
+            Self::View(fd) => Tree { root: fd.as_fd(), ignore: None },
+        }
+    }
+
+    fn is_local(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+}
+
+/// The vertex input that the actions change one after the other; `None` for scratch.
+fn linear_base(op: &FileOp) -> Result<Option<usize>, WorkerError> {
+    let mut base = None;
+    for (index, action) in op.actions.iter().enumerate() {
+        match action.base {
+            ActionInput::Input(input) if index == 0 => base = Some(input),
+            ActionInput::Scratch if index == 0 => {}
+            ActionInput::Action(previous) if previous + 1 == index => {}
+            _ => return Err(WorkerError::Unsupported("a file operation on several file systems".to_owned())),
+        }
+    }
+    Ok(base)
+}
+
+fn source_input(copy: &CopyAction) -> Result<usize, FileError> {
+    match copy.from {
+        Some(ActionInput::Input(input)) => Ok(input),
+        _ => Err(FileError::Unsupported("copying from another action")),
+    }
+}
+
+fn merge(inputs: &[ResultRef]) -> Result<Chain, WorkerError> {
+    let mut merged = Chain::default();
+    for input in inputs {
+        merged.0.extend(chain_of(input)?.0);
+    }
+    Ok(merged)
+}
+
+fn chain_of(result: &ResultRef) -> Result<Chain, WorkerError> {
+    match result {
+        ResultRef::Snapshots(chain) => Ok(chain.clone()),
+        _ => Err(WorkerError::Unsupported("changing a build context".to_owned())),
+    }
+}
+
+fn source_op(vertex: &Vertex) -> Result<&SourceOp, OpError> {
+    match &vertex.op {
+        Op::Source(source) => Ok(source),
+        _ => Err(OpError::new(WorkerError::Unsupported("pulling something that is no source".to_owned()))),
+    }
+}
+
+/// A path and everything below it, as a copy reads it.
+fn whole(path: &str) -> CopyAction {
+    CopyAction { src: path.to_owned(), follow_symlinks: true, dir_contents_only: true, ..CopyAction::default() }
+}
+
+/// The store as the solver's memory.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreCache<'a>(pub &'a Store);
+
+impl CacheManager for StoreCache<'_> {
+    fn lookup(&self, key: &Key) -> Result<Option<Vec<Chain>>, OpError> {
+        Ok(self.0.record(key).map_err(OpError::new)?.map(|record| record.outputs))
+    }
+
+    fn knows_op(&self, op: &Key) -> Result<bool, OpError> {
+        self.0.has_record_of(op).map_err(OpError::new)
+    }
+
+    fn store(&self, keys: &[Key], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
+        self.0.put_record(keys, op, &Record { outputs: outputs.to_vec() }).map_err(OpError::new)
+    }
+
+    fn lock(&self, key: &Key) -> Result<Box<dyn Send>, OpError> {
+        Ok(Box::new(self.0.lock_key(key).map_err(OpError::new)?))
+    }
+}
