@@ -1,1 +1,94 @@
 //! Exporters: what was built, as an image in the store, an archive, a directory, or in a registry.
+//!
+//! ```text
+//! Built ──image::assemble──▶ BuiltImage ──▶ store::put · oci::write_archive · docker::write_archive ──▶ Destination
+//! view of the file system ────────────────▶ tar::write · local::write
+//! ```
+//! `-o` is parsed by [`spec`]; an archive reaches its place through [`output::Destination`], whole or not at all.
+
+mod archive;
+pub mod docker;
+pub mod image;
+pub mod local;
+pub mod metadata;
+pub mod oci;
+pub mod output;
+pub mod rfc3339;
+pub mod spec;
+pub mod store;
+pub mod tar;
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use wharf_cache::content::ContentError;
+use wharf_cache::diff::DiffError;
+use wharf_cache::snapshot::SnapshotError;
+use wharf_cache::{Digest, StoreError};
+
+pub use image::{Built, BuiltImage, Descriptor, assemble};
+pub use output::Destination;
+
+/// Why something could not be exported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// The operating system refused.
+    #[error("cannot {operation} `{object}`")]
+    Io { operation: &'static str, object: String, source: io::Error },
+    /// The file system, or the user's share of it, is full.
+    #[error("no space left where `{}` is being written", path.display())]
+    NoSpace { path: PathBuf, source: Box<ExportError> },
+    /// An archive would have gone to a terminal.
+    #[error("refusing to write an archive to the terminal: give `dest=FILE`, or redirect standard output")]
+    Terminal,
+    /// Something that cannot be replaced stands where a file is to be written.
+    #[error("cannot write `{}`: {obstacle} is in the way", path.display())]
+    InTheWay { path: PathBuf, obstacle: &'static str },
+    /// The tree nests deeper than is supported.
+    #[error("cannot export `{}`: directories nest deeper than {max}", path.display())]
+    TooDeep { path: PathBuf, max: usize },
+    /// The store holds another amount of bytes than the manifest says.
+    #[error("blob {digest} has {actual} bytes in the store, its descriptor says {expected}")]
+    BlobSize { digest: Digest, actual: u64, expected: u64 },
+    /// The directory has an `index.json` of its own that is not an image index.
+    #[error("`{}` is not an image index: {reason}", path.display())]
+    Index { path: PathBuf, reason: String },
+    /// A blob could not be read or stored.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The file system could not be written as a tar.
+    #[error(transparent)]
+    Diff(#[from] DiffError),
+    /// The file system could not be viewed.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ExportError {
+    /// An [`Self::Io`] in the making: `.map_err(ExportError::io("create", path.display()))`.
+    fn io(operation: &'static str, object: impl ToString) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { operation, object: object.to_string(), source }
+    }
+
+    /// Says plainly, where some cause of `self` is a full disk, that writing `path` failed for that reason.
+    fn name_full_disk(self, path: &std::path::Path) -> Self {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(&self);
+        while let Some(error) = cause {
+            if let Self::NoSpace { .. } = self {
+                return self;
+            }
+            if let Some(io) = error.downcast_ref::<io::Error>()
+                && matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            {
+                return Self::NoSpace { path: path.to_owned(), source: Box::new(self) };
+            }
+            cause = error.source();
+        }
+        self
+    }
+}
