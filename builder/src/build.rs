@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::mpsc;
 
 use wharf_cache::diff::{Compression, Variant};
-use wharf_cache::{Chain, Digest, Store};
+use wharf_cache::{Digest, Store};
 use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext};
 use wharf_frontend::{Diagnostic, Severity};
 use wharf_runtime::Cancel;
@@ -19,10 +19,10 @@ use wharf_solver::scheduler::{Solve, SolveError, solve};
 
 use crate::context::LocalContext;
 use crate::error::{Failure, Kind, SourceText, causes};
-use crate::exporter::spec::OutputSpec;
+use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
-use crate::registry::{OciRegistry, Reference, RegistryOptions};
+use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
 use crate::source::image::ImageSources;
 use crate::worker::{StoreCache, Worker, WorkerError};
@@ -37,8 +37,6 @@ pub struct BuildRequest {
     pub context: PathBuf,
     /// The Dockerfile if it is not the default one; `-` is standard input.
     pub dockerfile: Option<PathBuf>,
-    /// Names of the image.
-    pub tags: Vec<Reference>,
     /// Build arguments.
     pub build_args: BTreeMap<String, String>,
     /// Further contexts by lower-cased name.
@@ -50,7 +48,7 @@ pub struct BuildRequest {
     /// Whether registries are asked for images that are here.
     pub pull: bool,
     /// What becomes of the result.
-    pub outputs: Vec<OutputSpec>,
+    pub outputs: Vec<Output>,
     /// How progress is shown.
     pub progress: Mode,
     /// Where the image id goes.
@@ -132,8 +130,7 @@ impl<'a> Build<'a> {
         self.refuse_unsupported(&converted.definition)?;
         let variant = Variant { compression: Compression::Gzip, clamp_time_s: self.epoch()? };
         let layers = Layers::new(self.store, variant);
-        let (result, layers_failure) = self.solve(&converted, &layers)?;
-        drop(layers_failure);
+        let result = self.solve(&converted, &layers)?;
         let outcome = self.export(&converted, result, &layers, platform)?;
         for warning in &converted.warnings {
             self.progress.warn(crate::error::render_diagnostic(warning, &self.source, self.progress.color()));
@@ -227,7 +224,7 @@ impl<'a> Build<'a> {
         };
         let (made, chains) = mpsc::channel();
         let exported: Vec<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
-        let wants_layers = self.request.outputs.iter().any(OutputSpec::needs_layers);
+        let wants_layers = self.request.outputs.iter().any(Output::needs_image);
         let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
             if let (true, Some(ResultRef::Snapshots(chain))) =
                 (wants_layers && exported.contains(vertex), results.first())
@@ -329,13 +326,5 @@ fn host_platform() -> Platform {
         architecture: architecture.to_owned(),
         variant: variant.to_owned(),
         os_version: String::new(),
-    }
-}
-
-/// The chain of a result that has snapshots.
-fn snapshots(result: &ResultRef) -> Option<&Chain> {
-    match result {
-        ResultRef::Snapshots(chain) => Some(chain),
-        _ => None,
     }
 }

@@ -2,8 +2,15 @@
 //!
 //! In: a command line. Out: an image, an archive, a directory, a running container; and words on the terminal.
 
+pub mod build;
+pub mod cli;
+pub mod container;
 pub mod context;
+pub mod error;
 pub mod exporter;
+pub mod layers;
 pub mod progress;
 pub mod registry;
+pub mod signals;
 pub mod source;
+pub mod worker;

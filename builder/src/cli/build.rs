@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use super::{open_store, variable};
 use crate::build::{self, BuildRequest, ContextSpec};
 use crate::error::{Failure, Kind};
-use crate::exporter::spec::OutputSpec;
+use crate::exporter::spec::Output;
 use crate::progress::Mode;
 use crate::registry::Reference;
 
@@ -89,18 +89,22 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     let tags = args
         .tag
         .iter()
-        .map(|tag| tag.parse::<Reference>().map_err(|error| usage(format!("--tag {tag}: {error}"))))
+        .map(|tag| match tag.parse::<Reference>() {
+            Ok(reference) if reference.digest().is_none() => Ok(reference.to_string()),
+            Ok(_) => Err(usage(format!("--tag {tag}: a name cannot have a digest"))),
+            Err(error) => Err(usage(format!("--tag {tag}: {error}"))),
+        })
         .collect::<Result<Vec<_>, _>>()?;
     let mut outputs = args
         .output
         .iter()
-        .map(|spec| OutputSpec::parse(spec).map_err(|error| usage(format!("--output {spec}: {error}"))))
+        .map(|spec| Output::parse(spec, &tags).map_err(|error| usage(error.to_string())))
         .collect::<Result<Vec<_>, _>>()?;
     if outputs.is_empty() {
-        outputs.push(OutputSpec::image());
+        outputs.push(Output::Image { names: tags, push: false });
     }
     if args.push {
-        push_all(&mut outputs, tags.is_empty())?;
+        push_all(&mut outputs)?;
     }
     let mut build_args = args.build_arg.iter().filter_map(|arg| build_arg(arg)).collect::<BTreeMap<_, _>>();
     if let Some(epoch) = variable("SOURCE_DATE_EPOCH").and_then(|value| value.into_string().ok()) {
@@ -121,7 +125,6 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     Ok(BuildRequest {
         context: args.context,
         dockerfile: args.file,
-        tags,
         build_args,
         contexts,
         target: args.target,
@@ -138,14 +141,14 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
 }
 
 /// `--push`: what is an image is pushed.
-fn push_all(outputs: &mut [OutputSpec], unnamed: bool) -> Result<(), Failure> {
+fn push_all(outputs: &mut [Output]) -> Result<(), Failure> {
     let mut pushed = false;
     for output in outputs {
-        if let OutputSpec::Image(image) = output {
-            if unnamed && image.names.is_empty() {
+        if let Output::Image { names, push } = output {
+            if names.is_empty() {
                 return Err(Failure::new(Kind::Usage, "--push: the image has no name").hint("give one with `-t NAME`"));
             }
-            image.push = true;
+            *push = true;
             pushed = true;
         }
     }

@@ -81,6 +81,24 @@ impl Output {
     }
 }
 
+impl Output {
+    /// Whether it takes an image, and not the files alone.
+    pub fn needs_image(&self) -> bool {
+        !matches!(self, Self::Tar { .. } | Self::Local { .. })
+    }
+
+    /// The names the image gets.
+    pub fn names(&self) -> &[String] {
+        match self {
+            Self::Image { names, .. }
+            | Self::OciArchive { names, .. }
+            | Self::OciDirectory { names, .. }
+            | Self::DockerArchive { names, .. } => names,
+            Self::Tar { .. } | Self::Local { .. } => &[],
+        }
+    }
+}
+
 /// The fields of a spec whose type is known and which has only keys that the type knows, each once.
 struct Attributes<'a> {
     spec: &'a str,

@@ -33,7 +33,7 @@ pub struct Worker<'a> {
     /// Where base images come from.
     pub images: &'a ImageSources,
     /// Local directories by name.
-    pub contexts: HashMap<String, LocalContext>,
+    pub contexts: &'a HashMap<String, LocalContext>,
     /// Hears what steps print.
     pub progress: &'a dyn Sink,
     /// Stops running steps.

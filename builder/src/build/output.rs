@@ -1,0 +1,238 @@
+//! What becomes of the result: image, archive, directory, registry.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::SystemTime;
+
+use wharf_cache::snapshot::Layer;
+use wharf_cache::Chain;
+use wharf_frontend::dockerfile2llb::Converted;
+use wharf_solver::llb::{Op, Platform, VertexDigest};
+use wharf_solver::op::ResultRef;
+
+use super::{Build, Outcome};
+use crate::error::{Failure, Kind};
+use crate::exporter::spec::Output;
+use crate::exporter::{Built, BuiltImage, ExportError, assemble, docker, local, metadata, oci, store, tar};
+use crate::layers::Layers;
+use crate::registry::{Reference, push};
+use crate::source::transfer_events;
+
+impl Build<'_> {
+    /// Does every output, then writes the files that tell scripts about it.
+    pub(super) fn export(
+        &self,
+        converted: &Converted,
+        result: Option<ResultRef>,
+        layers: &Layers<'_>,
+        platform: Platform,
+    ) -> Result<Outcome, Failure> {
+        let needs_image = self.request.outputs.iter().any(Output::needs_image);
+        let image = match needs_image || self.request.iidfile.is_some() {
+            true => Some(self.progress.internal("exporting layers", || {
+                self.assemble(converted, result.as_ref(), layers, platform)
+            })?),
+            false => None,
+        };
+        for output in &self.request.outputs {
+            match (output, &image) {
+                (Output::Tar { .. } | Output::Local { .. }, _) => self.export_files(converted, result.as_ref(), output)?,
+                (_, Some(image)) => self.export_image(image, output)?,
+                (_, None) => unreachable!("an image was assembled because an output needs it"),
+            }
+        }
+        let written = |what: &str, done: Result<(), ExportError>| {
+            done.map_err(|error| export_failure(&format!("cannot write the {what}"), &error))
+        };
+        if let (Some(path), Some(image)) = (&self.request.iidfile, &image) {
+            written("image id file", metadata::write_iidfile(path, image))?;
+        }
+        if let Some(path) = &self.request.metadata_file {
+            let names = self.image_names();
+            written("metadata file", metadata::write_metadata_file(path, image.as_ref(), &names))?;
+        }
+        Ok(Outcome { image_id: image.map(|image| image.config_descriptor.digest) })
+    }
+
+    fn export_image(&self, image: &BuiltImage, output: &Output) -> Result<(), Failure> {
+        match output {
+            Output::Image { names, push } => {
+                let names = full_names(names)?;
+                self.progress.internal("exporting to image", || {
+                    store::put(self.store, image, &texts(&names), SystemTime::now())
+                        .map_err(|error| export_failure("cannot put the image into the store", &error))
+                })?;
+                if *push {
+                    names.iter().try_for_each(|name| self.push(image, name))?;
+                }
+                Ok(())
+            }
+            Output::OciArchive { names, dest } => {
+                let names = texts(&full_names(names)?);
+                self.exporting("oci image format", || {
+                    dest.write(|out| oci::write_archive(self.store, image, &names, out))
+                })
+            }
+            Output::OciDirectory { names, dest } => {
+                let names = texts(&full_names(names)?);
+                self.exporting("oci image layout", || oci::write_directory(self.store, image, &names, dest))
+            }
+            Output::DockerArchive { names, dest } => {
+                let names = texts(&full_names(names)?);
+                self.exporting("docker image format", || {
+                    dest.write(|out| docker::write_archive(self.store, image, &names, out))
+                })
+            }
+            Output::Tar { .. } | Output::Local { .. } => unreachable!("these are no images"),
+        }
+    }
+
+    fn export_files(&self, converted: &Converted, result: Option<&ResultRef>, output: &Output) -> Result<(), Failure> {
+        let view = self.view(converted, result)?;
+        let epoch = self.epoch()?;
+        match output {
+            Output::Tar { dest } => {
+                self.exporting("tar", || dest.write(|out| tar::write(view.as_fd(), epoch, out)))
+            }
+            Output::Local { dest } => self.progress.internal("exporting to client directory", || {
+                let written = local::write(view.as_fd(), epoch, dest)
+                    .map_err(|error| export_failure(&format!("cannot export to `{}`", dest.display()), &error))?;
+                for note in written.notes {
+                    self.progress.warn(note);
+                }
+                Ok(())
+            }),
+            _ => unreachable!("images are exported by export_image"),
+        }
+    }
+
+    fn exporting(&self, what: &str, export: impl FnOnce() -> Result<(), ExportError>) -> Result<(), Failure> {
+        self.progress.internal(&format!("exporting to {what}"), || {
+            export().map_err(|error| export_failure(&format!("cannot export as {what}"), &error))
+        })
+    }
+
+    fn push(&self, image: &BuiltImage, name: &Reference) -> Result<(), Failure> {
+        let step = format!("pushing {name}");
+        self.progress.internal_with(&step, |digest: VertexDigest| {
+            let report = transfer_events(digest, self.progress);
+            push::push_image(self.store, self.images.registry(), name, &image.descriptor.digest, &report).map_err(
+                |error| {
+                    let mut failure = Failure::from_error(Kind::Source, &format!("cannot push `{name}`"), &error);
+                    failure.hints.extend(error.hint());
+                    failure
+                },
+            )
+        })
+    }
+
+    /// Layers and config → the image's documents; all its layers are blobs of the store afterwards.
+    fn assemble(
+        &self,
+        converted: &Converted,
+        result: Option<&ResultRef>,
+        layers: &Layers<'_>,
+        platform: Platform,
+    ) -> Result<BuiltImage, Failure> {
+        let failed = |error: &(dyn Error + 'static)| Failure::from_error(Kind::Environment, "cannot make the layers", error);
+        let (base_layers, new_layers) = match result {
+            None => (Vec::new(), Vec::new()),
+            Some(ResultRef::Snapshots(chain)) => {
+                let mut all = layers.of(chain).map_err(|error| failed(&error))?;
+                let new = all.split_off(converted.base_layers.min(all.len()));
+                let snapshots = self.store.snapshots(chain).map_err(|error| failed(&error))?;
+                let created = snapshots[all.len()..].iter().map(|snapshot| snapshot.created);
+                (all, new.into_iter().zip(created).collect())
+            }
+            Some(_) => (self.base_layers(converted)?, Vec::new()),
+        };
+        self.bring_missing_blobs(converted, &base_layers)?;
+        let built = Built {
+            config: converted.config.clone(),
+            base_history: converted.base_history,
+            base_layers,
+            layers: new_layers,
+            source_date_epoch: self.epoch()?,
+            platform,
+        };
+        Ok(assemble(&built, SystemTime::now()))
+    }
+
+    /// The layers of a base image that no step needed.
+    fn base_layers(&self, converted: &Converted) -> Result<Vec<Layer>, Failure> {
+        let Some(identifier) = base_identifier(converted) else { return Ok(Vec::new()) };
+        let layers = self.images.layers(identifier).map_err(|error| self.source_failure(&error))?;
+        Ok(layers
+            .into_iter()
+            .map(|layer| Layer {
+                diff_id: layer.diff_id,
+                digest: layer.digest,
+                size: layer.size,
+                media_type: layer.media_type,
+            })
+            .collect())
+    }
+
+    fn bring_missing_blobs(&self, converted: &Converted, layers: &[Layer]) -> Result<(), Failure> {
+        let blobs = self.store.blobs();
+        let here = layers.iter().all(|layer| matches!(blobs.size(&layer.digest), Ok(Some(_))));
+        match (here, base_identifier(converted)) {
+            (false, Some(identifier)) => self.progress.internal_with("pulling layers of the base image", |digest| {
+                let report = transfer_events(digest, self.progress);
+                self.images.ensure_blobs(identifier, &report).map_err(|error| self.source_failure(&error))
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The result's file system for reading.
+    fn view(&self, converted: &Converted, result: Option<&ResultRef>) -> Result<OwnedFd, Failure> {
+        let chain = match (result, base_identifier(converted)) {
+            (Some(ResultRef::Snapshots(chain)), _) => chain.clone(),
+            (Some(_), Some(identifier)) => self.progress.internal_with("unpacking the base image", |digest| {
+                let report = transfer_events(digest, self.progress);
+                self.images.pull(identifier, &report).map_err(|error| self.source_failure(&error))
+            })?,
+            _ => Chain::default(),
+        };
+        self.store.view(&chain).map_err(|error| {
+            Failure::from_error(Kind::Environment, "cannot open the result's file system", &error)
+        })
+    }
+
+    fn source_failure(&self, error: &crate::source::image::SourceError) -> Failure {
+        let mut failure = Failure::from_error(Kind::Source, "cannot bring the base image", error);
+        failure.hints.extend(error.hint());
+        failure
+    }
+
+    /// All names the image gets, each once.
+    fn image_names(&self) -> Vec<String> {
+        let outputs = self.request.outputs.iter().flat_map(Output::names);
+        let full = outputs.map(|name| name.parse::<Reference>().map_or_else(|_| name.clone(), |name| name.to_string()));
+        full.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+}
+
+fn base_identifier(converted: &Converted) -> Option<&str> {
+    match &converted.definition.vertex(&converted.base?.vertex).op {
+        Op::Source(source) => Some(&source.identifier),
+        _ => None,
+    }
+}
+
+fn full_names(names: &[String]) -> Result<Vec<Reference>, Failure> {
+    let parse = |name: &String| {
+        name.parse().map_err(|error| Failure::new(Kind::Usage, format!("`{name}` is not an image name: {error}")))
+    };
+    names.iter().map(parse).collect()
+}
+
+fn texts(names: &[Reference]) -> Vec<String> {
+    names.iter().map(Reference::to_string).collect()
+}
+
+fn export_failure(doing: &str, error: &ExportError) -> Failure {
+    Failure::from_error(Kind::Environment, doing, error)
+}
