@@ -33,6 +33,7 @@ pub use output::Destination;
 /// Why something could not be exported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum ExportError {
     /// The operating system refused.
     #[error("cannot {operation} `{object}`")]
