@@ -18,6 +18,9 @@ pub mod spec;
 pub mod store;
 pub mod tar;
 
+#[cfg(test)]
+mod tests;
+
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
