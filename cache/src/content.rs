@@ -4,9 +4,20 @@
 //! A blob becomes visible only by `commit` (temporary file, fsync, rename); readers verify while they read.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
+use crate::store::ProcessDir;
+
+/// Small writes (tar headers) are gathered up to this size before they reach the file.
+const WRITE_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Why a blob could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -30,84 +41,289 @@ pub enum ContentError {
 
 /// The blobs of one store.
 #[derive(Debug)]
-pub struct Blobs {}
+pub struct Blobs {
+    /// `blobs/sha256`.
+    dir: Arc<OwnedFd>,
+    process: Arc<ProcessDir>,
+}
 
 impl Blobs {
+    pub(crate) fn new(dir: OwnedFd, process: Arc<ProcessDir>) -> Self {
+        Self { dir: Arc::new(dir), process }
+    }
+
     /// Size in bytes of a committed blob, `None` if it is not there.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, ContentError> {
-        let _ = digest;
-        todo!()
+        match rustix::fs::statat(&*self.dir, digest.hex(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat.st_size.unsigned_abs())),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(io_error("look up", digest, errno)),
+        }
     }
 
     /// Opens a blob; the reader fails with `InvalidData` at the end if the bytes do not have this digest.
     pub fn open(&self, digest: &Digest) -> Result<VerifyingReader<File>, ContentError> {
-        let _ = digest;
-        todo!()
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        match rustix::fs::openat(&*self.dir, digest.hex(), flags, Mode::empty()) {
+            Ok(fd) => {
+                let file = File::from(fd);
+                let size = file.metadata().map_err(|error| io_error("open", digest, error))?.len();
+                Ok(VerifyingReader::new(file, *digest, size))
+            }
+            Err(Errno::NOENT) => Err(ContentError::NotFound { digest: *digest }),
+            Err(errno) => Err(io_error("open", digest, errno)),
+        }
     }
 
     /// A whole blob of at most `size_bytes_max` bytes, verified.
     pub fn read(&self, digest: &Digest, size_bytes_max: u64) -> Result<Vec<u8>, ContentError> {
-        let _ = (digest, size_bytes_max);
-        todo!()
+        let mut reader = self.open(digest)?;
+        let size = reader.remaining;
+        if size > size_bytes_max {
+            return Err(ContentError::TooLarge { digest: *digest, size, max: size_bytes_max });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        reader.read_to_end(&mut bytes).map_err(|error| io_error("read", digest, error))?;
+        Ok(bytes)
     }
 
     /// Starts a new blob.
     pub fn writer(&self) -> Result<BlobWriter, ContentError> {
-        todo!()
+        let name = self.process.unique_name();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(self.process.fd(), &name, flags, Mode::from_raw_mode(0o644))
+            .map_err(|errno| io_error("create", "(new)", errno))?;
+        Ok(BlobWriter {
+            file: io::BufWriter::with_capacity(WRITE_BUFFER_BYTES, File::from(fd)),
+            hasher: Sha256::new(),
+            size: 0,
+            temporary: Some(name),
+            dir: Arc::clone(&self.dir),
+            process: Arc::clone(&self.process),
+        })
     }
 
     /// Stores `bytes` (a no-op when they are already there).
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, ContentError> {
-        let _ = bytes;
-        todo!()
+        let digest = Digest::of(bytes);
+        if self.touch(&digest, bytes.len())? {
+            return Ok(digest);
+        }
+        let mut writer = self.writer()?;
+        writer.write_all(bytes).map_err(|error| io_error("write", digest, error))?;
+        writer.commit().map(|(digest, _)| digest)
+    }
+
+    /// Marks a blob that is there with this size as written now, so that garbage collection sees that somebody wants
+    /// it. Says whether it is there.
+    fn touch(&self, digest: &Digest, size: usize) -> Result<bool, ContentError> {
+        if self.size(digest)? != u64::try_from(size).ok() {
+            return Ok(false);
+        }
+        match rustix::fs::utimensat(&*self.dir, digest.hex(), &written_now(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(io_error("touch", digest, errno)),
+        }
+    }
+
+    /// The digests of all blobs.
+    pub(crate) fn list(&self) -> Result<Vec<Digest>, ContentError> {
+        let list = || {
+            let mut digests = Vec::new();
+            for entry in rustix::fs::Dir::read_from(&*self.dir)? {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                digests.extend(format!("sha256:{name}").parse::<Digest>());
+            }
+            Ok(digests)
+        };
+        list().map_err(|errno: Errno| io_error("list", "directory", errno))
+    }
+
+    /// Deletes a blob unless `keep` says otherwise, given the time when it was last written or put. Says whether it
+    /// was deleted.
+    ///
+    /// The time is looked at once more when the blob has already left its place: a `put` either touched it before
+    /// that, and it goes back, or finds nothing and writes it anew.
+    pub(crate) fn delete_unless(
+        &self,
+        digest: &Digest,
+        keep: impl Fn(SystemTime) -> bool,
+    ) -> Result<bool, ContentError> {
+        let failed = |errno| io_error("delete", digest, errno);
+        let name = digest.hex();
+        let written = |dir: &OwnedFd, name: &str| {
+            rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| {
+                let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+                UNIX_EPOCH + Duration::from_secs(stat.st_mtime.unsigned_abs()) + nanos
+            })
+        };
+        let aside = self.process.unique_name();
+        match written(&self.dir, &name) {
+            Ok(time) if keep(time) => return Ok(false),
+            Ok(_) => {}
+            Err(Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(failed(errno)),
+        }
+        match rustix::fs::renameat(&*self.dir, &name, self.process.fd(), &aside) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(false),
+            Err(errno) => return Err(failed(errno)),
+        }
+        if keep(written(self.process.fd(), &aside).map_err(failed)?) {
+            let back = RenameFlags::NOREPLACE;
+            match rustix::fs::renameat_with(self.process.fd(), &aside, &*self.dir, &name, back) {
+                Ok(()) => return Ok(false),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+            rustix::fs::unlinkat(self.process.fd(), &aside, AtFlags::empty()).map_err(failed)?;
+            return Ok(false);
+        }
+        rustix::fs::unlinkat(self.process.fd(), &aside, AtFlags::empty()).map_err(failed)?;
+        Ok(true)
     }
 }
 
 /// A blob being written; dropped without commit it leaves nothing.
 #[derive(Debug)]
-pub struct BlobWriter {}
+pub struct BlobWriter {
+    file: io::BufWriter<File>,
+    hasher: Sha256,
+    size: u64,
+    /// Name in the process's directory, until the rename.
+    temporary: Option<String>,
+    dir: Arc<OwnedFd>,
+    process: Arc<ProcessDir>,
+}
 
-impl io::Write for BlobWriter {
+impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let _ = buf;
-        todo!()
+        let written = self.file.write(buf)?;
+        self.hasher.update(&buf[..written]);
+        self.size += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        todo!()
+        self.file.flush()
     }
 }
 
 impl BlobWriter {
     /// Makes the blob visible and durable; returns its digest and size.
-    pub fn commit(self) -> Result<(Digest, u64), ContentError> {
-        todo!()
+    pub fn commit(mut self) -> Result<(Digest, u64), ContentError> {
+        let digest = self.digest();
+        self.publish(&digest)?;
+        Ok((digest, self.size))
     }
 
     /// As [`Self::commit`], but nothing becomes visible unless digest and size are the expected ones.
-    pub fn commit_expecting(self, digest: &Digest, size: u64) -> Result<(), ContentError> {
-        let _ = (digest, size);
-        todo!()
+    pub fn commit_expecting(mut self, digest: &Digest, size: u64) -> Result<(), ContentError> {
+        let actual = self.digest();
+        if actual != *digest || self.size != size {
+            return Err(ContentError::Mismatch {
+                expected: *digest,
+                expected_size: size,
+                actual,
+                actual_size: self.size,
+            });
+        }
+        self.publish(digest)
+    }
+
+    fn digest(&self) -> Digest {
+        Digest::from_bytes(self.hasher.clone().finalize().into())
+    }
+
+    /// The time is set by hand because the kernel's own lags by up to a tick, and garbage collection compares it
+    /// with when an image was recorded.
+    fn publish(&mut self, digest: &Digest) -> Result<(), ContentError> {
+        self.file.flush().map_err(|error| io_error("write", digest, error))?;
+        let file = self.file.get_ref();
+        rustix::fs::futimens(file, &written_now()).map_err(|errno| io_error("touch", digest, errno))?;
+        rustix::fs::fsync(file).map_err(|errno| io_error("sync", digest, errno))?;
+        if let Some(name) = &self.temporary {
+            rustix::fs::renameat(self.process.fd(), name, &*self.dir, digest.hex())
+                .map_err(|errno| io_error("rename", digest, errno))?;
+            self.temporary = None;
+        }
+        rustix::fs::fsync(&*self.dir).map_err(|errno| io_error("sync the directory of", digest, errno))
     }
 }
 
-/// Hashes what passes through and fails at end of file when the digest or size is not the expected one, and as
-/// soon as more than `size` bytes arrive.
+impl Drop for BlobWriter {
+    fn drop(&mut self) {
+        if let Some(name) = self.temporary.take() {
+            // What stays behind here goes with the process's directory.
+            let _ = rustix::fs::unlinkat(self.process.fd(), name, AtFlags::empty());
+        }
+    }
+}
+
+/// Hashes what passes through and fails when the last byte arrives if the digest is not the expected one, at end of
+/// file when bytes are missing, and as soon as more than `size` bytes arrive.
 #[derive(Debug)]
 pub struct VerifyingReader<R> {
     inner: R,
+    hasher: Sha256,
+    expected: Digest,
+    size: u64,
+    remaining: u64,
+    verified: bool,
 }
 
-impl<R: io::Read> VerifyingReader<R> {
+impl<R: Read> VerifyingReader<R> {
     /// Wraps `inner`, of which exactly `size` bytes with digest `expected` are wanted.
     pub fn new(inner: R, expected: Digest, size: u64) -> Self {
-        let _ = (expected, size);
-        Self { inner }
+        Self { inner, hasher: Sha256::new(), expected, size, remaining: size, verified: false }
+    }
+
+    fn verify(&mut self) -> io::Result<()> {
+        let actual = Digest::from_bytes(self.hasher.clone().finalize().into());
+        if self.remaining != 0 || actual != self.expected {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                ContentError::Mismatch {
+                    expected: self.expected,
+                    expected_size: self.size,
+                    actual,
+                    actual_size: self.size - self.remaining,
+                },
+            ));
+        }
+        self.verified = true;
+        Ok(())
     }
 }
 
-impl<R: io::Read> io::Read for VerifyingReader<R> {
+impl<R: Read> Read for VerifyingReader<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.inner.read(buf)
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        let read = self.inner.read(buf)?;
+        self.remaining = self.remaining.checked_sub(read as u64).ok_or_else(|| {
+            let text = format!("content of {} is longer than {} bytes", self.expected, self.size);
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        self.hasher.update(&buf[..read]);
+        if !self.verified && (read == 0 || self.remaining == 0) {
+            self.verify()?;
+        }
+        Ok(read)
     }
+}
+
+fn written_now() -> Timestamps {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = Timespec {
+        tv_sec: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: now.subsec_nanos().into(),
+    };
+    Timestamps { last_access: now, last_modification: now }
+}
+
+fn io_error(operation: &'static str, object: impl ToString, source: impl Into<io::Error>) -> ContentError {
+    ContentError::Io { operation, object: object.to_string(), source: source.into() }
 }

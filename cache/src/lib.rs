@@ -8,6 +8,8 @@ pub mod content;
 pub mod contenthash;
 pub mod diff;
 pub mod digest;
+#[cfg(test)]
+mod scratch;
 pub mod snapshot;
 pub mod state;
 mod store;

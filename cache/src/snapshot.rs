@@ -5,15 +5,27 @@
 //! snapshots, lowest first; it stands for the file system they give when stacked. An *active* snapshot is a diff
 //! being written on top of a chain; it becomes a snapshot by `commit` or vanishes when dropped.
 //!
+//! On disk an active snapshot is `tmp/<process>/<n>/{snapshot/fs,work}`; committing renames `snapshot` to
+//! `snapshots/<id>` in the transaction that inserts the row. So a row never lacks its directory, and a directory without
+//! a row is a leftover.
+//!
 //! Overlay mounts are *detached* (`fsmount` without `move_mount`): they have no place in any mount namespace, live
 //! as long as their descriptor, and so disappear with the process however it dies.
 
+mod overlay;
+mod rows;
+
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
-use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+
+use crate::{ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
+use overlay::Upper;
 
 /// Name of a committed diff: 16 hex digits, random, never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +40,19 @@ impl fmt::Display for SnapshotId {
 impl fmt::Debug for SnapshotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl SnapshotId {
+    /// As the database keeps it: its integers are signed.
+    pub(crate) fn row_id(self) -> i64 {
+        self.0.cast_signed()
+    }
+
+    /// The id whose directory has this name.
+    pub(crate) fn from_name(name: &[u8]) -> Option<Self> {
+        let id = Self(u64::from_str_radix(std::str::from_utf8(name).ok()?, 16).ok()?);
+        (id.to_string().as_bytes() == name).then_some(id)
     }
 }
 
@@ -72,78 +97,216 @@ pub struct Layer {
 
 /// A diff being written on top of a chain. Dropped without commit it leaves nothing.
 #[derive(Debug)]
-pub struct Active {}
+pub struct Active {
+    store: Store,
+    chain: Chain,
+    /// Name in the process's directory.
+    name: String,
+    upper: OwnedFd,
+    root: Option<OwnedFd>,
+}
 
 impl Active {
     /// The merged file system, read-write: root of a detached overlay mount over the chain (of the bare upper
-    /// directory when the chain is empty). Mounted at the first call.
+    /// directory when the chain is empty). Mounted at the first call. The descriptor is an `O_PATH` one: open `.`
+    /// at it to list it.
     pub fn root(&mut self) -> Result<BorrowedFd<'_>, SnapshotError> {
-        todo!()
+        if self.root.is_none() {
+            self.root = Some(self.mount()?);
+        }
+        Ok(self.root.as_ref().map_or(self.upper.as_fd(), AsFd::as_fd))
+    }
+
+    fn mount(&self) -> Result<OwnedFd, SnapshotError> {
+        if self.chain.0.is_empty() {
+            return overlay::bind(&self.upper).map_err(|source| self.error("bind", source));
+        }
+        let dir = self.store.process().path().join(&self.name);
+        let upper = Upper { upper: dir.join("snapshot/fs"), work: dir.join("work") };
+        self.store.mount_chain(&self.chain, Some(&upper))
     }
 
     /// The bare upper directory, for writers that know nothing below is in the way (layer unpacking).
     pub fn upper(&self) -> BorrowedFd<'_> {
-        todo!()
+        self.upper.as_fd()
     }
 
     /// Ends the mount, hashes the diff, moves it under its final name and records it, atomically.
     /// `created` is the time kept for the history entry.
-    pub fn commit(self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
-        let _ = created;
-        todo!()
+    pub fn commit(mut self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
+        self.root = None;
+        let (content, size) =
+            contenthash::hash_tree(self.upper.as_fd()).map_err(|source| self.error("hash", source))?;
+        let id = store::random_u64().map_err(|source| self.error("name", source))?;
+        let snapshot = Snapshot { id: SnapshotId(id), content, size, created };
+        self.store.write("commit a snapshot", |transaction| {
+            self.publish(snapshot.id)?;
+            rows::insert(transaction, &snapshot).map_err(StoreError::database("commit a snapshot"))?;
+            Ok::<_, SnapshotError>(())
+        })?;
+        Ok(snapshot)
+    }
+
+    /// Moves the diff under its final name. The transaction that this is part of may still fail; then nobody knows the
+    /// name, and the directory is a leftover for the next recovery.
+    fn publish(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        let process = self.store.process();
+        rustix::fs::renameat(
+            process.fd(),
+            format!("{}/snapshot", self.name),
+            self.store.snapshots_dir(),
+            id.to_string(),
+        )
+        .map_err(|errno| self.error("commit", errno.into()))
+    }
+
+    fn error(&self, operation: &'static str, source: io::Error) -> SnapshotError {
+        SnapshotError::Io {
+            operation,
+            object: self.store.process().path().join(&self.name).display().to_string(),
+            source,
+        }
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.root = None;
+        self.store.discard(&self.name);
     }
 }
 
 impl Store {
     /// Starts a diff on top of `chain`.
     pub fn prepare(&self, chain: &Chain) -> Result<Active, SnapshotError> {
-        let _ = chain;
-        todo!()
+        self.snapshots(chain)?;
+        let name = self.process().unique_name();
+        let failed = |operation, object: &str| {
+            let object = self.process().path().join(object).display().to_string();
+            move |errno: rustix::io::Errno| SnapshotError::Io { operation, object, source: errno.into() }
+        };
+        for dir in
+            [name.clone(), format!("{name}/work"), format!("{name}/snapshot"), format!("{name}/snapshot/fs")]
+        {
+            rustix::fs::mkdirat(self.process().fd(), &dir, Mode::RWXU).map_err(failed("create", &dir))?;
+        }
+        let upper =
+            rustix::fs::openat(self.process().fd(), format!("{name}/snapshot/fs"), DIRECTORY, Mode::empty())
+                .map_err(failed("open", &name))?;
+        let active = Active { store: self.clone(), chain: chain.clone(), name, upper, root: None };
+        // The merged root is the upper one's: it has to look as it did below.
+        let (mode, owner) = match chain.0.last() {
+            None => (Mode::from_raw_mode(0o755), None),
+            Some(top) => {
+                let stat =
+                    rustix::fs::fstat(self.open_snapshot(*top)?).map_err(failed("stat", &active.name))?;
+                let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+                (Mode::from_raw_mode(stat.st_mode & 0o7777), Some(owner))
+            }
+        };
+        if let Some((uid, gid)) = owner {
+            rustix::fs::fchown(&active.upper, Some(uid), Some(gid)).map_err(failed("chown", &active.name))?;
+        }
+        rustix::fs::fchmod(&active.upper, mode).map_err(failed("chmod", &active.name))?;
+        Ok(active)
     }
 
-    /// The merged file system of `chain`, read-only, as the root of a detached mount (an empty directory for the
-    /// empty chain, the snapshot's own directory when there is only one).
+    /// The merged file system of `chain`, read-only, as the root of a detached mount (of an empty directory for the
+    /// empty chain). The descriptor is an `O_PATH` one: open `.` at it to list it.
     pub fn view(&self, chain: &Chain) -> Result<OwnedFd, SnapshotError> {
-        let _ = chain;
-        todo!()
+        self.snapshots(chain)?;
+        self.mount_chain(chain, None)
     }
 
-    /// Content digest of the whole file system `chain` stands for: the diffs' content digests, folded. Needs no
-    /// file access.
+    /// Content digest of the whole file system `chain` stands for: the diffs' content digests, folded from the lowest
+    /// to the topmost. Needs no file access.
+    ///
+    /// The fold knows only the list: chains that end in the same files by different diffs have different digests, which
+    /// costs a hit and never gives a wrong one.
     pub fn chain_content(&self, chain: &Chain) -> Result<ContentDigest, SnapshotError> {
-        let _ = chain;
-        todo!()
+        const CONTEXT: &str = "wharf chain content, version 1";
+        let empty = blake3::Hasher::new_derive_key(CONTEXT).finalize();
+        let fold = |below: blake3::Hash, snapshot: Snapshot| {
+            let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
+            hasher.update(below.as_bytes()).update(&snapshot.content.0).finalize()
+        };
+        Ok(self.snapshots(chain)?.into_iter().fold(empty, fold).into())
     }
 
-    /// The rows of a chain's snapshots in order; an error if one is missing.
-    pub fn snapshots(&self, chain: &Chain) -> Result<Vec<Snapshot>, StoreError> {
-        let _ = chain;
-        todo!()
+    /// Forgets a snapshot that turned out damaged, with its layers and the records that name it, so that it is made
+    /// anew; then deletes its directory.
+    pub fn drop_snapshot(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        self.write("drop a snapshot", |transaction| {
+            rows::delete(transaction, id).map_err(StoreError::database("drop a snapshot"))
+        })?;
+        let aside = self.process().unique_name();
+        match rustix::fs::renameat(self.snapshots_dir(), id.to_string(), self.process().fd(), &aside) {
+            Ok(()) => self.discard(&aside),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => {
+                return Err(SnapshotError::Io {
+                    operation: "delete",
+                    object: id.to_string(),
+                    source: errno.into(),
+                });
+            }
+        }
+        Ok(())
     }
 
-    /// The layer that was made of (or unpacked into) snapshot `id` in `variant` (see [`crate::diff::Variant`]).
-    pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
-        let _ = (id, variant);
-        todo!()
+    fn mount_chain(&self, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {
+        // A snapshot that is there twice counts where it is topmost: all that the lower one adds or hides is hidden or
+        // added again above. Overlayfs refuses to stack a directory on itself.
+        let mut seen = HashSet::new();
+        let topmost_first: Vec<_> = chain.0.iter().rev().copied().filter(|id| seen.insert(*id)).collect();
+        if topmost_first.len() > overlay::LAYERS_MAX {
+            return Err(SnapshotError::TooManyLayers {
+                layers: topmost_first.len(),
+                max: overlay::LAYERS_MAX,
+            });
+        }
+        let mut lowers: Vec<_> = topmost_first.iter().map(|id| self.snapshot_path(*id)).collect();
+        while upper.is_none() && lowers.len() < 2 {
+            // An overlay without an upper directory needs two lower ones.
+            lowers.push(self.empty_dir()?);
+        }
+        overlay::mount(&lowers, upper).map_err(|source| {
+            if let Some(id) = topmost_first.iter().find(|id| !self.snapshot_path(**id).is_dir()) {
+                return missing(*id).into();
+            }
+            let object = topmost_first.first().map_or("(empty)".to_owned(), SnapshotId::to_string);
+            SnapshotError::Io { operation: "mount", object, source }
+        })
     }
 
-    /// Remembers a layer of snapshot `id`; `chain_id` names the whole stack up to it.
-    pub fn set_layer(
-        &self,
-        id: SnapshotId,
-        variant: &str,
-        chain_id: ChainId,
-        layer: &Layer,
-    ) -> Result<(), StoreError> {
-        let _ = (id, variant, chain_id, layer);
-        todo!()
+    fn open_snapshot(&self, id: SnapshotId) -> Result<OwnedFd, SnapshotError> {
+        rustix::fs::openat(self.snapshots_dir(), format!("{id}/fs"), DIRECTORY, Mode::empty()).map_err(
+            |errno| match errno {
+                rustix::io::Errno::NOENT => missing(id).into(),
+                errno => {
+                    SnapshotError::Io { operation: "open", object: id.to_string(), source: errno.into() }
+                }
+            },
+        )
     }
 
-    /// A snapshot whose layer completes the stack `chain_id`, if one is here.
-    pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
-        let _ = chain_id;
-        todo!()
+    fn snapshot_path(&self, id: SnapshotId) -> PathBuf {
+        self.root().join(format!("snapshots/{id}/fs"))
     }
+
+    fn empty_dir(&self) -> Result<PathBuf, SnapshotError> {
+        let path = self.temp_dir()?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(0o755))
+            .map_err(|errno| StoreError::io("chmod", &path, errno))?;
+        Ok(path)
+    }
+}
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+fn missing(id: SnapshotId) -> StoreError {
+    StoreError::Missing { kind: "snapshot", name: id.to_string() }
 }
 
 /// Why a snapshot could not be made, mounted or committed.

@@ -1,10 +1,45 @@
 //! Opening a store root: layout, version, recovery after a killed process.
+//!
+//! `docs/formats/store.md` describes what is on disk and what a kill at any instant leaves there.
 
+mod process_dir;
+mod remove_tree;
+mod schema;
+
+use std::ffi::CString;
+use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::content::Blobs;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::content::{Blobs, ContentError};
+use crate::snapshot::SnapshotId;
+use process_dir::OpenLock;
+pub(crate) use process_dir::{ProcessDir, random_u64};
+pub(crate) use remove_tree::remove_tree;
+use schema::Found;
+
+/// How long a process waits for another one's write transaction. They take milliseconds; only a stopped process
+/// keeps one open.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Prepared statements kept by the connection: more than the crate has.
+const STATEMENTS_CACHED: usize = 64;
+
+/// The directories of a store and their modes. The root, if it has to be made, is private; who opens it to others
+/// lets them read the OCI layout but no unpacked file, because there may be setuid programs among these.
+const DIRECTORIES: [(&str, u32); 5] =
+    [("blobs", 0o755), ("blobs/sha256", 0o755), ("snapshots", 0o700), ("locks", 0o700), ("tmp", 0o700)];
+
+/// Marks the root as an OCI image layout (OCI image-spec, image-layout.md#oci-layout-file).
+const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// A store root that is open. Cheap to clone; safe to use from several threads, and several processes may have
 /// the same root open.
@@ -16,14 +51,56 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    root_fd: OwnedFd,
+    snapshots: OwnedFd,
+    locks: Arc<OwnedFd>,
     blobs: Blobs,
+    connection: Mutex<Connection>,
+    process: Arc<ProcessDir>,
 }
 
 impl Store {
     /// Opens (creating it where needed) the store at `root`, and removes what a killed process left behind.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        let _ = root;
-        todo!()
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(|source| StoreError::io("create", root, source))?;
+        let root = fs::canonicalize(root).map_err(|source| StoreError::io("resolve", root, source))?;
+        let root_fd = open_dir(&root)?;
+        for (name, mode) in DIRECTORIES {
+            match rustix::fs::mkdirat(&root_fd, name, Mode::from_raw_mode(mode)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(StoreError::io("create", root.join(name), errno)),
+            }
+        }
+        let tmp = root.join("tmp");
+        let tmp_error = |source| StoreError::io("prepare", &tmp, source);
+        let opening = OpenLock::acquire(&tmp).map_err(tmp_error)?;
+        let (connection, found) = open_database(&root, &root_fd)?;
+        let process = Arc::new(ProcessDir::create(&tmp, &opening).map_err(tmp_error)?);
+        let leftovers = process.adopt_leftovers(&opening).map_err(tmp_error)?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                snapshots: open_dir(&root.join("snapshots"))?,
+                locks: Arc::new(open_dir(&root.join("locks"))?),
+                blobs: Blobs::new(open_dir(&root.join("blobs/sha256"))?, Arc::clone(&process)),
+                connection: Mutex::new(connection),
+                process,
+                root,
+                root_fd,
+            }),
+        };
+        if found == Found::Empty {
+            store.import_index()?;
+        }
+        store.write_file_if_absent("oci-layout", OCI_LAYOUT)?;
+        drop(opening);
+        if leftovers || found == Found::Empty {
+            store.recover()?;
+        }
+        Ok(store)
     }
 
     /// The root directory.
@@ -38,8 +115,202 @@ impl Store {
 
     /// A fresh private directory below `tmp/` for this process; gone when the process is (at the next open).
     pub fn temp_dir(&self) -> Result<PathBuf, StoreError> {
-        todo!()
+        let name = self.process().unique_name();
+        let path = self.process().path().join(&name);
+        rustix::fs::mkdirat(self.process().fd(), &name, Mode::RWXU)
+            .map_err(|errno| StoreError::io("create", &path, errno))?;
+        Ok(path)
     }
+
+    /// This process's directory below `tmp/`.
+    pub(crate) fn process(&self) -> &ProcessDir {
+        &self.inner.process
+    }
+
+    /// `snapshots/`.
+    pub(crate) fn snapshots_dir(&self) -> &OwnedFd {
+        &self.inner.snapshots
+    }
+
+    /// `locks/`.
+    pub(crate) fn locks_dir(&self) -> &Arc<OwnedFd> {
+        &self.inner.locks
+    }
+
+    /// Runs `query` on one consistent state of the database.
+    pub(crate) fn read<T>(
+        &self,
+        operation: &'static str,
+        query: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let mut connection = self.connection();
+        let run = || query(&connection.transaction()?);
+        run().map_err(|source| StoreError::Database { operation, source })
+    }
+
+    /// Runs `change` while nobody else writes, and commits what it did unless it fails.
+    pub(crate) fn write<T, E: From<StoreError>>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let failed = |source| StoreError::Database { operation, source };
+        let mut connection = self.connection();
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        let value = change(&transaction)?;
+        transaction.commit().map_err(failed)?;
+        Ok(value)
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        // A panic while it was held has rolled its transaction back.
+        self.inner.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the file `name` of the root by one with these bytes.
+    pub(crate) fn write_file(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let failed = |operation| move |source| StoreError::io(operation, self.root().join(name), source);
+        let temporary = self.process().unique_name();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let write = || {
+            let fd = rustix::fs::openat(self.process().fd(), &temporary, flags, Mode::from_raw_mode(0o644))?;
+            let mut file = fs::File::from(fd);
+            io::Write::write_all(&mut file, bytes)?;
+            file.sync_data()
+        };
+        let written = write().map_err(failed("write")).and_then(|()| {
+            rustix::fs::renameat(self.process().fd(), &temporary, &self.inner.root_fd, name)
+                .map_err(|errno| failed("replace")(errno.into()))
+        });
+        if written.is_err() {
+            // What stays behind goes with the process's directory.
+            let _ = rustix::fs::unlinkat(self.process().fd(), &temporary, AtFlags::empty());
+        }
+        written
+    }
+
+    fn write_file_if_absent(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        match rustix::fs::statat(&self.inner.root_fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(()),
+            Err(Errno::NOENT) => self.write_file(name, bytes),
+            Err(errno) => Err(StoreError::io("look up", self.root().join(name), errno)),
+        }
+    }
+
+    /// Puts right what a process that died in the middle of something may have left outside its own directory, then
+    /// deletes what was in that. A committer moves its directory in the transaction that inserts the row, so in a
+    /// write transaction a directory without a row is nobody's.
+    fn recover(&self) -> Result<(), StoreError> {
+        self.write("collect leftovers", |transaction| {
+            self.adopt_orphans(transaction)?;
+            self.write_index(transaction)
+        })?;
+        self.remove_stale_locks()?;
+        self.process().clear().map_err(|source| StoreError::io("empty", self.process().path(), source))
+    }
+
+    fn adopt_orphans(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        let failed = |errno| StoreError::io("collect", self.root().join("snapshots"), errno);
+        for entry in rustix::fs::Dir::read_from(self.snapshots_dir()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let id = SnapshotId::from_name(name.to_bytes());
+            let row = id.map(|id| {
+                transaction
+                    .prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?
+                    .query_row([id.row_id()], |_| Ok(()))
+                    .optional()
+            });
+            let row = row.transpose().map_err(StoreError::database("collect leftovers"))?.flatten();
+            if row.is_none() {
+                rustix::fs::renameat(
+                    self.snapshots_dir(),
+                    name,
+                    self.process().fd(),
+                    self.process().unique_name(),
+                )
+                .map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lock files are removed by their holders; these are the ones of holders that were killed.
+    fn remove_stale_locks(&self) -> Result<(), StoreError> {
+        let failed = |errno| StoreError::io("collect", self.root().join("locks"), errno);
+        let locks = self.locks_dir();
+        for entry in rustix::fs::Dir::read_from(&**locks).map_err(failed)? {
+            let name: CString = entry.map_err(failed)?.file_name().to_owned();
+            let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            // A directory (`.`, `..`) cannot be opened for writing.
+            let Ok(file) = rustix::fs::openat(&**locks, &name, flags, Mode::empty()) else { continue };
+            if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+                && crate::state::is_in_place(locks, &name, &file).map_err(failed)?
+            {
+                rustix::fs::unlinkat(&**locks, &name, AtFlags::empty()).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes `name` of the process's directory; what cannot be deleted now goes with the directory.
+    pub(crate) fn discard(&self, name: &str) {
+        if let Ok(name) = CString::new(name) {
+            let _ = remove_tree(self.process().fd(), &name);
+        }
+    }
+}
+
+fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| StoreError::io("open", path, errno))
+}
+
+fn open_database(root: &Path, root_fd: &OwnedFd) -> Result<(Connection, Found), StoreError> {
+    const OPERATION: &str = "open the store";
+    let path = root.join("state.db");
+    // SQLite gives its other files the mode of this one. Only a file that is not there may be opened here: closing
+    // it again would drop the locks another connection of this process has on it.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    match rustix::fs::openat(root_fd, "state.db", flags, Mode::RUSR | Mode::WUSR) {
+        Ok(_) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(StoreError::io("create", path, errno)),
+    }
+    let open = || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut connection = Connection::open_with_flags(&path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+        // With WAL this loses the last transactions in a power failure, never consistency.
+        connection.pragma_update(None, "synchronous", "normal")?;
+        let found = schema::migrate(&mut connection)?;
+        Ok((connection, found))
+    };
+    match open() {
+        Ok((_, Found::Newer(found))) => {
+            Err(StoreError::NewerVersion { root: root.to_path_buf(), found, supported: schema::VERSION })
+        }
+        Ok(opened) => Ok(opened),
+        Err(source) => Err(StoreError::Database { operation: OPERATION, source }),
+    }
+}
+
+/// Nanoseconds since the epoch, as the database keeps times: good from 1677 to 2262, clamped outside.
+pub(crate) fn to_nanos(time: SystemTime) -> i64 {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
+    }
+}
+
+/// The inverse of [`to_nanos`].
+pub(crate) fn from_nanos(nanos: i64) -> SystemTime {
+    let distance = Duration::from_nanos(nanos.unsigned_abs());
+    if nanos < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
 }
 
 /// Why the store could not be opened, read or written.
@@ -58,4 +329,22 @@ pub enum StoreError {
     /// SQLite refused.
     #[error("cannot {operation} in the store's database")]
     Database { operation: &'static str, source: rusqlite::Error },
+    /// A blob could not be read, listed or deleted.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+}
+
+impl StoreError {
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<io::Error>,
+    ) -> Self {
+        Self::Io { operation, path: path.into(), source: source.into() }
+    }
+
+    /// For `map_err` of what SQLite returns.
+    pub(crate) fn database(operation: &'static str) -> impl Fn(rusqlite::Error) -> Self {
+        move |source| Self::Database { operation, source }
+    }
 }

@@ -1,8 +1,16 @@
 //! Reading a directory tree through descriptors: `getdents64` and `statx` by directory fd, entries sorted by name,
 //! no path ever resolved through a symlink.
 
-use std::ffi::{OsStr, OsString};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ffi::{CStr, OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
+use rustix::io::Errno;
 
 /// What kind of file an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +58,13 @@ pub struct Stat {
     pub ctime: (i64, u32),
 }
 
+impl Stat {
+    /// Whether this is overlayfs's mark for a deleted name: a character device 0/0.
+    pub(crate) fn is_whiteout(&self) -> bool {
+        self.kind == FileKind::CharDevice && self.rdev == (0, 0)
+    }
+}
+
 /// A directory entry with its stat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -59,38 +74,325 @@ pub struct Entry {
     pub stat: Stat,
 }
 
+/// Extended attributes with their values, sorted by name.
+pub(crate) type Xattrs = Vec<(OsString, Vec<u8>)>;
+
 /// The entries of an open directory sorted by name (bytes), without `.` and `..`.
-pub fn read_dir(dir: BorrowedFd<'_>) -> std::io::Result<Vec<Entry>> {
-    let _ = dir;
-    todo!()
+pub fn read_dir(dir: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
+    /// Large enough that few directories need a second `getdents64`, small enough for any stack.
+    const BUFFER_BYTES: usize = 32 * 1024;
+    let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
+    // The offset belongs to the open file, which an earlier reader may have moved.
+    rustix::fs::seek(dir, SeekFrom::Start(0))?;
+    let mut raw = RawDir::new(dir, &mut buffer);
+    let mut entries = Vec::new();
+    while let Some(entry) = raw.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let stat = statx(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        entries.push(Entry { name: OsString::from_vec(name.to_bytes().to_vec()), stat });
+    }
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
 }
 
 /// Stat of `name` in `dir`, symlinks not followed.
-pub fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<Stat> {
-    let _ = (dir, name);
-    todo!()
+pub fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Stat> {
+    statx(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+}
+
+/// Stat of what `fd` has open.
+pub(crate) fn stat_of(fd: BorrowedFd<'_>) -> io::Result<Stat> {
+    statx(fd, c"", AtFlags::EMPTY_PATH)
 }
 
 /// Opens the sub-directory `name` of `dir` for reading (`O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC`).
-pub fn open_dir_at(dir: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<OwnedFd> {
-    let _ = (dir, name);
-    todo!()
+pub fn open_dir_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?)
 }
 
 /// Opens the regular file `name` of `dir` for reading (`O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK`).
-pub fn open_file_at(dir: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<std::fs::File> {
-    let _ = (dir, name);
-    todo!()
+pub fn open_file_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<File> {
+    // Without O_NONBLOCK a fifo put in the file's place would block the open for ever.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(rustix::fs::openat(dir, name, flags, Mode::empty())?.into())
 }
 
 /// Extended attributes of `name` in `dir`, sorted by name; empty where the file system has none.
-pub fn xattrs_at(dir: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<Vec<(OsString, Vec<u8>)>> {
-    let _ = (dir, name);
-    todo!()
+pub fn xattrs_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<(OsString, Vec<u8>)>> {
+    let path = proc_path(dir, name);
+    collect_xattrs(
+        |list| rustix::fs::llistxattr(path.as_os_str(), list),
+        |attribute, value| rustix::fs::lgetxattr(path.as_os_str(), attribute, value),
+    )
+}
+
+/// Extended attributes of the file or directory `fd` has open (not merely as `O_PATH`), sorted by name.
+pub(crate) fn xattrs_of(fd: BorrowedFd<'_>) -> io::Result<Xattrs> {
+    collect_xattrs(
+        |list| rustix::fs::flistxattr(fd, list),
+        |attribute, value| rustix::fs::fgetxattr(fd, attribute, value),
+    )
 }
 
 /// Target of the symlink `name` in `dir`.
-pub fn readlink_at(dir: BorrowedFd<'_>, name: &OsStr) -> std::io::Result<OsString> {
-    let _ = (dir, name);
-    todo!()
+pub fn readlink_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<OsString> {
+    let target = rustix::fs::readlinkat(dir, name, Vec::new())?;
+    Ok(OsString::from_vec(target.into_bytes()))
+}
+
+/// A path that names `name` in `dir` for system calls that have no `*at` form: the magic link leads to the very
+/// directory, wherever it is mounted or moved to, so nothing is resolved but the last component.
+pub(crate) fn proc_path(dir: BorrowedFd<'_>, name: &OsStr) -> OsString {
+    let mut path = OsString::from(format!("/proc/self/fd/{}/", dir.as_raw_fd()));
+    path.push(name);
+    path
+}
+
+/// Everything below a directory, each parent before its children, sorted by the bytes of the whole path.
+#[derive(Debug)]
+pub(crate) struct Walk {
+    frames: Vec<Frame>,
+}
+
+/// One step of a [`Walk`].
+#[derive(Debug)]
+pub(crate) struct Visited {
+    /// Path relative to the walk's root.
+    pub(crate) path: OsString,
+    /// The directory that holds the entry.
+    pub(crate) dir: Arc<OwnedFd>,
+    /// How many directories lie between the root and `dir`, `dir` included.
+    pub(crate) depth: usize,
+    /// Name and stat.
+    pub(crate) entry: Entry,
+}
+
+/// A directory that is being walked: what is left of it, in order.
+#[derive(Debug)]
+struct Frame {
+    dir: Arc<OwnedFd>,
+    /// Path of the directory with a final `/`; empty for the root.
+    prefix: OsString,
+    steps: std::vec::IntoIter<Step>,
+}
+
+#[derive(Debug)]
+enum Step {
+    Visit(Entry),
+    /// Go into this sub-directory; the name has a final `/`.
+    Enter(OsString),
+}
+
+impl Step {
+    fn name(&self) -> &OsStr {
+        match self {
+            Self::Visit(entry) => &entry.name,
+            Self::Enter(name) => name,
+        }
+    }
+}
+
+impl Walk {
+    /// Starts below `root`; the root itself is not visited.
+    pub(crate) fn new(root: BorrowedFd<'_>) -> io::Result<Self> {
+        // A descriptor of our own: `root` may be O_PATH, and its offset may be in use elsewhere.
+        let dir = open_dir_at(root, OsStr::new("."))?;
+        Ok(Self { frames: vec![Frame::new(dir, OsString::new())?] })
+    }
+
+    fn step(&mut self) -> io::Result<Option<Visited>> {
+        loop {
+            let Some(frame) = self.frames.last_mut() else { return Ok(None) };
+            match frame.steps.next() {
+                None => {
+                    self.frames.pop();
+                }
+                Some(Step::Enter(name)) => {
+                    use std::os::fd::AsFd;
+                    let dir = open_dir_at(frame.dir.as_fd(), &name)?;
+                    let prefix = joined(&frame.prefix, &name);
+                    self.frames.push(Frame::new(dir, prefix)?);
+                }
+                Some(Step::Visit(entry)) => {
+                    let path = joined(&frame.prefix, &entry.name);
+                    let dir = Arc::clone(&frame.dir);
+                    return Ok(Some(Visited { path, dir, depth: self.frames.len() - 1, entry }));
+                }
+            }
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = io::Result<Visited>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step();
+        if step.is_err() {
+            self.frames.clear();
+        }
+        step.transpose()
+    }
+}
+
+impl Frame {
+    fn new(dir: OwnedFd, prefix: OsString) -> io::Result<Self> {
+        use std::os::fd::AsFd;
+        let entries = read_dir(dir.as_fd())?;
+        let mut steps = Vec::with_capacity(entries.len());
+        for entry in entries {
+            // What is in `a` sorts as `a/…`: after `a` itself, but also after a neighbour such as `a-b`.
+            if entry.stat.kind == FileKind::Dir {
+                steps.push(Step::Enter(joined(&entry.name, OsStr::new("/"))));
+            }
+            steps.push(Step::Visit(entry));
+        }
+        steps.sort_unstable_by(|a, b| a.name().cmp(b.name()));
+        Ok(Self { dir: Arc::new(dir), prefix, steps: steps.into_iter() })
+    }
+}
+
+fn joined(prefix: &OsStr, name: &OsStr) -> OsString {
+    let mut path = OsString::with_capacity(prefix.len() + name.len());
+    path.push(prefix);
+    path.push(name);
+    path
+}
+
+fn statx<P: rustix::path::Arg>(dir: BorrowedFd<'_>, name: P, flags: AtFlags) -> io::Result<Stat> {
+    let stat = rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS)?;
+    let kind = match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Dir,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::CharacterDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::Unknown => return Err(io::Error::new(io::ErrorKind::InvalidData, "unknown file type")),
+    };
+    Ok(Stat {
+        kind,
+        mode: u32::from(stat.stx_mode) & 0o7777,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        size: stat.stx_size,
+        dev: rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor),
+        ino: stat.stx_ino,
+        nlink: stat.stx_nlink,
+        rdev: (stat.stx_rdev_major, stat.stx_rdev_minor),
+        mtime: (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec),
+        ctime: (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec),
+    })
+}
+
+fn collect_xattrs(
+    list: impl Fn(&mut [u8]) -> rustix::io::Result<usize>,
+    get: impl Fn(&CStr, &mut [u8]) -> rustix::io::Result<usize>,
+) -> io::Result<Xattrs> {
+    let Some(names) = read_growing(list)? else { return Ok(Vec::new()) };
+    let mut xattrs = Vec::new();
+    for name in names.split_inclusive(|&byte| byte == 0) {
+        let Ok(c_name) = CStr::from_bytes_with_nul(name) else { continue };
+        if let Some(value) = read_growing(|buffer| get(c_name, buffer))? {
+            xattrs.push((OsStr::from_bytes(c_name.to_bytes()).to_owned(), value));
+        }
+    }
+    xattrs.sort_unstable();
+    Ok(xattrs)
+}
+
+/// Calls `read` with a buffer that is large enough. `None` where the file system has no attributes, or where the
+/// attribute vanished or may not be read after it was listed.
+fn read_growing(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Result<Option<Vec<u8>>> {
+    /// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX` of the kernel.
+    const XATTR_BYTES_MAX: usize = 64 * 1024;
+    let mut small = [0; 256];
+    match read(&mut small) {
+        Ok(len) => return Ok(Some(small[..len].to_vec())),
+        Err(Errno::RANGE) => {}
+        Err(Errno::OPNOTSUPP | Errno::NODATA) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    }
+    let mut large = vec![0; XATTR_BYTES_MAX];
+    match read(&mut large) {
+        Ok(len) => {
+            large.truncate(len);
+            Ok(Some(large))
+        }
+        Err(Errno::OPNOTSUPP | Errno::NODATA) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::scratch::Scratch;
+
+    #[test]
+    fn read_dir_sorts_and_does_not_follow() {
+        let scratch = Scratch::new();
+        std::fs::write(scratch.path("b"), "four").unwrap();
+        std::fs::create_dir(scratch.path("a")).unwrap();
+        symlink("b", scratch.path("c")).unwrap();
+        let dir = File::open(scratch.path("")).unwrap();
+        for _ in 0..2 {
+            let entries = read_dir(dir.as_fd()).unwrap();
+            let seen: Vec<_> = entries.iter().map(|e| (e.name.to_str().unwrap(), e.stat.kind)).collect();
+            assert_eq!(seen, [("a", FileKind::Dir), ("b", FileKind::File), ("c", FileKind::Symlink)]);
+            assert_eq!(entries[1].stat.size, 4);
+        }
+        assert_eq!(readlink_at(dir.as_fd(), OsStr::new("c")).unwrap(), "b");
+        assert!(open_file_at(dir.as_fd(), OsStr::new("c")).is_err());
+        assert!(open_dir_at(dir.as_fd(), OsStr::new("b")).is_err());
+    }
+
+    #[test]
+    fn walk_is_sorted_by_whole_path() {
+        let scratch = Scratch::new();
+        for dir in ["a/b", "a-b/c", "a0"] {
+            std::fs::create_dir_all(scratch.path(dir)).unwrap();
+        }
+        for file in ["a/b/x", "a.txt", "a-b/c/y", "a/b.x"] {
+            std::fs::write(scratch.path(file), "").unwrap();
+        }
+        let dir = File::open(scratch.path("")).unwrap();
+        let paths: Vec<_> = Walk::new(dir.as_fd())
+            .unwrap()
+            .map(|visited| visited.unwrap().path.into_string().unwrap())
+            .collect();
+        let mut sorted = paths.clone();
+        sorted.sort();
+        assert_eq!(paths, sorted);
+        assert_eq!(paths.len(), 9);
+    }
+
+    #[test]
+    fn xattrs_by_name_and_by_descriptor_agree() {
+        let scratch = Scratch::new();
+        std::fs::write(scratch.path("f"), "").unwrap();
+        let file = File::open(scratch.path("f")).unwrap();
+        let big = vec![7; 2000];
+        let set = |name: &str, value: &[u8]| {
+            rustix::fs::fsetxattr(&file, name, value, rustix::fs::XattrFlags::empty())
+        };
+        if set("user.b", &big) == Err(Errno::OPNOTSUPP) {
+            eprintln!("skipped: no user xattrs here");
+            return;
+        }
+        set("user.a", b"1").unwrap();
+        let dir = File::open(scratch.path("")).unwrap();
+        let by_name = xattrs_at(dir.as_fd(), OsStr::new("f")).unwrap();
+        assert_eq!(by_name, [("user.a".into(), b"1".to_vec()), ("user.b".into(), big)]);
+        assert_eq!(xattrs_of(file.as_fd()).unwrap(), by_name);
+    }
 }

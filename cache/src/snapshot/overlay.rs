@@ -1,0 +1,130 @@
+//! Detached overlay mounts, made with the new mount API.
+//!
+//! What is written goes to the upper directory in a form that can be read without the layers below: no metacopy, no
+//! redirects, no index. Redirects that somebody put into a layer are not followed either.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, open_tree,
+};
+
+/// Lower layers one overlay can have (`OVL_MAX_STACK` of the kernel).
+const STACK_MAX: usize = 500;
+
+/// Lower layers that [`mount`] can stack: the lowest 500 as an overlay of their own below 499 others.
+pub(super) const LAYERS_MAX: usize = 2 * STACK_MAX - 1;
+
+/// The kernel takes parameter values of at most 255 bytes.
+const VALUE_BYTES_MAX: usize = 255;
+
+/// The kernel reports this many messages of one mount at most.
+const MESSAGES_MAX: usize = 8;
+
+/// The writable part of an overlay: two directories of one file system.
+#[derive(Debug)]
+pub(super) struct Upper {
+    pub(super) upper: PathBuf,
+    pub(super) work: PathBuf,
+}
+
+/// Mounts `lowers`, topmost first (at least one below an `upper`, at least two without), nowhere. Returns the root.
+pub(super) fn mount(lowers: &[PathBuf], upper: Option<&Upper>) -> io::Result<OwnedFd> {
+    if lowers.len() <= STACK_MAX {
+        return mount_stack(lowers, None, upper);
+    }
+    // Only the lowest layers can be merged apart: whiteouts are swallowed by the overlay they are in.
+    let (top, bottom) = lowers.split_at(lowers.len() - STACK_MAX);
+    let bottom = mount_stack(bottom, None, None)?;
+    mount_stack(top, Some(&bottom), upper)
+}
+
+/// The root of a new detached mount of the directory `dir` itself.
+pub(super) fn bind(dir: impl AsFd) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(dir, "", flags)?)
+}
+
+fn mount_stack(lowers: &[PathBuf], bottom: Option<&OwnedFd>, upper: Option<&Upper>) -> io::Result<OwnedFd> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    configure(&context, lowers, bottom, upper)
+        .and_then(|()| {
+            let attributes =
+                if upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+            fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(io::Error::from)
+        })
+        .map_err(|error| explain(&context, error))
+}
+
+fn configure(
+    context: &OwnedFd,
+    lowers: &[PathBuf],
+    bottom: Option<&OwnedFd>,
+    upper: Option<&Upper>,
+) -> io::Result<()> {
+    fsconfig_set_string(context, "source", "overlay")?;
+    for (key, value) in [("metacopy", "off"), ("redirect_dir", "nofollow"), ("index", "off"), ("xino", "off")]
+    {
+        fsconfig_set_string(context, key, value)?;
+    }
+    // Without it the kernel marks the upper directory with an id of the mount. Newer than the others.
+    let _ = fsconfig_set_string(context, "uuid", "null");
+    let mut held = Vec::new();
+    for lower in lowers {
+        set_path(context, "lowerdir+", lower, &mut held)?;
+    }
+    if let Some(bottom) = bottom {
+        fsconfig_set_string(context, "lowerdir+", fd_path(bottom))?;
+    }
+    if let Some(Upper { upper, work }) = upper {
+        set_path(context, "upperdir", upper, &mut held)?;
+        set_path(context, "workdir", work, &mut held)?;
+        // Nothing is synced when the mount ends. A flag, not a string; where it is not known the mount is only slower.
+        let _ = fsconfig_set_flag(context, "volatile");
+    }
+    Ok(fsconfig_create(context)?)
+}
+
+/// Sets a directory by its path, or through a descriptor if the kernel could not take the path as it is. The
+/// descriptor must stay open until the mount is made.
+fn set_path(context: &OwnedFd, key: &str, path: &Path, held: &mut Vec<OwnedFd>) -> io::Result<()> {
+    let bytes = path.as_os_str().as_bytes();
+    let result = if bytes.len() <= VALUE_BYTES_MAX && !bytes.contains(&b'\\') {
+        fsconfig_set_string(context, key, bytes)
+    } else {
+        let fd =
+            rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let result = fsconfig_set_string(context, key, fd_path(&fd));
+        held.push(fd);
+        result
+    };
+    result.map_err(|errno: Errno| match errno {
+        Errno::NOENT => io::Error::new(io::ErrorKind::NotFound, format!("`{}` is not there", path.display())),
+        errno => errno.into(),
+    })
+}
+
+fn fd_path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+/// Adds what the kernel has to say: overlayfs answers nearly everything with `EINVAL`.
+fn explain(context: &OwnedFd, error: io::Error) -> io::Error {
+    let mut messages = Vec::new();
+    let mut buffer = [0; 1024];
+    while messages.len() < MESSAGES_MAX {
+        let Ok(length) = rustix::io::read(context, &mut buffer) else { break };
+        messages.push(String::from_utf8_lossy(&buffer[..length]).trim().to_owned());
+    }
+    if messages.is_empty() {
+        return error;
+    }
+    io::Error::new(error.kind(), format!("{error}: {}", messages.join("; ")))
+}

@@ -1,0 +1,119 @@
+//! The rows of snapshots and layers.
+
+use rusqlite::{OptionalExtension, Transaction};
+
+use super::{Chain, Layer, Snapshot, SnapshotId, missing};
+use crate::store::{from_nanos, to_nanos};
+use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError, state};
+
+impl Store {
+    /// The rows of a chain's snapshots in order; an error if one is missing.
+    pub fn snapshots(&self, chain: &Chain) -> Result<Vec<Snapshot>, StoreError> {
+        if chain.0.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = self.read("look up snapshots", |transaction| {
+            let mut select = transaction
+                .prepare_cached("SELECT content, size, created_ns FROM snapshots WHERE id = ?1")?;
+            let get = |id: &SnapshotId| {
+                let row = select
+                    .query_row([id.row_id()], |row| {
+                        Ok(Snapshot {
+                            id: *id,
+                            content: ContentDigest(row.get(0)?),
+                            size: row.get::<_, i64>(1)?.cast_unsigned(),
+                            created: from_nanos(row.get(2)?),
+                        })
+                    })
+                    .optional()?;
+                Ok(row.ok_or_else(|| missing(*id)))
+            };
+            chain.0.iter().map(get).collect::<rusqlite::Result<Vec<_>>>()
+        })?;
+        rows.into_iter().collect()
+    }
+
+    /// The layer that was made of (or unpacked into) snapshot `id` in `variant` (see [`crate::diff::Variant`]).
+    pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
+        self.read("look up a layer", |transaction| {
+            transaction
+                .prepare_cached(
+                    "SELECT diff_id, digest, size, media_type FROM layers WHERE snapshot = ?1 AND variant = ?2",
+                )?
+                .query_row((id.row_id(), variant), |row| {
+                    Ok(Layer {
+                        diff_id: DiffId(Digest::from_bytes(row.get(0)?)),
+                        digest: Digest::from_bytes(row.get(1)?),
+                        size: row.get::<_, i64>(2)?.cast_unsigned(),
+                        media_type: row.get(3)?,
+                    })
+                })
+                .optional()
+        })
+    }
+
+    /// Remembers a layer of snapshot `id`; `chain_id` names the whole stack up to it.
+    pub fn set_layer(
+        &self,
+        id: SnapshotId,
+        variant: &str,
+        chain_id: ChainId,
+        layer: &Layer,
+    ) -> Result<(), StoreError> {
+        const OPERATION: &str = "store a layer";
+        self.write(OPERATION, |transaction| {
+            let put = || {
+                transaction
+                    .prepare_cached(
+                        "INSERT OR REPLACE INTO layers
+                         (snapshot, variant, diff_id, digest, size, media_type, chain_id)
+                         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM snapshots WHERE id = ?1",
+                    )?
+                    .execute((
+                        id.row_id(),
+                        variant,
+                        layer.diff_id.0.as_bytes(),
+                        layer.digest.as_bytes(),
+                        layer.size.cast_signed(),
+                        &layer.media_type,
+                        chain_id.0.as_bytes(),
+                    ))
+            };
+            match put().map_err(StoreError::database(OPERATION))? {
+                0 => Err(missing(id)),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// A snapshot whose layer completes the stack `chain_id`, if one is here.
+    pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
+        self.read("look up a layer", |transaction| {
+            transaction
+                .prepare_cached("SELECT snapshot FROM layers WHERE chain_id = ?1 LIMIT 1")?
+                .query_row([chain_id.0.as_bytes()], |row| row.get(0))
+                .optional()
+                .map(|id: Option<i64>| id.map(|id| SnapshotId(id.cast_unsigned())))
+        })
+    }
+}
+
+/// Inserts the row of a new snapshot.
+pub(super) fn insert(transaction: &Transaction<'_>, snapshot: &Snapshot) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached("INSERT INTO snapshots (id, content, size, created_ns) VALUES (?1, ?2, ?3, ?4)")?
+        .execute((
+            snapshot.id.row_id(),
+            &snapshot.content.0,
+            snapshot.size.cast_signed(),
+            to_nanos(snapshot.created),
+        ))
+        .map(drop)
+}
+
+/// Deletes the row of snapshot `id`, its layers, and the records that name it.
+pub(super) fn delete(transaction: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
+    transaction.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute([id.row_id()])?;
+    transaction.prepare_cached("DELETE FROM layers WHERE snapshot = ?1")?.execute([id.row_id()])?;
+    state::delete_records_of(transaction, id)
+}

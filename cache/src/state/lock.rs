@@ -1,0 +1,49 @@
+//! The lock of a key: an exclusive `flock` on `locks/<hex>`, which dies with its holder.
+
+use std::ffi::CStr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::KeyLock;
+use crate::{Key, Store, StoreError};
+
+impl Store {
+    /// Waits until no other process or thread holds `key`'s lock, then takes it.
+    pub fn lock_key(&self, key: &Key) -> Result<KeyLock, StoreError> {
+        let name = key.hex();
+        let failed = |errno: Errno| StoreError::io("lock", self.root().join("locks").join(&name), errno);
+        let dir = self.locks_dir();
+        let c_name = std::ffi::CString::new(name.as_str()).expect("hex digits hold no NUL byte");
+        loop {
+            let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&**dir, &c_name, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+            rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))
+                .map_err(failed)?;
+            // The holder before may have removed the file while this one waited; then the lock excludes nobody.
+            if is_in_place(dir, &c_name, &file).map_err(failed)? {
+                return Ok(KeyLock { dir: Arc::clone(dir), name, file });
+            }
+        }
+    }
+}
+
+impl Drop for KeyLock {
+    fn drop(&mut self) {
+        // Removed while it is held, so that whoever waits for it notices. A file that stays is harmless.
+        let _ = rustix::fs::unlinkat(&*self.dir, &self.name, AtFlags::empty());
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// Whether `file` is still what `name` in `dir` names.
+pub(crate) fn is_in_place(dir: &OwnedFd, name: &CStr, file: &OwnedFd) -> Result<bool, Errno> {
+    let held = rustix::fs::fstat(file)?;
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}

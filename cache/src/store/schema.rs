@@ -1,0 +1,96 @@
+//! The tables of `state.db` and how an older database becomes a current one. `docs/formats/store.md` describes them.
+
+use rusqlite::{Connection, TransactionBehavior};
+
+/// Step *n* takes a database from version *n* to *n* + 1; the version is in `PRAGMA user_version`. A step that has been
+/// released never changes.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE snapshots (
+        id          INTEGER PRIMARY KEY,
+        content     BLOB NOT NULL,
+        size        INTEGER NOT NULL,
+        created_ns  INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE layers (
+        snapshot    INTEGER NOT NULL,
+        variant     TEXT NOT NULL,
+        diff_id     BLOB NOT NULL,
+        digest      BLOB NOT NULL,
+        size        INTEGER NOT NULL,
+        media_type  TEXT NOT NULL,
+        chain_id    BLOB NOT NULL,
+        PRIMARY KEY (snapshot, variant)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX layers_by_chain_id ON layers (chain_id);
+    CREATE TABLE records (
+        key         BLOB PRIMARY KEY,
+        op          BLOB NOT NULL,
+        outputs     BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX records_by_op ON records (op);
+    CREATE TABLE images (
+        id          INTEGER PRIMARY KEY,
+        name        TEXT UNIQUE,
+        digest      BLOB NOT NULL,
+        size        INTEGER NOT NULL,
+        media_type  TEXT NOT NULL,
+        created_ns  INTEGER NOT NULL,
+        recorded_ns INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX images_by_digest ON images (digest);
+    CREATE TABLE pins (
+        reference   TEXT NOT NULL,
+        platform    TEXT NOT NULL,
+        target      BLOB NOT NULL,
+        manifest    BLOB NOT NULL,
+        config      BLOB NOT NULL,
+        PRIMARY KEY (reference, platform)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE files (
+        dev         INTEGER NOT NULL,
+        ino         INTEGER NOT NULL,
+        size        INTEGER NOT NULL,
+        mtime_ns    INTEGER NOT NULL,
+        ctime_ns    INTEGER NOT NULL,
+        content     BLOB NOT NULL,
+        PRIMARY KEY (dev, ino)
+    ) STRICT, WITHOUT ROWID;
+"];
+
+/// The version this program writes.
+pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// What [`migrate`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// A database of this version.
+    Current,
+    /// An older one; it is current now.
+    Older,
+    /// An empty one; it has its tables now.
+    Empty,
+    /// A newer one; it was left alone.
+    Newer(u32),
+}
+
+/// Brings the database to [`VERSION`]. The caller keeps other processes from doing the same.
+pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Found> {
+    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found == VERSION {
+        return Ok(Found::Current);
+    }
+    if found > VERSION {
+        return Ok(Found::Newer(found));
+    }
+    if found == 0 {
+        // Kept in the file from then on.
+        connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for step in &MIGRATIONS[found as usize..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    Ok(if found == 0 { Found::Empty } else { Found::Older })
+}
