@@ -61,7 +61,10 @@ impl<'a> Archive<'a> {
     /// Ends the archive.
     pub(super) fn finish(self) -> Result<(), ExportError> {
         let end = [0; 2 * BLOCK_BYTES as usize];
-        self.out.write_all(&end).and_then(|()| self.out.flush()).map_err(ExportError::io("write", "archive end"))
+        self.out
+            .write_all(&end)
+            .and_then(|()| self.out.flush())
+            .map_err(ExportError::io("write", "archive end"))
     }
 
     fn header(&mut self, path: &str, kind: EntryType, mode: u32, size: u64) -> Result<(), ExportError> {

@@ -258,12 +258,14 @@ pub(super) mod tests {
     /// were made 100 s, 200 s … after the epoch.
     fn built(base: &[&str], base_layers: usize, new: &[&str], layers: usize, epoch: Option<u64>) -> Built {
         let parse = |text: &&str| {
-            let (text, created) = text.split_once('@').map_or((*text, None), |(text, time)| (text, Some(time)));
+            let (text, created) =
+                text.split_once('@').map_or((*text, None), |(text, time)| (text, Some(time)));
             let name = text.trim_start_matches('+');
             History { created: created.map(str::to_owned), ..entry(name, name == text) }
         };
         let history = base.iter().chain(new).map(parse).collect();
-        let new_layer = |n| (layer(&format!("new {n}"), GZIP), UNIX_EPOCH + Duration::from_secs(100 * (n as u64 + 1)));
+        let new_layer =
+            |n| (layer(&format!("new {n}"), GZIP), UNIX_EPOCH + Duration::from_secs(100 * (n as u64 + 1)));
         Built {
             config: ImageConfig { history, ..ImageConfig::default() },
             base_history: base.len(),
@@ -402,8 +404,31 @@ pub(super) mod tests {
         let image = assemble(&built, UNIX_EPOCH);
         assert_eq!(image.descriptor.digest, Digest::of(&image.manifest));
         assert_eq!(image, assemble(&built, UNIX_EPOCH));
-        let text = [image.config.as_slice(), image.manifest.as_slice()].map(String::from_utf8_lossy).join("\n");
-        expect![[r#""#]].assert_eq(&text);
+        let text =
+            [image.config.as_slice(), image.manifest.as_slice()].map(String::from_utf8_lossy).join("\n");
+        expect![[r#"
+            {"architecture":"amd64","os":"linux","created":"1970-01-01T00:01:40Z","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:65fa8927b84454de540542ea6c4492899cbecd99e8c09a7812c2fc4350df5ec7","sha256:e523ccad05f47a708c65452541dd9c424867df6f333cc16876e11844da1a21a4"]},"history":[{"comment":"buildkit.exporter.image.v0"},{"created":"1970-01-01T00:01:40Z","created_by":"RUN true"}]}
+            {
+              "schemaVersion": 2,
+              "mediaType": "application/vnd.oci.image.manifest.v1+json",
+              "config": {
+                "mediaType": "application/vnd.oci.image.config.v1+json",
+                "digest": "sha256:253151a2ae59a5334c4051b9599941dd86ffa638941f36c0f5f51586280baf25",
+                "size": 401
+              },
+              "layers": [
+                {
+                  "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                  "digest": "sha256:cae662172fd450bb0cd710a769079c05bfc5d8e35efa6576edc7d0377afdd4a2",
+                  "size": 100
+                },
+                {
+                  "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+                  "digest": "sha256:00fca2fa75431260551ddb5512ac3ba9073a41c72d74118d2306165d1b736c15",
+                  "size": 100
+                }
+              ]
+            }"#]].assert_eq(&text);
     }
 
     #[test]

@@ -15,7 +15,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{self as fd, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    self as fd, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags,
+};
 use wharf_cache::walk::{self, Entry, FileKind, Stat};
 
 use super::ExportError;
@@ -92,7 +94,8 @@ impl Writer<'_> {
         if depth > DEPTH_MAX {
             return Err(ExportError::TooDeep { path: self.dest.join(path), max: DEPTH_MAX });
         }
-        let entries = walk::read_dir(from).map_err(ExportError::io("list", format!("/{}", path.display())))?;
+        let entries =
+            walk::read_dir(from).map_err(ExportError::io("list", format!("/{}", path.display())))?;
         for Entry { name, stat } in entries {
             let path = path.join(&name);
             match stat.kind {
@@ -278,7 +281,8 @@ impl Writer<'_> {
         };
         let parent = fd::openat2(self.dest_fd, parent, flags, Mode::empty(), resolve)
             .map_err(self.cannot("open the directory of", first))?;
-        fd::linkat(&parent, name, to, temporary, AtFlags::empty()).map_err(self.cannot("create hard link", path))
+        fd::linkat(&parent, name, to, temporary, AtFlags::empty())
+            .map_err(self.cannot("create hard link", path))
     }
 
     fn rename(

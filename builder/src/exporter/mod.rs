@@ -18,6 +18,9 @@ pub mod spec;
 pub mod store;
 pub mod tar;
 
+#[cfg(test)]
+mod tests;
+
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
@@ -33,6 +36,7 @@ pub use output::Destination;
 /// Why something could not be exported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the messages say what the fields are")]
 pub enum ExportError {
     /// The operating system refused.
     #[error("cannot {operation} `{object}`")]

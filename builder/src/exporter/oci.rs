@@ -171,8 +171,10 @@ fn tag(name: &str) -> &str {
 /// The index at `path` with `manifests` in it, in place of those with the same tag (of the same image where there is
 /// none). What else it holds stays as it is.
 fn merged_index(path: &Path, manifests: Vec<Descriptor>) -> Result<Vec<u8>, ExportError> {
-    let new: Vec<Value> =
-        manifests.iter().map(|it| serde_json::to_value(it).expect("a descriptor has string keys only")).collect();
+    let new: Vec<Value> = manifests
+        .iter()
+        .map(|it| serde_json::to_value(it).expect("a descriptor has string keys only"))
+        .collect();
     let mut index = match fs::File::open(path) {
         Ok(file) => read_index(path, file)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -196,7 +198,9 @@ fn merged_index(path: &Path, manifests: Vec<Descriptor>) -> Result<Vec<u8>, Expo
 fn read_index(path: &Path, file: fs::File) -> Result<Value, ExportError> {
     let invalid = |reason: String| ExportError::Index { path: path.to_owned(), reason };
     let mut bytes = Vec::new();
-    file.take(INDEX_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(ExportError::io("read", path.display()))?;
+    file.take(INDEX_BYTES_MAX + 1)
+        .read_to_end(&mut bytes)
+        .map_err(ExportError::io("read", path.display()))?;
     if bytes.len() as u64 > INDEX_BYTES_MAX {
         return Err(invalid(format!("it has more than {INDEX_BYTES_MAX} bytes")));
     }

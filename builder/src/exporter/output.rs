@@ -102,7 +102,9 @@ impl OutputFile {
         fs::rename(temporary, target).map_err(ExportError::io("create", &path))?;
         // From here on there is nothing under the temporary name that `drop` could remove.
         let directory = directory_of(target);
-        File::open(directory).and_then(|it| it.sync_all()).map_err(ExportError::io("write", directory.display()))
+        File::open(directory)
+            .and_then(|it| it.sync_all())
+            .map_err(ExportError::io("write", directory.display()))
     }
 }
 
@@ -132,7 +134,8 @@ pub(super) fn create_directory(path: &Path) -> Result<(), ExportError> {
 
 /// A name that nobody else uses: `.wharf-<16 hex digits>`.
 pub(super) fn temporary_name() -> Result<String, ExportError> {
-    let random = getrandom::u64().map_err(|error| ExportError::io("make", "a random name")(io::Error::other(error.to_string())))?;
+    let random = getrandom::u64()
+        .map_err(|error| ExportError::io("make", "a random name")(io::Error::other(error.to_string())))?;
     Ok(format!(".wharf-{random:016x}"))
 }
 

@@ -36,7 +36,9 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     let bytes = text.as_bytes();
     let number = |from: usize, to: usize| -> Option<i64> {
         let digits = bytes.get(from..to)?;
-        digits.iter().try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
+        digits
+            .iter()
+            .try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
     };
     let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
     if separators.iter().any(|&(at, separator)| bytes.get(at) != Some(&separator)) {
@@ -175,7 +177,9 @@ mod tests {
     #[test]
     fn offsets_are_read() {
         let noon = parse("2024-02-29T12:00:00Z").unwrap();
-        for text in ["2024-02-29T14:00:00+02:00", "2024-02-29T06:30:00-05:30", "2024-02-29T12:00:00.000+00:00"] {
+        for text in
+            ["2024-02-29T14:00:00+02:00", "2024-02-29T06:30:00-05:30", "2024-02-29T12:00:00.000+00:00"]
+        {
             assert_eq!(parse(text), Some(noon), "{text}");
         }
         assert_eq!(parse("2024-02-29T12:00:00.1234567899Z"), Some(noon + Duration::from_nanos(123_456_789)));

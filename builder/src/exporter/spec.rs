@@ -9,6 +9,7 @@ use super::Destination;
 
 /// What one `--output` asks for. Names are as they were given; making them full is the caller's.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the keys of a SPEC")]
 pub enum Output {
     /// `image` and `registry`: into the store, and to the registry the name says when `push`.
     Image { names: Vec<String>, push: bool },
@@ -176,9 +177,7 @@ impl<'a> Attributes<'a> {
             None => Ok(default),
             Some("" | "1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(true),
             Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(false),
-            Some(value) => {
-                Err(SpecError::Bool { spec: self.spec.to_owned(), key, value: value.to_owned() })
-            }
+            Some(value) => Err(SpecError::Bool { spec: self.spec.to_owned(), key, value: value.to_owned() }),
         }
     }
 
@@ -205,7 +204,8 @@ fn split_csv(line: &str) -> Result<Vec<String>, SpecError> {
     let mut rest = line;
     loop {
         let Some(quoted) = rest.strip_prefix('"') else {
-            let (field, after) = rest.split_once(',').map_or((rest, None), |(field, after)| (field, Some(after)));
+            let (field, after) =
+                rest.split_once(',').map_or((rest, None), |(field, after)| (field, Some(after)));
             if field.contains('"') {
                 return error("a quote stands inside a field that does not begin with one");
             }
@@ -330,10 +330,7 @@ mod tests {
                 "output `type=vhd,dest=x`: there is no type `vhd`; it is one of image, registry, oci, docker, tar, \
                  local",
             ),
-            (
-                "type=oci,dst=x",
-                "output `type=oci,dst=x`: type `oci` has no key `dst` (did you mean `dest`?)",
-            ),
+            ("type=oci,dst=x", "output `type=oci,dst=x`: type `oci` has no key `dst` (did you mean `dest`?)"),
             ("type=local,push=true", "output `type=local,push=true`: type `local` has no key `push`"),
             ("type=tar,dest", "output `type=tar,dest`: `dest` is not KEY=VALUE"),
             ("type=tar,dest=", "output `type=tar,dest=`: `dest=` is empty"),

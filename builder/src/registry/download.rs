@@ -1,0 +1,133 @@
+//! A blob being downloaded, which goes on after the connection broke.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use reqwest::StatusCode;
+use reqwest::blocking::Response;
+use reqwest::header::{CONTENT_RANGE, RANGE};
+use wharf_cache::Digest;
+
+use super::client::{blob_object, scope};
+use super::error::RegistryError;
+use super::reference::Reference;
+use super::transport::{Call, TRIES, Transport, no_answer, protocol};
+
+/// So much in one go means that the connection is good: failures before it are forgotten.
+const PROGRESS_BYTES: u64 = 4 << 20;
+
+/// Reads a blob from a registry. Not verified here: whoever reads it must.
+#[derive(Debug)]
+pub(super) struct Download {
+    transport: Arc<Transport>,
+    name: Reference,
+    digest: Digest,
+    size: u64,
+    position: u64,
+    response: Response,
+    /// Breaks since the last good stretch, and where the last one was.
+    breaks: u32,
+    broke_at: u64,
+}
+
+impl Download {
+    /// Asks for the blob; its bytes come with `read`.
+    pub(super) fn start(
+        transport: Arc<Transport>,
+        name: &Reference,
+        digest: Digest,
+        size: u64,
+    ) -> Result<Self, RegistryError> {
+        let response = transport.repeat(|| open_at(&transport, name, &digest, size, 0))?;
+        let name = name.clone();
+        Ok(Self { transport, name, digest, size, position: 0, response, breaks: 0, broke_at: 0 })
+    }
+
+    /// Opens the rest after a break, unless there were too many.
+    fn resume(&mut self, cause: io::Error) -> io::Result<()> {
+        if self.position >= self.broke_at + PROGRESS_BYTES {
+            self.breaks = 0;
+        }
+        self.breaks += 1;
+        self.broke_at = self.position;
+        if self.breaks >= TRIES {
+            return Err(cause);
+        }
+        self.transport.pause(self.breaks);
+        let rest = self
+            .transport
+            .repeat(|| open_at(&self.transport, &self.name, &self.digest, self.size, self.position));
+        self.response = rest.map_err(io::Error::other)?;
+        Ok(())
+    }
+}
+
+impl Read for Download {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            let complete = self.position >= self.size;
+            let cause = match self.response.read(buf) {
+                Ok(0) if complete => return Ok(0),
+                Ok(0) => io::Error::new(
+                    io::ErrorKind::UnexpectedEof,
+                    format!("{} bytes of {} came", self.position, self.size),
+                ),
+                // More than was announced goes through as well: the verifying reader above refuses it.
+                Ok(count) => {
+                    self.position += count as u64;
+                    return Ok(count);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // The connection broke after the last byte: nothing is missing.
+                Err(_) if complete => return Ok(0),
+                Err(error) => error,
+            };
+            self.resume(cause)?;
+        }
+    }
+}
+
+/// Asks for the bytes of a blob from `position` on.
+fn open_at(
+    transport: &Transport,
+    name: &Reference,
+    digest: &Digest,
+    size: u64,
+    position: u64,
+) -> Result<Response, RegistryError> {
+    let path = format!("{}/blobs/{digest}", name.repository());
+    let mut call = Call {
+        scopes: vec![scope(name.repository(), "pull")],
+        ..transport.call(name.registry(), &path, "download", blob_object(name, digest))?
+    };
+    if position > 0 {
+        call.headers.push((RANGE, format!("bytes={position}-")));
+    }
+    let mut response = transport.send(&call)?;
+    let missing = match response.status() {
+        StatusCode::OK => size,
+        StatusCode::PARTIAL_CONTENT if position > 0 => {
+            let range = response.headers().get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+            if !range.is_some_and(|range| range.starts_with(&format!("bytes {position}-"))) {
+                return Err(protocol(&call, "it sent another range than it was asked for"));
+            }
+            size - position
+        }
+        _ => return Err(transport.refusal(&call, response)),
+    };
+    if let Some(length) = response.content_length().filter(|length| *length != missing) {
+        return Err(protocol(&call, &format!("it sends {length} bytes, expected {missing}")));
+    }
+    if response.status() == StatusCode::OK && position > 0 {
+        // No ranges here: from the start again, and what is known already goes by.
+        let skipped = io::copy(&mut response.by_ref().take(position), &mut io::sink());
+        let skipped = skipped.map_err(|error| no_answer(&call, Box::new(error)))?;
+        if skipped < position {
+            return Err(no_answer(&call, Box::new(io::Error::from(io::ErrorKind::UnexpectedEof))));
+        }
+    }
+    Ok(response)
+}

@@ -1,0 +1,187 @@
+//! What can go wrong between us and a registry.
+
+use std::error::Error;
+use std::time::Duration;
+
+use wharf_cache::Digest;
+
+/// Why a registry did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistryError {
+    /// No answer: no such host, connection refused or cut, TLS refused, silence.
+    #[error("cannot reach registry {registry} to {operation} {object}")]
+    Unreachable {
+        /// Host of the registry.
+        registry: String,
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        object: String,
+        /// The transport's words.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The HTTP client could not be made (unreadable certificates).
+    #[error("cannot set up the connection to registry {registry}")]
+    Client {
+        /// Host of the registry.
+        registry: String,
+        /// The client's words.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The registry wants other credentials, or these are not enough.
+    #[error("registry {registry} does not let us {operation} {object}{}", detail_suffix(detail))]
+    Unauthorized {
+        /// Host of the registry.
+        registry: String,
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        object: String,
+        /// Whether credentials were sent.
+        with_credentials: bool,
+        /// The registry's words.
+        detail: String,
+    },
+    /// The user's credentials could not be read.
+    #[error("cannot read the credentials for registry {registry}")]
+    Credentials {
+        /// Host of the registry.
+        registry: String,
+        /// Why not.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// There is no such thing in the registry.
+    #[error("{object} is not in registry {registry}{}", detail_suffix(detail))]
+    NotFound {
+        /// Host of the registry.
+        registry: String,
+        /// What was looked for.
+        object: String,
+        /// The registry's words.
+        detail: String,
+    },
+    /// The registry answered with a status that ends the matter.
+    #[error("registry {registry} answered {status} to {operation} {object}{}", detail_suffix(detail))]
+    Refused {
+        /// Host of the registry.
+        registry: String,
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        object: String,
+        /// HTTP status.
+        status: u16,
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
+        /// The registry's words.
+        detail: String,
+    },
+    /// The registry broke the distribution specification.
+    #[error("registry {registry} broke the protocol while we wanted to {operation} {object}: {reason}")]
+    Protocol {
+        /// Host of the registry.
+        registry: String,
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        object: String,
+        /// How.
+        reason: String,
+    },
+    /// The bytes are not the ones that were asked for.
+    #[error("registry {registry} served {object} with digest {actual}, expected {expected}")]
+    WrongDigest {
+        /// Host of the registry.
+        registry: String,
+        /// What was asked for.
+        object: String,
+        /// What it should have been.
+        expected: Digest,
+        /// What it is.
+        actual: Digest,
+    },
+    /// More bytes than we are ready to take.
+    #[error("{object} of registry {registry} has more than {max} bytes")]
+    TooLarge {
+        /// Host of the registry.
+        registry: String,
+        /// What it is.
+        object: String,
+        /// The limit.
+        max: u64,
+    },
+    /// What was to be uploaded could not be read.
+    #[error("cannot read {object} for the upload")]
+    Upload {
+        /// The blob.
+        object: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+fn detail_suffix(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(": {detail}") }
+}
+
+impl RegistryError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Unreachable { registry, .. } => Some(format!(
+                "check the name and the network; a registry without TLS must be listed as insecure ({registry})"
+            )),
+            Self::Client { .. } => Some("install the CA certificates (package ca-certificates)".to_owned()),
+            Self::Unauthorized { registry, with_credentials: false, .. } => Some(format!(
+                "log in first (`docker login {registry}` writes what wharf reads); \
+                 some registries answer like this for names that do not exist"
+            )),
+            Self::Unauthorized { registry, .. } => Some(format!(
+                "the credentials for {registry} do not allow this; some registries answer like this for names \
+                 that do not exist"
+            )),
+            Self::Credentials { .. } => {
+                Some("look at `config.json` in the Docker configuration directory".to_owned())
+            }
+            Self::NotFound { .. } => Some("check the spelling of the name and the tag".to_owned()),
+            Self::Refused { status: 429, retry_after: Some(wait), .. } => Some(format!(
+                "the registry limits the rate: wait {} s, log in, or use a mirror",
+                wait.as_secs()
+            )),
+            Self::Refused { status: 429, .. } => {
+                Some("the registry limits the rate: wait, log in, or use a mirror".to_owned())
+            }
+            Self::Refused { status: 500.., .. } => {
+                Some("the registry has a problem: try again later".to_owned())
+            }
+            Self::WrongDigest { .. } | Self::Protocol { .. } => Some(
+                "something between wharf and the registry (a proxy, a mirror) may change what it passes on"
+                    .to_owned(),
+            ),
+            Self::Refused { .. } | Self::TooLarge { .. } | Self::Upload { .. } => None,
+        }
+    }
+
+    /// How long the registry asks to wait before the next try.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// Whether the same request may succeed a moment later.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => is_transient_status(*status),
+            _ => false,
+        }
+    }
+}
+
+/// Statuses after which the same request may succeed: too many requests, and the servers' own troubles.
+pub(crate) fn is_transient_status(status: u16) -> bool {
+    matches!(status, 429 | 500 | 502 | 503 | 504)
+}

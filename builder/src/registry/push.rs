@@ -1,0 +1,171 @@
+//! Pushing an image from the store: blobs first, several at once, then the manifest that names them.
+
+use std::io::{self, Read};
+
+use wharf_cache::content::ContentError;
+use wharf_cache::{Digest, Store};
+
+use super::manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest, ManifestError, media_type_of};
+use super::transfer::{Meter, Progress, each_at_once};
+use super::{Reference, Registry, RegistryError};
+
+/// Indexes within indexes: one level is what images use, a second is for signatures and the like.
+const INDEX_DEPTH_MAX: usize = 3;
+
+/// Why an image could not be pushed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The store.
+    #[error("cannot read what is to be pushed to {reference}")]
+    Store {
+        /// Where it should have gone.
+        reference: String,
+        /// Why not.
+        source: ContentError,
+    },
+    /// A manifest of the store that is none.
+    #[error("cannot push {digest} to {reference}")]
+    Manifest {
+        /// Where it should have gone.
+        reference: String,
+        /// The manifest.
+        digest: Digest,
+        /// What is wrong with it.
+        source: ManifestError,
+    },
+    /// A blob has another size than its manifest says.
+    #[error("blob {digest} has {actual} bytes in the store, but its manifest says {expected}")]
+    Size {
+        /// The blob.
+        digest: Digest,
+        /// What the manifest says.
+        expected: u64,
+        /// What it has.
+        actual: u64,
+    },
+    /// Something the image needs is not in the store.
+    #[error("{what} {digest} of {reference} is not in the store")]
+    Incomplete {
+        /// Where it should have gone.
+        reference: String,
+        /// Manifest, layer or config.
+        what: &'static str,
+        /// Its digest.
+        digest: Digest,
+    },
+    /// Indexes nested too deeply.
+    #[error("index {digest} is nested more than {INDEX_DEPTH_MAX} deep")]
+    TooDeep {
+        /// The innermost.
+        digest: Digest,
+    },
+}
+
+impl PushError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Registry(error) => error.hint(),
+            Self::Incomplete { what: "manifest", .. } => {
+                Some("the image was pulled for one platform only; push that platform's manifest".to_owned())
+            }
+            Self::Incomplete { .. } => Some("pull the base image's layers first".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// Pushes the image (or index, with all it names) `manifest` of the store to `reference`: what the registry has
+/// already is not sent again. `mount_from` is a repository of the same registry that may hold some of the layers (the
+/// base image's). The manifest goes last, so nobody sees an image that is not whole.
+pub fn push_image(
+    store: &Store,
+    registry: &dyn Registry,
+    reference: &Reference,
+    manifest: &Digest,
+    mount_from: Option<&str>,
+    progress: Progress<'_>,
+) -> Result<(), PushError> {
+    Meter::run(progress, |meter| {
+        let push = Push { store, registry, reference, mount_from, meter };
+        push.manifest(reference, manifest, 0)
+    })
+}
+
+struct Push<'a> {
+    store: &'a Store,
+    registry: &'a dyn Registry,
+    reference: &'a Reference,
+    mount_from: Option<&'a str>,
+    meter: Meter,
+}
+
+impl Push<'_> {
+    fn manifest(&self, target: &Reference, digest: &Digest, depth: usize) -> Result<(), PushError> {
+        if depth > INDEX_DEPTH_MAX {
+            return Err(PushError::TooDeep { digest: *digest });
+        }
+        self.size("manifest", digest)?;
+        let bytes =
+            self.store.blobs().read(digest, MANIFEST_BYTES_MAX).map_err(|error| self.store_error(error))?;
+        let parsed = Manifest::parse(&bytes, "").map_err(|source| PushError::Manifest {
+            reference: self.reference.to_string(),
+            digest: *digest,
+            source,
+        })?;
+        match &parsed {
+            Manifest::Index(entries) => {
+                for entry in entries {
+                    self.manifest(&self.reference.by_digest(entry.digest), &entry.digest, depth + 1)?;
+                }
+            }
+            Manifest::Image { config, layers } => self.blobs(config, layers)?,
+        }
+        self.registry.push_manifest(target, &media_type_of(&bytes, &parsed), &bytes)?;
+        Ok(())
+    }
+
+    fn blobs(&self, config: &Descriptor, layers: &[Descriptor]) -> Result<(), PushError> {
+        let mut blobs = vec![("config", config)];
+        for layer in layers {
+            // The same layer twice (two empty ones, say) is one blob.
+            if !blobs.iter().any(|(_, other)| other.digest == layer.digest) {
+                blobs.push(("layer", layer));
+            }
+        }
+        each_at_once(&blobs, |(what, blob)| self.blob(what, blob))
+    }
+
+    fn blob(&self, what: &'static str, blob: &Descriptor) -> Result<(), PushError> {
+        if !self.registry.has_blob(self.reference, &blob.digest)? {
+            let actual = self.size(what, &blob.digest)?;
+            if actual != blob.size {
+                return Err(PushError::Size { digest: blob.digest, expected: blob.size, actual });
+            }
+            let open = || -> io::Result<Box<dyn Read + Send>> {
+                let reader = self.store.blobs().open(&blob.digest).map_err(io::Error::other)?;
+                Ok(Box::new(self.meter.wrap(reader, blob.digest, blob.size)))
+            };
+            self.registry.push_blob(self.reference, &blob.digest, blob.size, &open, self.mount_from)?;
+        }
+        self.meter.done(blob.digest, blob.size);
+        Ok(())
+    }
+
+    fn size(&self, what: &'static str, digest: &Digest) -> Result<u64, PushError> {
+        let size = self.store.blobs().size(digest).map_err(|error| self.store_error(error))?;
+        size.ok_or_else(|| PushError::Incomplete {
+            reference: self.reference.to_string(),
+            what,
+            digest: *digest,
+        })
+    }
+
+    fn store_error(&self, source: ContentError) -> PushError {
+        PushError::Store { reference: self.reference.to_string(), source }
+    }
+}

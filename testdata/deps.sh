@@ -1,0 +1,16 @@
+#!/bin/sh
+# Installs what tests, demo and benchmarks use besides Rust, from Debian's packages: only what is missing.
+set -eu
+
+missing=
+for package in build-essential busybox-static debootstrap docker-registry skopeo umoci; do
+    dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
+        missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+[ "$(id -u)" = 0 ] || { echo "deps.sh: installing$missing needs root" >&2; exit 1; }
+apt-get update -qq
+# The list is meant to be split.
+# shellcheck disable=SC2086
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Runs every test of the workspace and says at the end how many could not run here, and why.
+set -eu
+
+cd "$(dirname "$0")/.."
+cargo=${CARGO:-cargo}
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# `sh` has no pipefail: the status comes back through a file.
+{
+    status=0
+    "$cargo" test --release --workspace -- --show-output 2>&1 || status=$?
+    echo "$status" >"$log.status"
+} | tee "$log" | awk '
+    # A passing test says nothing but what it skipped.
+    /^successes:$/ { quiet = 1 }
+    /^(failures:|test result: )/ { quiet = 0 }
+    !quiet || /^SKIP: /
+'
+status=$(cat "$log.status")
+rm -f "$log.status"
+
+grep '^SKIP: ' "$log" | sort | uniq -c || true
+echo "skipped: $(grep -c '^SKIP: ' "$log" || true)"
+exit "$status"
