@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+"""Times wharf and its peers on the same inputs, interleaved, beside what the machine itself takes.
+
+    bench.py WHARF [--runs N] [--only WORD] [--markdown FILE]
+
+Prints a table: median, minimum and maximum of the wall time, processor time and peak memory (of the largest process), and the
+ratio of each median to wharf's. Needs root, and the base layouts that testdata/base makes.
+"""
+import argparse
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+LAYOUTS = {"busybox": REPO / ".cache/busybox", "debian": REPO / ".cache/debian"}
+
+
+class Sample:
+    """What one run of a command took."""
+
+    def __init__(self, wall, cpu, rss_kb):
+        self.wall, self.cpu, self.rss_kb = wall, cpu, rss_kb
+
+
+def measure(argv, cwd=None):
+    """Runs a command to its end, output thrown away; fails loudly if it fails."""
+    with tempfile.TemporaryFile() as log:
+        start = time.monotonic()
+        process = subprocess.Popen(argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.monotonic() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            log.seek(0)
+            raise SystemExit(f"{' '.join(map(str, argv))}: status {process.returncode}\n{log.read().decode(errors='replace')[-3000:]}")
+    return Sample(wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+
+
+class Wharf:
+    name = "wharf"
+
+    def __init__(self, binary, scratch):
+        self.binary, self.root = binary, scratch / "wharf-root"
+
+    def reset(self):
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def build(self, context, base, no_cache=False, archive=None):
+        argv = [self.binary, "--root", self.root, "build", "--progress", "plain", "-t", "bench",
+                "--build-context", f"base=oci-layout://{LAYOUTS[base]}:latest"]
+        argv += ["--no-cache"] if no_cache else []
+        argv += ["-o", f"type=oci,dest={archive}"] if archive else []
+        return [*argv, context]
+
+
+class Buildah:
+    name = "buildah"
+
+    def __init__(self, scratch):
+        self.scratch = scratch / "buildah"
+        self.storage = ["--root", self.scratch / "root", "--runroot", self.scratch / "run", "--storage-driver", "overlay"]
+        # The runtime it finds must be able to run here: with cgroup v1 crun refuses.
+        self.isolation = ["--isolation", "oci", "--runtime", shutil.which("runc") or "crun"]
+
+    def reset(self):
+        subprocess.run(["buildah", *self.storage, "rmi", "--all", "--force"], capture_output=True, check=False)
+        for name, layout in LAYOUTS.items():
+            target = f"containers-storage:[overlay@{self.scratch}/root+{self.scratch}/run]localhost/{name}:latest"
+            subprocess.run(["skopeo", "copy", f"oci:{layout}:latest", target], capture_output=True, check=True)
+
+    def build(self, context, base, no_cache=False, archive=None):
+        argv = ["buildah", *self.storage, "build", *self.isolation, "--layers", "--network", "host", "--pull-never", "--jobs", "8",
+                "--build-context", f"base=container-image://localhost/{base}"]
+        argv += ["--no-cache"] if no_cache else []
+        argv += ["-t", f"oci-archive:{archive}" if archive else "localhost/bench"]
+        return [*argv, context]
+
+
+def dockerfile(scratch, name, text, base="base"):
+    context = scratch / name
+    context.mkdir(exist_ok=True)
+    (context / "Dockerfile").write_text(text.replace("@BASE@", base))
+    return context
+
+
+def many_files(context, count, size_bytes):
+    """Files of mixed sizes that compress about as source code does, in directories of a hundred."""
+    generator = random.Random(1)
+    words = [bytes(generator.choices(b"abcdefghijklmnopqrstuvwxyz_(){};. \n", k=generator.randint(2, 12))) for _ in range(4000)]
+    mean = size_bytes // count
+    for index in range(count):
+        path = context / "files" / f"{index // 100:03}" / f"{index:05}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        wanted = generator.randint(mean // 4, mean * 7 // 4)
+        data = b" ".join(generator.choices(words, k=wanted // 8 + 1))[:wanted]
+        path.write_bytes(data)
+
+
+def interleaved(runs, commands, before=None):
+    """Runs the commands in turn, `runs` times; a list of samples each."""
+    samples = {name: [] for name in commands}
+    for _ in range(runs):
+        for name, argv in commands.items():
+            if before:
+                before(name)
+            samples[name].append(measure(argv))
+    return samples
+
+
+class Table:
+    def __init__(self):
+        self.rows = []
+
+    def add(self, workload, samples, scale=1.0, minus=None):
+        """One row a command. With `minus` each wall time is what it takes more than that command's, divided by `scale`."""
+        medians = {}
+        for name, found in samples.items():
+            base = statistics.median(s.wall for s in minus[name]) if minus and name in minus else 0.0
+            walls = sorted((s.wall - base) * scale for s in found)
+            medians[name] = statistics.median(walls)
+            self.rows.append([workload, name, f"{medians[name]:.4f}", f"{walls[0]:.4f}", f"{walls[-1]:.4f}",
+                              f"{statistics.median(s.cpu for s in found):.3f}", f"{max(s.rss_kb for s in found) / 1024:.0f}", ""])
+            workload = ""
+        own = medians.get("wharf")
+        for row in self.rows[-len(samples):]:
+            if own and row[1] != "wharf":
+                row[-1] = f"{medians[row[1]] / own:.2f}"
+        self.show(len(samples))
+
+    HEAD = ["workload", "who", "median s", "min s", "max s", "cpu s", "peak MB", "× wharf"]
+
+    def show(self, last):
+        for row in self.rows[-last:]:
+            print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, (46, 22, 9, 9, 9, 8, 8, 8))), flush=True)
+
+    def markdown(self):
+        lines = ["| " + " | ".join(self.HEAD) + " |", "|" + "---|" * len(self.HEAD)]
+        return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in self.rows]) + "\n"
+
+
+def bench_unchanged(table, builders, scratch, runs):
+    steps = "".join(f"RUN echo {n} > /f{n}\nENV K{n}={n}\n" for n in range(14))
+    context = dockerfile(scratch, "unchanged", f"FROM base\n{steps}COPY Dockerfile /\n")
+    for builder in builders:
+        builder.reset()
+        measure(builder.build(context, "busybox"))
+    commands = {b.name: b.build(context, "busybox") for b in builders}
+    table.add("unchanged rebuild, 30 instructions", interleaved(runs, commands | {"limit: start a process": ["/bin/true"]}))
+
+
+def bench_run_true(table, builders, scratch, runs, base):
+    one = dockerfile(scratch, f"true-1-{base}", "FROM base\nRUN true 0\n")
+    many = dockerfile(scratch, f"true-21-{base}", "FROM base\n" + "".join(f"RUN true {n}\n" for n in range(21)))
+    for builder in builders:
+        builder.reset()
+        measure(builder.build(one, base))
+    few = interleaved(runs, {b.name: b.build(one, base, no_cache=True) for b in builders})
+    more = interleaved(runs, {b.name: b.build(many, base, no_cache=True) for b in builders})
+    table.add(f"per RUN true, {base} base", more, scale=1 / 20, minus=few)
+
+
+def bench_runtimes(table, scratch, runs):
+    bundle = scratch / "bundle"
+    subprocess.run(["umoci", "unpack", "--image", f"{LAYOUTS['busybox']}:latest", bundle], check=True, capture_output=True)
+    commands = {"limit: fork and exec": ["/bin/true"]}
+    for runtime in ("runc", "crun"):
+        if not shutil.which(runtime):
+            continue
+        config = (bundle / "config.json").read_text().replace('"terminal": true', '"terminal": false')
+        (bundle / "config.json").write_text(config.replace('"/bin/sh"', '"/bin/true"'))
+        argv = [runtime, "run", "--bundle", bundle, f"bench-{runtime}"]
+        if subprocess.run(argv, capture_output=True, check=False).returncode == 0:
+            commands[f"limit: {runtime} run"] = argv
+    table.add("a process in a container", interleaved(runs, commands))
+
+
+def bench_parallel(table, builders, scratch, runs):
+    stages = "".join(f"FROM base AS s{n}\nRUN sleep 1; echo {n} > /out\n" for n in range(8))
+    joined = "FROM base\n" + "".join(f"COPY --from=s{n} /out /out{n}\n" for n in range(8))
+    context = dockerfile(scratch, "parallel", stages + joined)
+    for builder in builders:
+        builder.reset()
+        measure(builder.build(context, "busybox"))
+    commands = {b.name: b.build(context, "busybox", no_cache=True) for b in builders}
+    table.add("8 stages of RUN sleep 1, joined", interleaved(runs, commands | {"limit: sleep 1": ["sleep", "1"]}))
+
+
+def bench_copy(table, builders, scratch, runs):
+    context = dockerfile(scratch, "copy", "FROM scratch\nCOPY files /files\n")
+    many_files(context, 20_000, 200_000_000)
+    archive = scratch / "out.tar"
+    commands = {b.name: b.build(context, "busybox", no_cache=True, archive=archive) for b in builders}
+    pack = f"tar -cf - -C {context} files | tee >(sha256sum >/dev/null) | gzip -1 | sha256sum"
+    by_name = {b.name: b for b in builders}
+
+    def fresh(name):
+        archive.unlink(missing_ok=True)
+        if name in by_name:
+            by_name[name].reset()
+
+    table.add("COPY 20,000 files, 200 MB, to an OCI archive",
+              interleaved(runs, commands | {"limit: tar, 2 hashes, gzip -1": ["bash", "-c", pack]}, before=fresh))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("wharf", type=Path)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--markdown", type=Path)
+    options = parser.parse_args()
+    scratch = Path(tempfile.mkdtemp(prefix="wharf-bench-", dir=os.environ.get("TMPDIR", "/var/tmp")))
+    builders = [Wharf(options.wharf.resolve(), scratch)]
+    if shutil.which("buildah") and shutil.which("skopeo"):
+        builders.append(Buildah(scratch))
+    else:
+        print("SKIP: buildah or skopeo is not installed; wharf is timed alone", file=sys.stderr)
+    table = Table()
+    table.rows.append(Table.HEAD)
+    table.show(1)
+    table.rows.clear()
+    runs = options.runs
+    workloads = {
+        "unchanged": lambda: bench_unchanged(table, builders, scratch, runs),
+        "true-busybox": lambda: bench_run_true(table, builders, scratch, runs, "busybox"),
+        "true-debian": lambda: bench_run_true(table, builders, scratch, runs, "debian"),
+        "runtimes": lambda: bench_runtimes(table, scratch, runs),
+        "parallel": lambda: bench_parallel(table, builders, scratch, runs),
+        "copy": lambda: bench_copy(table, builders, scratch, max(1, runs - 2)),
+    }
+    try:
+        for name, workload in workloads.items():
+            if options.only in name:
+                workload()
+    finally:
+        for path in (scratch / "buildah/root/overlay", scratch):
+            subprocess.run(["umount", path], capture_output=True, check=False)
+        shutil.rmtree(scratch, ignore_errors=True)
+    if options.markdown:
+        options.markdown.write_text(table.markdown())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,7 @@
+#!/bin/sh
+# Times WHARF (a binary) beside whichever peers are installed: `make bench`.
+set -eu
+root=$(cd "$(dirname "$0")/../.." && pwd)
+"$root/testdata/base/busybox.sh"
+"$root/testdata/base/debian.sh"
+exec python3 "$root/testdata/bench/bench.py" "$@"
