@@ -6,7 +6,7 @@ mod output;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Digest, Store};
@@ -24,7 +24,7 @@ use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
-use crate::source::image::ImageSources;
+use crate::source::ImageSources;
 use crate::worker::{StoreCache, Worker, WorkerError};
 
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
@@ -94,6 +94,7 @@ struct Build<'a> {
     store: &'a Store,
     request: BuildRequest,
     progress: &'a Progress,
+    registry: Arc<OciRegistry>,
     images: ImageSources,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
@@ -105,15 +106,17 @@ impl<'a> Build<'a> {
     fn prepare(store: &'a Store, request: BuildRequest, progress: &'a Progress) -> Result<Self, Failure> {
         let loaded = load::load(&request, progress)?;
         let cancel = Cancel::new().map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
-        let registry = OciRegistry::new(RegistryOptions {
+        let registry = Arc::new(OciRegistry::new(RegistryOptions {
             insecure: request.insecure_registries.clone(),
             docker_config: request.docker_config.clone(),
-        });
-        let images = ImageSources::new(store.clone(), std::sync::Arc::new(registry));
+            ..RegistryOptions::default()
+        }));
+        let images = ImageSources::new(store.clone(), registry.clone());
         Ok(Self {
             store,
             request,
             progress,
+            registry,
             images,
             source: loaded.source,
             contexts: loaded.contexts,

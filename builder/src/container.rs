@@ -1,16 +1,16 @@
 //! Runs a container of an image in the foreground.
 
-use std::time::SystemTime;
+use std::sync::Arc;
 
-use wharf_cache::diff::{LayerSource, apply_layers};
+use wharf_cache::Store;
 use wharf_cache::state::Image;
-use wharf_cache::{Chain, Store};
 use wharf_frontend::image::{ContainerConfig, ImageConfig};
 use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Stdio};
 
 use crate::error::{Failure, Kind};
+use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
-use crate::source::image::manifest_layers;
+use crate::source::ImageSources;
 use crate::worker::{sandbox_files, spec};
 
 /// The shell's status for a command that cannot be executed, and for one that is not there.
@@ -26,11 +26,12 @@ pub fn run(store: &Store, image: &Image, command: &[String]) -> Result<u8, Failu
     let failed = |doing: &str, error: &(dyn std::error::Error + 'static)| {
         Failure::from_error(Kind::Environment, &format!("{doing} of `{name}`"), error)
     };
-    let (config, layers) =
-        manifest_layers(store, &image.digest).map_err(|error| failed("cannot read the manifest", &error))?;
+    let images = ImageSources::new(store.clone(), Arc::new(OciRegistry::new(RegistryOptions::default())));
+    let identifier = format!("docker-image://{name}@{}", image.digest);
+    let config = images.config(&identifier).map_err(|error| failed("cannot read the config", &error))?;
     let config: ImageConfig =
         serde_json::from_slice(&config).map_err(|error| failed("cannot read the config", &error))?;
-    let chain = unpack(store, &layers).map_err(|error| failed("cannot unpack the layers", &error))?;
+    let chain = images.pull(&identifier, &|_| {}).map_err(|error| failed("cannot unpack the layers", &error))?;
     let args = arguments(&config.config, command).ok_or_else(|| {
         Failure::new(Kind::Usage, format!("`{name}` says no command to run")).hint("give one: `wharf run NAME COMMAND`")
     })?;
@@ -83,13 +84,4 @@ fn arguments(config: &ContainerConfig, command: &[String]) -> Option<Vec<String>
         args.extend_from_slice(command);
     }
     (!args.is_empty()).then_some(args)
-}
-
-/// The image's chain: it is there when the image was built or run before, else it is unpacked from its blobs.
-fn unpack(store: &Store, layers: &[LayerSource]) -> Result<Chain, wharf_cache::diff::DiffError> {
-    let missing = |index: usize| {
-        let digest = layers[index].digest;
-        Err(std::io::Error::new(std::io::ErrorKind::NotFound, format!("blob {digest} is not in the store")))
-    };
-    apply_layers(store, layers, SystemTime::now(), &missing)
 }

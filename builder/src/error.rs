@@ -38,6 +38,12 @@ impl Kind {
     }
 }
 
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
 /// A text that errors point into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SourceText {

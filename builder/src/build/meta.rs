@@ -5,7 +5,8 @@ use wharf_solver::llb::Platform;
 
 use crate::error::causes;
 use crate::progress::Progress;
-use crate::source::image::ImageSources;
+use crate::registry::Reference;
+use crate::source::ImageSources;
 
 /// Looks base images up: in the store, else where they come from.
 pub(super) struct Resolver<'a> {
@@ -28,7 +29,7 @@ impl<'a> Resolver<'a> {
 
 impl ImageMetaResolver for Resolver<'_> {
     fn resolve(&mut self, reference: &str, platform: &Platform) -> Result<ResolvedImage, String> {
-        let name = format!("[internal] load metadata for {}", crate::source::image::display_name(reference));
+        let name = format!("[internal] load metadata for {}", display_name(reference));
         let resolved = self.progress.internal(&name, || {
             self.images.resolve(reference, platform, self.pull).map_err(|error| {
                 let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -39,4 +40,9 @@ impl ImageMetaResolver for Resolver<'_> {
         let resolved = resolved?;
         Ok(ResolvedImage { identifier: resolved.identifier, config: resolved.config })
     }
+}
+
+/// A reference as it is shown: images by their full name.
+fn display_name(reference: &str) -> String {
+    reference.parse::<Reference>().map_or_else(|_| reference.to_owned(), |reference| reference.to_string())
 }

@@ -17,7 +17,7 @@ use crate::exporter::spec::Output;
 use crate::exporter::{Built, BuiltImage, ExportError, assemble, docker, local, metadata, oci, store, tar};
 use crate::layers::Layers;
 use crate::registry::{Reference, push};
-use crate::source::transfer_events;
+use crate::source::{SourceError, transfer_events};
 
 impl Build<'_> {
     /// Does every output, then writes the files that tell scripts about it.
@@ -117,7 +117,7 @@ impl Build<'_> {
         let step = format!("pushing {name}");
         self.progress.internal_with(&step, |digest: VertexDigest| {
             let report = transfer_events(digest, self.progress);
-            push::push_image(self.store, self.images.registry(), name, &image.descriptor.digest, &report).map_err(
+            push::push_image(self.store, &*self.registry, name, &image.descriptor.digest, None, &report).map_err(
                 |error| {
                     let mut failure = Failure::from_error(Kind::Source, &format!("cannot push `{name}`"), &error);
                     failure.hints.extend(error.hint());
@@ -201,7 +201,7 @@ impl Build<'_> {
         })
     }
 
-    fn source_failure(&self, error: &crate::source::image::SourceError) -> Failure {
+    fn source_failure(&self, error: &SourceError) -> Failure {
         let mut failure = Failure::from_error(Kind::Source, "cannot bring the base image", error);
         failure.hints.extend(error.hint());
         failure

@@ -20,7 +20,7 @@ use wharf_solver::progress::Sink;
 
 use crate::context::digest::{DigestError, TreeKind, content_digest};
 use crate::context::{LocalContext, Tree};
-use crate::source::image::{ImageSources, SourceError};
+use crate::source::{ImageSources, SourceError, transfer_events};
 use file::{FileError, Source};
 
 /// Does the work of one build.
@@ -113,7 +113,7 @@ impl OpResolver for Worker<'_> {
 
     fn materialize(&self, digest: &VertexDigest, vertex: &Vertex, _result: &ResultRef) -> Result<Chain, OpError> {
         let source = source_op(vertex)?;
-        let report = crate::source::transfer_events(*digest, self.progress);
+        let report = transfer_events(*digest, self.progress);
         self.images.pull(&source.identifier, &report).map_err(|error| OpError::new(WorkerError::from(error)))
     }
 

@@ -1,0 +1,23 @@
+//! What commands say outside of a build's progress. Data goes to standard output, talk to standard error.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use crate::error::Failure;
+
+/// Says why a command failed.
+pub fn print_error(failure: &Failure) {
+    let stderr = std::io::stderr();
+    let color = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    // When even this cannot be written nobody is listening.
+    let _ = writeln!(stderr.lock(), "{}", failure.render(color));
+}
+
+/// Says something by the way.
+pub fn print_note(note: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "note: {note}");
+}
+
+/// Prints a result that a script may read.
+pub fn print_result(line: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
