@@ -152,12 +152,14 @@ impl Active {
         Ok(snapshot)
     }
 
+    /// Moves the diff under its final name; part of the transaction that inserts the row.
     pub(crate) fn publish(&self, id: SnapshotId) -> Result<(), SnapshotError> {
         let from = format!("{}/snapshot", self.name);
         rustix::fs::renameat(self.store.process().fd(), from, self.store.snapshots_dir(), id.to_string())
             .map_err(|errno| self.error("commit", errno.into()))
     }
 
+    /// Undoes [`Self::publish`].
     fn retract(&self, id: SnapshotId) -> rustix::io::Result<()> {
         let to = format!("{}/snapshot", self.name);
         rustix::fs::renameat(self.store.snapshots_dir(), id.to_string(), self.store.process().fd(), to)
@@ -269,9 +271,11 @@ impl Store {
             });
         }
         let mut lowers: Vec<_> = topmost_first.iter().map(|id| self.snapshot_path(*id)).collect();
-        while upper.is_none() && lowers.len() < 2 {
+        if upper.is_none() {
             // An overlay without an upper directory needs two lower ones.
-            lowers.push(self.empty_dir()?);
+            for number in lowers.len()..2 {
+                lowers.push(self.empty_dir(number)?);
+            }
         }
         overlay::mount(&lowers, upper).map_err(|source| {
             if let Some(id) = topmost_first.iter().find(|id| !self.snapshot_path(**id).is_dir()) {
@@ -296,13 +300,6 @@ impl Store {
 
     fn snapshot_path(&self, id: SnapshotId) -> PathBuf {
         self.root().join(format!("snapshots/{id}/fs"))
-    }
-
-    fn empty_dir(&self) -> Result<PathBuf, SnapshotError> {
-        let path = self.temp_dir()?;
-        rustix::fs::chmod(&path, Mode::from_raw_mode(0o755))
-            .map_err(|errno| StoreError::io("chmod", &path, errno))?;
-        Ok(path)
     }
 }
 

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
@@ -58,6 +58,8 @@ struct Inner {
     blobs: Blobs,
     connection: Mutex<Connection>,
     process: Arc<ProcessDir>,
+    /// See [`Store::empty_dir`].
+    empty_dirs: [OnceLock<PathBuf>; 2],
 }
 
 impl Store {
@@ -91,6 +93,7 @@ impl Store {
                 process,
                 root,
                 root_fd,
+                empty_dirs: Default::default(),
             }),
         };
         drop(opening);
@@ -122,6 +125,19 @@ impl Store {
         rustix::fs::mkdirat(self.process().fd(), &name, Mode::RWXU)
             .map_err(|errno| StoreError::io("create", &path, errno))?;
         Ok(path)
+    }
+
+    /// One of two directories that are and stay empty, to mount as lower layers.
+    pub(crate) fn empty_dir(&self, number: usize) -> Result<PathBuf, StoreError> {
+        let place = &self.inner.empty_dirs[number];
+        if let Some(path) = place.get() {
+            return Ok(path.clone());
+        }
+        let path = self.temp_dir()?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(0o755))
+            .map_err(|errno| StoreError::io("chmod", &path, errno))?;
+        // Another thread may have been quicker; then this one stays unused.
+        Ok(place.get_or_init(|| path).clone())
     }
 
     /// This process's directory below `tmp/`.
