@@ -1,9 +1,19 @@
 //! Typed instructions, grouped in stages.
 
+mod command;
+mod duration;
+mod files;
+mod flags;
+mod from;
+mod healthcheck;
+mod pairs;
+
 use std::ops::Range;
 
 use crate::Diagnostic;
-use crate::parser::{Ast, Heredoc, Token};
+use crate::parser::json::{self, JsonForm};
+use crate::parser::{self, Ast, Heredoc, Mapped, Node, Token};
+use flags::Flags;
 
 /// A whole Dockerfile.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,7 +29,7 @@ pub struct Dockerfile {
 /// `FROM` and what follows up to the next one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
-    /// Base: an image, an earlier stage or `scratch`; not expanded.
+    /// Base: an image, an earlier stage or `scratch`; not expanded, never blank.
     pub base: Token,
     /// `AS name`, lower-cased.
     pub name: Option<Token>,
@@ -38,7 +48,8 @@ pub struct Instruction {
     pub kind: InstructionKind,
     /// Its range in the file.
     pub span: Range<usize>,
-    /// The instruction as written, continuation lines joined by one space: for step names.
+    /// The instruction as written but for its name in capitals, continuation lines joined by one space: for step
+    /// names.
     pub display: String,
 }
 
@@ -101,6 +112,8 @@ pub struct Run {
     pub network: Option<Token>,
     /// `--security`.
     pub security: Option<Token>,
+    /// `--device` values.
+    pub devices: Vec<Token>,
     /// Heredocs of the command.
     pub heredocs: Vec<Heredoc>,
 }
@@ -181,14 +194,206 @@ pub enum Healthcheck {
     },
 }
 
-/// Types the instructions of a file and groups them in stages.
+/// The names of all instructions.
+pub const NAMES: [&str; 18] = [
+    "ADD",
+    "ARG",
+    "CMD",
+    "COPY",
+    "ENTRYPOINT",
+    "ENV",
+    "EXPOSE",
+    "FROM",
+    "HEALTHCHECK",
+    "LABEL",
+    "MAINTAINER",
+    "ONBUILD",
+    "RUN",
+    "SHELL",
+    "STOPSIGNAL",
+    "USER",
+    "VOLUME",
+    "WORKDIR",
+];
+
+/// Types the instructions of a file and groups them in stages. What cannot be understood is left out and told.
 pub fn parse(ast: &Ast) -> (Dockerfile, Vec<Diagnostic>) {
-    let _ = ast;
-    todo!()
+    let mut dockerfile = Dockerfile { escape: ast.escape, ..Dockerfile::default() };
+    let mut reader = Reader { escape: ast.escape, diagnostics: Vec::new() };
+    // A FROM with errors still begins a stage, so that what follows is not "before the first FROM".
+    let mut seen_from = false;
+    let mut told_before_from = false;
+    for node in &ast.nodes {
+        if node.name.text.eq_ignore_ascii_case("FROM") {
+            seen_from = true;
+            dockerfile.stages.extend(reader.from(node));
+            continue;
+        }
+        let Some(kind) = reader.instruction(node) else { continue };
+        match (kind, dockerfile.stages.last_mut()) {
+            (InstructionKind::Arg(args), None) if !seen_from => dockerfile.global_args.extend(args),
+            (kind, Some(stage)) => stage.instructions.push(Instruction {
+                kind,
+                span: node.span.clone(),
+                display: node.display.clone(),
+            }),
+            (_, None) if !seen_from && !told_before_from => {
+                told_before_from = true;
+                reader.tell(Diagnostic::before_from(node.name.span.clone()));
+            }
+            (_, None) => {}
+        }
+    }
+    if let Some(last) = ast.nodes.last()
+        && !seen_from
+        && reader.diagnostics.is_empty()
+    {
+        reader.tell(Diagnostic::no_stages(last.span.clone()));
+    }
+    (dockerfile, reader.diagnostics)
 }
 
-/// Parses one `ONBUILD` trigger as it stands in an image config.
+/// Parses one `ONBUILD` trigger as it stands in an image config. Its spans are places in `trigger`.
 pub fn parse_trigger(trigger: &str) -> Result<Instruction, Vec<Diagnostic>> {
-    let _ = trigger;
-    todo!()
+    let (ast, mut diagnostics) = parser::parse(trigger);
+    let mut reader = Reader { escape: ast.escape, diagnostics: Vec::new() };
+    let instruction = match ast.nodes.as_slice() {
+        [node] => reader.triggered(node).map(|kind| Instruction {
+            kind,
+            span: node.span.clone(),
+            display: node.display.clone(),
+        }),
+        [] => None,
+        _ => {
+            reader.tell(Diagnostic::not_one_trigger());
+            None
+        }
+    };
+    diagnostics.append(&mut reader.diagnostics);
+    match instruction {
+        Some(instruction) if !diagnostics.iter().any(Diagnostic::is_error) => Ok(instruction),
+        _ => Err(diagnostics),
+    }
+}
+
+/// Types one instruction after the other. Methods return `None` once they have told why.
+struct Reader {
+    escape: char,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Reader {
+    /// An instruction other than FROM.
+    fn instruction(&mut self, node: &Node) -> Option<InstructionKind> {
+        use InstructionKind as Kind;
+        let name = node.name.text.to_ascii_uppercase();
+        match name.as_str() {
+            "ADD" => self.add(node).map(Kind::Add),
+            "ARG" => self.arg(node).map(Kind::Arg),
+            "CMD" => self.plain_command(node).map(Kind::Cmd),
+            "COPY" => self.copy(node).map(Kind::Copy),
+            "ENTRYPOINT" => self.plain_command(node).map(Kind::Entrypoint),
+            "ENV" => self.pairs(node, "ENV").map(Kind::Env),
+            "EXPOSE" => self.expose(node).map(Kind::Expose),
+            "HEALTHCHECK" => self.healthcheck(node).map(Kind::Healthcheck),
+            "LABEL" => self.pairs(node, "LABEL").map(Kind::Label),
+            "MAINTAINER" => self.single(node, "MAINTAINER").map(Kind::Maintainer),
+            "ONBUILD" => self.onbuild(node).map(Kind::OnBuild),
+            "RUN" => self.run(node).map(Kind::Run),
+            "SHELL" => self.shell(node).map(Kind::Shell),
+            "STOPSIGNAL" => self.single(node, "STOPSIGNAL").map(Kind::StopSignal),
+            "USER" => self.single(node, "USER").map(Kind::User),
+            "VOLUME" => self.volume(node).map(Kind::Volume),
+            "WORKDIR" => self.single(node, "WORKDIR").map(Kind::Workdir),
+            _ => {
+                self.tell(Diagnostic::unknown_instruction(node.name.span.clone(), &node.name.text, &NAMES));
+                None
+            }
+        }
+    }
+
+    fn tell(&mut self, diagnostic: Diagnostic) {
+        self.diagnostics.push(diagnostic);
+    }
+
+    fn no_flags(&mut self, node: &Node) -> Option<()> {
+        Flags::read(node, &[], self).map(|_| ())
+    }
+
+    /// One raw string.
+    fn single(&mut self, node: &Node, name: &str) -> Option<Token> {
+        self.no_flags(node)?;
+        if node.args.text.is_empty() {
+            self.tell(Diagnostic::exactly_one_argument(node.span.clone(), name));
+            return None;
+        }
+        Some(node.args.clone())
+    }
+
+    fn expose(&mut self, node: &Node) -> Option<Vec<Token>> {
+        self.no_flags(node)?;
+        let words = node.mapped_args().split_blanks();
+        if words.is_empty() {
+            self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "EXPOSE"));
+            return None;
+        }
+        Some(words.iter().map(Mapped::token).collect())
+    }
+
+    fn volume(&mut self, node: &Node) -> Option<Vec<Token>> {
+        self.no_flags(node)?;
+        let mut paths = self.list(node)?;
+        if paths.is_empty() {
+            self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "VOLUME"));
+            return None;
+        }
+        for path in &mut paths {
+            path.text = path.text.trim().to_owned();
+            if path.text.is_empty() {
+                self.tell(Diagnostic::empty_volume(path.span.clone()));
+                return None;
+            }
+        }
+        Some(paths)
+    }
+
+    /// The strings of a JSON array, or the words between blanks.
+    fn list(&mut self, node: &Node) -> Option<Vec<Token>> {
+        match json::parse(node.mapped_args()) {
+            JsonForm::Strings(strings) => Some(strings),
+            JsonForm::NotStrings => {
+                self.tell(Diagnostic::json_not_strings(node.args.span.clone()));
+                None
+            }
+            JsonForm::No => Some(node.mapped_args().split_blanks().iter().map(Mapped::token).collect()),
+        }
+    }
+
+    /// The trigger's text, after a look at whether it could run. Its heredocs are part of the text.
+    fn onbuild(&mut self, node: &Node) -> Option<Token> {
+        self.no_flags(node)?;
+        let Some(trigger) = parser::trigger(node) else {
+            self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "ONBUILD"));
+            return None;
+        };
+        self.triggered(&trigger)?;
+        let mut text = node.args.clone();
+        for heredoc in &node.heredocs {
+            text.text.push('\n');
+            text.text.push_str(&heredoc.content);
+            text.text.push_str(&heredoc.name);
+        }
+        Some(text)
+    }
+
+    /// An instruction that may stand in an ONBUILD.
+    fn triggered(&mut self, node: &Node) -> Option<InstructionKind> {
+        let span = node.name.span.clone();
+        match node.name.text.to_ascii_uppercase().as_str() {
+            "ONBUILD" => self.tell(Diagnostic::chained_onbuild(span)),
+            name @ ("FROM" | "MAINTAINER") => self.tell(Diagnostic::forbidden_trigger(span, name)),
+            _ => return self.instruction(node),
+        }
+        None
+    }
 }

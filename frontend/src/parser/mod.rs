@@ -1,8 +1,23 @@
 //! Lines → instructions: directives, comments, continuations, heredocs, flags. A span for every token.
+//!
+//! A Dockerfile is read line by line, because the first lines decide how the others continue (`# escape=`) and an
+//! instruction's operators decide how many lines follow it (here-documents). There is no limit on a line's length, and
+//! every step takes time linear in its input.
+
+mod directive;
+mod flag;
+mod heredoc;
+pub(crate) mod json;
+mod line;
+mod mapped;
 
 use std::ops::Range;
 
 use crate::Diagnostic;
+use directive::DirectiveParser;
+pub use heredoc::heredoc_word;
+use line::{Lines, LogicalLine};
+pub(crate) use mapped::{Mapped, is_blank};
 
 /// A text together with where it stands. The text may differ from the source (continuations joined, quotes removed
 /// in flags); the span covers what it was made from.
@@ -39,6 +54,10 @@ pub struct Node {
     pub args_map: Vec<usize>,
     /// Heredocs in order.
     pub heredocs: Vec<Heredoc>,
+    /// Comment lines directly above the instruction, without `#`.
+    pub comments: Vec<Token>,
+    /// The instruction on one line for people: name in capitals, continuations joined by one space.
+    pub display: String,
     /// From the name to the end of the last line (heredoc bodies included).
     pub span: Range<usize>,
 }
@@ -60,8 +79,119 @@ pub struct Heredoc {
     pub span: Range<usize>,
 }
 
-/// Parses a Dockerfile. Whatever the input, this ends; errors are in the list.
+/// Parses a Dockerfile. Whatever the input, this ends; errors and warnings are in the list.
 pub fn parse(source: &str) -> (Ast, Vec<Diagnostic>) {
-    let _ = source;
-    todo!()
+    let mut parser = Parser {
+        lines: Lines::new(source),
+        directives: DirectiveParser::default(),
+        comments: Vec::new(),
+        ast: Ast { escape: '\\', ..Ast::default() },
+        diagnostics: Vec::new(),
+    };
+    parser.file();
+    if parser.ast.nodes.is_empty() {
+        parser.diagnostics.push(match source {
+            "" => Diagnostic::empty_file(),
+            _ => Diagnostic::no_instructions(source.len()),
+        });
+    }
+    (parser.ast, parser.diagnostics)
+}
+
+struct Parser<'a> {
+    lines: Lines<'a>,
+    directives: DirectiveParser,
+    /// Comment lines since the last line that was none.
+    comments: Vec<Token>,
+    ast: Ast,
+    diagnostics: Vec<Diagnostic>,
+}
+
+impl Parser<'_> {
+    fn file(&mut self) {
+        while let Some(physical) = self.lines.next() {
+            let line = physical.trim_start();
+            self.directives.line(line, &mut self.ast, &mut self.diagnostics);
+            match line.text.strip_prefix('#') {
+                Some(comment) => {
+                    let start = line.start + 1 + (comment.len() - comment.trim_start().len());
+                    let text = comment.trim();
+                    self.comments.push(Token { text: text.to_owned(), span: start..start + text.len() });
+                }
+                None if line.text.is_empty() => self.comments.clear(),
+                None => {
+                    let logical =
+                        LogicalLine::read(line, &mut self.lines, self.ast.escape, &mut self.diagnostics);
+                    let comments = std::mem::take(&mut self.comments);
+                    self.instruction(&logical, comments);
+                }
+            }
+        }
+    }
+
+    fn instruction(&mut self, line: &LogicalLine, comments: Vec<Token>) {
+        let text = line.mapped().trim();
+        if text.text.is_empty() {
+            // Nothing but escape characters at ends of lines.
+            return;
+        }
+        let mut node = node(text, &line.display);
+        node.comments = comments;
+        node.span.end = node.span.end.max(line.end);
+        for found in heredoc::operators(&node, text) {
+            let (body, terminated) = heredoc::body(found.heredoc, &mut self.lines);
+            if !terminated {
+                self.diagnostics.push(Diagnostic::unterminated_heredoc(found.span, &body.name));
+            }
+            node.span.end = self.lines.end_of_last();
+            node.heredocs.push(body);
+        }
+        self.ast.nodes.push(node);
+    }
+}
+
+/// The instruction inside an ONBUILD, if there is any text.
+pub(crate) fn trigger(onbuild: &Node) -> Option<Node> {
+    let args = onbuild.mapped_args();
+    if args.text.is_empty() {
+        return None;
+    }
+    let (_, display) = onbuild.display.split_once(char::is_whitespace)?;
+    let mut node = node(args, display);
+    node.heredocs.clone_from(&onbuild.heredocs);
+    node.span.end = onbuild.span.end;
+    Some(node)
+}
+
+impl Node {
+    /// The arguments with the offset of each byte.
+    pub(crate) fn mapped_args(&self) -> Mapped<'_> {
+        Mapped::new(&self.args.text, &self.args_map, self.args.span.end)
+    }
+}
+
+/// Splits one line, already trimmed, into name, flags and the rest.
+fn node(line: Mapped<'_>, display: &str) -> Node {
+    let name_end = line.text.find(is_blank).unwrap_or(line.text.len());
+    let name = line.slice(0..name_end);
+    let (flags, args) = flag::split(line.slice(name_end..line.text.len()));
+    let args = args.trim();
+    let span = line.span();
+    Node {
+        name: name.token(),
+        flags,
+        args: args.token(),
+        args_map: args.map().to_vec(),
+        heredocs: Vec::new(),
+        comments: Vec::new(),
+        display: display_with_capitals(display.trim(), name.text.len()),
+        span,
+    }
+}
+
+fn display_with_capitals(display: &str, name_bytes: usize) -> String {
+    match display.split_at_checked(name_bytes) {
+        Some((name, rest)) => name.to_uppercase() + rest,
+        None => display.to_owned(),
+    }
 }
