@@ -53,7 +53,7 @@ impl Meter {
     /// Reports what is read through the returned reader.
     pub(crate) fn wrap<R: Read>(&self, reader: R, digest: Digest, total: u64) -> Metered<R> {
         self.send(Transfer { digest, current: 0, total, done: false });
-        Metered { inner: reader, meter: self.clone(), digest, total, current: 0, reported: 0 }
+        Metered { inner: reader, meter: self.clone(), digest, total, current: 0, reported: 0, ending: false }
     }
 
     fn send(&self, transfer: Transfer) {
@@ -71,6 +71,15 @@ pub(crate) struct Metered<R> {
     total: u64,
     current: u64,
     reported: u64,
+    ending: bool,
+}
+
+impl<R> Metered<R> {
+    /// The transfer is done when the reader is at its end. (An upload is only done when the registry says so.)
+    pub(crate) fn ending(mut self) -> Self {
+        self.ending = true;
+        self
+    }
 }
 
 impl<R: Read> Read for Metered<R> {

@@ -1,1 +1,165 @@
-//! Sources: where files from outside the graph come from.
+//! Where the files of a build's sources come from.
+
+mod image;
+mod layout;
+pub mod platform;
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+
+use wharf_cache::content::ContentError;
+use wharf_cache::diff::DiffError;
+use wharf_cache::{Digest, StoreError};
+
+use crate::registry::manifest::ManifestError;
+use crate::registry::{ParseReferenceError, RegistryError};
+
+pub use image::{ImageSources, ResolvedImage};
+
+/// Why a source could not be resolved or brought here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The name is no image reference.
+    #[error(transparent)]
+    Reference(#[from] ParseReferenceError),
+    /// The name is no layout reference.
+    #[error("`oci-layout://{text}` does not name an image of a layout: {reason}")]
+    LayoutName {
+        /// What was given.
+        text: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// An identifier is not one that `resolve` gave.
+    #[error("source `{identifier}` is not pinned to a digest")]
+    NotPinned {
+        /// The identifier.
+        identifier: String,
+    },
+    /// The registry.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A layout could not be read.
+    #[error("cannot {operation} `{}` of the OCI layout", path.display())]
+    Layout {
+        /// What was being done.
+        operation: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A layout has no image of that name.
+    #[error("the OCI layout `{}` has no image with tag `{tag}`; it has: {}", path.display(), listed(available))]
+    LayoutTag {
+        /// The layout.
+        path: PathBuf,
+        /// What was looked for.
+        tag: String,
+        /// Names that are there.
+        available: Vec<String>,
+    },
+    /// A manifest is not what it should be.
+    #[error("cannot use {object}")]
+    Manifest {
+        /// The image.
+        object: String,
+        /// What is wrong.
+        source: ManifestError,
+    },
+    /// A descriptor tells another size than its blob has.
+    #[error("{object} has {actual} bytes, but its descriptor says {expected}")]
+    Size {
+        /// What it is.
+        object: String,
+        /// What the descriptor says.
+        expected: u64,
+        /// What it has.
+        actual: u64,
+    },
+    /// The config is not an image config.
+    #[error("the config of {object} is not valid")]
+    Config {
+        /// The image.
+        object: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// The image is not there for the wanted platform.
+    #[error("{object} has no image for {wanted}; it has: {}", listed(available))]
+    NoPlatform {
+        /// The index.
+        object: String,
+        /// What was looked for.
+        wanted: String,
+        /// What is there.
+        available: Vec<String>,
+    },
+    /// A blob could not be downloaded.
+    #[error("cannot download layer {digest} of {object}")]
+    Download {
+        /// The image.
+        object: String,
+        /// The layer.
+        digest: Digest,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The layers could not be unpacked.
+    #[error("cannot unpack {object}")]
+    Unpack {
+        /// The image.
+        object: String,
+        /// Why not.
+        source: DiffError,
+    },
+    /// The store's blobs.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The store's database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn listed(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+impl SourceError {
+    /// What the user can do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Reference(error) => error.hint(),
+            Self::Registry(error) => error.hint(),
+            Self::Manifest { source, .. } => source.hint(),
+            Self::NoPlatform { available, .. } if !available.is_empty() => {
+                Some(format!("choose one with --platform, for example --platform={}", available[0]))
+            }
+            Self::Layout { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                Some("an OCI layout is a directory with `index.json` and `blobs/sha256/`".to_owned())
+            }
+            Self::Unpack { .. } | Self::Download { .. } => carried(self)?.hint(),
+            _ => None,
+        }
+    }
+}
+
+/// The registry's error that travelled through readers inside an `io::Error`.
+fn carried(error: &SourceError) -> Option<&RegistryError> {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(inner) = inner {
+            if let Some(found) = inner.downcast_ref::<RegistryError>() {
+                return Some(found);
+            }
+            if let Some(SourceError::Registry(found)) = inner.downcast_ref::<SourceError>() {
+                return Some(found);
+            }
+        }
+        next = error.source();
+    }
+    None
+}

@@ -1,0 +1,324 @@
+//! Images as sources: names resolved to digests, layers brought into the store.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Deserialize;
+use wharf_cache::diff::{LayerSource, apply_layers};
+use wharf_cache::state::Pin;
+use wharf_cache::{Chain, DiffId, Digest, Store};
+use wharf_solver::llb::Platform;
+
+use super::SourceError;
+use super::layout::LayoutReference;
+use super::platform::{available, choose, normalize};
+use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, MANIFEST_BYTES_MAX, Manifest, ManifestError};
+use crate::registry::transfer::{Meter, each_at_once};
+use crate::registry::{FetchedManifest, Progress, Reference, Registry, RegistryError};
+
+/// Indexes within indexes that are followed.
+const INDEX_DEPTH_MAX: usize = 3;
+/// A layer is copied in pieces of this size.
+const COPY_BUFFER_BYTES: usize = 128 * 1024;
+
+/// Media types of image configs. The last is what old versions of Docker pushed.
+const CONFIGS: [&str; 3] = [
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+    "application/octet-stream",
+];
+
+/// Images of registries and of OCI layouts, brought into one store.
+#[derive(Debug, Clone)]
+pub struct ImageSources {
+    store: Store,
+    registry: Arc<dyn Registry>,
+}
+
+/// What a name stands for on one platform. Manifest and config are in the store, the layers need not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResolvedImage {
+    /// `docker-image://docker.io/library/busybox:latest@sha256:…` or `oci-layout://PATH@sha256:…`. The digest is the
+    /// platform's manifest, not the index above it: equal images have equal identifiers.
+    pub identifier: String,
+    /// The digests.
+    pub pin: Pin,
+    /// The image config, as it is.
+    pub config: Vec<u8>,
+    /// What the config says it runs on, which for an image without an index need not be what was asked for.
+    pub platform: Platform,
+}
+
+/// What this module reads of an image config.
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    variant: String,
+    #[serde(default, rename = "os.version")]
+    os_version: String,
+    #[serde(default)]
+    rootfs: RootFs,
+}
+
+#[derive(Deserialize, Default)]
+struct RootFs {
+    #[serde(default)]
+    diff_ids: Option<Vec<Digest>>,
+}
+
+impl ImageSources {
+    /// Sources that keep what they fetch in `store`.
+    pub fn new(store: Store, registry: Arc<dyn Registry>) -> Self {
+        Self { store, registry }
+    }
+
+    /// Finds out what `name` stands for on `platform`: an image reference (`busybox`, with or without
+    /// `docker-image://`) or `oci-layout://PATH[:TAG][@DIGEST]`. A reference that was resolved before and whose
+    /// manifest and config are still here is not asked for again unless `pull`; one pinned to a digest never is.
+    pub fn resolve(&self, name: &str, platform: &Platform, pull: bool) -> Result<ResolvedImage, SourceError> {
+        let origin = Origin::parse(name)?;
+        let platform = normalize(platform);
+        if let Origin::Registry(reference) = &origin
+            && (!pull || reference.digest().is_some())
+            && let Some(image) = self.pinned(&origin, reference, &platform)?
+        {
+            return Ok(image);
+        }
+        let root = self.root(&origin)?;
+        let target = root.digest;
+        let (manifest, config) = self.descend(&origin, root, &platform)?;
+        let config_bytes = self.fetch_config(&origin, &config)?;
+        let pin = Pin { target, manifest, config: config.digest };
+        let image = resolved(&origin, pin.clone(), config_bytes)?;
+        if let Origin::Registry(reference) = &origin {
+            self.store.set_pin(&reference.to_string(), &platform.to_string(), &pin)?;
+        }
+        Ok(image)
+    }
+
+    /// The layers of a resolved image, lowest first. Needs no network.
+    pub fn layers(&self, identifier: &str) -> Result<Vec<LayerSource>, SourceError> {
+        let (_, digest) = Origin::parse_pinned(identifier)?;
+        let manifest = self.store.blobs().read(&digest, MANIFEST_BYTES_MAX)?;
+        let unusable = |source| SourceError::Manifest { object: identifier.to_owned(), source };
+        let (config, layers) = match Manifest::parse(&manifest, "").map_err(unusable)? {
+            Manifest::Image { config, layers } => (config, layers),
+            Manifest::Index(_) => return Err(SourceError::NotPinned { identifier: identifier.to_owned() }),
+        };
+        let config = parse_config(identifier, &self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?)?;
+        let diff_ids = config.rootfs.diff_ids.unwrap_or_default();
+        if diff_ids.len() != layers.len() {
+            let (layers, diff_ids) = (layers.len(), diff_ids.len());
+            return Err(unusable(ManifestError::LayerCount { layers, diff_ids }));
+        }
+        let source = |(layer, diff_id): (Descriptor, Digest)| {
+            layer.check_layer()?;
+            let Descriptor { digest, size, media_type, .. } = layer;
+            Ok(LayerSource { digest, size, media_type, diff_id: DiffId(diff_id) })
+        };
+        layers.into_iter().zip(diff_ids).map(source).collect::<Result<_, _>>().map_err(unusable)
+    }
+
+    /// Brings a resolved image's files into the store: layers that are not here are downloaded and unpacked, several
+    /// at once.
+    pub fn pull(&self, identifier: &str, progress: Progress<'_>) -> Result<Chain, SourceError> {
+        let (origin, _) = Origin::parse_pinned(identifier)?;
+        let layers = self.layers(identifier)?;
+        let applied = Meter::run(progress, |meter| {
+            let open = |index: usize| -> io::Result<Box<dyn Read + Send>> {
+                let LayerSource { digest, size, .. } = &layers[index];
+                let reader = self.blob(&origin, digest, *size).map_err(io::Error::other)?;
+                Ok(Box::new(meter.wrap(reader, *digest, *size).ending()))
+            };
+            apply_layers(&self.store, &layers, SystemTime::now(), &open)
+        });
+        applied.map_err(|source| SourceError::Unpack { object: identifier.to_owned(), source })
+    }
+
+    /// Brings a resolved image's layer blobs into the store without unpacking them: all that an export needs of a base
+    /// whose files no step has read.
+    pub fn ensure_blobs(&self, identifier: &str, progress: Progress<'_>) -> Result<(), SourceError> {
+        let (origin, _) = Origin::parse_pinned(identifier)?;
+        let mut missing: Vec<LayerSource> = Vec::new();
+        for layer in self.layers(identifier)? {
+            let known = missing.iter().any(|other| other.digest == layer.digest);
+            if !known && self.store.blobs().size(&layer.digest)?.is_none() {
+                missing.push(layer);
+            }
+        }
+        Meter::run(progress, |meter| {
+            each_at_once(&missing, |LayerSource { digest, size, .. }| {
+                let reader = self.blob(&origin, digest, *size)?;
+                let mut reader = meter.wrap(reader, *digest, *size).ending();
+                let mut writer = self.store.blobs().writer()?;
+                copy(&mut reader, &mut writer).map_err(|source| SourceError::Download {
+                    object: identifier.to_owned(),
+                    digest: *digest,
+                    source,
+                })?;
+                Ok(writer.commit_expecting(digest, *size)?)
+            })
+        })
+    }
+
+    /// What the store knows of a reference, if that is enough to go on without the registry.
+    fn pinned(
+        &self,
+        origin: &Origin,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<ResolvedImage>, SourceError> {
+        let Some(pin) = self.store.pin(&reference.to_string(), &platform.to_string())? else {
+            return Ok(None);
+        };
+        let blobs = self.store.blobs();
+        if blobs.size(&pin.manifest)?.is_none() || blobs.size(&pin.config)?.is_none() {
+            return Ok(None);
+        }
+        let config = blobs.read(&pin.config, CONFIG_BYTES_MAX)?;
+        resolved(origin, pin, config).map(Some)
+    }
+
+    /// What the name itself names: a manifest or an index.
+    fn root(&self, origin: &Origin) -> Result<FetchedManifest, SourceError> {
+        match origin {
+            Origin::Registry(reference) => Ok(self.registry.manifest(reference)?),
+            Origin::Layout(layout) => layout.root(),
+        }
+    }
+
+    /// From an index down to the manifest for `platform`; all that is passed goes into the store. Gives the manifest's
+    /// digest and its config.
+    fn descend(
+        &self,
+        origin: &Origin,
+        root: FetchedManifest,
+        platform: &Platform,
+    ) -> Result<(Digest, Descriptor), SourceError> {
+        let mut current = root;
+        for _ in 0..=INDEX_DEPTH_MAX {
+            let parsed = Manifest::parse(&current.bytes, &current.media_type);
+            let parsed = parsed.map_err(|source| SourceError::Manifest { object: origin.name(), source })?;
+            self.store.blobs().put(&current.bytes)?;
+            let entries = match parsed {
+                Manifest::Image { config, .. } => return Ok((current.digest, config)),
+                Manifest::Index(entries) => entries,
+            };
+            let entry = choose(&entries, platform).ok_or_else(|| SourceError::NoPlatform {
+                object: origin.name(),
+                wanted: platform.to_string(),
+                available: available(&entries),
+            })?;
+            current = match origin {
+                Origin::Registry(reference) => self.registry.manifest(&reference.by_digest(entry.digest))?,
+                Origin::Layout(layout) => layout.manifest(&entry.digest)?,
+            };
+            let actual = current.bytes.len() as u64;
+            if actual != entry.size {
+                let object = format!("manifest {} of {}", entry.digest, origin.name());
+                return Err(SourceError::Size { object, expected: entry.size, actual });
+            }
+        }
+        let source = ManifestError::NotAnImage { media_type: "an index within indexes".to_owned() };
+        Err(SourceError::Manifest { object: origin.name(), source })
+    }
+
+    /// The config, from the store or else from where the image is.
+    fn fetch_config(&self, origin: &Origin, config: &Descriptor) -> Result<Vec<u8>, SourceError> {
+        if !config.media_type.is_empty() && !CONFIGS.contains(&&*config.media_type) {
+            let media_type = config.media_type.chars().take(200).collect();
+            let source = ManifestError::NotAnImage { media_type };
+            return Err(SourceError::Manifest { object: origin.name(), source });
+        }
+        if self.store.blobs().size(&config.digest)?.is_some() {
+            return Ok(self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?);
+        }
+        if config.size > CONFIG_BYTES_MAX {
+            let (registry, object) = (origin.name(), format!("config {}", config.digest));
+            return Err(RegistryError::TooLarge { registry, object, max: CONFIG_BYTES_MAX }.into());
+        }
+        let mut bytes = Vec::new();
+        self.blob(origin, &config.digest, config.size)?.read_to_end(&mut bytes).map_err(|source| {
+            SourceError::Download { object: origin.name(), digest: config.digest, source }
+        })?;
+        self.store.blobs().put(&bytes)?;
+        Ok(bytes)
+    }
+
+    /// The bytes of a blob, verified while they are read.
+    fn blob(&self, origin: &Origin, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>, SourceError> {
+        match origin {
+            Origin::Registry(reference) => Ok(self.registry.blob(reference, digest, size)?),
+            Origin::Layout(layout) => layout.blob(digest, size),
+        }
+    }
+}
+
+/// Where an image is.
+#[derive(Debug)]
+enum Origin {
+    Registry(Reference),
+    Layout(LayoutReference),
+}
+
+impl Origin {
+    fn parse(name: &str) -> Result<Self, SourceError> {
+        match name.strip_prefix("oci-layout://") {
+            Some(layout) => Ok(Self::Layout(LayoutReference::parse(layout)?)),
+            None => Ok(Self::Registry(name.strip_prefix("docker-image://").unwrap_or(name).parse()?)),
+        }
+    }
+
+    /// An identifier that `resolve` gave, and its digest.
+    fn parse_pinned(identifier: &str) -> Result<(Self, Digest), SourceError> {
+        let origin = Self::parse(identifier)?;
+        let digest = match &origin {
+            Self::Registry(reference) => reference.digest(),
+            Self::Layout(layout) => layout.digest,
+        };
+        let digest = digest.ok_or_else(|| SourceError::NotPinned { identifier: identifier.to_owned() })?;
+        Ok((origin, digest))
+    }
+
+    fn identifier(&self, manifest: &Digest) -> String {
+        match self {
+            Self::Registry(reference) => format!("docker-image://{}", reference.with_digest(*manifest)),
+            Self::Layout(layout) => layout.identifier(manifest),
+        }
+    }
+
+    /// For messages.
+    fn name(&self) -> String {
+        match self {
+            Self::Registry(reference) => reference.to_string(),
+            Self::Layout(layout) => layout.to_string(),
+        }
+    }
+}
+
+fn resolved(origin: &Origin, pin: Pin, config: Vec<u8>) -> Result<ResolvedImage, SourceError> {
+    let Config { os, architecture, variant, os_version, .. } = parse_config(&origin.name(), &config)?;
+    let platform = normalize(&Platform { os, architecture, variant, os_version });
+    Ok(ResolvedImage { identifier: origin.identifier(&pin.manifest), pin, config, platform })
+}
+
+fn parse_config(object: &str, bytes: &[u8]) -> Result<Config, SourceError> {
+    serde_json::from_slice(bytes).map_err(|source| SourceError::Config { object: object.to_owned(), source })
+}
+
+fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {
+    let mut buffer = vec![0; COPY_BUFFER_BYTES];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => writer.write_all(&buffer[..count])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
