@@ -279,7 +279,8 @@ impl Store {
         })
     }
 
-    fn open_snapshot(&self, id: SnapshotId) -> Result<OwnedFd, SnapshotError> {
+    /// The bare directory of a snapshot, in overlayfs form.
+    pub(crate) fn open_snapshot(&self, id: SnapshotId) -> Result<OwnedFd, SnapshotError> {
         rustix::fs::openat(self.snapshots_dir(), format!("{id}/fs"), DIRECTORY, Mode::empty()).map_err(
             |errno| match errno {
                 rustix::io::Errno::NOENT => missing(id).into(),

@@ -1,10 +1,21 @@
 //! Layer tar ↔ snapshot. `apply` unpacks a layer into a snapshot, `compare` writes a snapshot as a layer.
 
+mod compare;
+mod compress;
+mod tar_header;
+mod tar_writer;
+#[cfg(test)]
+mod tests;
+mod whiteout;
+
 use std::io::Read;
 use std::time::SystemTime;
 
 use crate::snapshot::{Layer, SnapshotError};
-use crate::{Chain, ChainId, DiffId, Digest, Store};
+use crate::walk::Walk;
+use crate::{Chain, ChainId, DiffId, Digest, Store, StoreError};
+use compress::LayerSink;
+use tar_writer::{TarWriter, WriteSink};
 
 /// How layer blobs are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -29,24 +40,69 @@ impl Variant {
     /// The row key, for example `gzip` or `gzip@1700000000`. A snapshot that was unpacked from a pulled layer
     /// remembers that layer as [`Self::PULLED`], whatever its compression.
     pub fn key(&self) -> String {
-        todo!()
+        let compression = match self.compression {
+            Compression::Gzip => "gzip",
+            Compression::None => "none",
+        };
+        match self.clamp_time_s {
+            Some(seconds) => format!("{compression}@{seconds}"),
+            None => compression.to_owned(),
+        }
     }
 
     /// Row key of a layer that came from a registry or a layout.
     pub const PULLED: &'static str = "pulled";
 }
 
+/// Media types of the layers made here (OCI image-spec, layer.md).
+const MEDIA_TYPE_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+const MEDIA_TYPE_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
 /// Makes the layer blob of the topmost snapshot of `chain` (or finds the one made before): changed entries of the
 /// snapshot compared with what lies below, as a deterministic tar, hashed, compressed on all cores, stored as a blob
 /// and remembered by `set_layer`. `parent` is the chain id of the layers below. Memory stays bounded.
+///
+/// A snapshot that was unpacked from a layer whose blob is here gives that very layer, whatever `variant` says.
 pub fn make_layer(
     store: &Store,
     chain: &Chain,
     parent: Option<ChainId>,
     variant: Variant,
 ) -> Result<Layer, DiffError> {
-    let _ = (store, chain, parent, variant);
-    todo!()
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    make_layer_with(store, chain, parent, variant, threads)
+}
+
+fn make_layer_with(
+    store: &Store,
+    chain: &Chain,
+    parent: Option<ChainId>,
+    variant: Variant,
+    threads: usize,
+) -> Result<Layer, DiffError> {
+    let Some((&top, below)) = chain.0.split_last() else {
+        let name = "on top of scratch".to_owned();
+        return Err(StoreError::Missing { kind: "snapshot", name }.into());
+    };
+    for key in [Variant::PULLED, &variant.key()] {
+        if let Some(layer) = store.layer(top, key)?
+            && store.blobs().size(&layer.digest)? == Some(layer.size)
+        {
+            return Ok(layer);
+        }
+    }
+    let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads);
+    let tar = TarWriter::new(sink, variant.clamp_time_s, format!("snapshot {top}"));
+    let tar = compare::write_changes(store, top, Chain(below.to_vec()), tar)?;
+    let (sink, last) = tar.finish()?;
+    let compress::Compressed { diff_id, digest, size } = sink.finish(last)?;
+    let media_type = match variant.compression {
+        Compression::Gzip => MEDIA_TYPE_GZIP,
+        Compression::None => MEDIA_TYPE_TAR,
+    };
+    let layer = Layer { diff_id, digest, size, media_type: media_type.to_owned() };
+    store.set_layer(top, &variant.key(), ChainId::extend(parent, diff_id), &layer)?;
+    Ok(layer)
 }
 
 /// Writes the whole file system of `root` (a view) as one plain tar: the `tar` exporter. Deterministic; no
@@ -56,8 +112,17 @@ pub fn write_tree(
     clamp_time_s: Option<u64>,
     out: &mut dyn std::io::Write,
 ) -> Result<(), DiffError> {
-    let _ = (root, clamp_time_s, out);
-    todo!()
+    let mut tar = TarWriter::new(WriteSink(out), clamp_time_s, "the file system".to_owned());
+    let failed = |source| DiffError::Read { object: "the file system".to_owned(), source };
+    for visited in Walk::new(root).map_err(failed)? {
+        let visited = visited.map_err(failed)?;
+        // A view of a single snapshot may show the marks that hide nothing.
+        if !visited.entry.stat.is_whiteout() {
+            tar.visited(&visited)?;
+        }
+    }
+    let (mut sink, last) = tar.finish()?;
+    sink.write(&last)
 }
 
 /// What is to be unpacked: the descriptor of a layer and the diffID that the image config promises.
@@ -107,6 +172,7 @@ pub fn extract_archive(
 /// Why a layer could not be read or made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "the messages name the fields")]
 pub enum DiffError {
     /// The layer is not what its descriptor or config says.
     #[error("layer {layer} has {what} {actual}, expected {expected}")]

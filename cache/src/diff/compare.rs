@@ -1,0 +1,287 @@
+//! Snapshot → layer tar: what of an upper directory is a change against what lies below it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::io::Errno;
+
+use super::DiffError;
+use super::tar_writer::{Sink, TarWriter};
+use super::whiteout;
+use crate::contenthash::{is_content_xattr, is_opaque};
+use crate::walk::{self, FileKind, Stat, Visited, Walk, Xattrs};
+use crate::{Chain, SnapshotId, Store};
+
+/// Writes the changes of the topmost snapshot of a chain to a tar.
+///
+/// Parents come before what they hold. A directory that overlayfs only made to hold a change is written like any other
+/// builder writes it, but not when nothing below it turns out to be a change.
+pub(super) fn write_changes<S: Sink>(
+    store: &Store,
+    top: SnapshotId,
+    below: Chain,
+    tar: TarWriter<S>,
+) -> Result<TarWriter<S>, DiffError> {
+    let upper = store.open_snapshot(top)?;
+    let mut changes = Changes {
+        tar,
+        lower: Lower { store, chain: below, dirs: Vec::new(), opaque: HashSet::new() },
+        unchanged: BTreeMap::new(),
+        object: format!("snapshot {top}"),
+    };
+    changes.root(upper.as_fd())?;
+    let walk = Walk::new(upper.as_fd()).map_err(|source| changes.cannot_read(OsStr::new(""), source))?;
+    for visited in walk {
+        let visited = visited.map_err(|source| changes.cannot_read(OsStr::new(""), source))?;
+        changes.visit(&visited)?;
+    }
+    Ok(changes.tar)
+}
+
+struct Changes<'a, S> {
+    tar: TarWriter<S>,
+    lower: Lower<'a>,
+    /// Directories that are as they were below, by path: written when something in them is.
+    unchanged: BTreeMap<OsString, (Stat, Xattrs)>,
+    object: String,
+}
+
+impl<S: Sink> Changes<'_, S> {
+    /// The root itself is written when its metadata changed, or when it hides what lies below.
+    fn root(&mut self, upper: BorrowedFd<'_>) -> Result<(), DiffError> {
+        let failed = |source| self.cannot_read(OsStr::new(""), source);
+        let stat = walk::stat_of(upper).map_err(failed)?;
+        let xattrs = walk::xattrs_of(upper).map_err(failed)?;
+        let changed = match self.lower.chain.0.last() {
+            // A merged root looks like its topmost layer's, so no mount is needed to know how it looked.
+            Some(top) => {
+                let lower = self.lower.store.open_snapshot(*top)?;
+                let below = walk::stat_of(lower.as_fd()).map_err(failed)?;
+                let below_xattrs = walk::xattrs_of(lower.as_fd()).map_err(failed)?;
+                !same_owner_and_mode(&stat, &below) || !same_xattrs(&xattrs, &below_xattrs)
+            }
+            None => stat.mode != 0o755 || (stat.uid, stat.gid) != (0, 0) || !same_xattrs(&xattrs, &[]),
+        };
+        if changed {
+            self.tar.dir(OsStr::new(""), &stat, &xattrs)?;
+        }
+        if is_opaque(&xattrs) {
+            self.tar.marker(OsStr::from_bytes(whiteout::OPAQUE), &stat)?;
+            self.lower.hide_all();
+        }
+        Ok(())
+    }
+
+    fn visit(&mut self, visited: &Visited) -> Result<(), DiffError> {
+        let Visited { path, entry, .. } = visited;
+        if entry.stat.kind == FileKind::Socket {
+            return Ok(());
+        }
+        if entry.name.as_bytes().starts_with(whiteout::PREFIX) {
+            return Err(DiffError::Entry {
+                object: self.object.clone(),
+                path: path.display().to_string(),
+                reason: "a layer cannot hold names that begin with `.wh.`, they mark deleted files"
+                    .to_owned(),
+            });
+        }
+        if entry.stat.is_whiteout() {
+            self.write_parents(path)?;
+            return self.tar.marker(&beside(path, &[whiteout::PREFIX, entry.name.as_bytes()]), &entry.stat);
+        }
+        if entry.stat.kind == FileKind::Dir {
+            return self.visit_dir(visited);
+        }
+        if self.is_copy(visited)? {
+            return Ok(());
+        }
+        self.write_parents(path)?;
+        self.tar.visited(visited)
+    }
+
+    fn visit_dir(&mut self, visited: &Visited) -> Result<(), DiffError> {
+        let Visited { path, dir, entry, .. } = visited;
+        let stat = entry.stat;
+        let xattrs = walk::xattrs_at(dir.as_fd(), &entry.name).map_err(|e| self.cannot_read(path, e))?;
+        if is_opaque(&xattrs) {
+            self.write_parents(path)?;
+            self.tar.dir(path, &stat, &xattrs)?;
+            self.lower.opaque.insert(path.clone());
+            let mut marker = path.clone();
+            marker.push("/");
+            marker.push(OsStr::from_bytes(whiteout::OPAQUE));
+            return self.tar.marker(&marker, &stat);
+        }
+        if let Some((lower, below)) = self.lower.find(visited)?
+            && below.kind == FileKind::Dir
+            && same_owner_and_mode(&stat, &below)
+        {
+            let below_xattrs = walk::xattrs_at(lower, &entry.name);
+            let below_xattrs = below_xattrs.map_err(|e| cannot_read(&self.object, path, e))?;
+            if same_xattrs(&xattrs, &below_xattrs) {
+                self.unchanged.insert(path.clone(), (stat, xattrs));
+                return Ok(());
+            }
+        }
+        self.write_parents(path)?;
+        self.tar.dir(path, &stat, &xattrs)
+    }
+
+    /// Writes the directories above `path` that were held back, the topmost first.
+    fn write_parents(&mut self, path: &OsStr) -> Result<(), DiffError> {
+        if self.unchanged.is_empty() {
+            return Ok(());
+        }
+        let bytes = path.as_bytes();
+        for end in (0..bytes.len()).filter(|&end| bytes[end] == b'/') {
+            let parent = OsStr::from_bytes(&bytes[..end]);
+            if let Some((stat, xattrs)) = self.unchanged.remove(parent) {
+                self.tar.dir(parent, &stat, &xattrs)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the entry is a mere copy of what lies below, as overlayfs makes when a file is opened for writing and
+    /// then left alone. Equal size and times prove nothing (`touch -r`), so the bytes are compared, too. A file with
+    /// several names always counts: one of the names may be new.
+    fn is_copy(&mut self, visited: &Visited) -> Result<bool, DiffError> {
+        let (path, name, stat) = (&visited.path, &visited.entry.name, &visited.entry.stat);
+        let comparable = matches!(stat.kind, FileKind::File | FileKind::Symlink) && stat.nlink == 1;
+        if !comparable {
+            return Ok(false);
+        }
+        let Some((lower, below)) = self.lower.find(visited)? else { return Ok(false) };
+        if stat.kind != below.kind
+            || !same_owner_and_mode(stat, &below)
+            || (stat.size, stat.mtime) != (below.size, below.mtime)
+        {
+            return Ok(false);
+        }
+        let upper = visited.dir.as_fd();
+        let same = || -> io::Result<bool> {
+            if !same_xattrs(&walk::xattrs_at(upper, name)?, &walk::xattrs_at(lower, name)?) {
+                return Ok(false);
+            }
+            match stat.kind {
+                FileKind::File => {
+                    same_bytes(walk::open_file_at(upper, name)?, walk::open_file_at(lower, name)?)
+                }
+                _ => Ok(walk::readlink_at(upper, name)? == walk::readlink_at(lower, name)?),
+            }
+        };
+        same().map_err(|source| cannot_read(&self.object, path, source))
+    }
+
+    fn cannot_read(&self, path: &OsStr, source: io::Error) -> DiffError {
+        cannot_read(&self.object, path, source)
+    }
+}
+
+/// The file system below a snapshot, looked into along the walk of the snapshot. Mounted at the first look: a diff
+/// that is empty needs none.
+struct Lower<'a> {
+    store: &'a Store,
+    chain: Chain,
+    /// The directories from the root to the one looked into last, with their paths; `None` where there is none.
+    dirs: Vec<(OsString, Option<OwnedFd>)>,
+    /// Directories of the snapshot that hide what is below them.
+    opaque: HashSet<OsString>,
+}
+
+impl Lower<'_> {
+    /// From now on there is nothing below.
+    fn hide_all(&mut self) {
+        self.chain = Chain::default();
+        self.dirs.clear();
+    }
+
+    /// The entry at the same path, with the directory that holds it.
+    fn find(&mut self, visited: &Visited) -> Result<Option<(BorrowedFd<'_>, Stat)>, DiffError> {
+        if self.chain.0.is_empty() {
+            return Ok(None);
+        }
+        if self.dirs.is_empty() {
+            self.dirs.push((OsString::new(), Some(self.store.view(&self.chain)?)));
+        }
+        let path = visited.path.as_bytes();
+        let failed = |source| cannot_read("the layers below", &visited.path, source);
+        let slashes = (0..path.len()).filter(|&at| path[at] == b'/');
+        // `dirs[n]` is where the first n components lead; what is open of this path stays, the rest is opened.
+        for (above, end) in slashes.enumerate() {
+            let dir = OsStr::from_bytes(&path[..end]);
+            if self.dirs.get(above + 1).is_some_and(|(open, _)| open == dir) {
+                continue;
+            }
+            self.dirs.truncate(above + 1);
+            let name =
+                OsStr::from_bytes(dir.as_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or_default());
+            let opened = match &self.dirs[above].1 {
+                Some(parent) if !self.opaque.contains(dir) => {
+                    absent_as_none(walk::open_dir_at(parent.as_fd(), name)).map_err(failed)?
+                }
+                _ => None,
+            };
+            self.dirs.push((dir.to_owned(), opened));
+        }
+        let Some(Some(dir)) = self.dirs.get(visited.depth).map(|(_, dir)| dir) else { return Ok(None) };
+        let stat = absent_as_none(walk::stat_at(dir.as_fd(), &visited.entry.name)).map_err(failed)?;
+        Ok(stat.map(|stat| (dir.as_fd(), stat)))
+    }
+}
+
+fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) => match Errno::from_io_error(&error) {
+            // A file or symlink where a directory was looked for is an absent directory.
+            Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+fn same_owner_and_mode(a: &Stat, b: &Stat) -> bool {
+    (a.mode, a.uid, a.gid) == (b.mode, b.uid, b.gid)
+}
+
+fn same_xattrs(a: &[(OsString, Vec<u8>)], b: &[(OsString, Vec<u8>)]) -> bool {
+    let counted = |(name, _): &&(OsString, Vec<u8>)| is_content_xattr(name);
+    a.iter().filter(counted).eq(b.iter().filter(counted))
+}
+
+fn same_bytes(mut a: File, mut b: File) -> io::Result<bool> {
+    const BUFFER_BYTES: u64 = 256 * 1024;
+    let (mut a_bytes, mut b_bytes) = (Vec::new(), Vec::new());
+    loop {
+        a_bytes.clear();
+        b_bytes.clear();
+        (&mut a).take(BUFFER_BYTES).read_to_end(&mut a_bytes)?;
+        (&mut b).take(BUFFER_BYTES).read_to_end(&mut b_bytes)?;
+        if a_bytes != b_bytes {
+            return Ok(false);
+        }
+        if a_bytes.is_empty() {
+            return Ok(true);
+        }
+    }
+}
+
+/// The path with its last component replaced by the joined `name`.
+fn beside(path: &OsStr, name: &[&[u8]]) -> OsString {
+    let bytes = path.as_bytes();
+    let parent = bytes.iter().rposition(|&byte| byte == b'/').map_or(&b""[..], |slash| &bytes[..=slash]);
+    let mut sibling = OsStr::from_bytes(parent).to_owned();
+    for part in name {
+        sibling.push(OsStr::from_bytes(part));
+    }
+    sibling
+}
+
+fn cannot_read(object: &str, path: &OsStr, source: io::Error) -> DiffError {
+    DiffError::Read { object: format!("`{}` of {object}", path.display()), source }
+}

@@ -1,0 +1,284 @@
+//! The way of a layer's bytes from tar chunks to a committed blob.
+//!
+//! ```text
+//! caller: tar chunk ─▶ sha256 (diffID) ─▶ workers: gzip member a chunk ─▶ writer: in order ─▶ sha256, blob file
+//! ```
+//!
+//! Each chunk becomes one gzip member (RFC 1952 allows any number of them), so the blob does not depend on the number
+//! of workers. A fixed set of buffers goes round: when all are under way the caller waits, and memory stays bounded.
+//! A layer of one chunk, as most are, is made without any thread.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use libdeflater::{CompressionLvl, Compressor};
+use sha2::{Digest as _, Sha256};
+
+use super::tar_writer::{CHUNK_BYTES, Sink};
+use super::{Compression, DiffError};
+use crate::content::BlobWriter;
+use crate::{DiffId, Digest};
+
+/// Level of the gzip members: docs/decisions/0002-gzip-members.md has the measurements.
+const GZIP_LEVEL: i32 = 4;
+
+/// More workers than this are faster than the diffID can be computed.
+const WORKERS_MAX: usize = 12;
+/// Chunks under way besides one for each worker: one being filled, one being written, two waiting.
+const CHUNKS_SPARE: usize = 4;
+
+/// What came of a layer.
+#[derive(Debug)]
+pub(super) struct Compressed {
+    pub(super) diff_id: DiffId,
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+}
+
+/// Hashes, compresses and stores the chunks of a layer.
+pub(super) struct LayerSink {
+    compression: Compression,
+    /// `None` where the blob's own digest is the diffID.
+    diff_hasher: Option<Sha256>,
+    threads: usize,
+    state: State,
+}
+
+enum State {
+    /// Nothing was handed over yet.
+    Single(BlobWriter),
+    Running(Pipeline),
+    /// The pipeline failed; its error has been returned.
+    Failed,
+}
+
+impl LayerSink {
+    /// `threads` is how many compress at the same time.
+    pub(super) fn new(blob: BlobWriter, compression: Compression, threads: usize) -> Self {
+        let diff_hasher = match compression {
+            Compression::Gzip => Some(Sha256::new()),
+            Compression::None => None,
+        };
+        Self { compression, diff_hasher, threads, state: State::Single(blob) }
+    }
+
+    /// Takes the last chunk and commits the blob.
+    pub(super) fn finish(mut self, last: Vec<u8>) -> Result<Compressed, DiffError> {
+        if let Some(hasher) = &mut self.diff_hasher {
+            hasher.update(&last);
+        }
+        let blob = match std::mem::replace(&mut self.state, State::Failed) {
+            State::Single(mut blob) => {
+                let result = match self.compression {
+                    Compression::Gzip => {
+                        let mut member = Vec::new();
+                        gzip(&mut compressor()?, &last, &mut member).and_then(|()| blob.write_all(&member))
+                    }
+                    Compression::None => blob.write_all(&last),
+                };
+                result.map_err(cannot_write)?;
+                blob
+            }
+            State::Running(pipeline) => pipeline.finish(last)?,
+            State::Failed => return Err(cannot_write(io::Error::other("an earlier write failed"))),
+        };
+        let (digest, size) = blob.commit()?;
+        let diff_id = match self.diff_hasher {
+            Some(hasher) => DiffId(Digest::from_bytes(hasher.finalize().into())),
+            None => DiffId(digest),
+        };
+        Ok(Compressed { diff_id, digest, size })
+    }
+}
+
+impl Sink for LayerSink {
+    fn put(&mut self, chunk: Vec<u8>) -> Result<Vec<u8>, DiffError> {
+        if let Some(hasher) = &mut self.diff_hasher {
+            hasher.update(&chunk);
+        }
+        let mut pipeline = match std::mem::replace(&mut self.state, State::Failed) {
+            State::Single(blob) => Pipeline::start(blob, self.compression, self.threads)?,
+            State::Running(pipeline) => pipeline,
+            State::Failed => return Err(cannot_write(io::Error::other("an earlier write failed"))),
+        };
+        match pipeline.put(chunk) {
+            Some(next) => {
+                self.state = State::Running(pipeline);
+                Ok(next)
+            }
+            None => Err(pipeline.failure()),
+        }
+    }
+}
+
+/// A chunk under way, with its place in the order.
+struct Chunk {
+    index: u64,
+    tar: Vec<u8>,
+    member: Vec<u8>,
+}
+
+struct Pipeline {
+    /// To the workers, or straight to the writer where nothing is compressed.
+    jobs: SyncSender<Chunk>,
+    /// Buffers that come back from the writer.
+    free: Receiver<Chunk>,
+    sent: u64,
+    chunks_max: u64,
+    writer: JoinHandle<io::Result<BlobWriter>>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+impl Pipeline {
+    fn start(blob: BlobWriter, compression: Compression, threads: usize) -> Result<Self, DiffError> {
+        let workers_wanted = match compression {
+            Compression::Gzip => threads.clamp(1, WORKERS_MAX),
+            Compression::None => 0,
+        };
+        let chunks_max = workers_wanted + CHUNKS_SPARE;
+        let (free_sender, free) = channel();
+        let (jobs, job_receiver) = sync_channel(chunks_max);
+        if compression == Compression::None {
+            let writer = spawn("layer-writer", move || write_plain(blob, job_receiver, free_sender))?;
+            let chunks_max = chunks_max as u64;
+            return Ok(Self { jobs, free, sent: 0, chunks_max, writer, workers: Vec::new() });
+        }
+        let (done_sender, done) = channel();
+        let writer = spawn("layer-writer", move || write_in_order(blob, done, free_sender))?;
+        let job_receiver = Arc::new(Mutex::new(job_receiver));
+        let mut workers = Vec::new();
+        for _ in 0..workers_wanted {
+            let (jobs, done) = (Arc::clone(&job_receiver), done_sender.clone());
+            let compressor = compressor()?;
+            match spawn("layer-gzip", move || compress_jobs(&jobs, &done, compressor)) {
+                Ok(worker) => workers.push(worker),
+                // Fewer workers than wished for are slower, no more.
+                Err(_) if !workers.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { jobs, free, sent: 0, chunks_max: chunks_max as u64, writer, workers })
+    }
+
+    /// Hands a chunk over and waits for an empty buffer; `None` when a thread has failed.
+    fn put(&mut self, tar: Vec<u8>) -> Option<Vec<u8>> {
+        let mut spare = None;
+        if self.sent + 1 >= self.chunks_max {
+            spare = Some(self.free.recv().ok()?);
+        }
+        let (mut next, member) = match spare {
+            Some(chunk) => (chunk.tar, chunk.member),
+            None => (Vec::with_capacity(CHUNK_BYTES), Vec::new()),
+        };
+        self.jobs.send(Chunk { index: self.sent, tar, member }).ok()?;
+        self.sent += 1;
+        next.clear();
+        Some(next)
+    }
+
+    fn finish(self, last: Vec<u8>) -> Result<BlobWriter, DiffError> {
+        let sent = self.jobs.send(Chunk { index: self.sent, tar: last, member: Vec::new() });
+        match (sent, self.join()) {
+            (Ok(()), Ok(blob)) => Ok(blob),
+            (_, Err(source)) => Err(cannot_write(source)),
+            (Err(_), Ok(_)) => Err(cannot_write(io::Error::other("a compressor ended early"))),
+        }
+    }
+
+    /// What made a thread end early.
+    fn failure(self) -> DiffError {
+        let ended = self.join().err();
+        cannot_write(ended.unwrap_or_else(|| io::Error::other("a compressor ended early")))
+    }
+
+    fn join(self) -> io::Result<BlobWriter> {
+        drop(self.jobs);
+        let result = joined(self.writer);
+        for worker in self.workers {
+            joined(worker);
+        }
+        result
+    }
+}
+
+/// A worker's life. Its failure goes to the writer, which then ends and so wakes the waiting caller.
+fn compress_jobs(
+    jobs: &Mutex<Receiver<Chunk>>,
+    done: &Sender<io::Result<Chunk>>,
+    mut compressor: Compressor,
+) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(mut chunk) = job else { return };
+        let result = gzip(&mut compressor, &chunk.tar, &mut chunk.member).map(|()| chunk);
+        if done.send(result).is_err() {
+            return;
+        }
+    }
+}
+
+fn write_in_order(
+    mut blob: BlobWriter,
+    done: Receiver<io::Result<Chunk>>,
+    free: Sender<Chunk>,
+) -> io::Result<BlobWriter> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0;
+    for chunk in done {
+        let chunk = chunk?;
+        waiting.insert(chunk.index, chunk);
+        while let Some(chunk) = waiting.remove(&next) {
+            blob.write_all(&chunk.member)?;
+            next += 1;
+            // The caller may be through with sending and wait for no buffer.
+            let _ = free.send(chunk);
+        }
+    }
+    Ok(blob)
+}
+
+fn write_plain(mut blob: BlobWriter, jobs: Receiver<Chunk>, free: Sender<Chunk>) -> io::Result<BlobWriter> {
+    for chunk in jobs {
+        blob.write_all(&chunk.tar)?;
+        let _ = free.send(chunk);
+    }
+    Ok(blob)
+}
+
+fn compressor() -> Result<Compressor, DiffError> {
+    let level = CompressionLvl::new(GZIP_LEVEL)
+        .map_err(|error| cannot_write(io::Error::other(format!("gzip level {GZIP_LEVEL}: {error:?}"))))?;
+    Ok(Compressor::new(level))
+}
+
+fn gzip(compressor: &mut Compressor, tar: &[u8], member: &mut Vec<u8>) -> io::Result<()> {
+    member.resize(compressor.gzip_compress_bound(tar.len()), 0);
+    let len = compressor
+        .gzip_compress(tar, member)
+        .map_err(|error| io::Error::other(format!("gzip of {} bytes: {error}", tar.len())))?;
+    member.truncate(len);
+    Ok(())
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<JoinHandle<T>, DiffError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(|source| DiffError::Write {
+        operation: "start a thread",
+        path: name.to_owned(),
+        object: "the layer".to_owned(),
+        source,
+    })
+}
+
+fn joined<T>(thread: JoinHandle<T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn cannot_write(source: io::Error) -> DiffError {
+    DiffError::Write { operation: "write", path: "blob".to_owned(), object: "the layer".to_owned(), source }
+}
