@@ -1,1 +1,9 @@
 //! End-to-end and repository tests, one binary.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it skips")]
+
+mod build;
+mod cache;
+mod errors;
+mod export;
+mod harness;
+mod tidy;

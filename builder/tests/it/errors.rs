@@ -1,0 +1,87 @@
+//! What goes wrong is said clearly, leaves nothing half done, and the next build works.
+
+use std::fs;
+
+use crate::harness::{Step, Wharf, busybox_layout};
+
+/// Builds `dockerfile`, which must fail with all of `words` in what it says, and a good one after it.
+#[track_caller]
+fn check(dockerfile: &str, arguments: &[&str], words: &[&str]) {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.file("here", "x").dockerfile(dockerfile);
+    let mut all = vec!["-t", "app", "-o", "type=oci,dest=out.tar"];
+    all.extend(arguments);
+    let failed = wharf.build(&all).failure();
+    for word in words {
+        assert!(failed.stderr.contains(word), "`{word}` is not in:\n{}", failed.stderr);
+    }
+    assert!(!failed.stderr.contains("panicked"), "{}", failed.stderr);
+    let entries = fs::read_dir(wharf.path("")).unwrap();
+    let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    left.retain(|name| name != "context" && name != "store");
+    assert!(left.is_empty(), "left behind: {left:?}");
+
+    wharf.dockerfile("FROM busybox\nCOPY here /\nRUN test -e /here\n").build(&["-t", "app"]).success();
+}
+
+#[test]
+fn an_unknown_instruction_is_named_with_its_line() {
+    check("FROM busybox\nRUN true\nCOYP here /\n", &[], &["Dockerfile:3", "COYP", "COPY"]);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    check("FROM busybox\nCOPY nowhere /\n", &[], &["Dockerfile:2", "nowhere", "not found"]);
+}
+
+#[test]
+fn a_file_outside_the_context_is_not_there() {
+    check("FROM busybox\nCOPY ../../../../etc/hostname /\n", &[], &["Dockerfile:2", "not found"]);
+}
+
+#[test]
+fn a_missing_stage_is_named() {
+    check("FROM busybox AS build\nFROM busybox\nCOPY --from=127.0.0.1:1/biuld /x /\n", &[], &["biuld"]);
+    check("FROM busybox AS build\n", &["--target", "biuld"], &["biuld", "build"]);
+}
+
+#[test]
+fn an_unreachable_registry_is_named() {
+    // Nothing listens on port 1 of the loopback interface.
+    check("FROM 127.0.0.1:1/team/app:v1\n", &[], &["127.0.0.1:1/team/app:v1"]);
+}
+
+#[test]
+fn a_failing_step_shows_its_output_command_and_status() {
+    check(
+        "FROM busybox\nRUN true\nRUN echo before the end; exit 42\n",
+        &[],
+        &["before the end", "Dockerfile:3", ">>> RUN echo", "exit code: 42"],
+    );
+}
+
+#[test]
+fn a_failed_step_is_not_remembered() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.dockerfile("FROM busybox\nRUN echo good\nRUN false\n");
+    for _ in 0..2 {
+        assert_eq!(wharf.build(&[]).failure().steps().that(Step::Failed), ["RUN false"]);
+    }
+}
+
+#[test]
+fn wrong_usage_is_refused_before_anything_runs() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.dockerfile("FROM busybox\nRUN false\n");
+    for (arguments, word) in [
+        (&["-o", "type=locl,dest=x"][..], "did you mean `local`"),
+        (&["-o", "type=oci,dst=x"], "did you mean `dest`"),
+        (&["--no-such-flag"], "--no-such-flag"),
+        (&["-f", "Nofile"], "Nofile"),
+        (&["-t", "UPPER CASE"], "UPPER CASE"),
+    ] {
+        let failed = wharf.build(arguments).failure();
+        assert!(failed.stderr.contains(word), "`{word}` is not in:\n{}", failed.stderr);
+        assert_eq!(failed.steps().that(Step::Failed), Vec::<&str>::new());
+    }
+}
