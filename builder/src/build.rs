@@ -228,20 +228,21 @@ impl<'a> Build<'a> {
         let (made, chains) = mpsc::channel();
         let exported: Vec<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
-        let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
-            if let (true, Some(ResultRef::Snapshots(chain))) =
-                (wants_layers && exported.contains(vertex), results.first())
-            {
-                // The receiver is gone only after a failure that the export finds again.
-                let _ = made.send(chain.clone());
-            }
-        };
         let cancelled = || self.cancel.is_cancelled();
         let cancel = || self.cancel.cancel();
         let solved = std::thread::scope(|scope| {
             let maker = std::thread::Builder::new().name("layers".to_owned());
-            let spawned = maker.spawn_scoped(scope, || layers.make_as_they_come(chains));
-            let solved = solve(&Solve {
+            // Where there is no thread to be had, the export makes the layers.
+            let _ = maker.spawn_scoped(scope, || layers.make_as_they_come(chains));
+            let completed = move |vertex: &VertexDigest, results: &[ResultRef]| {
+                if let (true, Some(ResultRef::Snapshots(chain))) =
+                    (wants_layers && exported.contains(vertex), results.first())
+                {
+                    // The receiver is gone only after a failure that the export finds again.
+                    let _ = made.send(chain.clone());
+                }
+            };
+            solve(&Solve {
                 definition: &converted.definition,
                 goals: &[head],
                 resolver: &worker,
@@ -251,10 +252,7 @@ impl<'a> Build<'a> {
                 cancelled: &cancelled,
                 cancel: &cancel,
                 jobs: self.request.jobs,
-            });
-            drop(made);
-            drop(spawned);
-            solved
+            })
         });
         let mut solved = solved.map_err(|error| self.solve_failure(&converted.definition, error))?;
         Ok(Some(solved.results.remove(0)))

@@ -50,7 +50,7 @@ pub fn run(store: &Store, image: &Image, command: &[String]) -> Result<u8, Failu
     let hostname = format!("{:016x}", chain.0.last().map_or(0, |id| id.0))[..12].to_owned();
     let mut runtime_spec = wharf_runtime::default_spec();
     let dir = store.temp_dir().map_err(|error| failed("cannot prepare the container", &error))?;
-    let describe = || -> Result<(), crate::worker::WorkerError> {
+    let mut describe = || -> Result<(), crate::worker::WorkerError> {
         spec::set_process(&mut runtime_spec, &args, &env, cwd, &user)?;
         sandbox_files::bind(&mut runtime_spec, &dir, &hostname, &[])?;
         Ok(())

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use wharf_cache::diff::{LayerSource, apply_layers};
 use wharf_cache::state::Pin;
-use wharf_cache::{Chain, DiffId, Digest, Store};
+use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Store};
 use wharf_solver::llb::Platform;
 
 use super::SourceError;
@@ -164,6 +164,27 @@ impl ImageSources {
                 Ok(writer.commit_expecting(digest, *size)?)
             })
         })
+    }
+
+    /// The image config of a resolved image, or of an image of the store. Needs no network.
+    pub fn config(&self, identifier: &str) -> Result<Vec<u8>, SourceError> {
+        let (_, digest) = Origin::parse_pinned(identifier)?;
+        let manifest = self.store.blobs().read(&digest, MANIFEST_BYTES_MAX)?;
+        let unusable = |source| SourceError::Manifest { object: identifier.to_owned(), source };
+        match Manifest::parse(&manifest, "").map_err(unusable)? {
+            Manifest::Image { config, .. } => Ok(self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?),
+            Manifest::Index(_) => Err(SourceError::NotPinned { identifier: identifier.to_owned() }),
+        }
+    }
+
+    /// Stands for a resolved image's file system in keys: equal for images with the same layers. Needs no network.
+    pub fn content(&self, identifier: &str) -> Result<ContentDigest, SourceError> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"wharf image 1\0");
+        for layer in self.layers(identifier)? {
+            hasher.update(layer.diff_id.0.as_bytes());
+        }
+        Ok(hasher.finalize().into())
     }
 
     /// What the store knows of a reference, if that is enough to go on without the registry.

@@ -12,8 +12,11 @@ use wharf_cache::content::ContentError;
 use wharf_cache::diff::DiffError;
 use wharf_cache::{Digest, StoreError};
 
+use wharf_solver::llb::VertexDigest;
+use wharf_solver::progress::{Event, Sink};
+
 use crate::registry::manifest::ManifestError;
-use crate::registry::{ParseReferenceError, RegistryError};
+use crate::registry::{ParseReferenceError, RegistryError, Transfer};
 
 pub use image::{ImageSources, ResolvedImage};
 
@@ -121,6 +124,19 @@ pub enum SourceError {
     /// The store's database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// Reports transfers as progress of a vertex.
+pub fn transfer_events(vertex: VertexDigest, sink: &dyn Sink) -> impl Fn(Transfer) + Sync {
+    move |transfer| {
+        sink.send(Event::Status {
+            vertex,
+            id: transfer.digest.to_string(),
+            current: transfer.current,
+            total: Some(transfer.total),
+            done: transfer.done,
+        });
+    }
 }
 
 fn listed(names: &[String]) -> String {

@@ -156,6 +156,12 @@ pub fn apply_layers(
     todo!()
 }
 
+/// Whether a file is an archive that [`extract_archive`] unpacks; the file is at its start afterwards.
+pub fn is_archive(archive: &mut std::fs::File) -> Result<bool, DiffError> {
+    let _ = archive;
+    todo!()
+}
+
 /// Unpacks a local archive (plain, gzip, bzip2, xz or zstd tar, told by content) below `dest` (a directory fd inside
 /// a root) the way `ADD` does: entries owned by `owner`, existing directories keep their mode, nothing leaves `dest`.
 /// Returns `false`, having written nothing, when `archive` is not such an archive. When `times_max_s` is given later
