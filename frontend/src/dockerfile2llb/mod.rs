@@ -1,13 +1,42 @@
 //! Stages, build arguments and platform → graph and image config.
+//!
+//! First every stage that the target needs is looked through from the last to the first ([`stages`]): bases are found,
+//! images asked for, triggers parsed. Then they are converted from the first to the last ([`from`] and one file for each
+//! group of instructions): each instruction takes the stage one step further.
+
+mod copy;
+mod env;
+mod expose;
+mod from;
+mod go_format;
+mod history;
+mod images;
+mod metadata;
+mod mounts;
+mod owner;
+mod path;
+mod platform;
+mod remote;
+mod run;
+mod scope;
+mod stage;
+mod stages;
+#[cfg(test)]
+mod tests;
+mod words;
+mod workdir;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
-use wharf_solver::llb::{Definition, Edge, Platform};
+use wharf_solver::llb::{Definition, Edge, NetworkMode, Platform};
 
 use crate::Diagnostic;
 use crate::image::ImageConfig;
-use crate::instructions::Dockerfile;
+use crate::instructions::{Dockerfile, InstructionKind};
+use env::Env;
+use images::Images;
+use stage::{Stage, Step};
+use stages::Plan;
 
 /// What the conversion depends on besides the file.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +47,10 @@ pub struct Options {
     pub target: String,
     /// Platform the image is for.
     pub platform: Platform,
+    /// `platform` is a default that nobody asked for: a base image that exists for another platform only decides.
+    pub implicit_platform: bool,
+    /// Several platforms are built at once: step names say which one.
+    pub multi_platform: bool,
     /// Platform the builder runs on.
     pub build_platform: Platform,
     /// Named contexts (`--build-context`): name (lower-cased) and what it is.
@@ -26,6 +59,25 @@ pub struct Options {
     pub ignore: Vec<String>,
     /// Nothing is taken from the cache (`--no-cache`).
     pub no_cache: bool,
+    /// Stages that take nothing from the cache (`--no-cache-filter`).
+    pub no_cache_stages: Vec<String>,
+    /// What the command line says of every RUN.
+    pub run: RunOptions,
+}
+
+/// Flags of the build that are about its RUN steps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// `--network`, for steps that do not say.
+    pub network: NetworkMode,
+    /// `--add-host`: name and address.
+    pub extra_hosts: Vec<(String, String)>,
+    /// `--ulimit`: name, soft, hard.
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// `--shm-size`; 0 is the default.
+    pub shm_size_bytes: u64,
+    /// `--cgroup-parent`.
+    pub cgroup_parent: String,
 }
 
 /// What a named context is.
@@ -41,6 +93,7 @@ pub enum NamedContext {
 /// Asked for base images. Filled by `builder`.
 pub trait ImageMetaResolver {
     /// Config of an image. `reference` is as written (`debian`, `oci-layout://…`); the answer says what source to use.
+    /// Each reference and platform is asked for once.
     fn resolve(&mut self, reference: &str, platform: &Platform) -> Result<ResolvedImage, String>;
 }
 
@@ -60,25 +113,29 @@ pub struct Converted {
     pub definition: Definition,
     /// The target's file system; `None` is scratch without any layer.
     pub head: Option<Edge>,
-    /// The target's image config: history complete but for `created`, `rootfs` left to the exporter.
+    /// The target's image config: history complete but for `created`; `rootfs` is still the base image's and left to the
+    /// exporter.
     pub config: ImageConfig,
     /// How many entries of `config.history` came with the base image (they are left as they are).
     pub base_history: usize,
     /// Vertices that each add one layer on top of the base image, lowest first: they match the new history entries
-    /// that are not `empty_layer`.
+    /// that are not `empty_layer`. Each is the whole file system after that layer (for `--link` the merge).
     pub layers: Vec<Edge>,
     /// The base image's source edge, if there is one.
     pub base: Option<Edge>,
     /// Number of layers the base image has, from its config.
     pub base_layers: usize,
+    /// Platform of the target stage.
+    pub platform: Platform,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Why there is no graph: problems with places in the Dockerfile.
+/// Why there is no graph: problems with places in the Dockerfile. Those that come from no place in it (`--target`,
+/// `--build-arg`) have the span `0..0`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConvertError {
-    /// All of them.
+    /// All of them, warnings too, in the order of the file.
     pub diagnostics: Vec<Diagnostic>,
 }
 
@@ -88,7 +145,125 @@ pub fn convert(
     options: &Options,
     resolver: &mut dyn ImageMetaResolver,
 ) -> Result<Converted, ConvertError> {
-    let _: Option<Range<usize>> = None;
-    let _ = (dockerfile, options, resolver);
-    todo!()
+    let mut options = options.clone();
+    options.platform = platform::normalise(&options.platform);
+    options.build_platform = platform::normalise(&options.build_platform);
+    let mut problems = Vec::new();
+    let globals = scope::globals(dockerfile, &options, &mut problems);
+    Converter {
+        dockerfile,
+        options: &options,
+        globals,
+        images: Images::new(resolver),
+        definition: Definition::default(),
+        done: Vec::new(),
+        problems,
+    }
+    .convert()
+}
+
+/// One conversion.
+struct Converter<'a> {
+    dockerfile: &'a Dockerfile,
+    options: &'a Options,
+    /// Arguments of the global scope.
+    globals: Env,
+    images: Images<'a>,
+    definition: Definition,
+    /// The stages converted so far, by number; `None` for those nobody needs.
+    done: Vec<Option<Stage>>,
+    /// What was wrong so far. The conversion goes on after an error, with what is left, to find the others.
+    problems: Vec<Diagnostic>,
+}
+
+impl<'a> Converter<'a> {
+    fn convert(mut self) -> Result<Converted, ConvertError> {
+        let target = match self.target() {
+            Ok(target) => target,
+            Err(problem) => {
+                self.problems.push(problem);
+                return Err(self.failed());
+            }
+        };
+        let plans = self.plan(target);
+        let triggers = plans.iter().flatten().flat_map(|plan| &plan.steps).filter(|step| step.is_trigger);
+        let trigger_args = triggers.filter_map(|step| match &step.instruction.kind {
+            InstructionKind::Arg(args) => Some(args),
+            _ => None,
+        });
+        let unused = scope::unused_build_args(self.dockerfile, trigger_args.flatten(), self.options);
+        self.problems.extend(unused);
+        for plan in &plans {
+            let stage = plan.as_ref().map(|plan| self.stage(plan));
+            self.done.push(stage);
+        }
+        match self.done.pop().flatten() {
+            Some(stage) if !self.problems.iter().any(Diagnostic::is_error) => Ok(self.finish(stage)),
+            _ => Err(self.failed()),
+        }
+    }
+
+    fn stage(&mut self, plan: &Plan<'a>) -> Stage {
+        let mut stage = self.start(plan);
+        for step in &plan.steps {
+            let before = self.problems.len();
+            if let Err(problem) = self.step(&mut stage, step) {
+                self.problems.push(problem);
+            }
+            if step.is_trigger {
+                for problem in &mut self.problems[before..] {
+                    *problem = stages::at_trigger(problem.clone(), &step.location);
+                }
+            }
+        }
+        stage
+    }
+
+    fn step(&mut self, stage: &mut Stage, step: &Step<'_>) -> Result<(), Diagnostic> {
+        use InstructionKind as K;
+        match &step.instruction.kind {
+            K::Run(run) => return self.run(stage, step, run),
+            K::Copy(copy) => return self.copy(stage, step, copy),
+            K::Add(add) => return self.add(stage, step, add),
+            K::Env(pairs) => return self.env(stage, step, pairs),
+            K::Arg(args) => return self.arg(stage, step, args),
+            K::Label(pairs) => return self.label(stage, step, pairs),
+            K::Workdir(token) => return self.workdir(stage, step, token),
+            K::User(token) => return self.user(stage, step, token),
+            K::Expose(tokens) => return self.expose(stage, tokens),
+            K::Volume(tokens) => return self.volume(stage, step, tokens),
+            K::StopSignal(token) => return self.stop_signal(stage, step, token),
+            K::Cmd(command) => stage.cmd(command),
+            K::Entrypoint(command) => stage.entrypoint(command),
+            K::Shell(shell) => stage.shell(shell),
+            K::Healthcheck(healthcheck) => stage.healthcheck(healthcheck),
+            K::OnBuild(trigger) => stage.on_build(&trigger.text),
+            K::Maintainer(name) => stage.maintainer(&name.text),
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, stage: Stage) -> Converted {
+        let mut config = stage.config;
+        if !self.options.implicit_platform {
+            from::set_platform(&mut config, &self.options.platform);
+        }
+        self.problems.sort_by_key(|problem| problem.span.start);
+        Converted {
+            definition: self.definition,
+            head: stage.head,
+            config,
+            base_history: stage.base_history,
+            layers: stage.layers,
+            base: stage.base,
+            base_layers: stage.base_layers,
+            platform: stage.platform,
+            warnings: self.problems,
+        }
+    }
+
+    fn failed(mut self) -> ConvertError {
+        self.problems.sort_by_key(|problem| problem.span.start);
+        ConvertError { diagnostics: self.problems }
+    }
 }

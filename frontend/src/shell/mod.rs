@@ -69,6 +69,11 @@ impl Lex<'_> {
         Ok(Expanded { text, unset: scan.unset })
     }
 
+    /// Expands a word, keeping what `mode` says.
+    pub(crate) fn word_in(&self, mode: Mode, word: &str) -> Result<String, ExpandError> {
+        Scan::new(self, mode, word).until(None, mode.keep_escapes, &mut NoWords)
+    }
+
     pub(crate) fn words_in(&self, mode: Mode, text: &str) -> Result<Vec<Word>, ExpandError> {
         let mut words = Words::default();
         Scan::new(self, mode, text).until(None, mode.keep_escapes, &mut words)?;

@@ -1,0 +1,226 @@
+//! FROM: what a stage has before its first instruction. And everything else that files come from.
+
+use std::collections::BTreeMap;
+
+use wharf_solver::llb::{
+    ActionInput, CopyAction, Edge, FileAction, FileChange, FileOp, Metadata, Op, Platform, SourceOp, Vertex,
+};
+
+use super::env::{self, DEFAULT_PATH, Env};
+use super::images::BaseImage;
+use super::stage::{Stage, StepNames};
+use super::stages::{Base, Origin, Plan};
+use super::{Converter, history, owner, path};
+use crate::Diagnostic;
+use crate::image::ImageConfig;
+use crate::parser::Token;
+
+/// Name of the build context's source.
+const MAIN_CONTEXT: &str = "context";
+
+/// Files that something is copied or mounted from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Files {
+    /// `None`: there are none.
+    pub(super) edge: Option<Edge>,
+    /// Whether they are a directory of the builder's machine, whose owners mean nothing in an image.
+    pub(super) is_local: bool,
+}
+
+impl Converter<'_> {
+    /// The state a stage starts with.
+    pub(super) fn start(&mut self, plan: &Plan<'_>) -> Stage {
+        let has_image = matches!(plan.base, Base::Image(_) | Base::Local(_));
+        let names = StepNames::new(
+            self.display_name(plan.index),
+            self.options.multi_platform,
+            has_image,
+            &plan.steps,
+        );
+        let location = self.dockerfile.stages[plan.index].span.clone();
+        let mut stage = Stage {
+            index: plan.index,
+            platform: plan.platform.clone(),
+            head: None,
+            base: None,
+            base_layers: 0,
+            base_history: 0,
+            layers: Vec::new(),
+            config: empty_config(&plan.platform),
+            env: Env::default(),
+            args: Vec::new(),
+            is_cmd_set: false,
+            names,
+            ignore_cache: self.ignores_cache(plan.index),
+        };
+        match &plan.base {
+            Base::Scratch => {}
+            Base::Stage(below) => self.start_from_stage(&mut stage, *below),
+            Base::Image(image) => {
+                let name = stage.next_name(false, &format!("FROM {}", image.name()));
+                let metadata = Metadata { name, location: Some(location), ignore_cache: false };
+                stage.head = self.image_source(image, &plan.platform, metadata);
+                stage.base = stage.head;
+                stage.base_layers = image.config.layer_count();
+                stage.base_history = image.config.history.len();
+                stage.config = inherited_config(image.config.clone(), &plan.platform);
+            }
+            Base::Local(name) => {
+                let local = self.local_context(name);
+                let text = format!("FROM {name}");
+                let metadata = Metadata {
+                    name: stage.next_name(false, &text),
+                    location: Some(location),
+                    ignore_cache: stage.ignore_cache,
+                };
+                self.add_layer(&mut stage, copy_whole(), vec![local], metadata);
+                history::foreign_layer(&mut stage, &text);
+            }
+        }
+        settle(&mut stage);
+        stage
+    }
+
+    /// The build context.
+    pub(super) fn main_context(&mut self) -> Files {
+        let mut attrs = BTreeMap::new();
+        if !self.options.ignore.is_empty() {
+            let patterns =
+                serde_json::to_string(&self.options.ignore).expect("a list of strings always serialises");
+            attrs.insert("local.excludepatterns".to_owned(), patterns);
+        }
+        let op = Op::Source(SourceOp { identifier: format!("local://{MAIN_CONTEXT}"), attrs });
+        let edge = self.add_internal(op, "[internal] load build context".to_owned());
+        Files { edge: Some(edge), is_local: true }
+    }
+
+    /// The files that a `from` leads to.
+    pub(super) fn files(&mut self, origin: &Origin, token: &Token) -> Result<Files, Diagnostic> {
+        match origin {
+            Origin::Scratch => Ok(Files { edge: None, is_local: false }),
+            Origin::Stage(index) => {
+                let head = self.done[*index].as_ref().and_then(|stage| stage.head);
+                Ok(Files { edge: head, is_local: false })
+            }
+            Origin::Local(name) => Ok(Files { edge: Some(self.local_context(name)), is_local: true }),
+            Origin::Image(reference) => {
+                let platform = self.options.platform.clone();
+                let image = self
+                    .images
+                    .get(reference, &platform)
+                    .map_err(|message| self.image_error(token.span.clone(), reference, &message))?;
+                let metadata = Metadata {
+                    name: format!("FROM {}", image.name()),
+                    location: Some(token.span.clone()),
+                    ignore_cache: false,
+                };
+                Ok(Files { edge: self.image_source(&image, &platform, metadata), is_local: false })
+            }
+        }
+    }
+
+    /// Adds a vertex that no instruction stands for.
+    pub(super) fn add_internal(&mut self, op: Op, name: String) -> Edge {
+        let metadata = Metadata { name, ..Metadata::default() };
+        self.definition.add(Vertex { op, inputs: Vec::new(), platform: None, metadata })
+    }
+
+    fn start_from_stage(&self, stage: &mut Stage, below: usize) {
+        let Some(below) = self.done[below].as_ref() else { return };
+        stage.platform.clone_from(&below.platform);
+        stage.head = below.head;
+        stage.base = below.base;
+        stage.base_layers = below.base_layers;
+        stage.base_history = below.base_history;
+        stage.layers.clone_from(&below.layers);
+        stage.config.clone_from(&below.config);
+        stage.config.config.on_build = None;
+        stage.env.clone_from(&below.env);
+        stage.args.clone_from(&below.args);
+    }
+
+    fn local_context(&mut self, name: &str) -> Edge {
+        let op = Op::Source(SourceOp { identifier: format!("local://{name}"), attrs: BTreeMap::new() });
+        self.add_internal(op, format!("[context {name}] load from client"))
+    }
+
+    /// The source of an image; an image without layers is no files.
+    fn image_source(&mut self, image: &BaseImage, platform: &Platform, metadata: Metadata) -> Option<Edge> {
+        if image.config.layer_count() == 0 {
+            return None;
+        }
+        let op = Op::Source(SourceOp { identifier: image.identifier.clone(), attrs: BTreeMap::new() });
+        Some(self.definition.add(Vertex {
+            op,
+            inputs: Vec::new(),
+            platform: Some(platform.clone()),
+            metadata,
+        }))
+    }
+
+    fn ignores_cache(&self, index: usize) -> bool {
+        let name = self.dockerfile.stages[index].name.as_ref().map(|name| name.text.to_lowercase());
+        self.options.no_cache
+            || name.is_some_and(|name| {
+                self.options.no_cache_stages.iter().any(|stage| stage.to_lowercase() == name)
+            })
+    }
+}
+
+/// What every stage has, whatever it starts from: a `PATH`, ENV as variables (set again: the image's ENV is stronger
+/// than an ARG of the stage below), a cleaned working directory.
+fn settle(stage: &mut Stage) {
+    let is_windows = stage.platform.os == "windows";
+    let config = &mut stage.config.config;
+    let list = config.env.get_or_insert_default();
+    if !is_windows && !list.iter().any(|variable| env::split(variable).0 == "PATH") {
+        list.push(format!("PATH={DEFAULT_PATH}"));
+    }
+    for variable in list.iter() {
+        let (name, value) = env::split(variable);
+        stage.env.set(name, value);
+    }
+    if !config.working_dir.is_empty() {
+        config.working_dir = path::clean(&config.working_dir);
+    }
+}
+
+fn empty_config(platform: &Platform) -> ImageConfig {
+    let mut config = ImageConfig::default();
+    config.config.working_dir = "/".to_owned();
+    set_platform(&mut config, platform);
+    config
+}
+
+fn inherited_config(mut config: ImageConfig, platform: &Platform) -> ImageConfig {
+    config.created = None;
+    config.config.on_build = None;
+    if config.os.is_empty() || config.architecture.is_empty() {
+        set_platform(&mut config, platform);
+    }
+    config
+}
+
+/// Says what an image is for.
+pub(super) fn set_platform(config: &mut ImageConfig, platform: &Platform) {
+    config.os.clone_from(&platform.os);
+    config.architecture.clone_from(&platform.architecture);
+    config.variant.clone_from(&platform.variant);
+    config.os_version.clone_from(&platform.os_version);
+}
+
+/// A local directory as a root file system: everything in it, owned by root.
+fn copy_whole() -> Op {
+    let copy = CopyAction {
+        from: Some(ActionInput::Input(0)),
+        src: "/".to_owned(),
+        dest: "/".to_owned(),
+        owner: Some(owner::root()),
+        dir_contents_only: true,
+        create_dest_path: true,
+        ..CopyAction::default()
+    };
+    Op::File(FileOp {
+        actions: vec![FileAction { base: ActionInput::Scratch, change: FileChange::Copy(copy) }],
+    })
+}

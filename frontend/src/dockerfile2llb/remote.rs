@@ -1,0 +1,240 @@
+//! Sources of ADD that are not in the context: URLs and git repositories.
+
+use std::collections::BTreeMap;
+
+use wharf_solver::llb::SourceOp;
+
+use super::path;
+
+/// File name of a URL whose path has none.
+const UNNAMED: &str = "__unnamed__";
+
+/// A source from the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Remote {
+    /// A file.
+    Http { url: String, file_name: String },
+    /// A repository.
+    Git(Git),
+}
+
+/// A repository and what of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Git {
+    /// As written, without query and fragment.
+    url: String,
+    /// Branch, tag or commit; empty: the default branch.
+    reference: String,
+    /// Directory in it.
+    subdirectory: String,
+    /// Commit (prefix) it must be.
+    pub(super) checksum: Option<String>,
+    /// Whether `.git` stays.
+    pub(super) keep_git_dir: Option<bool>,
+    skip_submodules: bool,
+    modified: Option<String>,
+    fetch_by_commit: bool,
+}
+
+/// Reads a source; `None` is a path.
+pub(super) fn parse(text: &str) -> Result<Option<Remote>, String> {
+    let is_http = text.starts_with("http://") || text.starts_with("https://");
+    let is_git = text.starts_with("git://") || text.starts_with("ssh://") || text.starts_with("git@");
+    if !is_http && !is_git {
+        return Ok(None);
+    }
+    let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let (url, query) = rest.split_once('?').unwrap_or((rest, ""));
+    if is_git || url.trim_end_matches('/').ends_with(".git") {
+        return parse_git(url, query, fragment).map(|git| Some(Remote::Git(git)));
+    }
+    let after_scheme = url.split_once("://").map_or("", |(_, rest)| rest);
+    let (host, path) = after_scheme.split_once('/').unwrap_or((after_scheme, ""));
+    if host.is_empty() {
+        return Err(format!("URL {text:?} has no host"));
+    }
+    let name = path::base_name(&percent_decode(path));
+    let file_name = if name.is_empty() { UNNAMED.to_owned() } else { name };
+    Ok(Some(Remote::Http { url: text.to_owned(), file_name }))
+}
+
+impl Git {
+    /// The source: `git://HOST/PATH#REF:SUBDIR`, the URL itself in an attribute.
+    pub(super) fn source(&self) -> SourceOp {
+        let mut identifier = format!("git://{}", self.location());
+        if !self.reference.is_empty() || !self.subdirectory.is_empty() {
+            identifier.push('#');
+            identifier.push_str(&self.reference);
+        }
+        if !self.subdirectory.is_empty() {
+            identifier.push(':');
+            identifier.push_str(&self.subdirectory);
+        }
+        let mut attrs = BTreeMap::new();
+        let mut set = |name: &str, value: &str| attrs.insert(format!("git.{name}"), value.to_owned());
+        set("fullurl", &self.url);
+        if self.url.starts_with("http") {
+            set("authtokensecret", "GIT_AUTH_TOKEN");
+            set("authheadersecret", "GIT_AUTH_HEADER");
+        } else if !self.url.starts_with("git://") {
+            set("mountsshsock", "default");
+        }
+        if self.keep_git_dir == Some(true) {
+            set("keepgitdir", "true");
+        }
+        if let Some(checksum) = &self.checksum {
+            set("checksum", checksum);
+        }
+        if self.skip_submodules {
+            set("skipsubmodules", "true");
+        }
+        if let Some(modified) = &self.modified {
+            set("mtime", modified);
+        }
+        if self.fetch_by_commit {
+            set("fetchbycommit", "true");
+        }
+        SourceOp { identifier, attrs }
+    }
+
+    /// Host and path, without scheme and credentials.
+    fn location(&self) -> String {
+        match self.url.split_once("://") {
+            Some((_, rest)) => {
+                let host_end = rest.find('/').unwrap_or(rest.len());
+                let start = rest[..host_end].rfind('@').map_or(0, |at| at + 1);
+                rest[start..].to_owned()
+            }
+            None => {
+                let location = self.url.split_once('@').map_or(self.url.as_str(), |(_, rest)| rest);
+                location.replacen(':', "/", 1)
+            }
+        }
+    }
+}
+
+fn parse_git(url: &str, query: &str, fragment: &str) -> Result<Git, String> {
+    let (reference, subdirectory) = fragment.split_once(':').unwrap_or((fragment, ""));
+    let mut git = Git {
+        url: url.to_owned(),
+        reference: reference.to_owned(),
+        subdirectory: subdirectory.to_owned(),
+        ..Git::default()
+    };
+    if git.location().trim_matches('/').is_empty() {
+        return Err(format!("git URL {url:?} has no host"));
+    }
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let value = percent_decode(value);
+        match key {
+            "ref" => set_once(&mut git.reference, value, "ref")?,
+            "tag" => set_once(&mut git.reference, format!("refs/tags/{value}"), "ref")?,
+            "branch" => set_once(&mut git.reference, format!("refs/heads/{value}"), "ref")?,
+            "subdir" => set_once(&mut git.subdirectory, value, "subdir")?,
+            "checksum" | "commit" => match &git.checksum {
+                Some(checksum) if *checksum != value => {
+                    return Err("conflicting checksum and commit".to_owned());
+                }
+                _ => git.checksum = Some(value),
+            },
+            "keep-git-dir" => git.keep_git_dir = Some(parse_bool(key, &value)?),
+            "submodules" => git.skip_submodules = !parse_bool(key, &value)?,
+            "fetch-by-commit" => git.fetch_by_commit = parse_bool(key, &value)?,
+            "mtime" if value == "checkout" || value == "commit" => git.modified = Some(value),
+            "mtime" => return Err(format!("invalid mtime {value:?} in git URL: it is checkout or commit")),
+            other => return Err(format!("unexpected query {other:?} in git URL")),
+        }
+    }
+    Ok(git)
+}
+
+fn set_once(field: &mut String, value: String, what: &str) -> Result<(), String> {
+    if field.is_empty() {
+        *field = value;
+        return Ok(());
+    }
+    if *field == value { Ok(()) } else { Err(format!("{what} conflicts: {field:?} and {value:?}")) }
+}
+
+/// A flag without a value is set.
+fn parse_bool(key: &str, value: &str) -> Result<bool, String> {
+    match value.to_lowercase().as_str() {
+        "" | "1" | "t" | "true" => Ok(true),
+        "0" | "f" | "false" => Ok(false),
+        _ => Err(format!("invalid {key} value {value:?} in git URL: it is true or false")),
+    }
+}
+
+/// `%41` → `A`; what is no escape stays, as does everything if the result would not be text.
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
+        let escape = digits.filter(|digits| digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match escape.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        let actual = match parse(text) {
+            Ok(None) => "path".to_owned(),
+            Ok(Some(Remote::Http { url, file_name })) => format!("{url} as {file_name}"),
+            Ok(Some(Remote::Git(git))) => {
+                let source = git.source();
+                let attrs: Vec<String> = source
+                    .attrs
+                    .iter()
+                    .filter(|(name, _)| !name.starts_with("git.auth"))
+                    .map(|(name, value)| format!(" {name}={value}"))
+                    .collect();
+                format!("{}{}", source.identifier, attrs.concat())
+            }
+            Err(message) => message,
+        };
+        assert_eq!(actual, expected, "{text}");
+    }
+
+    #[test]
+    fn urls_are_told_from_repositories() {
+        check("a/b.git", "path");
+        check("github.com/o/r.git", "path");
+        check("https://h/a/b.tgz?x=1#f", "https://h/a/b.tgz?x=1#f as b.tgz");
+        check("https://h/a%20b", "https://h/a%20b as a b");
+        check("https://h/a%2fb%zz", "https://h/a%2fb%zz as b%zz");
+        check("http://h", "http://h as __unnamed__");
+        check("http://h/..", "http://h/.. as __unnamed__");
+        check("http:///x", "URL \"http:///x\" has no host");
+        check("https://h/o/r.git", "git://h/o/r.git git.fullurl=https://h/o/r.git");
+        check("https://u:p@h/o/r.git#v1:sub", "git://h/o/r.git#v1:sub git.fullurl=https://u:p@h/o/r.git");
+        check(
+            "git@h:o/r.git#main",
+            "git://h/o/r.git#main git.fullurl=git@h:o/r.git git.mountsshsock=default",
+        );
+        check("git://h/o/r", "git://h/o/r git.fullurl=git://h/o/r");
+        check(
+            "https://h/r.git?branch=a%2Fb&subdir=s&commit=abc&keep-git-dir&submodules=false&mtime=commit",
+            "git://h/r.git#refs/heads/a/b:s git.checksum=abc git.fullurl=https://h/r.git git.keepgitdir=true git.mtime=commit git.skipsubmodules=true",
+        );
+        check("https://h/r.git?ref=a#b", "ref conflicts: \"b\" and \"a\"");
+        check("https://h/r.git?what=a", "unexpected query \"what\" in git URL");
+        check("https://h/r.git?mtime=now", "invalid mtime \"now\" in git URL: it is checkout or commit");
+        check("git@", "git URL \"git@\" has no host");
+    }
+}
