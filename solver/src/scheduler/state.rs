@@ -135,3 +135,146 @@ impl VertexState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use wharf_cache::{Chain, ContentDigest};
+
+    use super::Event as E;
+    use super::*;
+    use crate::llb::VertexDigest;
+
+    /// The states that `events` lead through from `Idle`, one a line.
+    #[track_caller]
+    fn check(events: Vec<Event>, states: Expect) {
+        let mut state = VertexState::Idle;
+        let mut text = String::new();
+        for event in events {
+            state = state.on(event);
+            let name = format!("{state:?}");
+            text.push_str(name.split("(Finished").next().unwrap_or_default());
+            text.push('\n');
+        }
+        states.assert_eq(&text);
+    }
+
+    fn found(outcome: VertexOutcome) -> Event {
+        E::Found { outcome, outputs: vec![ResultRef::Snapshots(Chain::default())] }
+    }
+
+    fn image() -> ResultRef {
+        ResultRef::Image { vertex: VertexDigest([1; 32]), content: ContentDigest([2; 32]) }
+    }
+
+    #[test]
+    fn a_definition_hit() {
+        check(vec![E::Demanded, found(VertexOutcome::DefinitionHit)], expect![[r#"
+            Probing
+            Done
+        "#]]);
+    }
+
+    #[test]
+    fn a_content_hit() {
+        check(
+            vec![
+                E::Demanded,
+                E::Miss { left: 2, certain: false },
+                E::InputDone,
+                E::InputDone,
+                E::Compare { left: 1 },
+                E::DigestDone,
+                found(VertexOutcome::ContentHit),
+            ],
+            expect![[r#"
+                Probing
+                Waiting { left: 2, certain: false }
+                Waiting { left: 1, certain: false }
+                Waiting { left: 0, certain: false }
+                Comparing { left: 1 }
+                Comparing { left: 0 }
+                Done
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_run_with_an_image() {
+        check(
+            vec![
+                E::Demanded,
+                E::Miss { left: 1, certain: true },
+                E::InputDone,
+                E::Run { left: 2 },
+                E::FilesDone,
+                E::FilesDone,
+                found(VertexOutcome::Executed),
+            ],
+            expect![[r#"
+                Probing
+                Waiting { left: 1, certain: true }
+                Waiting { left: 0, certain: true }
+                Fetching { left: 2 }
+                Fetching { left: 1 }
+                Running
+                Done
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_run_without_inputs() {
+        check(
+            vec![E::Demanded, E::Miss { left: 0, certain: true }, E::Run { left: 0 }, E::Stopped],
+            expect![[r#"
+                Probing
+                Waiting { left: 0, certain: true }
+                Running
+                Stopped
+            "#]],
+        );
+    }
+
+    #[test]
+    fn an_image() {
+        check(
+            vec![
+                E::Demanded,
+                E::Resolved { image: image() },
+                E::FilesWanted,
+                E::Materialized { files: Chain::default() },
+            ],
+            expect![[r#"
+                Probing
+                Lazy { image: Image { vertex: 0101010101010101010101010101010101010101010101010101010101010101, content: ContentDigest(0202020202020202020202020202020202020202020202020202020202020202) } }
+                Materializing { image: Image { vertex: 0101010101010101010101010101010101010101010101010101010101010101, content: ContentDigest(0202020202020202020202020202020202020202020202020202020202020202) } }
+                Done
+            "#]],
+        );
+    }
+
+    #[test]
+    fn a_follower() {
+        check(vec![E::Demanded, E::Equal, found(VertexOutcome::DefinitionHit)], expect![[r#"
+            Probing
+            Following
+            Done
+        "#]]);
+    }
+
+    #[test]
+    fn requests_are_heard_once() {
+        let lazy = VertexState::Lazy { image: image() };
+        assert!(!VertexState::Idle.has_heard(&E::Demanded));
+        assert!(lazy.has_heard(&E::Demanded) && !lazy.has_heard(&E::FilesWanted));
+        assert!(VertexState::Materializing { image: image() }.has_heard(&E::FilesWanted));
+        assert!(!VertexState::Waiting { left: 1, certain: false }.has_heard(&E::InputDone));
+    }
+
+    #[test]
+    #[should_panic(expected = "InputDone cannot happen in Running")]
+    fn impossible_events_are_noticed() {
+        let _ = VertexState::Running.on(E::InputDone);
+    }
+}
