@@ -113,7 +113,7 @@ pub enum SourceError {
         /// The image.
         object: String,
         /// Why not.
-        source: DiffError,
+        source: Box<DiffError>,
     },
     /// The store's blobs.
     #[error(transparent)]

@@ -1,1 +1,4 @@
 //! End-to-end and repository tests, one binary.
+
+mod registry;
+mod registry_fixture;
