@@ -256,9 +256,19 @@ fn https_wants_a_certificate_that_is_known() {
     let image = Image::new("amd64", &[("a", b"one")]);
     let source = World::new();
     let manifest = image.put(&source.store);
-    push_image(&source.store, &with(vec![certificate]), &name, &manifest, None, &quiet).unwrap();
+    push_image(&source.store, &with(vec![certificate.clone()]), &name, &manifest, None, &quiet).unwrap();
     let error = with(vec![]).manifest(&name).unwrap_err();
     assert!(matches!(error, RegistryError::Unreachable { .. }), "{error:?}");
+
+    // A registry without TLS may send us to one that has it.
+    let blob = &image.layers[0];
+    let (digest, size) = (Digest::of(blob), blob.len() as u64);
+    let location = format!("Location: https://{}/v2/app/blobs/{digest}", registry.host());
+    let plain = ScriptedRegistry::with_answers(vec![Answer::status(307, &[&location])]);
+    let mut back = Vec::new();
+    let from_plain = with(vec![certificate]).blob(&reference(&plain.host(), "app"), &digest, size);
+    from_plain.unwrap().read_to_end(&mut back).unwrap();
+    assert_eq!(back, *blob);
 }
 
 #[test]
