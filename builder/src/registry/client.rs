@@ -87,7 +87,13 @@ impl Registry for OciRegistry {
         mount_from: Option<&str>,
     ) -> Result<(), RegistryError> {
         // Each try is a new upload: what a registry keeps of a broken one is not specified well enough to build on.
-        self.transport.repeat(|| self.upload(name, digest, size, open, mount_from))
+        self.transport.repeat(|| match self.upload(name, digest, size, open, mount_from) {
+            // We may push here, but not read there: no reason to fail.
+            Err(RegistryError::Unauthorized { .. }) if mount_from.is_some() => {
+                self.upload(name, digest, size, open, None)
+            }
+            outcome => outcome,
+        })
     }
 
     fn push_manifest(

@@ -57,6 +57,14 @@ pub enum PushError {
         /// Its digest.
         digest: Digest,
     },
+    /// The name is pinned to something else.
+    #[error("cannot push {manifest} to {reference}, which is pinned to another digest")]
+    Pinned {
+        /// Where it should have gone.
+        reference: String,
+        /// What should have gone there.
+        manifest: Digest,
+    },
     /// Indexes nested too deeply.
     #[error("index {digest} is nested more than {INDEX_DEPTH_MAX} deep")]
     TooDeep {
@@ -90,6 +98,9 @@ pub fn push_image(
     mount_from: Option<&str>,
     progress: Progress<'_>,
 ) -> Result<(), PushError> {
+    if reference.digest().is_some_and(|pinned| pinned != *manifest) {
+        return Err(PushError::Pinned { reference: reference.to_string(), manifest: *manifest });
+    }
     Meter::run(progress, |meter| {
         let push = Push { store, registry, reference, mount_from, meter };
         push.manifest(reference, manifest, 0)

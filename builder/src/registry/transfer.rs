@@ -86,15 +86,13 @@ impl<R: Read> Read for Metered<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buf)?;
         self.current += count as u64;
-        if self.current >= self.reported + REPORT_EVERY_BYTES || (count == 0 && self.current > self.reported)
-        {
+        if self.ending && count == 0 && !buf.is_empty() {
+            self.ending = false;
+            self.meter.done(self.digest, self.total);
+        } else if self.current >= self.reported + REPORT_EVERY_BYTES {
             self.reported = self.current;
-            self.meter.send(Transfer {
-                digest: self.digest,
-                current: self.current.min(self.total),
-                total: self.total,
-                done: false,
-            });
+            let current = self.current.min(self.total);
+            self.meter.send(Transfer { digest: self.digest, current, total: self.total, done: false });
         }
         Ok(count)
     }
@@ -138,13 +136,14 @@ mod tests {
         let seen = Mutex::new(Vec::new());
         let digest = Digest::of(b"");
         Meter::run(&|transfer| seen.lock().unwrap().push((transfer.current, transfer.done)), |meter| {
-            io::copy(&mut meter.wrap(&[0; 600_000][..], digest, 600_000), &mut io::sink()).unwrap();
-            meter.done(digest, 600_000);
+            let mut reader = meter.wrap(&[0; 600_000][..], digest, 600_000).ending();
+            io::copy(&mut reader, &mut io::sink()).unwrap();
         });
         let seen = seen.into_inner().unwrap();
         assert_eq!(seen.first(), Some(&(0, false)));
         assert_eq!(seen.last(), Some(&(600_000, true)));
         assert!(seen.is_sorted());
+        assert_eq!(seen.iter().filter(|(_, done)| *done).count(), 1);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use reqwest::blocking::{Body, Client, RequestBuilder, Response};
+use reqwest::blocking::{Body, Client, ClientBuilder, RequestBuilder, Response};
 use reqwest::header::{HeaderName, RETRY_AFTER};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Method, StatusCode, Url};
@@ -87,7 +87,7 @@ pub(super) struct Transport {
     options: RegistryOptions,
     /// For HTTPS: the system's certificates, proxies from the environment.
     secure: Mutex<Option<Client>>,
-    /// For plain HTTP: no certificates are loaded, and no proxy is used, because such registries are near.
+    /// For plain HTTP: no proxy is used, because such registries are near.
     plain: Mutex<Option<Client>>,
     sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
 }
@@ -180,7 +180,8 @@ impl Transport {
 
     /// The pause before try number `attempt` + 1.
     pub(super) fn pause(&self, attempt: u32) {
-        std::thread::sleep(self.options.retry_delay * 4u32.saturating_pow(attempt.saturating_sub(1)));
+        let factor = 4u32.saturating_pow(attempt.saturating_sub(1));
+        std::thread::sleep(self.options.retry_delay.saturating_mul(factor));
     }
 
     /// An error for an answer that is none of those the caller can use.
@@ -348,29 +349,35 @@ impl Transport {
     fn new_client(&self, secure: bool) -> Result<Client, reqwest::Error> {
         // An error means that a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(READ_TIMEOUT)
-            .redirect(Policy::custom(|attempt| {
-                let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-                if attempt.previous().len() > REDIRECTS_MAX {
-                    attempt.error("more than 10 redirects")
-                } else if from_https && attempt.url().scheme() != "https" {
-                    attempt.error("a redirect from HTTPS to plain HTTP")
-                } else {
-                    attempt.follow()
-                }
-            }));
-        if secure {
-            for bundle in &self.options.ca_certificates {
-                builder = builder.tls_certs_merge(Certificate::from_pem_bundle(bundle)?);
-            }
-        } else {
-            builder = builder.no_proxy().tls_certs_only([]);
+        let mut authorities = Vec::new();
+        for bundle in &self.options.ca_certificates {
+            authorities.extend(Certificate::from_pem_bundle(bundle)?);
         }
-        builder.build()
+        if secure {
+            return builder().tls_certs_merge(authorities).build();
+        }
+        // A plain registry may keep its blobs behind HTTPS, but a place without certificates must not stop it.
+        let client = builder().no_proxy().tls_certs_merge(authorities.iter().cloned()).build();
+        client.or_else(|_| builder().no_proxy().tls_certs_only(authorities).build())
     }
+}
+
+/// What both clients have in common.
+fn builder() -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT)
+        .timeout(READ_TIMEOUT)
+        .redirect(Policy::custom(|attempt| {
+            let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
+            if attempt.previous().len() > REDIRECTS_MAX {
+                attempt.error("more than 10 redirects")
+            } else if from_https && attempt.url().scheme() != "https" {
+                attempt.error("a redirect from HTTPS to plain HTTP")
+            } else {
+                attempt.follow()
+            }
+        }))
 }
 
 fn refusal(call: &Call<'_>, response: Response, with_credentials: bool) -> RegistryError {

@@ -137,7 +137,8 @@ impl ImageSources {
             };
             apply_layers(&self.store, &layers, SystemTime::now(), &open)
         });
-        applied.map_err(|source| SourceError::Unpack { object: identifier.to_owned(), source })
+        applied
+            .map_err(|source| SourceError::Unpack { object: identifier.to_owned(), source: Box::new(source) })
     }
 
     /// Brings a resolved image's layer blobs into the store without unpacking them: all that an export needs of a base

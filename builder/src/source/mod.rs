@@ -116,7 +116,7 @@ pub enum SourceError {
         /// The image.
         object: String,
         /// Why not.
-        source: DiffError,
+        source: Box<DiffError>,
     },
     /// The store's blobs.
     #[error(transparent)]

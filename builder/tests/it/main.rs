@@ -6,4 +6,6 @@ mod cache;
 mod errors;
 mod export;
 mod harness;
+mod registry;
+mod registry_fixture;
 mod tidy;
