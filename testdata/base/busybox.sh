@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the OCI layout DIR (default: .cache/busybox) with one image `latest`: a static busybox with its applets as
-# symlinks, root and nobody, an empty /tmp. Needs busybox-static and umoci. A layout that is there is left as it is.
+# symlinks, root and nobody, an empty /tmp. Needs root (the files are their maker's), busybox-static and umoci. A layout that
+# is there is left as it is.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
