@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the OCI layout DIR (default: .cache/busybox) with one image `latest`: a static busybox with its applets as
-# symlinks, root and nobody, an empty /tmp. Needs busybox-static and umoci. A layout that is there is left as it is.
+# symlinks, root and nobody, an empty /tmp. Needs root (the files are their maker's), busybox-static and umoci. A layout that
+# is there is left as it is.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -11,8 +12,10 @@ flock 9
 [ ! -e "$layout/index.json" ] || exit 0
 
 busybox=$(command -v busybox) || { echo "busybox.sh: busybox is not installed (package busybox-static)" >&2; exit 1; }
-work=$(mktemp -d "$layout.XXXXXX")
+rm -rf "$layout".work.* # of a run that was killed
+work=$(mktemp -d "$layout.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
 
 tree=$work/tree
 mkdir -p "$tree/bin" "$tree/dev" "$tree/etc" "$tree/home" "$tree/proc" "$tree/root" "$tree/sys" "$tree/tmp" "$tree/usr/bin"

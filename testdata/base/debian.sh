@@ -12,8 +12,10 @@ exec 9>"$layout.lock"
 flock 9
 [ ! -e "$layout/index.json" ] || exit 0
 
-work=$(mktemp -d "$layout.XXXXXX")
+rm -rf "$layout".work.* # of a run that was killed
+work=$(mktemp -d "$layout.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
+trap 'exit 1' HUP INT TERM
 tree=$work/tree
 
 # What apt would fetch here first: one `'URI/dists/SUITE/InRelease' …` line for each of its sources.
@@ -27,7 +29,8 @@ eval "$(apt-config shell proxy Acquire::http::Proxy)"
 
 mkdir "$tree"
 chmod 0755 "$tree"
-debootstrap --variant=minbase "$suite" "$tree" "$mirror" >"$work/log" 2>&1 || {
+# What it mounts goes away with it, however it ends.
+unshare --mount debootstrap --variant=minbase "$suite" "$tree" "$mirror" >"$work/log" 2>&1 || {
     tail -n 20 "$work/log" >&2
     echo "debian.sh: debootstrap failed" >&2
     exit 1

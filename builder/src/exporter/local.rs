@@ -51,6 +51,8 @@ pub fn write(
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = fd::open(dest, flags, Mode::empty())
         .map_err(|error| ExportError::io("open", dest.display())(error.into()))?;
+    // A view may be a descriptor that names the directory without being able to read it (`O_PATH`).
+    let root = walk::open_dir_at(root, OsStr::new(".")).map_err(ExportError::io("open", "/"))?;
     let mut writer = Writer {
         dest,
         dest_fd: directory.as_fd(),
@@ -61,7 +63,7 @@ pub fn write(
         written: Written::default(),
     };
     writer
-        .directory(root, directory.as_fd(), Path::new(""), 0)
+        .directory(root.as_fd(), directory.as_fd(), Path::new(""), 0)
         .map_err(|error| error.name_full_disk(dest))?;
     let mut written = writer.written;
     if writer.left_out > NOTES_MAX {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use wharf_cache::snapshot::Layer;
-use wharf_cache::{DiffId, Digest, Store};
+use wharf_cache::{Chain, DiffId, Digest, Store};
 use wharf_frontend::image::{History, ImageConfig};
 use wharf_solver::llb::Platform;
 
@@ -326,4 +326,32 @@ fn a_tree_that_is_too_deep_is_an_error() {
     shell(&from, "i=0; while [ $i -lt 258 ]; do mkdir d; cd d; i=$((i+1)); done");
     let error = export_local(&from, &to, None).unwrap_err();
     assert!(matches!(error, ExportError::TooDeep { max: 256, .. }), "{error}");
+}
+
+#[test]
+fn a_snapshots_file_system_is_one_tar_and_one_directory() {
+    let scratch = Scratch::new("rootfs");
+    let store = scratch.store();
+    let active = store.prepare(&Chain::default()).unwrap();
+    let upper = PathBuf::from(format!("/proc/self/fd/{}", active.upper().as_raw_fd()));
+    shell(&upper, "mkdir dir; echo a >dir/file; ln dir/file hard; ln -s dir/file soft");
+    let snapshot = active.commit(UNIX_EPOCH).unwrap();
+    let view = store.view(&Chain(vec![snapshot.id])).unwrap();
+
+    let path = scratch.path("rootfs.tar");
+    let bytes = bytes_of(&path, |out| super::tar::write(view.as_fd(), Some(7), out));
+    let mut archive = tar::Archive::new(&bytes[..]);
+    let mut entries: Vec<_> = archive
+        .entries()
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .inspect(|entry| assert_eq!(entry.header().mtime().unwrap(), 7))
+        .map(|entry| entry.path().unwrap().display().to_string().trim_end_matches('/').to_owned())
+        .collect();
+    entries.retain(|path| !path.is_empty() && path != ".");
+    assert_eq!(entries, ["dir", "dir/file", "hard", "soft"]);
+
+    let written = local::write(view.as_fd(), Some(7), &scratch.path("out")).unwrap();
+    assert_eq!((written.entries, written.size), (4, 2));
+    assert_eq!(fs::read_to_string(scratch.path("out/soft")).unwrap(), "a\n");
 }
