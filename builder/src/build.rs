@@ -161,6 +161,8 @@ impl<'a> Build<'a> {
             contexts: self.request.contexts.iter().map(|(name, spec)| (name.clone(), named(spec))).collect(),
             ignore: self.ignore.clone(),
             no_cache: self.request.no_cache,
+            implicit_platform: true,
+            ..dockerfile2llb::Options::default()
         };
         let mut resolver = meta::Resolver::new(&self.images, self.request.pull, self.progress);
         let converted = dockerfile2llb::convert(&dockerfile, &options, &mut resolver);
