@@ -79,15 +79,20 @@ impl ImageSources {
 
     /// Finds out what `name` stands for on `platform`: an image reference (`busybox`, with or without
     /// `docker-image://`) or `oci-layout://PATH[:TAG][@DIGEST]`. A reference that was resolved before and whose
-    /// manifest and config are still here is not asked for again unless `pull`; one pinned to a digest never is.
+    /// manifest and config are still here is not asked for again unless `pull`; one pinned to a digest never is. An image
+    /// of that name that was built here comes before either.
     pub fn resolve(&self, name: &str, platform: &Platform, pull: bool) -> Result<ResolvedImage, SourceError> {
         let origin = Origin::parse(name)?;
         let platform = normalize(platform);
         if let Origin::Registry(reference) = &origin
             && (!pull || reference.digest().is_some())
-            && let Some(image) = self.pinned(&origin, reference, &platform)?
         {
-            return Ok(image);
+            if let Some(image) = self.built_here(&origin, reference, &platform)? {
+                return Ok(image);
+            }
+            if let Some(image) = self.pinned(&origin, reference, &platform)? {
+                return Ok(image);
+            }
         }
         let root = self.root(&origin)?;
         let target = root.digest;
@@ -186,6 +191,23 @@ impl ImageSources {
             hasher.update(layer.diff_id.0.as_bytes());
         }
         Ok(hasher.finalize().into())
+    }
+
+    /// An image of the store with that name: what was built here is a base without any registry.
+    fn built_here(
+        &self,
+        origin: &Origin,
+        reference: &Reference,
+        platform: &Platform,
+    ) -> Result<Option<ResolvedImage>, SourceError> {
+        let name = reference.to_string();
+        let images = self.store.images()?;
+        let Some(image) = images.iter().find(|image| image.name.as_deref() == Some(&*name)) else { return Ok(None) };
+        let bytes = self.store.blobs().read(&image.digest, MANIFEST_BYTES_MAX)?;
+        let Ok(Manifest::Image { config, .. }) = Manifest::parse(&bytes, &image.media_type) else { return Ok(None) };
+        let pin = Pin { target: image.digest, manifest: image.digest, config: config.digest };
+        let config = self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?;
+        Ok(Some(resolved(origin, pin, config)?).filter(|found| found.platform == *platform))
     }
 
     /// What the store knows of a reference, if that is enough to go on without the registry.

@@ -56,7 +56,7 @@ fn a_failing_step_shows_its_output_command_and_status() {
     check(
         "FROM busybox\nRUN true\nRUN echo before the end; exit 42\n",
         &[],
-        &["before the end", "Dockerfile:3", ">>> RUN echo", "exit code: 42"],
+        &["before the end", "Dockerfile:3", "3 | RUN echo", "^^^^", "exit code: 42"],
     );
 }
 
