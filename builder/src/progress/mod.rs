@@ -1,7 +1,7 @@
 //! Progress: one event stream, rendered as `tty`, `plain` or `quiet`.
 
 mod say;
-mod steps;
+mod internal;
 
 pub use say::{print_error, print_note, print_result};
 
