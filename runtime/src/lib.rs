@@ -8,11 +8,33 @@
 //! ends when the command ends; the pid namespace then kills what is left. The init dies with the thread that called
 //! [`run`] (`PR_SET_PDEATHSIG`), so killing the builder leaves no processes; mounts are made in the child's own
 //! mount namespace and vanish with it.
+//!
+//! What confines a container, besides the namespaces: the capabilities and the seccomp filter of its spec, masked and
+//! read-only paths, and that device nodes can be opened nowhere but those of its own `/dev` (unless the last rule of
+//! `linux.resources.devices` allows all). There are no cgroup limits yet; a spec that asks for something that is not
+//! done here is refused with [`RuntimeError::Unsupported`], never run with less.
+//!
+//! Needs uid 0 with CAP_SYS_ADMIN, and Linux 5.12.
+
+mod cancel;
+mod capability;
+mod process;
+mod rootfs;
+mod seccomp;
+mod spec;
+mod sys;
+#[cfg(test)]
+mod testing;
+mod user;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
+pub use cancel::Cancel;
 pub use oci_spec::runtime::Spec;
+pub use process::run;
+pub use spec::{default_seccomp, default_spec};
+pub use user::{User, resolve_user};
 
 /// Which of the process's streams some output came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,7 +59,9 @@ pub enum ExitStatus {
 pub enum Stdio<'a> {
     /// stdin is /dev/null; every chunk of output goes to the closure as it arrives.
     Captured(&'a mut dyn FnMut(Stream, &[u8])),
-    /// The caller's own three streams. Job-control and termination signals reach the process.
+    /// The caller's own three streams. When stdin is a terminal, the process stays in the caller's foreground process
+    /// group: the terminal's keys reach it, and SIGINT and SIGQUIT are ignored by the whole calling process until
+    /// [`run`] returns. Else it has a session of its own.
     Inherit,
 }
 
@@ -47,73 +71,16 @@ pub struct Request<'a> {
     /// What to run and how: process, mounts (bind sources are host paths), namespaces, capabilities, seccomp, masked
     /// and read-only paths, hostname. `spec.root.path` is ignored in favour of `root`.
     pub spec: &'a Spec,
-    /// Root of a (detached) mount that becomes `/`.
+    /// Root of a (detached) mount that becomes `/`, or any directory. It stays usable afterwards; only before Linux
+    /// 6.15 a detached mount is used up.
     pub root: BorrowedFd<'a>,
-    /// Further trees to bind, as descriptors of detached mounts or directories: target path and fd.
+    /// Further trees to bind, as descriptors of detached mounts or directories: target path and fd. They are mounted
+    /// after the mounts of the spec, in this order.
     pub binds: Vec<(PathBuf, OwnedFd)>,
     /// Standard streams.
     pub stdio: Stdio<'a>,
     /// Ends the process when triggered.
     pub cancel: &'a Cancel,
-}
-
-/// A request to stop, usable from any thread; an eventfd underneath, so that it can be polled.
-#[derive(Debug, Clone)]
-pub struct Cancel {}
-
-impl Cancel {
-    /// Not triggered yet.
-    pub fn new() -> Result<Self, RuntimeError> {
-        todo!()
-    }
-
-    /// Triggers it; for ever, and for every clone.
-    pub fn cancel(&self) {
-        todo!()
-    }
-
-    /// Whether it was triggered.
-    pub fn is_cancelled(&self) -> bool {
-        todo!()
-    }
-
-    /// Becomes readable when triggered.
-    pub fn as_fd(&self) -> BorrowedFd<'_> {
-        todo!()
-    }
-}
-
-/// Runs the process to its end. Mount points that are missing in the root are made first and removed again
-/// afterwards, unless the command changed them. Every process of the container has ended when this returns.
-pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
-    let _ = request;
-    todo!()
-}
-
-/// The default [`Spec`] of a build step or container: BuildKit's mounts, capabilities, masked and read-only paths and
-/// seccomp profile. Args, env, cwd, user, hostname and binds are the caller's to set.
-pub fn default_spec() -> Spec {
-    todo!()
-}
-
-/// A user as a Dockerfile's `USER` names it, resolved in a root file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct User {
-    /// User id.
-    pub uid: u32,
-    /// Primary group id.
-    pub gid: u32,
-    /// Supplementary group ids.
-    pub additional_gids: Vec<u32>,
-    /// Home directory from `passwd` (`/` when there is none, `/root` for uid 0 without an entry).
-    pub home: String,
-}
-
-/// Resolves `name[:group]` or `uid[:gid]` against `/etc/passwd` and `/etc/group` below `root` (read through the
-/// descriptor, symlinks confined to it).
-pub fn resolve_user(root: BorrowedFd<'_>, user: &str) -> Result<User, RuntimeError> {
-    let _ = (root, user);
-    todo!()
 }
 
 /// Why a process could not be run. That it ran and failed is an [`ExitStatus`], not an error.
@@ -122,19 +89,40 @@ pub fn resolve_user(root: BorrowedFd<'_>, user: &str) -> Result<User, RuntimeErr
 pub enum RuntimeError {
     /// A system call of the parent or the child failed; `step` says what it was for.
     #[error("cannot {step}")]
-    Step { step: String, source: std::io::Error },
+    Step {
+        /// What was to be done.
+        step: String,
+        /// Why it could not be.
+        source: std::io::Error,
+    },
     /// The command does not exist in the container or cannot be executed (shell convention 127 and 126).
     #[error("cannot execute `{command}`")]
-    Exec { command: String, not_found: bool, source: std::io::Error },
+    Exec {
+        /// The command as the spec names it.
+        command: String,
+        /// Whether it does not exist.
+        not_found: bool,
+        /// Why it cannot be executed.
+        source: std::io::Error,
+    },
     /// The spec asks for something this runtime does not do.
     #[error("unsupported in the runtime spec: {what}")]
-    Unsupported { what: String },
+    Unsupported {
+        /// What it asks for.
+        what: String,
+    },
     /// The user does not exist in the root file system.
     #[error("unable to find user {user}: no matching entries in passwd file")]
-    UnknownUser { user: String },
+    UnknownUser {
+        /// The user.
+        user: String,
+    },
     /// The group does not exist in the root file system.
     #[error("unable to find group {group}: no matching entries in group file")]
-    UnknownGroup { group: String },
+    UnknownGroup {
+        /// The group.
+        group: String,
+    },
     /// [`Cancel`] was triggered.
     #[error("cancelled")]
     Cancelled,

@@ -85,16 +85,16 @@ pub(super) enum CallBody<'a> {
 #[derive(Debug)]
 pub(super) struct Transport {
     options: RegistryOptions,
-    /// For HTTPS: the system's certificates, proxies from the environment.
-    secure: Mutex<Option<Client>>,
-    /// For plain HTTP: no proxy is used, because such registries are near.
-    plain: Mutex<Option<Client>>,
+    /// For HTTPS to other machines: the system's certificates, proxies from the environment.
+    far: Mutex<Option<Client>>,
+    /// For plain HTTP and this machine: no proxy, because such registries are near.
+    near: Mutex<Option<Client>>,
     sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
 }
 
 impl Transport {
     pub(super) fn new(options: RegistryOptions) -> Self {
-        Self { options, secure: Mutex::default(), plain: Mutex::default(), sessions: Mutex::default() }
+        Self { options, far: Mutex::default(), near: Mutex::default(), sessions: Mutex::default() }
     }
 
     /// `https://HOST/v2/…` of `registry`.
@@ -195,7 +195,7 @@ impl Transport {
         call: &Call<'_>,
         authorization: Option<&Authorization>,
     ) -> Result<Response, RegistryError> {
-        let client = self.client(call.registry, call.url.scheme())?;
+        let client = self.client(call)?;
         let mut request = client.request(call.method.clone(), call.url.clone());
         for (name, value) in &call.headers {
             request = request.header(name, value);
@@ -333,27 +333,27 @@ impl Transport {
         Arc::clone(lock(&self.sessions).entry(registry.to_owned()).or_default())
     }
 
-    fn client(&self, registry: &str, scheme: &str) -> Result<Client, RegistryError> {
-        let slot = if scheme == "https" { &self.secure } else { &self.plain };
-        let mut slot = lock(slot);
+    fn client(&self, call: &Call<'_>) -> Result<Client, RegistryError> {
+        let near = call.url.scheme() == "http" || call.url.host_str().is_some_and(reference::is_loopback);
+        let mut slot = lock(if near { &self.near } else { &self.far });
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
-        let client = self.new_client(scheme == "https").map_err(|error| RegistryError::Client {
-            registry: registry.to_owned(),
+        let client = self.new_client(near).map_err(|error| RegistryError::Client {
+            registry: call.registry.to_owned(),
             source: Box::new(error),
         })?;
         Ok(slot.insert(client).clone())
     }
 
-    fn new_client(&self, secure: bool) -> Result<Client, reqwest::Error> {
+    fn new_client(&self, near: bool) -> Result<Client, reqwest::Error> {
         // An error means that a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut authorities = Vec::new();
         for bundle in &self.options.ca_certificates {
             authorities.extend(Certificate::from_pem_bundle(bundle)?);
         }
-        if secure {
+        if !near {
             return builder().tls_certs_merge(authorities).build();
         }
         // A plain registry may keep its blobs behind HTTPS, but a place without certificates must not stop it.

@@ -1,0 +1,286 @@
+//! The parent: prepares the container, clones it, watches it, clears up after it.
+
+mod child;
+mod prepare;
+mod report;
+mod step;
+mod terminal;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use self::prepare::{Parts, Prepared, Streams};
+use self::report::{REPORT_SIZE, Report};
+use crate::rootfs::MountPoints;
+use crate::spec::plan::Plan;
+use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, sys};
+
+/// How much output is handed on at once; what a pipe holds.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// The most that the child can have reported: a failure and the end.
+const REPORTS_BYTES_MAX: usize = 8 * REPORT_SIZE;
+
+/// Runs the process to its end. Mount points that are missing in the root are made first and removed again
+/// afterwards, unless the command changed them. Every process of the container has ended when this returns.
+pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
+    if request.cancel.is_cancelled() {
+        return Err(RuntimeError::Cancelled);
+    }
+    let plan = Plan::new(request.spec, prepare::host()?)?;
+    let filter = request.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let filter = filter.map(seccomp::compile).transpose()?;
+    let command = plan.process.command.clone();
+
+    let mut points = MountPoints::default();
+    let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let (output, streams) = streams(&request.stdio)?;
+    let terminal = matches!(streams, Streams::Inherited { terminal: true });
+    let parts = Parts { root: request.root, binds: request.binds, filter, streams, report: report_end };
+    let mut prepared = prepare::prepare(plan, parts, &mut points)?;
+
+    let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };
+    let mut init = Init::start(&mut prepared)?;
+    let ended = init.watch(output, request.stdio, request.cancel)?;
+    drop(foreground);
+    let result = match ended {
+        Ended::Cancelled => Err(RuntimeError::Cancelled),
+        Ended::ByItself => outcome(&report, &prepared.container, command),
+    };
+    match (result, points.remove()) {
+        // Nobody may take the root for what the command left.
+        (Ok(ExitStatus::Exited(0)), Err(error)) => Err(error),
+        (result, _) => result,
+    }
+}
+
+/// The parent's ends of the output pipes.
+type Output = Vec<(Stream, OwnedFd)>;
+
+fn streams(stdio: &Stdio<'_>) -> Result<(Output, Streams), RuntimeError> {
+    if matches!(stdio, Stdio::Inherit) {
+        return Ok((Output::new(), Streams::Inherited { terminal: terminal::is_terminal() }));
+    }
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open /dev/null"))?;
+    let (stdout, stdout_end) = pipe(PipeFlags::CLOEXEC)?;
+    let (stderr, stderr_end) = pipe(PipeFlags::CLOEXEC)?;
+    for end in [&stdout, &stderr] {
+        rustix::fs::fcntl_setfl(end, OFlags::NONBLOCK).map_err(failed("set up an output pipe"))?;
+    }
+    let output = vec![(Stream::Stdout, stdout), (Stream::Stderr, stderr)];
+    Ok((output, Streams::Given([null, stdout_end, stderr_end])))
+}
+
+fn pipe(flags: PipeFlags) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
+    pipe_with(flags).map_err(failed("make a pipe"))
+}
+
+/// The container while it runs. Dropping it kills it.
+struct Init {
+    pidfd: OwnedFd,
+    ended: bool,
+}
+
+/// Why the container is no more.
+enum Ended {
+    ByItself,
+    Cancelled,
+}
+
+impl Init {
+    /// Clones the child and lets go of what is only for it.
+    fn start(prepared: &mut Prepared) -> Result<Self, RuntimeError> {
+        let pidfd = sys::clone_container(prepared.namespaces, &mut prepared.container, child::run_init)
+            .map_err(failed("make the container's process"))?;
+        prepared.release();
+        Ok(Self { pidfd, ended: false })
+    }
+
+    /// Hands on output until the container has ended, and ends it when `cancel` says so.
+    fn watch(
+        &mut self,
+        mut output: Output,
+        stdio: Stdio<'_>,
+        cancel: &Cancel,
+    ) -> Result<Ended, RuntimeError> {
+        let mut sink: &mut dyn FnMut(Stream, &[u8]) = &mut |_, _| {};
+        if let Stdio::Captured(captured) = stdio {
+            sink = captured;
+        }
+        let mut buffer = vec![0; CHUNK_BYTES];
+        let mut ended = Ended::ByItself;
+        loop {
+            let cancelled = matches!(ended, Ended::Cancelled);
+            let cancel_fd = (!cancelled).then(|| cancel.as_fd());
+            let ready =
+                wait(self.pidfd.as_fd(), cancel_fd, &output).map_err(failed("wait for the container"))?;
+            if ready.ended {
+                break;
+            }
+            if ready.cancelled {
+                ended = Ended::Cancelled;
+                self.kill();
+            }
+            let mut ready = ready.output.into_iter();
+            let mut result = Ok(());
+            output.retain(|(stream, fd)| {
+                !ready.next().unwrap_or(false) || result.is_err() || {
+                    match read(fd, &mut buffer) {
+                        Ok(Chunk::Data(length)) => {
+                            sink(*stream, &buffer[..length]);
+                            true
+                        }
+                        Ok(Chunk::Nothing) => true,
+                        Ok(Chunk::End) => false,
+                        Err(error) => {
+                            result = Err(error);
+                            false
+                        }
+                    }
+                }
+            });
+            result.map_err(failed("read the output of the command"))?;
+        }
+        self.wait().map_err(failed("wait for the container"))?;
+        // Nobody is left to write more.
+        for (stream, fd) in &output {
+            while let Chunk::Data(length) =
+                read(fd, &mut buffer).map_err(failed("read the output of the command"))?
+            {
+                sink(*stream, &buffer[..length]);
+            }
+        }
+        Ok(ended)
+    }
+
+    fn kill(&self) {
+        // It may have ended by itself.
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Waits for PID 1; the kernel has then ended all other processes of its namespace.
+    fn wait(&mut self) -> io::Result<()> {
+        self.ended = true;
+        loop {
+            match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+                Err(Errno::INTR) => {}
+                // The caller ignores SIGCHLD, so the kernel has reaped it.
+                Ok(_) | Err(Errno::CHILD) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl Drop for Init {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.kill();
+            let _ = self.wait();
+        }
+    }
+}
+
+/// What [`wait`] saw.
+struct Ready {
+    ended: bool,
+    cancelled: bool,
+    /// For each stream of the output whether there is something to read.
+    output: Vec<bool>,
+}
+
+fn wait(pidfd: BorrowedFd<'_>, cancel: Option<BorrowedFd<'_>>, output: &Output) -> io::Result<Ready> {
+    let streams = output.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN));
+    let mut polled: Vec<PollFd<'_>> = streams.collect();
+    polled.push(PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
+    polled.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
+    loop {
+        match poll(&mut polled, None) {
+            Err(Errno::INTR) => {}
+            result => {
+                result?;
+                break;
+            }
+        }
+    }
+    let mut ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
+    let rest = ready.split_off(output.len());
+    let at = |index: usize| rest.get(index).copied().unwrap_or(false);
+    Ok(Ready { ended: at(0), cancelled: at(1), output: ready })
+}
+
+/// What reading a pipe gave.
+enum Chunk {
+    Data(usize),
+    Nothing,
+    End,
+}
+
+fn read(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Chunk> {
+    loop {
+        return match rustix::io::read(fd, &mut *buffer) {
+            Ok(0) => Ok(Chunk::End),
+            Ok(length) => Ok(Chunk::Data(length)),
+            Err(Errno::AGAIN) => Ok(Chunk::Nothing),
+            Err(Errno::INTR) => continue,
+            Err(error) => Err(error.into()),
+        };
+    }
+}
+
+/// What came of it, as the child's reports tell.
+fn outcome(
+    report: &OwnedFd,
+    container: &child::Container,
+    command: String,
+) -> Result<ExitStatus, RuntimeError> {
+    let mut bytes = [0; REPORTS_BYTES_MAX];
+    let length = match read(report, &mut bytes).map_err(failed("read the report of the container"))? {
+        Chunk::Data(length) => length,
+        Chunk::Nothing | Chunk::End => 0,
+    };
+    let mut status = None;
+    for record in bytes[..length].chunks(REPORT_SIZE) {
+        let step = |steps: &[step::Step], index: u32| steps.get(index as usize).map(step::Step::to_string);
+        let (step, errno) = match Report::decode(record) {
+            Some(Report::Init { errno }) => (Some("set up the container's first process".to_owned()), errno),
+            Some(Report::Setup { index, errno }) => (step(&container.init.setup, index), errno),
+            Some(Report::Fork { errno }) => (Some("make the command's process".to_owned()), errno),
+            Some(Report::Launch { index, errno }) => (step(&container.command.launch, index), errno),
+            Some(Report::Exec { errno }) => {
+                let not_found = matches!(errno, libc::ENOENT | libc::ENOTDIR);
+                return Err(RuntimeError::Exec {
+                    command,
+                    not_found,
+                    source: io::Error::from_raw_os_error(errno),
+                });
+            }
+            Some(Report::Ended { status: raw }) => {
+                status = Some(raw);
+                continue;
+            }
+            None => continue,
+        };
+        let step = step.unwrap_or_else(|| "set up the container".to_owned());
+        return Err(RuntimeError::Step { step, source: io::Error::from_raw_os_error(errno) });
+    }
+    Ok(match status {
+        Some(status) if libc::WIFEXITED(status) => {
+            ExitStatus::Exited((libc::WEXITSTATUS(status) & 0xff) as u8)
+        }
+        Some(status) => ExitStatus::Signaled(libc::WTERMSIG(status)),
+        // PID 1 could not say anything any more: somebody killed it, and all others with it.
+        None => ExitStatus::Signaled(libc::SIGKILL),
+    })
+}
+
+fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {
+    move |source| RuntimeError::Step { step: step.to_owned(), source: source.into() }
+}

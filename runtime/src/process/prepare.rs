@@ -1,0 +1,501 @@
+//! From the plan to the container's steps: everything that can be done, opened or allocated beforehand.
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use oci_spec::runtime::{Capability, LinuxNamespaceType};
+use rustix::fs::{CWD, FileType, Mode, OFlags};
+
+use super::child::{Command, Container, Init};
+use super::step::{Step, Target};
+use crate::capability::CapabilitySet;
+use crate::rootfs::{MountPoints, TargetKind};
+use crate::seccomp::Filter;
+use crate::spec::plan::{CgroupVersion, Device, Host, Mount, MountKind, Plan, ProcessPlan, path_string};
+use crate::sys::{Arguments, StringArray};
+use crate::{RuntimeError, sys};
+
+/// Enough for the steps of the launch, which call nothing deep.
+const COMMAND_STACK_BYTES: usize = 256 << 10;
+
+/// What the container is to be made of, besides the plan.
+pub(super) struct Parts<'a> {
+    pub(super) root: BorrowedFd<'a>,
+    /// Trees to bind after the plan's mounts.
+    pub(super) binds: Vec<(PathBuf, OwnedFd)>,
+    pub(super) filter: Option<Arc<Filter>>,
+    pub(super) streams: Streams,
+    /// Where the child reports to.
+    pub(super) report: OwnedFd,
+}
+
+/// The child's ends of its standard streams.
+pub(super) enum Streams {
+    /// The caller's own. `terminal`: they lead to its terminal, whose foreground the command stays in.
+    Inherited { terminal: bool },
+    /// Standard input, output and error.
+    Given([OwnedFd; 3]),
+}
+
+/// The container as the child takes it, and the descriptors that it refers to by number.
+pub(super) struct Prepared {
+    pub(super) container: Container,
+    /// `CLONE_NEW*`.
+    pub(super) namespaces: u64,
+    descriptors: Descriptors,
+}
+
+impl Prepared {
+    /// Closes the parent's copies of the child's descriptors.
+    pub(super) fn release(&mut self) {
+        self.descriptors.0.clear();
+    }
+}
+
+/// What of the host plans depend on.
+pub(super) fn host() -> Result<Host, RuntimeError> {
+    const CGROUP2_MAGIC: i64 = 0x6367_7270;
+    const TMPFS_MAGIC: i64 = 0x0102_1994;
+    let cgroup = match rustix::fs::statfs(c"/sys/fs/cgroup").map(|filesystem| filesystem.f_type as i64) {
+        Ok(CGROUP2_MAGIC) => CgroupVersion::V2,
+        Ok(TMPFS_MAGIC) => CgroupVersion::V1,
+        _ => CgroupVersion::None,
+    };
+    let permitted = sys::permitted_capabilities().map_err(failed("read the own capabilities"))?;
+    Ok(Host { cgroup, capabilities: CapabilitySet(permitted) })
+}
+
+/// Makes mount points, opens trees and writes down the steps.
+pub(super) fn prepare(
+    plan: Plan,
+    parts: Parts<'_>,
+    points: &mut MountPoints,
+) -> Result<Prepared, RuntimeError> {
+    let mut builder = Builder { setup: Vec::new(), trees: Vec::new(), descriptors: Descriptors::default() };
+    let Parts { root, binds, filter, streams, report } = parts;
+    let report = builder.descriptors.keep(report)?;
+    let caller = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .map_err(failed("open a pidfd of the own process"))?;
+    let caller = builder.descriptors.keep(caller)?;
+
+    builder.namespaces(&plan)?;
+    builder.root(root, &plan)?;
+    builder.mounts(&plan, root, binds, points)?;
+    builder.protect(&plan);
+    builder.setup.push(Step::MakeDirectory(target(&plan.process.cwd)?));
+
+    let new_session = !matches!(streams, Streams::Inherited { terminal: true });
+    let mut launch = Vec::new();
+    if let Streams::Given(streams) = streams {
+        for (to, stream) in streams.into_iter().enumerate() {
+            let from = builder.descriptors.keep(stream)?;
+            if plan.process.uid != 0 && to != 0 {
+                launch.push(Step::OwnStream { fd: from, uid: plan.process.uid, gid: plan.process.gid });
+            }
+            launch.push(Step::Stream { from, to: to as RawFd });
+        }
+    }
+    if new_session {
+        launch.push(Step::NewSession);
+    }
+    launch_steps(&plan.process, filter, &mut launch)?;
+
+    let ProcessPlan { candidates, arguments, environment, .. } = plan.process;
+    let init = Init {
+        report,
+        caller,
+        foreign: builder.descriptors.gaps(),
+        caller_arguments: own_arguments(),
+        new_session,
+        trees: builder.trees,
+        setup: builder.setup,
+    };
+    let command = Command {
+        report,
+        launch,
+        candidates,
+        arguments: StringArray::new(arguments),
+        environment: StringArray::new(environment),
+    };
+    Ok(Prepared {
+        container: Container { init, command, stack: vec![0; COMMAND_STACK_BYTES] },
+        namespaces: plan.namespaces,
+        descriptors: builder.descriptors,
+    })
+}
+
+struct Builder {
+    setup: Vec<Step>,
+    trees: Vec<RawFd>,
+    descriptors: Descriptors,
+}
+
+impl Builder {
+    fn namespaces(&mut self, plan: &Plan) -> Result<(), RuntimeError> {
+        for (kind, path) in &plan.joined {
+            let step = || format!("open the namespace {}", path.display());
+            let namespace = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|source| RuntimeError::Step { step: step(), source: source.into() })?;
+            let fd = self.descriptors.keep(namespace)?;
+            self.setup.push(Step::EnterNamespace { fd, kind: *kind });
+        }
+        if plan.namespaces & LinuxNamespaceType::Network as u64 != 0 {
+            self.setup.push(Step::LoopbackUp);
+        }
+        self.setup.extend(plan.hostname.as_ref().map(|name| Step::HostName(name.clone().into_bytes())));
+        self.setup.extend(plan.domainname.as_ref().map(|name| Step::DomainName(name.clone().into_bytes())));
+        Ok(())
+    }
+
+    fn root(&mut self, root: BorrowedFd<'_>, plan: &Plan) -> Result<(), RuntimeError> {
+        let set =
+            attributes(plan.all_devices) | if plan.root_read_only { libc::MOUNT_ATTR_RDONLY } else { 0 };
+        let tree = own_tree(root, set).map_err(failed("prepare the root file system"))?;
+        let tree = self.descriptors.keep(tree)?;
+        self.setup.extend([Step::PrivateMounts, Step::AttachRoot { tree }, Step::PivotRoot, Step::Umask(0)]);
+        Ok(())
+    }
+
+    fn mounts(
+        &mut self,
+        plan: &Plan,
+        root: BorrowedFd<'_>,
+        binds: Vec<(PathBuf, OwnedFd)>,
+        points: &mut MountPoints,
+    ) -> Result<(), RuntimeError> {
+        let mut covered: Vec<PathBuf> = Vec::new();
+        let mut read_only = Vec::new();
+        for Mount { target, kind } in &plan.mounts {
+            match kind {
+                MountKind::New { filesystem, source, flags, data, read_only: later } => {
+                    self.target(root, target, TargetKind::Directory, &mut covered, points)?;
+                    let devices = plan.devices.as_deref().filter(|_| target == Path::new("/dev"));
+                    let nodes = self.device_nodes(devices.unwrap_or_default(), plan.all_devices)?;
+                    let target = path_string(target)?;
+                    self.setup.push(Step::Mount {
+                        filesystem: filesystem.clone(),
+                        source: source.clone(),
+                        target: target.clone(),
+                        flags: *flags,
+                        data: data.clone(),
+                    });
+                    if devices.is_some() {
+                        self.setup.extend(nodes);
+                        self.setup.extend(DEV_LINKS.map(|(path, target)| Step::Symlink { target, path }));
+                    }
+                    if *later {
+                        read_only.push(Step::ReadOnlyMount(target));
+                    }
+                }
+                MountKind::Bind { source, recursive, set, clear, propagation } => {
+                    let tree = host_tree(source, *recursive).and_then(|tree| {
+                        sys::mount_setattr(tree.as_raw_fd(), *recursive, *set, *clear, *propagation)?;
+                        Ok(tree)
+                    });
+                    let tree = tree.map_err(failed(format!("bind {}", source.display())))?;
+                    self.bind(root, target, tree, &mut covered, points)?;
+                }
+            }
+        }
+        for (target, tree) in binds {
+            let target = crate::spec::plan::absolute(&target);
+            let tree = own_tree(tree.as_fd(), attributes(plan.all_devices))
+                .map_err(failed(format!("prepare the bind at {}", target.display())))?;
+            self.bind(root, &target, tree, &mut covered, points)?;
+        }
+        self.setup.append(&mut read_only);
+        Ok(())
+    }
+
+    fn bind(
+        &mut self,
+        root: BorrowedFd<'_>,
+        target: &Path,
+        tree: OwnedFd,
+        covered: &mut Vec<PathBuf>,
+        points: &mut MountPoints,
+    ) -> Result<(), RuntimeError> {
+        let stat =
+            rustix::fs::fstat(&tree).map_err(failed(format!("look at the bind at {}", target.display())))?;
+        let kind = match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => TargetKind::Directory,
+            _ => TargetKind::File,
+        };
+        self.target(root, target, kind, covered, points)?;
+        let tree = self.tree(Some(tree))?;
+        self.setup.push(Step::Attach { tree, target: path_string(target)? });
+        Ok(())
+    }
+
+    /// Sees to it that there is something to mount over: what lies in the root is made here, so that it can be taken
+    /// away again; what lies in another mount is made by the child.
+    fn target(
+        &mut self,
+        root: BorrowedFd<'_>,
+        path: &Path,
+        kind: TargetKind,
+        covered: &mut Vec<PathBuf>,
+        points: &mut MountPoints,
+    ) -> Result<(), RuntimeError> {
+        if !covered.iter().any(|mount| path.starts_with(mount)) {
+            points.ensure(root, path, kind)?;
+        }
+        covered.push(path.to_owned());
+        // A link may lead from the root into another mount, so the child looks again.
+        self.setup.push(match kind {
+            TargetKind::Directory => Step::MakeDirectory(target(path)?),
+            TargetKind::File => Step::MakeFile(target(path)?),
+        });
+        Ok(())
+    }
+
+    /// Returns the steps that put `devices` into the new `/dev`.
+    ///
+    /// Device nodes cannot be opened on any mount of the container, or it could make itself one for the host's disk.
+    /// So the real nodes are made on a mount that allows it, taken from there one by one, and bound into the final
+    /// `/dev`, which then hides the mount that they came from.
+    fn device_nodes(&mut self, devices: &[Device], all_devices: bool) -> Result<Vec<Step>, RuntimeError> {
+        let mut steps = Vec::new();
+        if !devices.is_empty() && !all_devices {
+            self.setup.push(Step::Mount {
+                filesystem: c"tmpfs".to_owned(),
+                source: c"devices".to_owned(),
+                target: c"/dev".to_owned(),
+                flags: libc::MS_NOSUID | libc::MS_NOEXEC,
+                data: c"mode=700,size=64k".to_owned(),
+            });
+        }
+        for (index, device) in devices.iter().enumerate() {
+            let node = |path: CString| Step::Node {
+                path,
+                mode: device.mode,
+                device: device.device,
+                uid: device.uid,
+                gid: device.gid,
+            };
+            let place = target(&device.path)?;
+            if all_devices {
+                steps.extend(
+                    place
+                        .parents
+                        .into_iter()
+                        .map(|path| Step::MakeDirectory(Target { path, parents: vec![] })),
+                );
+                steps.push(node(place.path));
+                continue;
+            }
+            let source = path_string(Path::new(&format!("/dev/{index}")))?;
+            let tree = self.tree(None)?;
+            self.setup.extend([node(source.clone()), Step::CloneTree { path: source, tree }]);
+            let target = place.path.clone();
+            steps.extend([Step::MakeFile(place), Step::Attach { tree, target }]);
+        }
+        Ok(steps)
+    }
+
+    /// What is forbidden in the end, and sysctls, which have to be set before.
+    fn protect(&mut self, plan: &Plan) {
+        let sysctls = plan.sysctls.iter();
+        self.setup.extend(
+            sysctls.map(|(path, value)| Step::WriteFile {
+                path: path.clone(),
+                value: value.clone().into_bytes(),
+            }),
+        );
+        self.setup.extend(plan.read_only.iter().cloned().map(Step::ReadOnlyPath));
+        self.setup.extend(plan.masked.iter().cloned().map(Step::Mask));
+    }
+
+    /// A place for a detached mount: `tree`, or one that the child opens.
+    fn tree(&mut self, tree: Option<OwnedFd>) -> Result<usize, RuntimeError> {
+        let fd = tree.map_or(Ok(-1), |tree| self.descriptors.keep(tree))?;
+        self.trees.push(fd);
+        Ok(self.trees.len() - 1)
+    }
+}
+
+/// The usual links in `/dev`.
+const DEV_LINKS: [(&CStr, &CStr); 6] = [
+    (c"/dev/ptmx", c"pts/ptmx"),
+    (c"/dev/fd", c"/proc/self/fd"),
+    (c"/dev/stdin", c"/proc/self/fd/0"),
+    (c"/dev/stdout", c"/proc/self/fd/1"),
+    (c"/dev/stderr", c"/proc/self/fd/2"),
+    (c"/dev/core", c"/proc/kcore"),
+];
+
+/// What the command's process does after its streams, in the only order that works: what needs privileges first.
+fn launch_steps(
+    process: &ProcessPlan,
+    filter: Option<Arc<Filter>>,
+    launch: &mut Vec<Step>,
+) -> Result<(), RuntimeError> {
+    if let Some(value) = process.oom_score_adj {
+        let path = c"/proc/self/oom_score_adj".to_owned();
+        launch.push(Step::WriteFile { path, value: value.to_string().into_bytes() });
+    }
+    launch.extend(process.rlimits.iter().map(|&(resource, soft, hard)| Step::Limit { resource, soft, hard }));
+    launch.push(Step::Bounding { keep: process.bounding.0 });
+    if process.no_new_privileges {
+        launch.push(Step::NoNewPrivileges);
+    }
+    launch.extend([
+        Step::KeepCapabilities,
+        Step::Groups(process.additional_gids.clone()),
+        Step::Group(process.gid),
+        Step::User(process.uid),
+        Step::Umask(process.umask),
+        Step::WorkingDirectory(path_string(&process.cwd)?),
+        Step::UnblockSignals,
+        Step::CloseOnExec,
+    ]);
+    let (effective, permitted, inheritable) = (process.effective, process.permitted, process.inheritable);
+    if let Some(filter) = filter {
+        if !process.no_new_privileges {
+            // Without no_new_privs only a privileged process may install a filter.
+            let admin = CapabilitySet::default().with(Capability::SysAdmin);
+            let permitted = permitted.with(Capability::SysAdmin);
+            launch.push(Step::Capabilities {
+                effective: admin.0,
+                permitted: permitted.0,
+                inheritable: inheritable.0,
+            });
+        }
+        launch.push(Step::Filter(filter));
+    }
+    // These, and exec, are all that the filter sees of this process.
+    launch.push(Step::Capabilities {
+        effective: effective.intersection(permitted).0,
+        permitted: permitted.0,
+        inheritable: inheritable.0,
+    });
+    if process.ambient != CapabilitySet::default() {
+        launch.push(Step::Ambient(process.ambient.0));
+    }
+    Ok(())
+}
+
+fn attributes(all_devices: bool) -> u64 {
+    if all_devices { 0 } else { libc::MOUNT_ATTR_NODEV }
+}
+
+/// A mount of the tree that `fd` leads to which nobody else has: a copy, or, where the kernel cannot copy a detached
+/// mount (before 6.15), that mount itself.
+fn own_tree(fd: BorrowedFd<'_>, set: u64) -> io::Result<OwnedFd> {
+    let tree = match sys::open_tree(fd, c"", true) {
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => fd.try_clone_to_owned()?,
+        result => result?,
+    };
+    sys::mount_setattr(tree.as_raw_fd(), true, set, 0, libc::MS_PRIVATE)?;
+    Ok(tree)
+}
+
+/// A detached copy of a tree of the host.
+fn host_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
+    let source = CString::new(source.as_os_str().as_encoded_bytes())?;
+    sys::open_tree(CWD, &source, recursive)
+}
+
+/// `path` with its parents, without the root.
+fn target(path: &Path) -> Result<Target, RuntimeError> {
+    let parents: Vec<&Path> = path.ancestors().skip(1).filter(|parent| parent.parent().is_some()).collect();
+    Ok(Target {
+        path: path_string(path)?,
+        parents: parents.into_iter().rev().map(path_string).collect::<Result<_, _>>()?,
+    })
+}
+
+/// The descriptors that the child keeps, none of which is a standard stream.
+#[derive(Default)]
+struct Descriptors(Vec<OwnedFd>);
+
+impl Descriptors {
+    fn keep(&mut self, fd: OwnedFd) -> Result<RawFd, RuntimeError> {
+        let fd = match fd.as_raw_fd() {
+            0..=2 => rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(failed("move a descriptor"))?,
+            _ => fd,
+        };
+        let number = fd.as_raw_fd();
+        self.0.push(fd);
+        Ok(number)
+    }
+
+    /// The ranges above the standard streams without any of these.
+    fn gaps(&self) -> Vec<(RawFd, RawFd)> {
+        let mut kept: Vec<RawFd> = self.0.iter().map(AsRawFd::as_raw_fd).collect();
+        kept.sort_unstable();
+        let mut gaps = Vec::new();
+        let mut first = 3;
+        for fd in kept {
+            if fd > first {
+                gaps.push((first, fd - 1));
+            }
+            first = fd + 1;
+        }
+        gaps.push((first, RawFd::MAX));
+        gaps
+    }
+}
+
+/// Where the kernel says that this process's command line and environment are; unknown where it does not say.
+fn own_arguments() -> Arguments {
+    static ARGUMENTS: OnceLock<Arguments> = OnceLock::new();
+    *ARGUMENTS.get_or_init(|| {
+        fs::read_to_string("/proc/self/stat").ok().and_then(|stat| parse_arguments(&stat)).unwrap_or_default()
+    })
+}
+
+/// Fields 48 to 51 of `/proc/<pid>/stat`. The second one, the name, may contain anything but ends with the last `)`.
+fn parse_arguments(stat: &str) -> Option<Arguments> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace().skip(45).map(|field| field.parse::<usize>().ok());
+    let mut range = || Some((fields.next()??, fields.next()??));
+    Some(Arguments { arguments: range()?, environment: range()? })
+}
+
+fn failed<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> RuntimeError {
+    move |source| RuntimeError::Step { step: step.into(), source: source.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_list_their_parents_downwards() {
+        let target = target(Path::new("/a/b/c")).unwrap();
+        assert_eq!(target.path.as_c_str(), c"/a/b/c");
+        assert_eq!(target.parents, [c"/a".to_owned(), c"/a/b".to_owned()]);
+    }
+
+    #[test]
+    fn descriptors_know_the_gaps_between_them() {
+        let mut descriptors = Descriptors::default();
+        for at in [20, 21, 25] {
+            let null = fs::File::open("/dev/null").unwrap();
+            let fd = rustix::io::fcntl_dupfd_cloexec(&null, at + 100).unwrap();
+            descriptors.keep(fd).unwrap();
+        }
+        let kept: Vec<RawFd> = descriptors.0.iter().map(AsRawFd::as_raw_fd).collect();
+        let gaps = descriptors.gaps();
+        for fd in 3..300 {
+            let closed = gaps.iter().any(|&(first, last)| (first..=last).contains(&fd));
+            assert_eq!(closed, !kept.contains(&fd), "{fd}");
+        }
+    }
+
+    #[test]
+    fn the_places_of_the_arguments_are_read() {
+        let fields: Vec<String> =
+            (3..=52).map(|field| if field == 3 { "S".into() } else { field.to_string() }).collect();
+        let stat = format!("1 (a) b) c) {}", fields.join(" "));
+        let expected = Arguments { arguments: (48, 49), environment: (50, 51) };
+        assert_eq!(parse_arguments(&stat), Some(expected));
+        assert_eq!(parse_arguments("1 (a) S 1 2"), None);
+        assert_ne!(own_arguments(), Arguments::default());
+    }
+}

@@ -1,0 +1,241 @@
+//! One thing that the child does, prepared by the parent: a few system calls on memory that is already there.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use crate::seccomp::Filter;
+use crate::sys::{self, Errno};
+
+/// A step of the child. Its `Display` says what it is for, after "cannot".
+#[derive(Debug)]
+pub(super) enum Step {
+    // Before anything else, in PID 1.
+    EnterNamespace { fd: RawFd, kind: u64 },
+    LoopbackUp,
+    HostName(Vec<u8>),
+    DomainName(Vec<u8>),
+    // The file system, in PID 1.
+    PrivateMounts,
+    AttachRoot { tree: RawFd },
+    PivotRoot,
+    Umask(u32),
+    MakeDirectory(Target),
+    MakeFile(Target),
+    Mount { filesystem: CString, source: CString, target: CString, flags: u64, data: CString },
+    Node { path: CString, mode: u32, device: u64, uid: u32, gid: u32 },
+    CloneTree { path: CString, tree: usize },
+    Attach { tree: usize, target: CString },
+    Symlink { target: &'static CStr, path: &'static CStr },
+    ReadOnlyMount(CString),
+    ReadOnlyPath(CString),
+    Mask(CString),
+    WriteFile { path: CString, value: Vec<u8> },
+    // The command's own process.
+    NewSession,
+    OwnStream { fd: RawFd, uid: u32, gid: u32 },
+    Stream { from: RawFd, to: RawFd },
+    Limit { resource: u32, soft: u64, hard: u64 },
+    Bounding { keep: u64 },
+    NoNewPrivileges,
+    KeepCapabilities,
+    Groups(Vec<u32>),
+    Group(u32),
+    User(u32),
+    WorkingDirectory(CString),
+    UnblockSignals,
+    CloseOnExec,
+    Capabilities { effective: u64, permitted: u64, inheritable: u64 },
+    Filter(Arc<Filter>),
+    Ambient(u64),
+}
+
+/// A path and the directories above it, from the root downwards.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) path: CString,
+    pub(super) parents: Vec<CString>,
+}
+
+impl Step {
+    /// Does it. `trees` are the descriptors of detached mounts that steps refer to by index.
+    pub(super) fn run(&self, trees: &mut [RawFd]) -> Result<(), Errno> {
+        match self {
+            Self::EnterNamespace { fd, kind } => sys::setns(*fd, *kind),
+            Self::LoopbackUp => sys::loopback_up(),
+            Self::HostName(name) => sys::sethostname(name),
+            Self::DomainName(name) => sys::setdomainname(name),
+            Self::PrivateMounts => sys::mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None),
+            Self::AttachRoot { tree } => {
+                sys::move_mount(*tree, c"/")?;
+                sys::fchdir(*tree)
+            }
+            Self::PivotRoot => pivot_root(),
+            Self::Umask(mask) => {
+                sys::umask(*mask);
+                Ok(())
+            }
+            Self::MakeDirectory(target) => target.make(make_directory),
+            Self::MakeFile(target) => target.make(make_file),
+            Self::Mount { filesystem, source, target, flags, data } => {
+                sys::mount(Some(source), target, Some(filesystem), *flags, Some(data))
+            }
+            Self::Node { path, mode, device, uid, gid } => {
+                sys::mknod(path, *mode, *device)?;
+                if (*uid, *gid) == (0, 0) { Ok(()) } else { sys::chown(path, *uid, *gid) }
+            }
+            Self::CloneTree { path, tree } => {
+                let fd = sys::clone_tree(path, false)?;
+                trees.get_mut(*tree).map(|slot| *slot = fd).ok_or(Errno(libc::EBADF))
+            }
+            Self::Attach { tree, target } => {
+                let tree = trees.get(*tree).ok_or(Errno(libc::EBADF))?;
+                sys::move_mount(*tree, target)
+            }
+            Self::Symlink { target, path } => accept(sys::symlink(target, path), libc::EEXIST),
+            Self::ReadOnlyMount(path) => sys::make_read_only(path),
+            Self::ReadOnlyPath(path) => accept(make_path_read_only(path), libc::ENOENT),
+            Self::Mask(path) => accept(mask(path), libc::ENOENT),
+            Self::WriteFile { path, value } => sys::write_file(path, value),
+            Self::NewSession => sys::setsid(),
+            Self::OwnStream { fd, uid, gid } => sys::fchown(*fd, *uid, *gid),
+            Self::Stream { from, to } => sys::dup2(*from, *to),
+            Self::Limit { resource, soft, hard } => sys::setrlimit(*resource, *soft, *hard),
+            Self::Bounding { keep } => drop_bounding(*keep),
+            Self::NoNewPrivileges => sys::set_no_new_privileges(),
+            Self::KeepCapabilities => sys::keep_capabilities(),
+            Self::Groups(groups) => sys::setgroups(groups),
+            Self::Group(gid) => sys::setresgid(*gid),
+            Self::User(uid) => sys::setresuid(*uid),
+            Self::WorkingDirectory(path) => sys::chdir(path),
+            Self::UnblockSignals => sys::unblock_signals(),
+            Self::CloseOnExec => sys::close_on_exec_from(3),
+            Self::Capabilities { effective, permitted, inheritable } => {
+                sys::capset(*effective, *permitted, *inheritable)
+            }
+            Self::Filter(filter) => sys::seccomp(&filter.program, filter.flags),
+            Self::Ambient(ambient) => raise_ambient(*ambient),
+        }
+    }
+}
+
+impl Target {
+    /// Makes it with `make`, and the directories above it if that is what is missing.
+    fn make(&self, make: fn(&CStr) -> Result<(), Errno>) -> Result<(), Errno> {
+        match make(&self.path) {
+            Err(Errno(libc::ENOENT)) => {
+                for parent in &self.parents {
+                    make_directory(parent)?;
+                }
+                make(&self.path)
+            }
+            result => result,
+        }
+    }
+}
+
+fn make_directory(path: &CStr) -> Result<(), Errno> {
+    accept(sys::mkdir(path, 0o755), libc::EEXIST)
+}
+
+fn make_file(path: &CStr) -> Result<(), Errno> {
+    accept(sys::mknod(path, libc::S_IFREG | 0o644, 0), libc::EEXIST)
+}
+
+/// The mount at the current directory becomes the root, and the old root, which comes to lie over it, goes.
+fn pivot_root() -> Result<(), Errno> {
+    sys::pivot_root(c".", c".")?;
+    sys::detach_mount(c".")?;
+    sys::chdir(c"/")
+}
+
+fn make_path_read_only(path: &CStr) -> Result<(), Errno> {
+    let tree = sys::clone_tree(path, true)?;
+    sys::mount_setattr(tree, true, libc::MOUNT_ATTR_RDONLY, 0, 0)?;
+    sys::move_mount(tree, path)?;
+    sys::close_range(tree, tree)
+}
+
+/// A file looks empty, and so does a directory.
+fn mask(path: &CStr) -> Result<(), Errno> {
+    match sys::mount(Some(c"/dev/null"), path, None, libc::MS_BIND, None) {
+        Err(Errno(libc::ENOTDIR)) => {
+            let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+            accept(sys::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), flags, None), libc::ENOTDIR)
+        }
+        result => result,
+    }
+}
+
+fn drop_bounding(keep: u64) -> Result<(), Errno> {
+    for capability in (0..u64::BITS).filter(|number| keep >> number & 1 == 0) {
+        match sys::drop_bounding(capability) {
+            // The kernel knows no capability of this number or above.
+            Err(Errno(libc::EINVAL)) => return Ok(()),
+            result => result?,
+        }
+    }
+    Ok(())
+}
+
+fn raise_ambient(ambient: u64) -> Result<(), Errno> {
+    sys::clear_ambient()?;
+    for capability in (0..u64::BITS).filter(|number| ambient >> number & 1 == 1) {
+        sys::raise_ambient(capability)?;
+    }
+    Ok(())
+}
+
+/// `result`, where the error number `fine` is none.
+fn accept(result: Result<(), Errno>, fine: i32) -> Result<(), Errno> {
+    match result {
+        Err(Errno(number)) if number == fine => Ok(()),
+        result => result,
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = |path: &CString| path.to_string_lossy().into_owned();
+        match self {
+            Self::EnterNamespace { .. } => f.write_str("enter a namespace"),
+            Self::LoopbackUp => f.write_str("bring up the loopback interface"),
+            Self::HostName(_) => f.write_str("set the host name"),
+            Self::DomainName(_) => f.write_str("set the domain name"),
+            Self::PrivateMounts => f.write_str("make the mounts private"),
+            Self::AttachRoot { .. } => f.write_str("mount the root file system"),
+            Self::PivotRoot => f.write_str("change the root"),
+            Self::Umask(_) => f.write_str("set the umask"),
+            Self::MakeDirectory(target) => write!(f, "make the directory {}", path(&target.path)),
+            Self::MakeFile(target) => write!(f, "make the mount point {}", path(&target.path)),
+            Self::Mount { filesystem, target, .. } => {
+                write!(f, "mount {} at {}", path(filesystem), path(target))
+            }
+            Self::Node { path: node, .. } => write!(f, "make the device {}", path(node)),
+            Self::CloneTree { path: tree, .. } => write!(f, "prepare the mount {}", path(tree)),
+            Self::Attach { target, .. } => write!(f, "bind at {}", path(target)),
+            Self::Symlink { path, .. } => write!(f, "make the link {}", path.to_string_lossy()),
+            Self::ReadOnlyMount(tree) | Self::ReadOnlyPath(tree) => {
+                write!(f, "make {} read-only", path(tree))
+            }
+            Self::Mask(masked) => write!(f, "mask {}", path(masked)),
+            Self::WriteFile { path: file, .. } => write!(f, "write {}", path(file)),
+            Self::NewSession => f.write_str("start a session"),
+            Self::OwnStream { .. } | Self::Stream { .. } => f.write_str("set up the standard streams"),
+            Self::Limit { resource, .. } => write!(f, "set resource limit {resource}"),
+            Self::Bounding { .. } => f.write_str("limit the capabilities"),
+            Self::NoNewPrivileges => f.write_str("forbid new privileges"),
+            Self::KeepCapabilities => f.write_str("keep the capabilities"),
+            Self::Groups(_) => f.write_str("set the supplementary groups"),
+            Self::Group(gid) => write!(f, "become group {gid}"),
+            Self::User(uid) => write!(f, "become user {uid}"),
+            Self::WorkingDirectory(directory) => write!(f, "enter the working directory {}", path(directory)),
+            Self::UnblockSignals => f.write_str("unblock signals"),
+            Self::CloseOnExec => f.write_str("mark descriptors for closing"),
+            Self::Capabilities { .. } => f.write_str("set the capabilities"),
+            Self::Filter(_) => f.write_str("install the seccomp filter"),
+            Self::Ambient(_) => f.write_str("set the ambient capabilities"),
+        }
+    }
+}
