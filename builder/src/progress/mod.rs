@@ -10,7 +10,6 @@ mod quiet;
 mod steps;
 mod tty;
 
-use std::fmt;
 use std::io::{IsTerminal, Stderr, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
@@ -54,20 +53,11 @@ enum Renderer {
     Finished(Steps),
 }
 
+#[derive(Debug)]
 enum Message {
     Event(Duration, Event),
     Tail(VertexDigest, mpsc::Sender<Vec<String>>),
     Finish,
-}
-
-impl fmt::Debug for Message {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Event(at, event) => f.debug_tuple("Event").field(at).field(event).finish(),
-            Self::Tail(vertex, _) => f.debug_tuple("Tail").field(vertex).finish(),
-            Self::Finish => f.write_str("Finish"),
-        }
-    }
 }
 
 impl Progress {

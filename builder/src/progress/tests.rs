@@ -201,7 +201,9 @@ fn tty_folds_what_does_not_fit() {
         })
         .collect();
     events.push((20, started(20, "running")));
-    check_frame(events, expect![[r#"
+    check_frame(
+        events,
+        expect![[r#"
         ^[[?25l[+] Building 0.0s (20/21)^[[K
          => 15 more steps finished, 5 of them cached^[[K
          => step 15                                  0.0s^[[K
@@ -210,10 +212,13 @@ fn tty_folds_what_does_not_fit() {
          => step 18                                  0.0s^[[K
          => step 19                                  0.0s^[[K
          => running                                  0.0s^[[K
-        ^[[J"#]]);
+        ^[[J"#]],
+    );
 
     let events = (0..20).map(|n| (0, started(n, &format!("step {n}")))).collect();
-    check_frame(events, expect![[r#"
+    check_frame(
+        events,
+        expect![[r#"
         ^[[?25l[+] Building 0.0s (0/20)^[[K
          => step 0                                   0.0s^[[K
          => step 1                                   0.0s^[[K
@@ -222,7 +227,8 @@ fn tty_folds_what_does_not_fit() {
          => step 4                                   0.0s^[[K
          => step 5                                   0.0s^[[K
          => 14 more steps running^[[K
-        ^[[J"#]]);
+        ^[[J"#]],
+    );
 }
 
 #[test]
@@ -242,10 +248,10 @@ fn tty_redraws_in_place_and_ends_with_every_step() {
     expect![[r#"
         ^[[?25l[+] Building 0.1s (0/1)^[[K
          => RUN make                                 0.1s^[[K
-        ^[[J^[[2A[+] Building 0.2s (0/1)^[[K
+        ^[[J^[[2F[+] Building 0.2s (0/1)^[[K
          => RUN make                                 0.2s^[[K
          => => # cannot make^[[K
-        ^[[J^[[3A^[[J[+] Building 0.3s (2/2) FINISHED
+        ^[[J^[[3F^[[J[+] Building 0.3s (2/2) FINISHED
          => ERROR RUN make                           0.2s
          => CANCELED RUN other                       0.0s
         ------
@@ -255,7 +261,8 @@ fn tty_redraws_in_place_and_ends_with_every_step() {
 
          1 warning found:
          - slow
-        ^[[?25h"#]].assert_eq(&out.replace('\u{1b}', "^["));
+        ^[[?25h"#]]
+    .assert_eq(&out.replace('\u{1b}', "^["));
 }
 
 #[test]
@@ -298,7 +305,8 @@ fn quiet_shows_only_what_failed() {
          > RUN false:
         0.050 no good
         ------
-    "#]].assert_eq(&render(View::Quiet(Quiet::default()), events, true));
+    "#]]
+    .assert_eq(&render(View::Quiet(Quiet::default()), events, true));
 }
 
 /// A writer whose text can be read while it is in use.

@@ -78,7 +78,8 @@ impl Tty {
     fn back_to_begin(&self, out: &mut String) {
         match self.drawn {
             None | Some(0) => {}
-            Some(rows) => out.push_str(&format!("\r\u{1b}[{rows}A")),
+            // To the begin of the line that many lines up.
+            Some(rows) => out.push_str(&format!("\u{1b}[{rows}F")),
         }
     }
 }
