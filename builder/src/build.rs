@@ -81,7 +81,7 @@ pub struct Outcome {
 
 /// Builds.
 pub fn build(store: &Store, request: BuildRequest) -> Result<Outcome, Failure> {
-    let progress = Progress::start(request.progress);
+    let progress = Progress::start(request.progress, std::io::stderr());
     let built = Build::prepare(store, request, &progress).and_then(|build| build.run());
     progress.finish();
     built
@@ -136,7 +136,7 @@ impl<'a> Build<'a> {
         let result = self.solve(&converted, &layers)?;
         let outcome = self.export(&converted, result, &layers, platform)?;
         for warning in &converted.warnings {
-            self.progress.warn(crate::error::render_diagnostic(warning, &self.source, self.progress.color()));
+            self.progress.warn(crate::error::render_diagnostic(warning, &self.source, crate::progress::color()));
         }
         Ok(outcome)
     }

@@ -6,10 +6,13 @@ use crate::error::Failure;
 
 /// Says why a command failed.
 pub fn print_error(failure: &Failure) {
-    let stderr = std::io::stderr();
-    let color = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     // When even this cannot be written nobody is listening.
-    let _ = writeln!(stderr.lock(), "{}", failure.render(color));
+    let _ = writeln!(std::io::stderr().lock(), "{}", failure.render(color()));
+}
+
+/// Whether what is said may be coloured: on a terminal, unless `NO_COLOR` is set.
+pub fn color() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// Says something by the way.

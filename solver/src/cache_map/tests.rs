@@ -284,7 +284,7 @@ proptest! {
 #[test]
 fn no_two_vertices_of_a_crowd_share_a_key() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let mut seen: HashMap<Key, (Vec<u8>, Vec<Vec<Reads>>, Option<Platform>)> = HashMap::new();
+    let mut seen = HashMap::new();
     for _ in 0..20_000 {
         let vertex = arbitrary::vertex().new_tree(&mut runner).unwrap().current();
         let identity = (

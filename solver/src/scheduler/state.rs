@@ -169,10 +169,13 @@ mod tests {
 
     #[test]
     fn a_definition_hit() {
-        check(vec![E::Demanded, found(VertexOutcome::DefinitionHit)], expect![[r#"
+        check(
+            vec![E::Demanded, found(VertexOutcome::DefinitionHit)],
+            expect![[r#"
             Probing
             Done
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]
@@ -256,11 +259,14 @@ mod tests {
 
     #[test]
     fn a_follower() {
-        check(vec![E::Demanded, E::Equal, found(VertexOutcome::DefinitionHit)], expect![[r#"
+        check(
+            vec![E::Demanded, E::Equal, found(VertexOutcome::DefinitionHit)],
+            expect![[r#"
             Probing
             Following
             Done
-        "#]]);
+        "#]],
+        );
     }
 
     #[test]

@@ -57,7 +57,11 @@ fn edit(world: &mut World, path: &str, content: &str) {
 fn a_first_build_runs_everything_and_a_second_nothing() {
     let world = world();
     let (definition, goal) = definition(two_stages);
-    check(&world, &definition, goal, expect![[r#"
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         context: started
         context: done
         base: started
@@ -70,8 +74,13 @@ fn a_first_build_runs_everything_and_a_second_nothing() {
         make: done
         copy app: started
         copy app: done
-    "#]]);
-    check(&world, &definition, goal, expect![[r#"
+    "#]],
+    );
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         context: started
         context: done
         base: cached
@@ -79,7 +88,8 @@ fn a_first_build_runs_everything_and_a_second_nothing() {
         copy src: cached
         make: cached
         copy app: cached
-    "#]]);
+    "#]],
+    );
     let journal = world.journal.lock().unwrap();
     assert_eq!((journal.digests, journal.lookups, journal.resolved), (1, 1, 0), "only the goal is looked up");
 }
@@ -90,7 +100,11 @@ fn an_edited_leaf_reruns_only_what_depends_on_it() {
     let (definition, goal) = definition(two_stages);
     world.solve(&definition, &[goal]).unwrap();
     edit(&mut world, "/readme", "2");
-    check(&world, &definition, goal, expect![[r#"
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         context: started
         context: done
         base: cached
@@ -98,9 +112,14 @@ fn an_edited_leaf_reruns_only_what_depends_on_it() {
         copy src: cached
         make: cached
         copy app: cached
-    "#]]);
+    "#]],
+    );
     edit(&mut world, "/src/main", "2");
-    check(&world, &definition, goal, expect![[r#"
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         context: started
         context: done
         install: cached
@@ -110,7 +129,8 @@ fn an_edited_leaf_reruns_only_what_depends_on_it() {
         make: done
         base: cached
         copy app: cached
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -126,7 +146,11 @@ fn a_step_that_gives_the_same_files_stops_the_rebuild() {
     });
     world.solve(&definition, &[goal]).unwrap();
     edit(&mut world, "/src/main", "2");
-    check(&world, &definition, goal, expect![[r#"
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         context: started
         context: done
         base: started
@@ -137,9 +161,14 @@ fn a_step_that_gives_the_same_files_stops_the_rebuild() {
         make: done
         copy app: cached
         test: cached
-    "#]]);
+    "#]],
+    );
     // And the new definitions are remembered.
-    check(&world, &definition, goal, expect![[r#"
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         context: started
         context: done
         base: cached
@@ -147,7 +176,8 @@ fn a_step_that_gives_the_same_files_stops_the_rebuild() {
         make: cached
         copy app: cached
         test: cached
-    "#]]);
+    "#]],
+    );
     assert_eq!(world.journal.lock().unwrap().lookups, 1);
 }
 
@@ -155,9 +185,14 @@ fn a_step_that_gives_the_same_files_stops_the_rebuild() {
 fn an_image_is_brought_in_only_for_a_step_that_runs() {
     let world = world();
     let (alone, image) = definition(|builder| builder.image("base", PIN_A));
-    check(&world, &alone, image, expect![[r#"
+    check(
+        &world,
+        &alone,
+        image,
+        expect![[r#"
         base: cached
-    "#]]);
+    "#]],
+    );
     let (definition, goal) = definition(two_stages);
     let solved = world.solve(&definition, &[image, goal]).unwrap();
     assert!(matches!(solved.results[0], ResultRef::Image { .. }), "also when its files are here");
@@ -176,7 +211,11 @@ fn one_image_under_two_names_runs_its_steps_once() {
         let same = builder.run("same", layout, &["/x", "1000"]);
         builder.merge("both", &[one, same])
     });
-    check(&world, &definition, goal, expect![[r#"
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         base: started
         base: done
         one: started
@@ -185,20 +224,31 @@ fn one_image_under_two_names_runs_its_steps_once() {
         same: cached
         both: started
         both: done
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
 fn sources_without_metadata_are_run_and_kept() {
     let world = world();
     let (definition, goal) = definition(|builder| builder.url("file"));
-    check(&world, &definition, goal, expect![[r#"
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         file: started
         file: done
-    "#]]);
-    check(&world, &definition, goal, expect![[r#"
+    "#]],
+    );
+    check(
+        &world,
+        &definition,
+        goal,
+        expect![[r#"
         file: cached
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -217,14 +267,19 @@ fn what_ignores_the_cache_runs_and_what_follows_is_compared_by_content() {
     let (plain, goal) = build(false);
     world.solve(&plain, &[goal]).unwrap();
     let (ignoring, goal) = build(true);
-    check(&world, &ignoring, goal, expect![[r#"
+    check(
+        &world,
+        &ignoring,
+        goal,
+        expect![[r#"
         base: started
         base: done
         install: started
         install: done
         make: cached
         test: cached
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -348,11 +403,16 @@ fn the_first_failure_is_the_cause_and_nothing_of_it_is_kept() {
         base: done
         bad: started
         bad: failed: exit status 1
-    "#]].assert_eq(&world.story());
+    "#]]
+    .assert_eq(&world.story());
     assert_eq!(world.journal.lock().unwrap().cancels, 1);
     // What was not cut short is kept.
     world.on_execute = None;
-    check(&world, &graph, goal, expect![[r#"
+    check(
+        &world,
+        &graph,
+        goal,
+        expect![[r#"
         base: cached
         bad: started
         bad: done
@@ -360,7 +420,8 @@ fn the_first_failure_is_the_cause_and_nothing_of_it_is_kept() {
         after: done
         all: started
         all: done
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -432,7 +493,8 @@ fn a_missing_file_is_the_fault_of_the_step_that_reads_it() {
         copy missing: started
         copy missing: failed: `/missing` not found
         context: done
-    "#]].assert_eq(&world.story());
+    "#]]
+    .assert_eq(&world.story());
 }
 
 #[test]
@@ -473,7 +535,8 @@ fn a_cancelled_build_starts_nothing_more() {
         base: done
         install: started
         install: cancelled
-    "#]].assert_eq(&world.story());
+    "#]]
+    .assert_eq(&world.story());
 }
 
 #[test]

@@ -20,6 +20,9 @@ pub(super) type Files = BTreeMap<String, String>;
 #[error("{0}")]
 pub(super) struct WorldError(pub(super) String);
 
+type OnExecute = Box<dyn Fn(&str) -> Result<(), WorldError> + Sync>;
+type OnDigest = Box<dyn Fn(&str) + Sync>;
+
 #[derive(Default)]
 pub(super) struct World {
     pub(super) locals: BTreeMap<String, Files>,
@@ -30,9 +33,9 @@ pub(super) struct World {
     ops: Mutex<HashSet<Key>>,
     pub(super) journal: Mutex<Journal>,
     /// Called before a step runs, with its name.
-    pub(super) on_execute: Option<Box<dyn Fn(&str) -> Result<(), WorldError> + Sync>>,
+    pub(super) on_execute: Option<OnExecute>,
     /// Called before a content digest is made, with the producer's name.
-    pub(super) on_digest: Option<Box<dyn Fn(&str) + Sync>>,
+    pub(super) on_digest: Option<OnDigest>,
     pub(super) cancelled: AtomicBool,
     pub(super) jobs: usize,
 }
