@@ -67,7 +67,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
-const PATHS: [&str; 3] = ["/dir/a", "/dir/b", "/c"];
+const PATHS: [&str; 3] = ["/dir/a", "/dir/b", "/alt/a"];
 
 fn build(specs: &[Spec], image_pin: &str) -> (Definition, Vec<Edge>) {
     let mut builder = Builder::default();
@@ -88,7 +88,7 @@ fn build(specs: &[Spec], image_pin: &str) -> (Definition, Vec<Edge>) {
             1 => builder.run(&name, one, &["/out", "1"]),
             2 => builder.run(&name, one, &["/out", "2"]),
             3 => builder.run_with_bind(&name, one, other, "/dir", &["/bound", "3"]),
-            4 | 5 => builder.copy(&name, one, other, ["/dir", "/dir/a", "/c"][usize::from(spec.number)]),
+            4 | 5 => builder.copy(&name, one, other, ["/dir", "/dir/a", "/alt/a"][usize::from(spec.number)]),
             6 => builder.mkfile(&name, one, &text),
             7 => builder.merge(&name, &[one, other]),
             _ => builder.diff(&name, one, other),
@@ -152,9 +152,10 @@ fn check(specs: &[Spec], edits: &[Edit], jobs: usize) {
     world.jobs = jobs;
     let ignoring = specs.iter().any(|spec| spec.ignore_cache);
     world.locals.insert("context".into(), PATHS.iter().map(|path| ((*path).into(), "0".into())).collect());
-    world
-        .images
-        .insert(PIN_B.into(), BTreeMap::from([("/dir/a".into(), "other".into()), ("/c".into(), "o".into())]));
+    world.images.insert(
+        PIN_B.into(),
+        BTreeMap::from([("/dir/a".into(), "other".into()), ("/alt/a".into(), "o".into())]),
+    );
     let mut locked: HashSet<Key> = HashSet::new();
     let mut ran_on: HashSet<Key> = HashSet::new();
     for edit in std::iter::once(&Edit::Nothing).chain(edits) {
@@ -172,7 +173,7 @@ fn check(specs: &[Spec], edits: &[Edit], jobs: usize) {
             Edit::Goals { first, second } => picks = [first, second],
         }
         let image_pin = format!("{}{image_number}", &PIN_A[..PIN_A.len() - 1]);
-        let image = [("/bin", "b"), ("/dir/a", "img"), ("/c", "img")];
+        let image = [("/bin", "b"), ("/dir/a", "img"), ("/alt/a", "img")];
         let image = image.map(|(path, content)| (path.into(), format!("{content}{}", image_number % 2)));
         world.images.insert(image_pin.clone(), BTreeMap::from(image));
         let (definition, edges) = build(&specs, &image_pin);
