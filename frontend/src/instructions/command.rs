@@ -3,6 +3,7 @@
 use super::flags::{Flags, Kind, Spec};
 use super::{CommandLine, Reader, Run};
 use crate::Diagnostic;
+use crate::diagnostic::excerpt;
 use crate::parser::json::{self, JsonForm};
 use crate::parser::{Mapped, Node, Token};
 
@@ -67,7 +68,7 @@ impl Reader {
     fn one_of(&mut self, flag: &str, value: Option<&Token>, allowed: &[&str]) -> Option<()> {
         match value {
             Some(value) if !allowed.contains(&value.text.as_str()) => {
-                let reason = format!("\"{}\" is none of {}", value.text, allowed.join(", "));
+                let reason = format!("\"{}\" is none of {}", excerpt(&value.text), allowed.join(", "));
                 let problem = Diagnostic::invalid_flag_value(value.span.clone(), flag, &reason);
                 self.tell(problem.with_suggestion(&value.text, allowed));
                 None

@@ -4,6 +4,7 @@ use super::duration::parse_duration;
 use super::flags::{Flags, Kind, Spec};
 use super::{CommandLine, Healthcheck, Reader};
 use crate::Diagnostic;
+use crate::diagnostic::excerpt;
 use crate::parser::Node;
 
 const FLAGS: [Spec; 5] = [
@@ -90,8 +91,9 @@ impl Reader {
                 self.tell(Diagnostic::negative_retries(value.span, retries.into()));
                 None
             }
-            Err(error) => {
-                self.tell(Diagnostic::invalid_flag_value(value.span, "retries", &error.to_string()));
+            Err(_) => {
+                let reason = format!("\"{}\" is no whole number", excerpt(&value.text));
+                self.tell(Diagnostic::invalid_flag_value(value.span, "retries", &reason));
                 None
             }
         }

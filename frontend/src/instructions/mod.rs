@@ -11,6 +11,7 @@ mod pairs;
 use std::ops::Range;
 
 use crate::Diagnostic;
+use crate::diagnostic::nearest;
 use crate::parser::json::{self, JsonForm};
 use crate::parser::{self, Ast, Heredoc, Mapped, Node, Token};
 use flags::Flags;
@@ -220,7 +221,7 @@ pub const NAMES: [&str; 18] = [
 pub fn parse(ast: &Ast) -> (Dockerfile, Vec<Diagnostic>) {
     let mut dockerfile = Dockerfile { escape: ast.escape, ..Dockerfile::default() };
     let mut reader = Reader { escape: ast.escape, diagnostics: Vec::new() };
-    // A FROM with errors still begins a stage, so that what follows is not "before the first FROM".
+    // A FROM with errors, be it a misspelt one, still keeps what follows from being "before the first FROM".
     let mut seen_from = false;
     let mut told_before_from = false;
     for node in &ast.nodes {
@@ -229,7 +230,10 @@ pub fn parse(ast: &Ast) -> (Dockerfile, Vec<Diagnostic>) {
             dockerfile.stages.extend(reader.from(node));
             continue;
         }
-        let Some(kind) = reader.instruction(node) else { continue };
+        let Some(kind) = reader.instruction(node) else {
+            seen_from |= nearest(&node.name.text, &NAMES) == Some("FROM");
+            continue;
+        };
         match (kind, dockerfile.stages.last_mut()) {
             (InstructionKind::Arg(args), None) if !seen_from => dockerfile.global_args.extend(args),
             (kind, Some(stage)) => stage.instructions.push(Instruction {
@@ -250,6 +254,7 @@ pub fn parse(ast: &Ast) -> (Dockerfile, Vec<Diagnostic>) {
     {
         reader.tell(Diagnostic::no_stages(last.span.clone()));
     }
+    reader.diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
     (dockerfile, reader.diagnostics)
 }
 

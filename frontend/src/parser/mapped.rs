@@ -99,12 +99,8 @@ impl<'a> Mapped<'a> {
                 None if matches!(char, '\'' | '"') => quote = Some(char),
                 Some(open) if char == open => quote = None,
                 Some('\'') => {}
-                _ if char == escape => {
-                    // An escape character that ends the text escapes nothing and is left out.
-                    if chars.next().is_none() {
-                        end = at;
-                    }
-                }
+                // An escape character that ends the text escapes nothing and is left out.
+                _ if char == escape => end = chars.next().map_or(at, |_| end),
                 _ => {}
             }
         }

@@ -5,6 +5,7 @@
 
 mod pattern;
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use pattern::Pattern;
@@ -157,6 +158,7 @@ struct Scan<'a> {
     text: &'a str,
     at: usize,
     unset: Vec<String>,
+    unset_seen: HashSet<&'a str>,
     nesting: usize,
     /// Bytes that expansions may still produce.
     budget: usize,
@@ -165,7 +167,7 @@ struct Scan<'a> {
 impl<'a> Scan<'a> {
     fn new(lex: &'a Lex<'a>, mode: Mode, text: &'a str) -> Self {
         let budget = text.len().saturating_add(GROWTH_BYTES_MAX);
-        Self { lex, mode, text, at: 0, unset: Vec::new(), nesting: 0, budget }
+        Self { lex, mode, text, at: 0, unset: Vec::new(), unset_seen: HashSet::new(), nesting: 0, budget }
     }
 
     fn peek(&self) -> Option<char> {
@@ -380,7 +382,7 @@ impl<'a> Scan<'a> {
     }
 
     /// `#pattern}`, `##pattern}`, `%pattern}`, `%%pattern}`.
-    fn strip(&mut self, start: usize, name: &str, operator: char) -> Result<String, ExpandError> {
+    fn strip(&mut self, start: usize, name: &'a str, operator: char) -> Result<String, ExpandError> {
         let word = self.closed('}', true, start)?;
         let Some(value) = (self.lex.lookup)(name) else {
             if self.mode.keep_unset {
@@ -401,7 +403,7 @@ impl<'a> Scan<'a> {
     }
 
     /// `pattern/replacement}`, with a second slash in front for all occurrences.
-    fn replace(&mut self, start: usize, name: &str) -> Result<String, ExpandError> {
+    fn replace(&mut self, start: usize, name: &'a str) -> Result<String, ExpandError> {
         let all = self.peek() == Some('/');
         if all {
             self.next();
@@ -455,12 +457,12 @@ impl<'a> Scan<'a> {
     }
 
     /// What a variable that is not set stands for, when its reference is `start..` up to here.
-    fn missing(&mut self, name: &str, start: usize) -> String {
+    fn missing(&mut self, name: &'a str, start: usize) -> String {
         if self.mode.keep_unset {
             return self.text[start..self.at].to_owned();
         }
         let special = name.chars().all(|char| !char.is_alphabetic() && char != '_');
-        if !special && !self.unset.iter().any(|known| known == name) {
+        if !special && self.unset_seen.insert(name) {
             self.unset.push(name.to_owned());
         }
         String::new()

@@ -1,0 +1,4 @@
+ARG A
+RUN x
+USER y
+FROM a

@@ -1,0 +1,4 @@
+# escape=x
+# syntax=a
+# Syntax=b
+FROM a

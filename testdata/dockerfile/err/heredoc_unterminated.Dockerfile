@@ -1,0 +1,6 @@
+FROM a
+RUN cat <<EOF && \
+  true
+body
+ EOF
+USER x

@@ -1,0 +1,5 @@
+# an ordinary comment
+# escape=`
+FROM a
+RUN x \
+  y

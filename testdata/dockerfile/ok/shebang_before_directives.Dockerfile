@@ -1,0 +1,3 @@
+#!/usr/bin/env wharf
+# syntax=docker/dockerfile:1
+FROM a
