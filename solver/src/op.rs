@@ -26,11 +26,15 @@ pub enum ResultRef {
 
 /// Does the work. Filled by `builder::worker`. Called from worker threads, several at once.
 pub trait OpResolver: Sync {
-    /// What a non-local source stands for, from metadata alone: nothing is transferred.
+    /// What an image source (`docker-image://`, `oci-layout://`) stands for, from metadata alone: nothing is
+    /// transferred. Git and HTTP sources are executed like any operation.
     fn resolve_source(&self, digest: &VertexDigest, vertex: &Vertex) -> Result<ResultRef, OpError>;
 
-    /// Content digest of what `reads` selects from a result. For a local source this walks the directory and is asked
-    /// for before any key is known; a literal path that does not exist is an error.
+    /// Content digest of what `reads` selects from `result`, an output of `vertex`. For a local source this walks the
+    /// directory and is asked for before any key is known; a literal path that does not exist is an error.
+    ///
+    /// Never asked of a [`ResultRef::Image`]: its `content` stands for it
+    /// ([`crate::cache_map::image_selection`]), so that no image is brought in only to learn a key.
     fn content_digest(
         &self,
         vertex: &Vertex,

@@ -28,15 +28,48 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// Work on a vertex (or an internal step, which has a digest made from its name) began.
-    Started { vertex: VertexDigest, name: String },
+    Started {
+        /// Which.
+        vertex: VertexDigest,
+        /// Display name.
+        name: String,
+    },
     /// A line or chunk of output.
-    Log { vertex: VertexDigest, stream: LogStream, data: Vec<u8> },
-    /// How far a transfer within a vertex is: `id` names it (a layer digest), amounts are bytes.
-    Status { vertex: VertexDigest, id: String, current: u64, total: Option<u64>, done: bool },
+    Log {
+        /// Whose.
+        vertex: VertexDigest,
+        /// Which of its streams.
+        stream: LogStream,
+        /// The bytes as they came, cut anywhere.
+        data: Vec<u8>,
+    },
+    /// How far a transfer within a vertex is.
+    Status {
+        /// Whose.
+        vertex: VertexDigest,
+        /// Names the transfer (a layer digest).
+        id: String,
+        /// Bytes so far.
+        current: u64,
+        /// All bytes, if that is known.
+        total: Option<u64>,
+        /// Whether it is over.
+        done: bool,
+    },
     /// Work on a vertex ended. Comes once per vertex, without `Started` before it when it was cached.
-    Completed { vertex: VertexDigest, name: String, outcome: Outcome },
+    Completed {
+        /// Which.
+        vertex: VertexDigest,
+        /// Display name.
+        name: String,
+        /// How it ended.
+        outcome: Outcome,
+    },
     /// Something the user should know, shown once at the end.
-    Warning { message: String },
+    Warning {
+        /// What.
+        message: String,
+    },
 }
 
 /// Where events go. Called from many threads; must not block for long.

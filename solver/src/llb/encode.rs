@@ -385,3 +385,170 @@ impl Encoder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::llb::{Metadata, arbitrary};
+
+    fn check(op: Op, inputs: Vec<Edge>, platform: Option<Platform>, digest: Expect) {
+        let vertex = Vertex { op, inputs, platform, metadata: Metadata::default() };
+        digest.assert_eq(&vertex_digest(&vertex).to_string());
+    }
+
+    /// What is stored under these digests stays findable only as long as they stay.
+    #[test]
+    fn digests_do_not_drift() {
+        let edge = Edge { vertex: VertexDigest([7; 32]), output: 1 };
+        let amd64 = Platform { os: "linux".into(), architecture: "amd64".into(), ..Platform::default() };
+        let attrs = BTreeMap::from([("b".into(), "1".into()), ("a".into(), "2".into())]);
+        let source = SourceOp { identifier: "docker-image://busybox".into(), attrs };
+        check(
+            Op::Source(source),
+            vec![],
+            Some(amd64.clone()),
+            expect!["7932d08afd016486e9bc7266d6eeb6b9227d6fdfebace092fc9024c97c60c63a"],
+        );
+        let exec = ExecOp {
+            meta: ExecMeta {
+                args: vec!["/bin/sh".into(), "-c".into(), "make".into()],
+                env: vec!["PATH=/bin".into()],
+                cwd: "/src".into(),
+                user: "me".into(),
+                hostname: "h".into(),
+                proxy_env: vec!["http_proxy=p".into()],
+                extra_hosts: vec![("db".into(), "10.0.0.1".into())],
+                ulimits: vec![("nofile".into(), 1, -1)],
+                cgroup_parent: "c".into(),
+                shm_size_bytes: 64,
+                valid_exit_codes: vec![0, 3],
+            },
+            mounts: vec![
+                Mount {
+                    input: Some(0),
+                    selector: String::new(),
+                    target: "/".into(),
+                    output: Some(0),
+                    readonly: false,
+                    kind: MountKind::Bind,
+                },
+                Mount {
+                    input: None,
+                    selector: String::new(),
+                    target: "/cache".into(),
+                    output: None,
+                    readonly: false,
+                    kind: MountKind::Cache {
+                        id: "x".into(),
+                        sharing: CacheSharing::Locked,
+                        mode: Some(0o755),
+                        uid: None,
+                        gid: Some(5),
+                    },
+                },
+            ],
+            network: NetworkMode::None,
+            security: SecurityMode::Insecure,
+            secret_env: vec![SecretEnv { id: "s".into(), name: "TOKEN".into(), optional: true }],
+            devices: vec!["vendor.com/gpu=0".into()],
+        };
+        check(
+            Op::Exec(exec),
+            vec![edge],
+            Some(amd64),
+            expect!["36a74fd177789282bfbe227f69d1ed55121f59232c2b6f6d0f17a1eb237b0d1b"],
+        );
+        let copy = CopyAction {
+            from: Some(ActionInput::Input(1)),
+            src: "/a/b".into(),
+            dest: "/c/".into(),
+            owner: Some(Owner { user: UserRef::Name("me".into()), group: Some(UserRef::Id(5)) }),
+            mode: Some(Mode::Symbolic("u=rwX".into())),
+            allow_wildcard: true,
+            exclude: vec!["*.o".into()],
+            timestamp_s: Some(-1),
+            ..CopyAction::default()
+        };
+        let owner = Some(Owner { user: UserRef::Id(1), group: None });
+        let changes = [
+            FileChange::Copy(copy),
+            FileChange::MkFile { path: "/f".into(), mode: 0o644, data: b"data".into(), owner: owner.clone() },
+            FileChange::MkDir { path: "/d".into(), mode: 0o755, make_parents: true, owner: None },
+            FileChange::Rm { path: "/r".into(), allow_not_found: true, allow_wildcard: false },
+            FileChange::Symlink { path: "/l".into(), target: "f".into(), owner },
+        ];
+        let actions = changes
+            .into_iter()
+            .enumerate()
+            .map(|(index, change)| FileAction {
+                base: if index == 0 { ActionInput::Input(0) } else { ActionInput::Action(index - 1) },
+                change,
+            })
+            .collect();
+        check(
+            Op::File(FileOp { actions }),
+            vec![edge, edge],
+            None,
+            expect!["c00a963bbdff5436749f1bbba751a7f6b63d1217af3329472215f3f019d9d84b"],
+        );
+        check(
+            Op::Merge(MergeOp {}),
+            vec![edge, edge],
+            None,
+            expect!["3346ece2a528e7782c09e68ec1de698dedf85e1a794e33ec58a6ac44c8216e2b"],
+        );
+        check(
+            Op::Diff(DiffOp {}),
+            vec![edge, edge],
+            None,
+            expect!["9b44d9fb965f42bfa795b1900b08f7b7b0812d24856bef03aebe5fc6837ec93e"],
+        );
+    }
+
+    #[test]
+    fn metadata_is_outside_the_digest() {
+        let metadata = Metadata { name: "RUN make".into(), location: Some(1..2), ignore_cache: true };
+        let named = Vertex { op: Op::Merge(MergeOp {}), inputs: vec![], platform: None, metadata };
+        let bare = Vertex { metadata: Metadata::default(), ..named.clone() };
+        assert_eq!(vertex_digest(&named), vertex_digest(&bare));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// The texts of the generator are so few that equal operations and near misses both come up.
+        #[test]
+        fn only_equal_operations_have_equal_bytes(one in arbitrary::op(), other in arbitrary::op()) {
+            prop_assert_eq!(one == other, op_bytes(&one) == op_bytes(&other));
+            // No encoding begins another one: what follows an operation cannot be mistaken for part of it.
+            prop_assert_eq!(one == other, op_bytes(&one).starts_with(&op_bytes(&other)));
+        }
+
+        #[test]
+        fn only_equal_vertices_have_equal_digests(one in arbitrary::vertex(), other in arbitrary::vertex()) {
+            prop_assert_eq!(one == other, vertex_digest(&one) == vertex_digest(&other));
+        }
+
+        /// A pair that differs in one field only, the hardest case.
+        #[test]
+        fn one_field_makes_a_difference(copy in arbitrary::copy(), other in arbitrary::copy(), field in 0..6u8) {
+            let mut changed = copy.clone();
+            match field {
+                0 => changed.src = other.src,
+                1 => changed.dest = other.dest,
+                2 => changed.include = other.include,
+                3 => changed.exclude = other.exclude,
+                4 => changed.owner = other.owner,
+                _ => changed.from = other.from,
+            }
+            let op = |copy: &CopyAction| {
+                let change = FileChange::Copy(copy.clone());
+                Op::File(FileOp { actions: vec![FileAction { base: ActionInput::Scratch, change }] })
+            };
+            prop_assert_eq!(copy == changed, op_bytes(&op(&copy)) == op_bytes(&op(&changed)));
+        }
+    }
+}

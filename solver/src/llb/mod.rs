@@ -2,6 +2,8 @@
 //!
 //! Field for field an [`Op`] can carry what BuildKit's LLB can. [`encode`] gives the one canonical byte encoding.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 pub mod encode;
 
 use std::collections::{BTreeMap, HashMap};
@@ -81,6 +83,7 @@ impl fmt::Display for Platform {
 }
 
 /// The operations.
+#[expect(clippy::large_enum_variant, reason = "most vertices of a graph are the largest variant, Exec")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     /// Files from outside the graph.
@@ -195,13 +198,49 @@ pub enum MountKind {
     /// Files of the input.
     Bind,
     /// A directory that stays between builds.
-    Cache { id: String, sharing: CacheSharing, mode: Option<u32>, uid: Option<u32>, gid: Option<u32> },
+    Cache {
+        /// Which.
+        id: String,
+        /// How concurrent steps share it.
+        sharing: CacheSharing,
+        /// Permission bits.
+        mode: Option<u32>,
+        /// Owner.
+        uid: Option<u32>,
+        /// Group.
+        gid: Option<u32>,
+    },
     /// A fresh memory file system of at most this many bytes (0: unlimited).
-    Tmpfs { size_bytes: u64 },
+    Tmpfs {
+        /// Most bytes it may hold.
+        size_bytes: u64,
+    },
     /// A secret as a file.
-    Secret { id: String, uid: u32, gid: u32, mode: u32, optional: bool },
+    Secret {
+        /// Which.
+        id: String,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Permission bits.
+        mode: u32,
+        /// Whether it may be missing.
+        optional: bool,
+    },
     /// An SSH agent socket.
-    Ssh { id: String, uid: u32, gid: u32, mode: u32, optional: bool },
+    Ssh {
+        /// Which.
+        id: String,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Permission bits.
+        mode: u32,
+        /// Whether it may be missing.
+        optional: bool,
+    },
 }
 
 /// How concurrent steps share a cache mount.
@@ -282,13 +321,45 @@ pub enum FileChange {
     /// Copies from another file system (COPY, ADD).
     Copy(CopyAction),
     /// Makes a file with this content (COPY and ADD heredocs).
-    MkFile { path: String, mode: u32, data: Vec<u8>, owner: Option<Owner> },
+    MkFile {
+        /// Where.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+        /// Content.
+        data: Vec<u8>,
+        /// Who owns it; `None` is root.
+        owner: Option<Owner>,
+    },
     /// Makes a directory; existing ones are left as they are (WORKDIR).
-    MkDir { path: String, mode: u32, make_parents: bool, owner: Option<Owner> },
+    MkDir {
+        /// Where.
+        path: String,
+        /// Permission bits.
+        mode: u32,
+        /// Make the directories above it.
+        make_parents: bool,
+        /// Who owns it; `None` is root.
+        owner: Option<Owner>,
+    },
     /// Removes a path.
-    Rm { path: String, allow_not_found: bool, allow_wildcard: bool },
+    Rm {
+        /// Where.
+        path: String,
+        /// Nothing there is no error.
+        allow_not_found: bool,
+        /// `path` may hold wildcards.
+        allow_wildcard: bool,
+    },
     /// Makes a symlink.
-    Symlink { path: String, target: String, owner: Option<Owner> },
+    Symlink {
+        /// Where.
+        path: String,
+        /// What it points to.
+        target: String,
+        /// Who owns it; `None` is root.
+        owner: Option<Owner>,
+    },
 }
 
 /// A copy, with the options of BuildKit's `FileActionCopy`.

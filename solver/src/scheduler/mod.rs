@@ -1,10 +1,32 @@
 //! The scheduler: one owner of all vertex states, workers that send events.
+//!
+//! First the local directories are digested, because nothing has a key before that, and every reachable vertex gets
+//! its definition key. Then the goals are demanded. A demanded vertex is looked up by its definition key; on a hit
+//! nothing below it is looked at. On a miss its inputs are demanded, and when they are there it is looked up by content:
+//! so a step whose inputs were rebuilt but came out the same stops the rebuild. Only then are images that it reads
+//! brought in, and it runs.
+//!
+//! The caller's thread owns every state and also performs a task itself when it is the only one there is: a build
+//! that has nothing to do in parallel starts no thread.
+
+mod digests;
+mod graph;
+mod owner;
+mod state;
+mod worker;
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, mpsc};
+use std::thread;
 
 use crate::llb::{Definition, Edge, VertexDigest};
 use crate::op::{CacheManager, OpError, OpResolver, ResultRef};
 use crate::progress::Sink;
+
+use graph::Graph;
+use owner::Owner;
+use worker::{Pool, Worker};
 
 /// What to solve and within which limits.
 #[expect(missing_debug_implementations, reason = "holds trait objects")]
@@ -19,14 +41,15 @@ pub struct Solve<'a> {
     pub cache: &'a dyn CacheManager,
     /// Hears what happens.
     pub progress: &'a dyn Sink,
-    /// Told of each vertex's chains as soon as it is complete (hit or run), so that later work on it can start
-    /// while other vertices still run.
+    /// Told of each operation's chains as soon as it is complete (hit or run), so that later work on it can start
+    /// while other vertices still run. Not told of images and local directories. Called on the solving thread:
+    /// must not block.
     pub completed: &'a (dyn Fn(&VertexDigest, &[ResultRef]) + Sync),
     /// Says whether the build was cancelled; polled between tasks.
     pub cancelled: &'a (dyn Fn() -> bool + Sync),
-    /// Called once when a vertex fails, to stop the running ones.
+    /// Called once when a vertex fails or the build was cancelled, to stop the running ones.
     pub cancel: &'a (dyn Fn() + Sync),
-    /// How many operations may run at once.
+    /// How many operations may run at once; 0 means 1.
     pub jobs: usize,
 }
 
@@ -35,18 +58,19 @@ pub struct Solve<'a> {
 pub struct Solved {
     /// Result of each goal, in order.
     pub results: Vec<ResultRef>,
-    /// Vertices that were executed, and those that were hits, for tests and reports.
+    /// Vertices that were executed, and those that were hits, for tests and reports. Vertices that nobody had to look
+    /// at are not in it.
     pub outcomes: HashMap<VertexDigest, VertexOutcome>,
 }
 
 /// How a vertex got its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VertexOutcome {
-    /// Its definition key was recorded.
+    /// Its definition key was recorded, or an equal vertex of the graph gave the result.
     DefinitionHit,
     /// Its content key was recorded.
     ContentHit,
-    /// It ran.
+    /// It ran; an image's files were brought in.
     Executed,
     /// Metadata only (a source that was never brought in).
     Lazy,
@@ -70,8 +94,33 @@ pub enum SolveError {
     Cancelled,
 }
 
-/// Solves: for every goal its result, or the first failure after all running work has stopped.
-pub fn solve(solve: &Solve<'_>) -> Result<Solved, SolveError> {
-    let _ = solve;
-    todo!()
+/// What is wrong with a graph; comes as the [`OpError`] of a vertex.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GraphError {
+    /// Something reads an output that a vertex does not have.
+    #[error("output {wanted} of `{name}` is wanted, but it has {outputs}")]
+    MissingOutput {
+        /// Display name of the vertex.
+        name: String,
+        /// How many outputs it has.
+        outputs: usize,
+        /// Number of the output that is read.
+        wanted: usize,
+    },
 }
+
+/// Solves: for every goal its result, or the first failure after all running work has stopped.
+///
+/// # Panics
+/// If a goal is not in the definition, or when the resolver, cache or sink panics.
+pub fn solve(solve: &Solve<'_>) -> Result<Solved, SolveError> {
+    let graph = Graph::reachable(solve.definition, solve.goals);
+    let worker = Worker { solve, graph: &graph, stopping: AtomicBool::new(false) };
+    let (tasks, queue) = mpsc::channel();
+    let queue = Mutex::new(queue);
+    thread::scope(|scope| Owner::new(&worker, Pool::new(scope, &worker, tasks, &queue)).solve())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,677 @@
+//! The owner of all states: decides what happens next, and says so to the progress sink.
+
+use std::collections::{HashMap, VecDeque};
+use std::error::Error;
+use std::panic;
+use std::sync::atomic::Ordering;
+
+use wharf_cache::Key;
+
+use super::digests::{Asked, Digests};
+use super::graph::{Graph, Index, Input, Lookup, NodeKind};
+use super::state::{Event, VertexState};
+use super::worker::{Content, Execution, Finished, Pool, Selection, Task, TaskId, Worker, snapshots};
+use super::{Solve, SolveError, Solved, VertexOutcome};
+use crate::cache_map::{self, InputKey, Reads};
+use crate::op::{OpError, ResultRef};
+use crate::progress::{self, Outcome};
+
+pub(super) struct Owner<'scope, 'env> {
+    solve: &'env Solve<'env>,
+    graph: &'env Graph<'env>,
+    worker: &'env Worker<'env>,
+    pool: Pool<'scope, 'env>,
+    /// Tasks that wait for a free job.
+    queue: VecDeque<Task>,
+    /// Events that have not been dealt with; last in, first out.
+    pending: Vec<(Index, Event)>,
+    vertices: Vec<Vertex>,
+    digests: Digests,
+    /// For each definition key that is being worked on without a record, the vertex that does so.
+    leaders: HashMap<(Key, Lookup), Leader>,
+    /// Why the solve was stopped.
+    cause: Option<SolveError>,
+}
+
+/// What changes about a vertex.
+struct Vertex {
+    state: VertexState,
+    told: Told,
+    /// `None` before the keys are made, and for a local directory.
+    definition_key: Option<Key>,
+    /// How many may still want its result: readers that have neither a result nor been passed over, and the caller.
+    undecided: usize,
+    /// Digest tasks of a local directory that have not ended.
+    digest_tasks: usize,
+}
+
+/// What the progress sink was told about a vertex.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Started,
+    Completed,
+}
+
+struct Leader {
+    vertex: Index,
+    followers: Vec<Index>,
+}
+
+impl<'scope, 'env> Owner<'scope, 'env> {
+    pub(super) fn new(worker: &'env Worker<'env>, pool: Pool<'scope, 'env>) -> Self {
+        let graph = worker.graph;
+        let vertices = graph
+            .nodes
+            .iter()
+            .map(|node| Vertex {
+                state: VertexState::Idle,
+                told: Told::Nothing,
+                definition_key: None,
+                undecided: node.consumers.len() + usize::from(node.is_goal),
+                digest_tasks: 0,
+            })
+            .collect();
+        Self {
+            solve: worker.solve,
+            graph,
+            worker,
+            pool,
+            queue: VecDeque::new(),
+            pending: Vec::new(),
+            vertices,
+            digests: Digests::default(),
+            leaders: HashMap::new(),
+            cause: None,
+        }
+    }
+
+    pub(super) fn solve(mut self) -> Result<Solved, SolveError> {
+        self.ask_for_local_digests();
+        self.run();
+        if self.cause.is_none() {
+            self.make_definition_keys();
+            // Last in, first out: the first goal comes first.
+            self.pending.extend(self.graph.goals.iter().rev().map(|&(goal, _)| (goal, Event::Demanded)));
+            self.run();
+        }
+        self.finish()
+    }
+
+    /// Asks for what is read of local directories, everywhere in the graph.
+    fn ask_for_local_digests(&mut self) {
+        for (index, node) in self.graph.nodes.iter().enumerate() {
+            for input in &node.inputs {
+                let producer = &self.graph.nodes[input.vertex];
+                if producer.kind != NodeKind::Local {
+                    continue;
+                }
+                let result = ResultRef::Local(producer.digest);
+                for read in &input.reads {
+                    if let Asked::New(request) = self.digests.ask(index, input.vertex, input.output, read) {
+                        let selection =
+                            Selection { producer: input.vertex, result: result.clone(), reads: read.clone() };
+                        self.queue.push_back(Task::Digest { request, selection });
+                        self.vertices[input.vertex].digest_tasks += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// From the sources up; what is read of local directories is known by now.
+    fn make_definition_keys(&mut self) {
+        for (index, node) in self.graph.nodes.iter().enumerate() {
+            if node.kind == NodeKind::Local {
+                continue;
+            }
+            let inputs: Vec<InputKey> = node.inputs.iter().map(|input| self.definition_part(input)).collect();
+            self.vertices[index].definition_key = Some(cache_map::key(&node.op_key, &inputs));
+        }
+    }
+
+    fn definition_part(&self, input: &Input) -> InputKey {
+        match self.vertices[input.vertex].definition_key {
+            Some(key) => {
+                InputKey::Definition { key, output: input.output, reads: cache_map::reads_key(&input.reads) }
+            }
+            None => InputKey::Content(
+                input
+                    .reads
+                    .iter()
+                    .map(|read| {
+                        self.digests
+                            .known(input.vertex, input.output, read)
+                            .expect("local directories are digested before keys are made")
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    /// Deals with events and tasks until there are none, or until everything that runs has ended after a failure.
+    fn run(&mut self) {
+        loop {
+            self.deliver();
+            if self.cause.is_none() && (self.solve.cancelled)() {
+                self.stop(SolveError::Cancelled);
+            }
+            if self.queue.is_empty() && self.pool.running() == 0 {
+                return;
+            }
+            let jobs = self.solve.jobs.max(1);
+            let alone = self.pool.running() == 0 && (self.queue.len() == 1 || jobs == 1);
+            let finished = if alone {
+                let task = self.queue.pop_front().expect("the queue is not empty when nothing runs");
+                self.tell_started(&task);
+                self.worker.perform(task)
+            } else {
+                while self.pool.running() < jobs
+                    && let Some(task) = self.queue.pop_front()
+                {
+                    self.tell_started(&task);
+                    self.pool.spawn(task);
+                }
+                self.pool.wait()
+            };
+            self.take(finished);
+        }
+    }
+
+    /// Leads vertices through their states until no event is left.
+    fn deliver(&mut self) {
+        while let Some((index, event)) = self.pending.pop() {
+            let mut next = Some(event);
+            while let Some(event) = next {
+                let state = &mut self.vertices[index].state;
+                if state.has_heard(&event) {
+                    break;
+                }
+                *state = std::mem::replace(state, VertexState::Idle).on(event);
+                next = match self.enter(index) {
+                    Ok(next) => next,
+                    Err(error) => {
+                        self.fail(index, error);
+                        return;
+                    }
+                };
+            }
+        }
+    }
+
+    /// Does what the new state of a vertex asks for. An event of the vertex itself is returned rather than queued, so
+    /// that nothing comes between counting what it waits for and waiting for it.
+    fn enter(&mut self, index: Index) -> Result<Option<Event>, OpError> {
+        match &self.vertices[index].state {
+            VertexState::Probing => self.probe(index),
+            VertexState::Waiting { left: 0, .. } => self.compare(index),
+            VertexState::Comparing { left: 0 } => self.look_up_content(index),
+            VertexState::Running => {
+                let execution = self.execution(index);
+                self.queue.push_back(Task::Execute(execution));
+                Ok(None)
+            }
+            VertexState::Lazy { .. } => Ok(self.image_resolved(index)),
+            VertexState::Materializing { image } => {
+                let image = image.clone();
+                self.queue.push_back(Task::Materialize { vertex: index, image });
+                Ok(None)
+            }
+            VertexState::Done(_) => {
+                self.done(index);
+                Ok(None)
+            }
+            VertexState::Idle
+            | VertexState::Following
+            | VertexState::Waiting { .. }
+            | VertexState::Comparing { .. }
+            | VertexState::Fetching { .. }
+            | VertexState::Stopped => Ok(None),
+        }
+    }
+
+    /// A vertex was demanded: sources are resolved, steps looked up by their definition key.
+    fn probe(&mut self, index: Index) -> Result<Option<Event>, OpError> {
+        let node = &self.graph.nodes[index];
+        match node.kind {
+            NodeKind::Local => {
+                node.check_outputs(1).map_err(OpError::new)?;
+                let outputs = vec![ResultRef::Local(node.digest)];
+                return Ok(Some(Event::Found { outcome: VertexOutcome::Lazy, outputs }));
+            }
+            NodeKind::Image => {
+                node.check_outputs(1).map_err(OpError::new)?;
+                self.queue.push_back(Task::Resolve { vertex: index });
+                return Ok(None);
+            }
+            NodeKind::Step => {}
+        }
+        let key = self.definition_key(index);
+        if node.lookup == Lookup::Both
+            && let Some(chains) = self.solve.cache.lookup(&key)?
+            && chains.len() >= node.outputs
+        {
+            let outputs = snapshots(chains);
+            return Ok(Some(Event::Found { outcome: VertexOutcome::DefinitionHit, outputs }));
+        }
+        // Equal vertices with different digests (one image under two names, say) run once.
+        if let Some(leader) = self.leaders.get_mut(&(key, node.lookup)) {
+            if let VertexState::Done(finished) = &self.vertices[leader.vertex].state
+                && finished.outputs.len() >= node.outputs
+            {
+                let outputs = finished.outputs.clone();
+                return Ok(Some(Event::Found { outcome: VertexOutcome::DefinitionHit, outputs }));
+            }
+            leader.followers.push(index);
+            return Ok(Some(Event::Equal));
+        }
+        self.leaders.insert((key, node.lookup), Leader { vertex: index, followers: Vec::new() });
+        let certain = !self.may_hit_by_content(index)?;
+        self.demand_inputs(index, certain);
+        let producers = node.producers.iter();
+        let left = producers.filter(|&&producer| self.vertices[producer].state.outputs().is_none()).count();
+        Ok(Some(Event::Miss { left, certain }))
+    }
+
+    /// Demands what is not there yet. If the vertex is `certain` to run, images whose metadata is already known are
+    /// brought in while the other inputs are still being made.
+    fn demand_inputs(&mut self, index: Index, certain: bool) {
+        for &producer in self.graph.nodes[index].producers.iter().rev() {
+            match &self.vertices[producer].state {
+                VertexState::Idle => self.pending.push((producer, Event::Demanded)),
+                VertexState::Lazy { .. } if certain => self.pending.push((producer, Event::FilesWanted)),
+                _ => {}
+            }
+        }
+    }
+
+    fn may_hit_by_content(&self, index: Index) -> Result<bool, OpError> {
+        let node = &self.graph.nodes[index];
+        Ok(node.lookup != Lookup::Neither && self.solve.cache.knows_op(&node.op_key)?)
+    }
+
+    /// All inputs are there: asks for their content digests if a record could have the content key.
+    fn compare(&mut self, index: Index) -> Result<Option<Event>, OpError> {
+        // Asked again, because an equal operation may have run since.
+        if !self.may_hit_by_content(index)? {
+            return Ok(Some(self.run_when_images_are_here(index)));
+        }
+        let mut left = 0;
+        for input in &self.graph.nodes[index].inputs {
+            let result = self.result(input).clone();
+            for read in &input.reads {
+                if matches!(result, ResultRef::Image { .. }) {
+                    continue;
+                }
+                match self.digests.ask(index, input.vertex, input.output, read) {
+                    Asked::Known => {}
+                    Asked::Pending => left += 1,
+                    Asked::New(request) => {
+                        left += 1;
+                        let selection =
+                            Selection { producer: input.vertex, result: result.clone(), reads: read.clone() };
+                        self.queue.push_back(Task::Digest { request, selection });
+                    }
+                }
+            }
+        }
+        Ok(Some(Event::Compare { left }))
+    }
+
+    /// All content digests are known.
+    fn look_up_content(&mut self, index: Index) -> Result<Option<Event>, OpError> {
+        let node = &self.graph.nodes[index];
+        let part = |input: &Input| {
+            let digests = input.reads.iter().map(|read| match self.content(input, read) {
+                Content::Digest(digest) => digest,
+                Content::Of(_) => unreachable!("`compare` asked for every digest"),
+            });
+            InputKey::Content(digests.collect())
+        };
+        let inputs: Vec<InputKey> = node.inputs.iter().map(part).collect();
+        let content_key = cache_map::key(&node.op_key, &inputs);
+        let definition_key = self.definition_key(index);
+        // With local inputs only the two keys are one, and it was looked up before.
+        let looked_up = node.lookup == Lookup::Both && content_key == definition_key;
+        if !looked_up
+            && let Some(chains) = self.solve.cache.lookup(&content_key)?
+            && chains.len() >= node.outputs
+        {
+            self.solve.cache.store(&[definition_key], &node.op_key, &chains)?;
+            let outputs = snapshots(chains);
+            return Ok(Some(Event::Found { outcome: VertexOutcome::ContentHit, outputs }));
+        }
+        Ok(Some(self.run_when_images_are_here(index)))
+    }
+
+    /// Wants the files of every image the vertex reads.
+    fn run_when_images_are_here(&mut self, index: Index) -> Event {
+        let mut left = 0;
+        for &producer in &self.graph.nodes[index].producers {
+            match &self.vertices[producer].state {
+                VertexState::Lazy { .. } => {
+                    left += 1;
+                    self.pending.push((producer, Event::FilesWanted));
+                }
+                VertexState::Materializing { .. } => left += 1,
+                _ => {}
+            }
+        }
+        Event::Run { left }
+    }
+
+    fn execution(&self, index: Index) -> Execution {
+        let node = &self.graph.nodes[index];
+        let files = |input: &Input| match &self.vertices[input.vertex].state {
+            VertexState::Done(finished) => match &finished.files {
+                Some(files) => ResultRef::Snapshots(files.clone()),
+                None => self.result(input).clone(),
+            },
+            state => unreachable!("a vertex runs while its input is {state:?}"),
+        };
+        let contents =
+            |input: &Input| input.reads.iter().map(|read| self.content(input, read)).collect::<Vec<_>>();
+        Execution {
+            vertex: index,
+            definition_key: self.definition_key(index),
+            inputs: node.inputs.iter().map(files).collect(),
+            content: node.inputs.iter().map(contents).collect(),
+        }
+    }
+
+    /// What stands for a selection in a content key.
+    fn content(&self, input: &Input, read: &Reads) -> Content {
+        match self.result(input) {
+            ResultRef::Image { content, .. } => Content::Digest(cache_map::image_selection(content, read)),
+            result => match self.digests.known(input.vertex, input.output, read) {
+                Some(digest) => Content::Digest(digest),
+                None => Content::Of(Selection {
+                    producer: input.vertex,
+                    result: result.clone(),
+                    reads: read.clone(),
+                }),
+            },
+        }
+    }
+
+    /// The result that an input reads.
+    fn result(&self, input: &Input) -> &ResultRef {
+        let outputs = self.vertices[input.vertex].state.outputs().expect("the input is there");
+        let output = usize::try_from(input.output).expect("outputs were counted");
+        outputs.get(output).expect("every result has the outputs that are read")
+    }
+
+    fn definition_key(&self, index: Index) -> Key {
+        self.vertices[index].definition_key.expect("steps have definition keys before they are demanded")
+    }
+
+    /// An image's metadata is known: its readers can go on, and if one is certain to run, its files are wanted.
+    fn image_resolved(&mut self, index: Index) -> Option<Event> {
+        let mut files_wanted = None;
+        for &consumer in &self.graph.nodes[index].consumers {
+            if let VertexState::Waiting { certain, .. } = self.vertices[consumer].state {
+                self.pending.push((consumer, Event::InputDone));
+                if certain {
+                    files_wanted = Some(Event::FilesWanted);
+                }
+            }
+        }
+        files_wanted
+    }
+
+    /// A vertex has its result: tells everyone who cares.
+    fn done(&mut self, index: Index) {
+        let node = &self.graph.nodes[index];
+        let VertexState::Done(finished) = &self.vertices[index].state else {
+            unreachable!("called on entering Done")
+        };
+        let (outcome, outputs) = (finished.outcome, finished.outputs.clone());
+        let event = if finished.files.is_some() { Event::FilesDone } else { Event::InputDone };
+        for &consumer in &node.consumers {
+            match (&self.vertices[consumer].state, &event) {
+                (VertexState::Waiting { .. }, Event::InputDone)
+                | (VertexState::Fetching { .. }, Event::FilesDone) => {
+                    self.pending.push((consumer, event.clone()));
+                }
+                _ => {}
+            }
+        }
+        self.pass_over_unneeded(index);
+        match outcome {
+            VertexOutcome::Executed => self.tell_completed(index, Outcome::Done),
+            VertexOutcome::DefinitionHit | VertexOutcome::ContentHit => {
+                self.tell_completed(index, Outcome::Cached);
+            }
+            VertexOutcome::Lazy => {}
+        }
+        if node.kind != NodeKind::Step {
+            return;
+        }
+        (self.solve.completed)(&node.digest, &outputs);
+        if let Some(key) = self.vertices[index].definition_key
+            && let Some(leader) = self.leaders.get_mut(&(key, node.lookup))
+            && leader.vertex == index
+        {
+            for follower in std::mem::take(&mut leader.followers) {
+                let found = Event::Found { outcome: VertexOutcome::DefinitionHit, outputs: outputs.clone() };
+                self.pending.push((follower, found));
+            }
+        }
+    }
+
+    /// Vertex `index` wants nothing more of its inputs. Those that nobody else can come to want are passed over:
+    /// a hit above them says that they are cached too.
+    fn pass_over_unneeded(&mut self, index: Index) {
+        let mut decided = vec![index];
+        let mut cached = Vec::new();
+        while let Some(consumer) = decided.pop() {
+            for &producer in &self.graph.nodes[consumer].producers {
+                let vertex = &mut self.vertices[producer];
+                vertex.undecided -= 1;
+                if vertex.undecided > 0 {
+                    continue;
+                }
+                match vertex.state {
+                    VertexState::Idle => {
+                        cached.push(producer);
+                        decided.push(producer);
+                    }
+                    VertexState::Lazy { .. } => cached.push(producer),
+                    _ => {}
+                }
+            }
+        }
+        cached.sort_unstable();
+        for vertex in cached {
+            if self.vertices[vertex].told == Told::Nothing {
+                self.tell_completed(vertex, Outcome::Cached);
+            }
+        }
+    }
+
+    /// Takes what a task gave.
+    fn take(&mut self, finished: Finished) {
+        if let Finished::Panicked { payload } = finished {
+            self.worker.stopping.store(true, Ordering::Relaxed);
+            (self.solve.cancel)();
+            panic::resume_unwind(payload);
+        }
+        if self.cause.is_some() {
+            self.take_after_stop(&finished);
+            return;
+        }
+        match finished {
+            Finished::Digested { request, producer, digest } => {
+                self.digest_task_ended(producer);
+                for waiting in self.digests.learn(request, digest) {
+                    // Nothing waits yet while local directories are digested.
+                    if matches!(self.vertices[waiting].state, VertexState::Comparing { .. }) {
+                        self.pending.push((waiting, Event::DigestDone));
+                    }
+                }
+            }
+            Finished::Resolved { vertex, result } => {
+                let event = match result {
+                    ResultRef::Image { .. } => Event::Resolved { image: result },
+                    other => Event::Found { outcome: VertexOutcome::Lazy, outputs: vec![other] },
+                };
+                self.pending.push((vertex, event));
+            }
+            Finished::Materialized { vertex, files } => {
+                self.pending.push((vertex, Event::Materialized { files }));
+            }
+            Finished::Executed { vertex, outcome, outputs } => {
+                self.pending.push((vertex, Event::Found { outcome, outputs }));
+            }
+            Finished::Failed { task: TaskId::Vertex(vertex), error } => self.fail(vertex, error),
+            Finished::Failed { task: TaskId::Digest { request, producer }, error } => {
+                // What cannot be read is a mistake of the step that reads it, a COPY of a missing file for example.
+                let blamed = self.digests.first_asking(request).unwrap_or(producer);
+                self.fail(blamed, error);
+                self.digest_task_ended(producer);
+            }
+            Finished::Stopped { .. } => self.stop(SolveError::Cancelled),
+            Finished::Panicked { .. } => unreachable!("dealt with above"),
+        }
+    }
+
+    /// Whatever a task gave after the solve was stopped, its vertex was cut short.
+    fn take_after_stop(&mut self, finished: &Finished) {
+        match finished {
+            Finished::Digested { producer, .. }
+            | Finished::Failed { task: TaskId::Digest { producer, .. }, .. }
+            | Finished::Stopped { task: TaskId::Digest { producer, .. } } => {
+                self.digest_task_ended(*producer)
+            }
+            Finished::Resolved { vertex, .. }
+            | Finished::Materialized { vertex, .. }
+            | Finished::Executed { vertex, .. }
+            | Finished::Failed { task: TaskId::Vertex(vertex), .. }
+            | Finished::Stopped { task: TaskId::Vertex(vertex) } => {
+                self.mark_stopped(*vertex);
+                if self.vertices[*vertex].told == Told::Started {
+                    self.tell_completed(*vertex, Outcome::Cancelled);
+                }
+            }
+            Finished::Panicked { .. } => unreachable!("a panic is resumed at once"),
+        }
+    }
+
+    /// A vertex failed; if it did so because the build was cancelled, that is the cause.
+    fn fail(&mut self, index: Index, error: OpError) {
+        if (self.solve.cancelled)() {
+            self.stop(SolveError::Cancelled);
+            return;
+        }
+        let node = &self.graph.nodes[index];
+        self.mark_stopped(index);
+        if self.vertices[index].told == Told::Nothing {
+            self.tell(progress::Event::Started { vertex: node.digest, name: node.name().to_owned() });
+        }
+        self.tell_completed(index, Outcome::Failed(with_causes(&error)));
+        self.stop(SolveError::Vertex { vertex: node.digest, error });
+    }
+
+    /// Nothing new begins; what runs is told to stop.
+    fn stop(&mut self, cause: SolveError) {
+        self.cause = Some(cause);
+        self.worker.stopping.store(true, Ordering::Relaxed);
+        self.queue.clear();
+        self.pending.clear();
+        (self.solve.cancel)();
+    }
+
+    fn mark_stopped(&mut self, index: Index) {
+        let state = &mut self.vertices[index].state;
+        *state = std::mem::replace(state, VertexState::Idle).on(Event::Stopped);
+    }
+
+    fn digest_task_ended(&mut self, producer: Index) {
+        let vertex = &mut self.vertices[producer];
+        if self.graph.nodes[producer].kind == NodeKind::Local {
+            vertex.digest_tasks -= 1;
+            if vertex.digest_tasks == 0 {
+                self.tell_completed(producer, Outcome::Done);
+            }
+        }
+    }
+
+    /// Says that the work of a task begins, once for each vertex. Resolving an image and digesting what a step made
+    /// are not worth a word.
+    fn tell_started(&mut self, task: &Task) {
+        let index = match task {
+            Task::Execute(execution) => execution.vertex,
+            Task::Materialize { vertex, .. } => *vertex,
+            Task::Digest { selection, .. }
+                if self.graph.nodes[selection.producer].kind == NodeKind::Local =>
+            {
+                selection.producer
+            }
+            Task::Digest { .. } | Task::Resolve { .. } => return,
+        };
+        if self.vertices[index].told == Told::Nothing {
+            self.vertices[index].told = Told::Started;
+            let node = &self.graph.nodes[index];
+            self.tell(progress::Event::Started { vertex: node.digest, name: node.name().to_owned() });
+        }
+    }
+
+    fn tell_completed(&mut self, index: Index, outcome: Outcome) {
+        let node = &self.graph.nodes[index];
+        self.vertices[index].told = Told::Completed;
+        self.tell(progress::Event::Completed { vertex: node.digest, name: node.name().to_owned(), outcome });
+    }
+
+    fn tell(&self, event: progress::Event) {
+        self.solve.progress.send(event);
+    }
+
+    /// Completes the story for the progress sink and collects the results.
+    fn finish(mut self) -> Result<Solved, SolveError> {
+        let left_over = match self.cause {
+            None => (Told::Nothing, Outcome::Cached),
+            Some(_) => (Told::Started, Outcome::Cancelled),
+        };
+        for index in 0..self.vertices.len() {
+            if self.vertices[index].told == left_over.0 {
+                self.tell_completed(index, left_over.1.clone());
+            }
+        }
+        if let Some(cause) = self.cause {
+            return Err(cause);
+        }
+        let result = |&(goal, output): &(Index, u32)| {
+            let state = &self.vertices[goal].state;
+            let outputs = state.outputs().unwrap_or_else(|| unreachable!("stuck: a goal is {state:?}"));
+            outputs[usize::try_from(output).expect("outputs were counted")].clone()
+        };
+        let outcome = |state: &VertexState| match state {
+            VertexState::Done(finished) => Some(finished.outcome),
+            VertexState::Lazy { .. } => Some(VertexOutcome::Lazy),
+            _ => None,
+        };
+        let outcomes = self.graph.nodes.iter().zip(&self.vertices);
+        Ok(Solved {
+            results: self.graph.goals.iter().map(result).collect(),
+            outcomes: outcomes
+                .filter_map(|(node, vertex)| Some((node.digest, outcome(&vertex.state)?)))
+                .collect(),
+        })
+    }
+}
+
+/// An error and what caused it, in one line.
+fn with_causes(error: &OpError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        // An error that only passes on its source says the same again.
+        if !text.ends_with(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        cause = error.source();
+    }
+    text
+}

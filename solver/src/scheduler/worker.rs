@@ -1,0 +1,254 @@
+//! What runs away from the owner: tasks, and the threads that perform them.
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
+use std::thread::Scope;
+
+use wharf_cache::{Chain, ContentDigest, Key};
+
+use super::digests::Request;
+use super::graph::{Graph, Index, Lookup};
+use super::{Solve, VertexOutcome};
+use crate::cache_map::{self, InputKey, Reads};
+use crate::op::{OpError, ResultRef};
+
+/// Something that may take long. Holds all it needs, so that it shares nothing with the owner.
+pub(super) enum Task {
+    /// Digests what `selection` selects.
+    Digest { request: Request, selection: Selection },
+    /// Finds out what an image is.
+    Resolve { vertex: Index },
+    /// Brings an image's files in.
+    Materialize { vertex: Index, image: ResultRef },
+    /// Runs a step.
+    Execute(Execution),
+}
+
+/// Files of a result.
+pub(super) struct Selection {
+    /// Whose result.
+    pub(super) producer: Index,
+    pub(super) result: ResultRef,
+    pub(super) reads: Reads,
+}
+
+/// A step that has to run.
+pub(super) struct Execution {
+    pub(super) vertex: Index,
+    pub(super) definition_key: Key,
+    /// Its inputs, images already as snapshots.
+    pub(super) inputs: Vec<ResultRef>,
+    /// What its content key is made of: for each input, for each selection.
+    pub(super) content: Vec<Vec<Content>>,
+}
+
+/// Part of a content key.
+pub(super) enum Content {
+    /// Known.
+    Digest(ContentDigest),
+    /// To be digested when the step has run.
+    Of(Selection),
+}
+
+/// What came of a task.
+pub(super) enum Finished {
+    Digested {
+        request: Request,
+        producer: Index,
+        digest: ContentDigest,
+    },
+    Resolved {
+        vertex: Index,
+        result: ResultRef,
+    },
+    Materialized {
+        vertex: Index,
+        files: Chain,
+    },
+    Executed {
+        vertex: Index,
+        outcome: VertexOutcome,
+        outputs: Vec<ResultRef>,
+    },
+    Failed {
+        task: TaskId,
+        error: OpError,
+    },
+    /// It ended after the solve was stopped: whatever it gave is not to be trusted.
+    Stopped {
+        task: TaskId,
+    },
+    Panicked {
+        payload: Box<dyn Any + Send>,
+    },
+}
+
+/// Which task it was.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum TaskId {
+    Digest { request: Request, producer: Index },
+    Vertex(Index),
+}
+
+impl Task {
+    pub(super) fn id(&self) -> TaskId {
+        match self {
+            Self::Digest { request, selection } => {
+                TaskId::Digest { request: *request, producer: selection.producer }
+            }
+            Self::Resolve { vertex } | Self::Materialize { vertex, .. } => TaskId::Vertex(*vertex),
+            Self::Execute(execution) => TaskId::Vertex(execution.vertex),
+        }
+    }
+}
+
+/// Performs tasks; shared by all threads.
+pub(super) struct Worker<'a> {
+    pub(super) solve: &'a Solve<'a>,
+    pub(super) graph: &'a Graph<'a>,
+    /// Set when something failed: what ends from then on may have been cut short.
+    pub(super) stopping: AtomicBool,
+}
+
+impl Worker<'_> {
+    /// Performs a task; a panic of the outside becomes an event, so that the owner does not wait for ever.
+    pub(super) fn perform(&self, task: Task) -> Finished {
+        let id = task.id();
+        match panic::catch_unwind(AssertUnwindSafe(|| self.try_perform(task))) {
+            Err(payload) => Finished::Panicked { payload },
+            Ok(Err(error)) => Finished::Failed { task: id, error },
+            Ok(Ok(finished)) => finished,
+        }
+    }
+
+    fn try_perform(&self, task: Task) -> Result<Finished, OpError> {
+        let resolver = self.solve.resolver;
+        match task {
+            Task::Digest { request, selection } => {
+                let digest = self.digest(&selection)?;
+                Ok(Finished::Digested { request, producer: selection.producer, digest })
+            }
+            Task::Resolve { vertex } => {
+                let node = &self.graph.nodes[vertex];
+                let result = resolver.resolve_source(&node.digest, node.vertex)?;
+                Ok(Finished::Resolved { vertex, result })
+            }
+            Task::Materialize { vertex, image } => {
+                let node = &self.graph.nodes[vertex];
+                let files = resolver.materialize(&node.digest, node.vertex, &image)?;
+                Ok(Finished::Materialized { vertex, files })
+            }
+            Task::Execute(execution) => self.execute(execution),
+        }
+    }
+
+    fn digest(&self, selection: &Selection) -> Result<ContentDigest, OpError> {
+        let vertex = self.graph.nodes[selection.producer].vertex;
+        self.solve.resolver.content_digest(vertex, &selection.result, &selection.reads)
+    }
+
+    /// Runs a step under the lock of its definition key and records what it gave.
+    fn execute(&self, execution: Execution) -> Result<Finished, OpError> {
+        let Execution { vertex, definition_key, inputs, content } = execution;
+        let node = &self.graph.nodes[vertex];
+        let cache = self.solve.cache;
+        let _lock = cache.lock(&definition_key)?;
+        // Another process may have run the same step while this one waited for the lock.
+        if node.lookup == Lookup::Both
+            && let Some(chains) = cache.lookup(&definition_key)?
+            && chains.len() >= node.outputs
+        {
+            let outputs = snapshots(chains);
+            return Ok(Finished::Executed { vertex, outcome: VertexOutcome::DefinitionHit, outputs });
+        }
+        let chains = self.solve.resolver.execute(&node.digest, node.vertex, &inputs)?;
+        // A process that was told to stop may still have ended as if all were well.
+        if self.stopping.load(Ordering::Relaxed) || (self.solve.cancelled)() {
+            return Ok(Finished::Stopped { task: TaskId::Vertex(vertex) });
+        }
+        node.check_outputs(chains.len()).map_err(OpError::new)?;
+        let content_key = self.content_key(&node.op_key, content)?;
+        let keys = [definition_key, content_key];
+        let keys = if definition_key == content_key { &keys[..1] } else { &keys[..] };
+        cache.store(keys, &node.op_key, &chains)?;
+        Ok(Finished::Executed { vertex, outcome: VertexOutcome::Executed, outputs: snapshots(chains) })
+    }
+
+    fn content_key(&self, op_key: &Key, content: Vec<Vec<Content>>) -> Result<Key, OpError> {
+        let digest = |content| match content {
+            Content::Digest(digest) => Ok(digest),
+            Content::Of(selection) => self.digest(&selection),
+        };
+        let inputs = content
+            .into_iter()
+            .map(|input| Ok(InputKey::Content(input.into_iter().map(digest).collect::<Result<_, _>>()?)))
+            .collect::<Result<Vec<_>, OpError>>()?;
+        Ok(cache_map::key(op_key, &inputs))
+    }
+}
+
+/// Chains as results.
+pub(super) fn snapshots(chains: Vec<Chain>) -> Vec<ResultRef> {
+    chains.into_iter().map(ResultRef::Snapshots).collect()
+}
+
+/// Threads that perform tasks; one is started only when a task finds all others busy.
+pub(super) struct Pool<'scope, 'env> {
+    scope: &'scope Scope<'scope, 'env>,
+    worker: &'env Worker<'env>,
+    tasks: mpsc::Sender<Task>,
+    queue: &'env Mutex<mpsc::Receiver<Task>>,
+    finished: mpsc::Receiver<Finished>,
+    finished_sender: mpsc::Sender<Finished>,
+    threads: usize,
+    running: usize,
+}
+
+impl<'scope, 'env> Pool<'scope, 'env> {
+    /// A pool without threads. `queue` is the other end of `tasks`.
+    pub(super) fn new(
+        scope: &'scope Scope<'scope, 'env>,
+        worker: &'env Worker<'env>,
+        tasks: mpsc::Sender<Task>,
+        queue: &'env Mutex<mpsc::Receiver<Task>>,
+    ) -> Self {
+        let (finished_sender, finished) = mpsc::channel();
+        Self { scope, worker, tasks, queue, finished, finished_sender, threads: 0, running: 0 }
+    }
+
+    /// How many tasks are with the threads.
+    pub(super) fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Hands a task to a thread.
+    pub(super) fn spawn(&mut self, task: Task) {
+        self.running += 1;
+        if self.running > self.threads {
+            self.threads += 1;
+            let (worker, queue, finished) = (self.worker, self.queue, self.finished_sender.clone());
+            self.scope.spawn(move || work(worker, queue, &finished));
+        }
+        self.tasks.send(task).expect("the queue lives longer than the pool");
+    }
+
+    /// Waits for a task to end.
+    pub(super) fn wait(&mut self) -> Finished {
+        let finished = self.finished.recv().expect("the pool holds a sender");
+        self.running -= 1;
+        finished
+    }
+}
+
+/// A thread's life: ends when the pool is dropped.
+fn work(worker: &Worker<'_>, queue: &Mutex<mpsc::Receiver<Task>>, finished: &mpsc::Sender<Finished>) {
+    loop {
+        let task = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(task) = task else { return };
+        if finished.send(worker.perform(task)).is_err() {
+            return;
+        }
+    }
+}
