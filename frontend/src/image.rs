@@ -293,7 +293,12 @@ mod tests {
 
     #[test]
     fn what_is_no_config_is_an_error() {
-        check(r#"{"os": 1}"#, expect!["cannot parse image config: invalid type: integer `1`, expected a string at line 1 column 8"]);
+        check(
+            r#"{"os": 1}"#,
+            expect![
+                "cannot parse image config: invalid type: integer `1`, expected a string at line 1 column 8"
+            ],
+        );
         check("", expect!["cannot parse image config: EOF while parsing a value at line 1 column 0"]);
     }
 }

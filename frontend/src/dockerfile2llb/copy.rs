@@ -11,7 +11,7 @@ use super::remote::{self, Git, Remote};
 use super::stage::{Stage, Step};
 use super::{Converter, history, owner, path, words};
 use crate::Diagnostic;
-use crate::dockerignore::Matcher;
+use crate::dockerignore::{Matched, Matcher};
 use crate::instructions::{Add, Copy, Paths};
 use crate::parser::{Heredoc, Token};
 use crate::shell::Lex;
@@ -46,7 +46,7 @@ impl Converter<'_> {
     pub(super) fn copy(&mut self, stage: &mut Stage, step: &Step<'_>, copy: &Copy) -> Result<(), Diagnostic> {
         let files = match &copy.from {
             Some(from) => {
-                let origin = self.from_flag(from, stage.index, true)?;
+                let origin = self.copy_from(from, stage.index)?;
                 Some(self.files(&origin, from)?)
             }
             None => None,
@@ -189,12 +189,33 @@ impl Converter<'_> {
             (None, _) => {
                 let files = match transfer.files {
                     Some(files) => files,
-                    None => self.main_context(),
+                    None => {
+                        self.warn_ignored(transfer, token, source);
+                        self.main_context()
+                    }
                 };
                 let copy = path_copy(source, files, transfer, draft);
                 draft.file.change(FileChange::Copy(copy));
                 Ok(())
             }
+        }
+    }
+
+    /// Warns of a source that the context does not have because of its ignore file.
+    fn warn_ignored(&mut self, transfer: &Transfer<'_>, token: &Token, source: &str) {
+        let Some(ignore) = &self.ignore else { return };
+        let mut matched = Matched::default();
+        let cleaned = path::clean(source);
+        let path = &cleaned.as_bytes()[1..];
+        for end in (1..=path.len()).filter(|end| path.get(*end).is_none_or(|next| *next == b'/')) {
+            matched = ignore.matches(&path[..end], &matched);
+        }
+        if matched.matched {
+            let verb = if transfer.add.is_some() { "Add" } else { "Copy" };
+            let message = format!(
+                "CopyIgnoredFile: Attempting to {verb} file {source:?} that is excluded by .dockerignore"
+            );
+            self.problems.push(Diagnostic::warning(token.span.clone(), message));
         }
     }
 

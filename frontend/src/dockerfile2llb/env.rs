@@ -57,6 +57,9 @@ impl Env {
     }
 }
 
+/// A name and its value, expanded, and where the name stands.
+type Pair<'p> = (&'p Token, (String, String));
+
 /// Name and value of a `K=V`.
 pub(super) fn split(variable: &str) -> (&str, &str) {
     variable.split_once('=').unwrap_or((variable, ""))
@@ -105,7 +108,7 @@ impl Converter<'_> {
         step: &Step<'_>,
         pairs: &'p [(Token, Token)],
         instruction: &str,
-    ) -> Result<Vec<(&'p Token, (String, String))>, Diagnostic> {
+    ) -> Result<Vec<Pair<'p>>, Diagnostic> {
         pairs
             .iter()
             .map(|(name_token, value)| {
@@ -122,6 +125,6 @@ impl Converter<'_> {
     }
 }
 
-fn pairs_text(pairs: &[(&Token, (String, String))]) -> String {
+fn pairs_text(pairs: &[Pair<'_>]) -> String {
     pairs.iter().map(|(_, (name, value))| format!(" {name}={value}")).collect()
 }

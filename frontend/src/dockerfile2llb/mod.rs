@@ -1,7 +1,7 @@
 //! Stages, build arguments and platform → graph and image config.
 //!
-//! First every stage that the target needs is looked through from the last to the first ([`stages`]): bases are found,
-//! images asked for, triggers parsed. Then they are converted from the first to the last ([`from`] and one file for each
+//! First every stage that the target needs is looked through from the last to the first (`stages`): bases are found,
+//! images asked for, triggers parsed. Then they are converted from the first to the last (`from` and one file for each
 //! group of instructions): each instruction takes the stage one step further.
 
 mod copy;
@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use wharf_solver::llb::{Definition, Edge, NetworkMode, Platform};
 
 use crate::Diagnostic;
+use crate::dockerignore::Matcher;
 use crate::image::ImageConfig;
 use crate::instructions::{Dockerfile, InstructionKind};
 use env::Env;
@@ -156,10 +157,17 @@ pub fn convert(
         globals,
         images: Images::new(resolver),
         definition: Definition::default(),
+        ignore: ignore_matcher(&options.ignore),
         done: Vec::new(),
         problems,
     }
     .convert()
+}
+
+/// With `!` patterns it is the walk that says what is left of a directory; patterns that are wrong are for it to report.
+fn ignore_matcher(patterns: &[String]) -> Option<Matcher> {
+    let is_final = !patterns.iter().any(|pattern| pattern.starts_with('!'));
+    if is_final { Matcher::new(patterns).ok() } else { None }
 }
 
 /// One conversion.
@@ -170,6 +178,8 @@ struct Converter<'a> {
     globals: Env,
     images: Images<'a>,
     definition: Definition,
+    /// The main context's ignore patterns, if nothing they match comes back (`!`).
+    ignore: Option<Matcher>,
     /// The stages converted so far, by number; `None` for those nobody needs.
     done: Vec<Option<Stage>>,
     /// What was wrong so far. The conversion goes on after an error, with what is left, to find the others.

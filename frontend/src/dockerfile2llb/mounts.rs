@@ -130,7 +130,7 @@ impl Converter<'_> {
         let files = match &spec.from {
             _ if spec.kind == Type::Tmpfs => Files { edge: None, is_local: false },
             Some(from) => {
-                let origin = self.from_flag(from, stage.index, false)?;
+                let origin = self.mount_from(from, stage.index)?;
                 self.files(&origin, from)?
             }
             None if spec.kind == Type::Cache => self.files(&Origin::Scratch, token)?,

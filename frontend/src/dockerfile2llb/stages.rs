@@ -16,6 +16,9 @@ use crate::parser::Token;
 /// The base name that means no files at all.
 const SCRATCH: &str = "scratch";
 
+/// Each stage holds a state of its own, so their number is limited; generated files have hundreds.
+const STAGES_MAX: usize = 2_000;
+
 /// Images people mean when they mistype one.
 const COMMON_IMAGES: [&str; 10] =
     ["alpine", "busybox", "centos", "debian", "fedora", "golang", "nginx", "node", "python", "ubuntu"];
@@ -64,6 +67,10 @@ impl<'a> Converter<'a> {
     pub(super) fn target(&self) -> Result<usize, Diagnostic> {
         let stages = &self.dockerfile.stages;
         let target = &self.options.target;
+        if stages.len() > STAGES_MAX {
+            let message = format!("more than {STAGES_MAX} stages");
+            return Err(Diagnostic::error(stages[STAGES_MAX].span.clone(), message));
+        }
         if target.is_empty() {
             return stages
                 .len()
@@ -102,36 +109,59 @@ impl<'a> Converter<'a> {
         stages[index].name.as_ref().map_or_else(|| format!("stage-{index}"), |name| name.text.clone())
     }
 
-    /// Where a `--from` of a step of stage `index` leads. COPY may count stages, a mount may not.
-    pub(super) fn from_flag(
+    /// Where the `--from` of a COPY in stage `index` leads; it may count stages.
+    pub(super) fn copy_from(&self, token: &Token, index: usize) -> Result<Origin, Diagnostic> {
+        let found = match token.text.parse::<usize>() {
+            Ok(number) if number >= self.dockerfile.stages.len() => {
+                return Err(Diagnostic::error(token.span.clone(), format!("invalid stage index {number}")));
+            }
+            Ok(number) => Some(number),
+            Err(_) => self.nearest_stage(&token.text, index),
+        };
+        self.origin(token, index, found, "copy")
+    }
+
+    /// Where the `from` of a mount in stage `index` leads; a number is no name.
+    pub(super) fn mount_from(&self, token: &Token, index: usize) -> Result<Origin, Diagnostic> {
+        if token.text.parse::<usize>().is_ok() {
+            let error =
+                Diagnostic::error(token.span.clone(), "a mount's from can't be the number of a stage");
+            return Err(error.with_hint("name the stage: FROM … AS name"));
+        }
+        self.origin(token, index, self.nearest_stage(&token.text, index), "mount")
+    }
+
+    fn origin(
         &self,
         token: &Token,
         index: usize,
-        may_count: bool,
+        found: Option<usize>,
+        verb: &str,
     ) -> Result<Origin, Diagnostic> {
         let name = token.text.as_str();
-        let error = |message| Err(Diagnostic::error(token.span.clone(), message));
+        let error = |message: String| Diagnostic::error(token.span.clone(), message);
         if name.contains('$') {
-            let alias = "add FROM ${…} AS alias above and use the alias";
-            return error("variable expansion is not supported for from".to_owned())
-                .map_err(|d: Diagnostic| d.with_hint(alias));
+            let error =
+                error("'from' doesn't support variable expansion, define alias stage instead".to_owned());
+            return Err(error.with_hint("add FROM ${…} AS alias above and use the alias"));
         }
-        let stages = &self.dockerfile.stages;
-        let found = match name.parse::<usize>() {
-            Ok(number) if may_count => match number {
-                number if number >= stages.len() => return error(format!("invalid stage index {number}")),
-                number => Some(number),
-            },
-            _ => self.stage_named(name, index).or_else(|| self.stage_named(name, stages.len())),
-        };
         match found {
             Some(found) if found < index => Ok(Origin::Stage(found)),
-            Some(found) if found == index => error(format!("circular dependency detected on stage: {name}")),
+            Some(found) if found == index => {
+                Err(error(format!("circular dependency detected on stage: {name}")))
+            }
             Some(_) => {
-                error(format!("cannot copy from stage {name:?}, it needs to be defined before current stage"))
+                let message =
+                    format!("cannot {verb} from stage {name:?}, it needs to be defined before current stage");
+                Err(error(message))
             }
             None => Ok(self.outside(name, &self.options.platform)),
         }
+    }
+
+    /// The stage of that name that is meant in stage `index`: the last one before it, else (in error) one after it.
+    fn nearest_stage(&self, name: &str, index: usize) -> Option<usize> {
+        self.stage_named(name, index).or_else(|| self.stage_named(name, self.dockerfile.stages.len()))
     }
 
     /// Says which image could not be had, and what may have been meant.
@@ -151,7 +181,7 @@ impl<'a> Converter<'a> {
         let name = name.to_lowercase();
         self.dockerfile.stages[..end]
             .iter()
-            .rposition(|stage| stage.name.as_ref().is_some_and(|token| token.text.to_lowercase() == name))
+            .rposition(|stage| stage.name.as_ref().is_some_and(|token| token.text == name))
     }
 
     /// A name that is no stage.
@@ -271,6 +301,10 @@ impl<'a> Converter<'a> {
             Ok(expanded) => {
                 let known: Vec<&str> = self.globals.names().collect();
                 for name in &expanded.unset {
+                    // Declared without a value: it is for `--build-arg` to give one.
+                    if self.dockerfile.global_args.iter().any(|arg| arg.name.text == *name) {
+                        continue;
+                    }
                     let message = format!("UndefinedArgInFrom: FROM argument '{name}' is not declared");
                     let warning = Diagnostic::warning(token.span.clone(), message);
                     self.problems.push(warning.with_suggestion(name, &known));
@@ -318,18 +352,22 @@ impl<'a> Converter<'a> {
         if let Base::Stage(below) = plan.base {
             needed[below] = true;
         }
+        let mut need = |origin| {
+            if let Ok(Origin::Stage(below)) = origin {
+                needed[below] = true;
+            }
+        };
         for step in &plan.steps {
-            let sources = match &step.instruction.kind {
-                InstructionKind::Copy(copy) => copy.from.iter().map(|from| (from.clone(), true)).collect(),
-                InstructionKind::Run(run) => {
-                    run.mounts.iter().filter_map(mounts::from_name).map(|from| (from, false)).collect()
+            match &step.instruction.kind {
+                InstructionKind::Copy(copy) => {
+                    copy.from.iter().for_each(|from| need(self.copy_from(from, plan.index)));
                 }
-                _ => Vec::new(),
-            };
-            for (from, may_count) in sources {
-                if let Ok(Origin::Stage(below)) = self.from_flag(&from, plan.index, may_count) {
-                    needed[below] = true;
-                }
+                InstructionKind::Run(run) => run
+                    .mounts
+                    .iter()
+                    .filter_map(mounts::from_name)
+                    .for_each(|from| need(self.mount_from(&from, plan.index))),
+                _ => {}
             }
         }
     }

@@ -9,6 +9,9 @@ use crate::Diagnostic;
 use crate::parser::Token;
 use crate::shell::{ExpandError, Expanded, Lex};
 
+/// Shorter names are one slip away from everything.
+const SUGGESTION_BYTES_MIN: usize = 3;
+
 /// Expands a word with these variables.
 pub(super) fn expand(token: &Token, escape: char, env: &Env) -> Result<Expanded, Diagnostic> {
     let lookup = |name: &str| env.get(name).map(str::to_owned);
@@ -64,12 +67,24 @@ impl Converter<'_> {
             if stage.args.iter().any(|(declared, _)| declared == name) {
                 continue;
             }
-            let known: Vec<&str> = stage.env.names().collect();
-            let warning = Diagnostic::warning(
-                token.span.clone(),
-                format!("UndefinedVar: Usage of undefined variable '${name}'"),
-            );
-            self.problems.push(warning.with_suggestion(name, &known));
+            let message = format!("UndefinedVar: Usage of undefined variable '${name}'");
+            let mut warning = Diagnostic::warning(place_of(token, name), message);
+            if self.globals.get(name).is_some() {
+                warning = warning.with_hint(format!(
+                    "add ARG {name} to this stage: arguments above the first FROM are only for FROM"
+                ));
+            } else if name.len() >= SUGGESTION_BYTES_MIN {
+                let known: Vec<&str> = stage.env.names().collect();
+                warning = warning.with_suggestion(name, &known);
+            }
+            self.problems.push(warning);
         }
     }
+}
+
+/// Where a variable is used in a word; the whole word if that cannot be told.
+fn place_of(token: &Token, name: &str) -> Range<usize> {
+    let mut forms = [format!("${name}"), format!("${{{name}}}")].into_iter();
+    let found = forms.find_map(|form| token.text.find(&form).map(|start| start..start + form.len()));
+    found.map_or_else(|| token.span.clone(), |range| part(token, range))
 }
