@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
-use wharf_cache::snapshot::SnapshotError;
+use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError};
@@ -171,24 +171,57 @@ impl Worker<'_> {
         }
     }
 
+    /// Does the actions of a file operation, each on the file system it names, and commits the last one's.
     fn file(&self, op: &FileOp, inputs: &[ResultRef]) -> Result<Chain, WorkerError> {
-        let base = linear_base(op)?.map_or(Ok(Chain::default()), |input| chain_of(&inputs[input]))?;
         let mut opened = HashMap::new();
         for action in &op.actions {
-            if let FileChange::Copy(copy) = &action.change {
-                let input = source_input(copy)?;
-                if !opened.contains_key(&input) {
-                    opened.insert(input, self.open(&inputs[input])?);
-                }
+            if let FileChange::Copy(CopyAction { from: Some(ActionInput::Input(input)), .. }) = action.change
+                && !opened.contains_key(&input)
+            {
+                opened.insert(input, self.open(&inputs[input])?);
             }
         }
-        let source = |copy: &CopyAction| {
-            let input = &opened[&source_input(copy)?];
-            Ok(Source { tree: input.tree(), local: input.is_local() })
-        };
-        let mut active = self.store.prepare(&base)?;
-        file::execute(op, active.root()?, &source)?;
-        Ok(base.with(active.commit(SystemTime::now())?.id))
+        // The file systems being changed, and which of them holds each action's result.
+        let mut systems: Vec<(Chain, Active)> = Vec::new();
+        let mut system_of: Vec<usize> = Vec::with_capacity(op.actions.len());
+        for action in &op.actions {
+            let system = match action.base {
+                ActionInput::Action(previous) => system_of[previous],
+                ActionInput::Input(_) | ActionInput::Scratch => {
+                    let chain = match action.base {
+                        ActionInput::Input(input) => chain_of(&inputs[input])?,
+                        _ => Chain::default(),
+                    };
+                    systems.push((chain.clone(), self.store.prepare(&chain)?));
+                    systems.len() - 1
+                }
+            };
+            // What is copied from is borrowed apart from what is changed; a file system is not copied into itself.
+            let mut made = None;
+            let source = match &action.change {
+                FileChange::Copy(copy) => match copy.from {
+                    Some(ActionInput::Input(input)) => {
+                        let input = &opened[&input];
+                        Some(Source { tree: input.tree(), local: input.is_local() })
+                    }
+                    Some(ActionInput::Action(from)) if system_of[from] != system => {
+                        let root = systems[system_of[from]].1.root()?.try_clone_to_owned();
+                        let root = &*made.insert(root.map_err(|source| WorkerError::Prepare {
+                            operation: "open what an earlier action made",
+                            source,
+                        })?);
+                        Some(Source { tree: Tree { root: root.as_fd(), ignore: None }, local: false })
+                    }
+                    _ => return Err(FileError::Unsupported("copying a file system into itself").into()),
+                },
+                _ => None,
+            };
+            file::execute(&action.change, systems[system].1.root()?, source)?;
+            system_of.push(system);
+        }
+        let last = *system_of.last().ok_or(FileError::Unsupported("a file operation without actions"))?;
+        let (chain, active) = systems.swap_remove(last);
+        Ok(chain.with(active.commit(SystemTime::now())?.id))
     }
 }
 
@@ -208,27 +241,6 @@ impl Input<'_> {
 
     fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
-    }
-}
-
-/// The vertex input that the actions change one after the other; `None` for scratch.
-fn linear_base(op: &FileOp) -> Result<Option<usize>, WorkerError> {
-    let mut base = None;
-    for (index, action) in op.actions.iter().enumerate() {
-        match action.base {
-            ActionInput::Input(input) if index == 0 => base = Some(input),
-            ActionInput::Scratch if index == 0 => {}
-            ActionInput::Action(previous) if previous + 1 == index => {}
-            _ => return Err(WorkerError::Unsupported("a file operation on several file systems".to_owned())),
-        }
-    }
-    Ok(base)
-}
-
-fn source_input(copy: &CopyAction) -> Result<usize, FileError> {
-    match copy.from {
-        Some(ActionInput::Input(input)) => Ok(input),
-        _ => Err(FileError::Unsupported("copying from another action")),
     }
 }
 

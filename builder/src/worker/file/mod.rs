@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use wharf_runtime::resolve_user;
-use wharf_solver::llb::{CopyAction, FileChange, FileOp, Owner, UserRef};
+use wharf_solver::llb::{FileChange, Owner, UserRef};
 
 use crate::context::Tree;
 use crate::context::select::SelectError;
@@ -70,41 +70,33 @@ pub struct Source<'a> {
     pub local: bool,
 }
 
-/// Does the actions of `op` one after the other on the file system `root`. `source` gives the tree behind an input.
-pub fn execute<'s>(
-    op: &FileOp,
-    root: BorrowedFd<'_>,
-    source: &dyn Fn(&CopyAction) -> Result<Source<'s>, FileError>,
-) -> Result<(), FileError> {
+/// Makes one change to the file system `root`. `source` is what a copy reads from.
+pub(super) fn execute(change: &FileChange, root: BorrowedFd<'_>, source: Option<Source<'_>>) -> Result<(), FileError> {
     let target = Target::new(root);
-    for action in &op.actions {
-        match &action.change {
-            FileChange::Copy(copy) => copy::copy(&target, copy, &source(copy)?)?,
-            FileChange::MkDir { path, mode, make_parents, owner } => {
-                let owner = resolve_owner(root, owner.as_ref())?.unwrap_or((0, 0));
-                let resolved = target.resolve(path)?;
-                if !make_parents && resolved.stat.is_none() {
-                    target.require_parent(&resolved.path)?;
-                }
-                target.make_dirs(&resolved.path, *mode, owner)?;
+    match change {
+        FileChange::Copy(copy) => match source {
+            Some(source) => copy::copy(&target, copy, &source),
+            None => Err(FileError::Unsupported("a copy without a source")),
+        },
+        FileChange::MkDir { path, mode, make_parents, owner } => {
+            let owner = resolve_owner(root, owner.as_ref())?.unwrap_or((0, 0));
+            let resolved = target.resolve(path)?;
+            if !make_parents && resolved.stat.is_none() {
+                target.require_parent(&resolved.path)?;
             }
-            FileChange::MkFile { path, mode, data, owner } => {
-                let owner = resolve_owner(root, owner.as_ref())?.unwrap_or((0, 0));
-                target.write_file(path, *mode, owner, data)?;
-            }
-            FileChange::Rm { path, allow_not_found, allow_wildcard } => {
-                if *allow_wildcard {
-                    return Err(FileError::Unsupported("removing by wildcard"));
-                }
-                target.remove(path, *allow_not_found)?;
-            }
-            FileChange::Symlink { path, target: to, owner } => {
-                let owner = resolve_owner(root, owner.as_ref())?.unwrap_or((0, 0));
-                target.symlink(path, Path::new(to), owner)?;
-            }
+            target.make_dirs(&resolved.path, *mode, owner)
+        }
+        FileChange::MkFile { path, mode, data, owner } => {
+            let owner = resolve_owner(root, owner.as_ref())?.unwrap_or((0, 0));
+            target.write_file(path, *mode, owner, data)
+        }
+        FileChange::Rm { allow_wildcard: true, .. } => Err(FileError::Unsupported("removing by wildcard")),
+        FileChange::Rm { path, allow_not_found, .. } => target.remove(path, *allow_not_found),
+        FileChange::Symlink { path, target: to, owner } => {
+            let owner = resolve_owner(root, owner.as_ref())?.unwrap_or((0, 0));
+            target.symlink(path, Path::new(to), owner)
         }
     }
-    Ok(())
 }
 
 /// Owner ids of `--chown`: names from the root's passwd and group; a number alone is also the group.
