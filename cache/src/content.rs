@@ -258,6 +258,11 @@ impl BlobWriter {
         self.publish(digest)
     }
 
+    /// Digest and size of what was written so far.
+    pub(crate) fn so_far(&self) -> (Digest, u64) {
+        (self.digest(), self.size)
+    }
+
     fn digest(&self) -> Digest {
         Digest::from_bytes(self.hasher.clone().finalize().into())
     }

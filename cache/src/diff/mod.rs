@@ -1,11 +1,19 @@
 //! Layer tar ↔ snapshot. `apply` unpacks a layer into a snapshot, `compare` writes a snapshot as a layer.
 
+mod apply;
+mod archive;
 mod compare;
+mod complete;
 mod compress;
+mod decompress;
+mod root;
+mod sparse;
 mod tar_header;
+mod tar_reader;
 mod tar_writer;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod whiteout;
 
 use std::io::Read;
@@ -152,8 +160,7 @@ pub fn apply_layers(
     created: SystemTime,
     open: &(dyn Fn(usize) -> std::io::Result<Box<dyn Read + Send>> + Sync),
 ) -> Result<Chain, DiffError> {
-    let _ = (store, layers, created, open);
-    todo!()
+    apply::apply_layers(store, layers, created, open)
 }
 
 /// Whether a file is an archive that [`extract_archive`] unpacks; the file is at its start afterwards.
@@ -163,16 +170,15 @@ pub fn is_archive(archive: &mut std::fs::File) -> Result<bool, DiffError> {
 }
 
 /// Unpacks a local archive (plain, gzip, bzip2, xz or zstd tar, told by content) below `dest` (a directory fd inside
-/// a root) the way `ADD` does: entries owned by `owner`, existing directories keep their mode, nothing leaves `dest`.
-/// Returns `false`, having written nothing, when `archive` is not such an archive. When `times_max_s` is given later
-/// times are kept as they are; clamping happens when the layer is made.
+/// a root) the way `ADD` does: entries owned by `owner`, existing directories keep their mode and owner, names that
+/// begin with `.wh.` are names like others. Symlinks on the way are followed with `dest` as their root, so nothing
+/// leaves `dest`. Returns `false`, having written nothing, when `archive` is not such an archive.
 pub fn extract_archive(
     archive: &mut std::fs::File,
     dest: std::os::fd::BorrowedFd<'_>,
     owner: (u32, u32),
 ) -> Result<bool, DiffError> {
-    let _ = (archive, dest, owner);
-    todo!()
+    archive::extract(archive, dest, owner)
 }
 
 /// Why a layer could not be read or made.

@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn names_that_are_not_utf8_are_announced() {
         let records = Header { path: b"\xff", ..PLAIN }.pax_records();
-        assert_eq!(records, b"21 hdrcharset=BINARY\n10 path=\xff\n");
+        assert_eq!(records, b"21 hdrcharset=BINARY\n9 path=\xff\n");
     }
 
     #[test]

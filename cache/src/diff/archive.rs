@@ -1,0 +1,42 @@
+//! Extracting a local archive, as `ADD` does.
+
+use std::fs::File;
+use std::io::{self, BufReader, Seek};
+use std::os::fd::BorrowedFd;
+
+use super::DiffError;
+use super::decompress::{Format, peek};
+use super::tar_reader::TarReader;
+use super::unpack::{Rules, Unpacker};
+
+const OBJECT: &str = "the archive";
+
+pub(super) fn extract(
+    archive: &mut File,
+    dest: BorrowedFd<'_>,
+    owner: (u32, u32),
+) -> Result<bool, DiffError> {
+    const BUFFER_BYTES: usize = 128 * 1024;
+    let failed = |source| DiffError::Read { object: OBJECT.to_owned(), source };
+    archive.rewind().map_err(failed)?;
+    let (start, stream) = peek(archive).map_err(failed)?;
+    let Some(decoder) = unless_malformed(Format::detect(&start).decoder(stream)).map_err(failed)? else {
+        return Ok(false);
+    };
+    let mut tar = TarReader::new(BufReader::with_capacity(BUFFER_BYTES, decoder));
+    // A file is an archive when its first header can be read.
+    let Some(Some(first)) = unless_malformed(tar.next()).map_err(failed)? else { return Ok(false) };
+    let mut unpacker = Unpacker::new(dest, Rules::Archive { owner }, OBJECT.to_owned())?;
+    unpacker.unpack(Some(first), &mut tar)?;
+    unpacker.set_dir_times()?;
+    Ok(true)
+}
+
+/// Bytes that cannot be decoded are an answer; that they cannot be read is an error.
+fn unless_malformed<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.raw_os_error().is_some() => Err(error),
+        Err(_) => Ok(None),
+    }
+}

@@ -1,0 +1,493 @@
+//! What layers mean, and what is written into them.
+
+use std::os::unix::fs::{PermissionsExt, symlink as make_symlink};
+use std::process::Command;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+/// Unpacks layers and shows the file system that they give; first each snapshot alone, for what overlayfs must not see.
+#[track_caller]
+fn check(layers: &[&[Item]], expected: Expect) {
+    let world = World::new();
+    let blobs: Vec<_> = layers.iter().map(|items| Blob::gzip(&tar(items))).collect();
+    let chain = world.apply(&blobs).unwrap();
+    expected.assert_eq(&world.dump(&chain));
+}
+
+#[test]
+fn whiteouts_hide_what_is_below() {
+    check(
+        &[
+            &[
+                dir("d", 0o750),
+                file("d/a", "1"),
+                file("d/b", "2"),
+                file("gone", "x"),
+                dir("tree", 0o755),
+                file("tree/x", ""),
+            ],
+            &[file("d/.wh.a", ""), file("d/c", "3"), file(".wh.gone", ""), file(".wh.tree", "")],
+        ],
+        expect![[r#"
+            d Dir 750
+            d/b File 644 "2"
+            d/c File 644 "3"
+        "#]],
+    );
+}
+
+#[test]
+fn opaque_hides_only_what_is_below() {
+    check(
+        &[
+            &[dir("d", 0o755), file("d/old", ""), dir("d/sub", 0o755), file("d/sub/old", "")],
+            &[
+                dir("d", 0o700),
+                file("d/before", ""),
+                file("d/.wh..wh..opq", ""),
+                file("d/after", ""),
+                file("d/.wh.old", ""),
+            ],
+        ],
+        expect![[r#"
+            d Dir 700
+            d/after File 644 ""
+            d/before File 644 ""
+        "#]],
+    );
+    check(
+        &[
+            &[dir("d", 0o755), file("d/old", ""), file("old", "")],
+            &[dir("d", 0o755), file(".wh..wh..opq", ""), file("new", "")],
+        ],
+        expect![[r#"
+            d Dir 755
+            new File 644 ""
+        "#]],
+    );
+}
+
+#[test]
+fn whiteouts_of_nothing_leave_nothing() {
+    check(
+        &[
+            &[
+                dir("d", 0o755),
+                file("d/.wh.x", ""),
+                file(".wh.y", ""),
+                file(".wh..wh.aufs", ""),
+                file(".wh..wh.plnk/1.2", ""),
+            ],
+            &[dir("e", 0o755), file("e/.wh.x", ""), file("d/.wh.never", "")],
+        ],
+        expect![[r#"
+            d Dir 755
+            e Dir 755
+        "#]],
+    );
+}
+
+#[test]
+fn directories_nobody_lists_look_as_below() {
+    let below = Item { mode: 0o1770, owner: (5, 6), ..dir("d", 0) };
+    check(
+        &[&[below, dir("d/e", 0o711)], &[file("d/e/f", "1"), file("d/new/g", "2")]],
+        expect![[r#"
+            d Dir 1770 5:6
+            d/e Dir 711
+            d/e/f File 644 "1"
+            d/new Dir 755
+            d/new/g File 644 "2"
+        "#]],
+    );
+}
+
+#[test]
+fn the_roots_metadata_is_inherited() {
+    let world = World::new();
+    let root = Item { owner: (3, 4), ..dir(".", 0o711) };
+    let chain = world.apply(&[Blob::gzip(&tar(&[root])), Blob::gzip(&tar(&[file("a", "")]))]).unwrap();
+    let stat = walk::stat_of(world.store.view(&chain).unwrap().as_fd()).unwrap();
+    assert_eq!((stat.mode, stat.uid, stat.gid), (0o711, 3, 4));
+}
+
+#[test]
+fn hard_links_reach_into_lower_layers() {
+    check(
+        &[
+            &[
+                dir("d", 0o711),
+                Item { mode: 0o4755, owner: (7, 8), ..file("d/low", "text") },
+                symlink("l", "d/low"),
+            ],
+            &[
+                hard_link("x", "d/low"),
+                hard_link("d/y", "/d/low"),
+                hard_link("sym", "l"),
+                hard_link("again", "x"),
+            ],
+        ],
+        expect![[r#"
+            again File 4755 7:8 "text" = again
+            d Dir 711
+            d/low File 4755 7:8 "text" = again
+            d/y File 4755 7:8 "text" = again
+            l Symlink 777 -> d/low
+            sym Symlink 777 -> d/low
+            x File 4755 7:8 "text" = again
+        "#]],
+    );
+}
+
+#[test]
+fn later_entries_replace_earlier_ones() {
+    check(
+        &[
+            &[dir("x", 0o755), file("x/below", "")],
+            &[
+                dir("x", 0o755),
+                file("x/early", ""),
+                file("x", "now a file"),
+                dir("x", 0o700),
+                file("x/late", ""),
+                file("same", "1"),
+                hard_link("other", "same"),
+                file("same", "2"),
+                file("parent", ""),
+                file("parent/child", ""),
+                file(".wh.gone", ""),
+                file("gone/back", ""),
+            ],
+        ],
+        expect![[r#"
+            gone Dir 755
+            gone/back File 644 ""
+            other File 644 "1"
+            parent Dir 755
+            parent/child File 644 ""
+            same File 644 "2"
+            x Dir 700
+            x/late File 644 ""
+        "#]],
+    );
+}
+
+#[test]
+fn all_metadata_is_kept() {
+    let xattrs =
+        vec![("security.capability".into(), b"\x01\0\0\x02\n\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec())];
+    let overlay =
+        vec![("trusted.overlay.redirect".into(), b"/etc".to_vec()), ("user.x".into(), b"1".to_vec())];
+    check(
+        &[&[
+            Item { mode: 0o6755, owner: (1000, 4_000_000), xattrs, ..file("setuid", "") },
+            Item { mode: 0o1777, ..dir("tmp", 0o1777) },
+            Item { xattrs: overlay, ..dir("marked", 0o755) },
+            Item { rdev: (1, 3), mode: 0o666, ..item("null", TypeFlag::CharDevice) },
+            Item { rdev: (7, 300), mode: 0o660, owner: (0, 6), ..item("loop", TypeFlag::BlockDevice) },
+            Item { mode: 0o600, ..item("pipe", TypeFlag::Fifo) },
+            Item { owner: (9, 9), ..symlink("sym", "/nowhere") },
+            file(b"\xff\xfe", "odd name"),
+        ]],
+        expect![[r#"
+            loop BlockDevice 660 0:6 (7, 300)
+            marked Dir 755 user.x="1"
+            null CharDevice 666 (1, 3)
+            pipe Fifo 600
+            setuid File 6755 1000:4000000 "" security.capability="\u{1}\0\0\u{2}\n\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+            sym Symlink 777 9:9 -> /nowhere
+            tmp Dir 1777
+            �� File 644 "odd name"
+        "#]],
+    );
+}
+
+/// Changes a file system and shows the layer that comes of it.
+#[track_caller]
+fn check_layer(change: impl FnOnce(PathBuf), expected: Expect) {
+    let world = World::new();
+    let base = world.step(&Chain::default(), |root| {
+        std::fs::create_dir_all(root.join("etc/conf.d")).unwrap();
+        std::fs::write(root.join("etc/a"), "aaaa").unwrap();
+        std::fs::write(root.join("etc/b"), "bbbb").unwrap();
+        std::fs::write(root.join("etc/conf.d/c"), "cccc").unwrap();
+        std::fs::hard_link(root.join("etc/a"), root.join("etc/a2")).unwrap();
+        make_symlink("a", root.join("etc/l")).unwrap();
+        std::fs::create_dir_all(root.join("var/lib")).unwrap();
+        std::fs::write(root.join("var/lib/d"), "dddd").unwrap();
+    });
+    let chain = world.step(&base, change);
+    let layer = make_layer(&world.store, &chain, None, Variant::default()).unwrap();
+    assert_eq!(make_layer(&world.store, &chain, None, Variant::default()).unwrap(), layer);
+    expected.assert_eq(&world.list(&layer));
+
+    let first = make_layer(&world.store, &base, None, Variant::default()).unwrap();
+    let other = World::new();
+    let unpacked = other.apply(&[Blob::of(&world, &first), Blob::of(&world, &layer)]).unwrap();
+    assert_eq!(other.dump(&unpacked), world.dump(&chain));
+}
+
+#[test]
+fn a_layer_holds_the_changes() {
+    check_layer(
+        |root| {
+            std::fs::remove_file(root.join("etc/b")).unwrap();
+            std::fs::write(root.join("etc/conf.d/new"), "1").unwrap();
+            std::fs::set_permissions(root.join("etc/a"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        },
+        expect![[r#"
+            etc/ Dir 755 0:0
+            etc/a File 600 0:0 4 bytes
+            etc/.wh.b File 0 0:0
+            etc/conf.d/ Dir 755 0:0
+            etc/conf.d/new File 644 0:0 1 bytes
+        "#]],
+    );
+}
+
+#[test]
+fn mere_copies_are_left_out_but_edits_never() {
+    check_layer(
+        |root| {
+            // Opened for writing, and nothing written.
+            drop(std::fs::OpenOptions::new().append(true).open(root.join("var/lib/d")).unwrap());
+            // Same size, same time, other bytes.
+            let path = root.join("etc/conf.d/c");
+            let time = std::fs::metadata(&path).unwrap().modified().unwrap();
+            std::fs::write(&path, "CCCC").unwrap();
+            std::fs::File::open(&path).unwrap().set_modified(time).unwrap();
+        },
+        expect![[r#"
+            etc/ Dir 755 0:0
+            etc/conf.d/ Dir 755 0:0
+            etc/conf.d/c File 644 0:0 4 bytes
+        "#]],
+    );
+}
+
+#[test]
+fn replaced_directories_are_opaque() {
+    check_layer(
+        |root| {
+            std::fs::remove_dir_all(root.join("etc")).unwrap();
+            std::fs::create_dir(root.join("etc")).unwrap();
+            std::fs::write(root.join("etc/new"), "").unwrap();
+            std::fs::set_permissions(root.join("var"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        },
+        expect![[r#"
+            etc/ Dir 755 0:0
+            etc/.wh..wh..opq File 0 0:0
+            etc/new File 644 0:0
+            var/ Dir 700 0:0
+        "#]],
+    );
+}
+
+#[test]
+fn hard_links_within_a_layer() {
+    check_layer(
+        |root| {
+            std::fs::write(root.join("z"), "zz").unwrap();
+            std::fs::hard_link(root.join("z"), root.join("etc/y")).unwrap();
+            std::fs::hard_link(root.join("var/lib/d"), root.join("d2")).unwrap();
+        },
+        expect![[r#"
+            d2 File 644 0:0 4 bytes
+            etc/ Dir 755 0:0
+            etc/y File 644 0:0 2 bytes
+            var/ Dir 755 0:0
+            var/lib/ Dir 755 0:0
+            var/lib/d HardLink 644 0:0 -> d2
+            z HardLink 644 0:0 -> etc/y
+        "#]],
+    );
+}
+
+#[test]
+fn the_root_counts_only_when_it_changed() {
+    check_layer(
+        |root| std::fs::set_permissions(root, std::fs::Permissions::from_mode(0o711)).unwrap(),
+        expect![[r#"
+            ./ Dir 711 0:0
+        "#]],
+    );
+}
+
+#[test]
+fn a_step_that_changed_nothing_gives_the_empty_layer() {
+    let world = World::new();
+    let base = world.step(&Chain::default(), |root| std::fs::write(root.join("a"), "").unwrap());
+    let chain = world.step(&base, |_| ());
+    let layer = make_layer(&world.store, &chain, None, Variant::default()).unwrap();
+    let empty = "sha256:5f70bf18a086007016e948b04aed3b82103a36bea41755b6cddfaf10ace3c6ef";
+    assert_eq!(layer.diff_id.0.to_string(), empty);
+    let plain = Variant { compression: Compression::None, clamp_time_s: None };
+    let layer = make_layer(&world.store, &chain, None, plain).unwrap();
+    assert_eq!((layer.digest.to_string().as_str(), layer.size), (empty, 1024));
+    assert_eq!(layer.media_type, "application/vnd.oci.image.layer.v1.tar");
+}
+
+#[test]
+fn names_that_mean_deletion_are_refused() {
+    let world = World::new();
+    let chain = world.step(&Chain::default(), |root| std::fs::write(root.join(".wh.a"), "").unwrap());
+    let error = make_layer(&world.store, &chain, None, Variant::default()).unwrap_err();
+    assert!(error.to_string().contains("`.wh.a`"), "{error}");
+}
+
+fn sample(world: &World, seconds: u64) -> Chain {
+    world.step(&Chain::default(), |root| {
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::new(seconds, 5_000_000);
+        std::fs::create_dir(root.join("dir")).unwrap();
+        std::fs::write(root.join("dir/file"), "content\n").unwrap();
+        make_symlink("file", root.join("dir/link")).unwrap();
+        std::fs::hard_link(root.join("dir/file"), root.join("hard")).unwrap();
+        for path in ["dir/file", "dir"] {
+            std::fs::File::open(root.join(path)).unwrap().set_modified(time).unwrap();
+        }
+        let times = super::super::unpack::timestamps((seconds as i64, 0));
+        let link = root.join("dir/link");
+        rustix::fs::utimensat(rustix::fs::CWD, &link, &times, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    })
+}
+
+/// The bytes of layers are part of what users keep: a change here gives every image new digests.
+#[test]
+fn the_bytes_of_a_layer_are_pinned() {
+    let world = World::new();
+    let chain = sample(&world, 1_700_000_000);
+    let layer = make_layer(&world.store, &chain, None, Variant::default()).unwrap();
+    expect![[r#"
+        diffID sha256:a4e1cc429582b24d75f011e52093af34d77c8b3c454cffce1e39012b628e8d72
+        digest sha256:d5aa16c331ef0d2689eab8710a2afbf814e82823a3e69e3074da7e7924175709
+        size 265
+    "#]]
+    .assert_eq(&format!("diffID {}\ndigest {}\nsize {}\n", layer.diff_id.0, layer.digest, layer.size));
+}
+
+#[test]
+fn clamped_layers_do_not_depend_on_later_times() {
+    let layer = |seconds| {
+        let world = World::new();
+        let chain = sample(&world, seconds);
+        let clamped = Variant { clamp_time_s: Some(1000), ..Variant::default() };
+        make_layer(&world.store, &chain, None, clamped).unwrap()
+    };
+    assert_eq!(layer(1_700_000_000), layer(1_800_000_000));
+    assert_ne!(layer(999), layer(998));
+}
+
+#[test]
+fn the_number_of_threads_does_not_show() {
+    let world = World::new();
+    let chain = world.step(&Chain::default(), |root| {
+        // Three chunks and a bit, of bytes that neither repeat nor compress alike.
+        let mut bytes = Vec::new();
+        for number in 0_u32..850_000 {
+            bytes.extend((number.wrapping_mul(2_654_435_761) >> (number >> 15)).to_le_bytes());
+        }
+        std::fs::write(root.join("large"), bytes).unwrap();
+    });
+    for compression in [Compression::Gzip, Compression::None] {
+        let variant = Variant { compression, clamp_time_s: None };
+        let mut layers = Vec::new();
+        for threads in [1, 2, 7] {
+            // The row is replaced each time: without its blob a layer is made anew.
+            if let Some(layer) = layers.last() {
+                let layer: &Layer = layer;
+                std::fs::remove_file(world.store.root().join("blobs/sha256").join(layer.digest.hex()))
+                    .unwrap();
+            }
+            layers.push(make_layer_with(&world.store, &chain, None, variant, threads).unwrap());
+        }
+        assert_eq!(layers[0], layers[1]);
+        assert_eq!(layers[0], layers[2]);
+        let other = World::new();
+        let unpacked = other.apply(&[Blob::of(&world, &layers[0])]).unwrap();
+        assert_eq!(other.dump(&unpacked), world.dump(&chain));
+    }
+}
+
+#[test]
+fn known_layers_are_not_unpacked_again() {
+    let world = World::new();
+    let blobs: Vec<_> = ["a", "b", "c"].iter().map(|name| Blob::gzip(&tar(&[file(name, "")]))).collect();
+    let first = world.apply(&blobs[..2]).unwrap();
+    let all = world.apply(&blobs).unwrap();
+    assert_eq!(all.0[..2], first.0);
+    assert_eq!(world.apply(&blobs).unwrap(), all);
+    assert_eq!(world.snapshots(), 3);
+    // A snapshot that was unpacked is the layer it came from.
+    let layer = make_layer(&world.store, &all, None, Variant::default()).unwrap();
+    assert_eq!(layer.digest, blobs[2].source.digest);
+}
+
+#[test]
+fn layers_in_the_store_are_not_fetched() {
+    let world = World::new();
+    let blob = Blob::gzip(&tar(&[file("a", "1")]));
+    world.store.blobs().put(&blob.bytes).unwrap();
+    let fail = |_| Err(std::io::Error::other("asked for"));
+    apply_layers(&world.store, &[blob.source], SystemTime::UNIX_EPOCH, &fail).unwrap();
+}
+
+#[test]
+fn every_compression_of_layers_is_read() {
+    let tar = tar(&[file("a", "1")]);
+    let world = World::new();
+    let base = "application/vnd.oci.image.layer.v1.tar";
+    let zstd = zstd::stream::encode_all(&tar[..], 3).unwrap();
+    let stacked = tar_with("b");
+    let chain = world
+        .apply(&[Blob::new(&tar, zstd, &format!("{base}+zstd")), Blob::new(&stacked, stacked.clone(), base)])
+        .unwrap();
+    assert_eq!(world.dump(&chain), "a File 644 \"1\"\nb File 644 \"\"\n");
+}
+
+fn tar_with(name: &str) -> Vec<u8> {
+    tar(&[file(name, "")])
+}
+
+#[test]
+fn other_tools_read_our_tars() {
+    if Command::new("tar").arg("--version").output().is_err() {
+        eprintln!("skipped: no tar here");
+        return;
+    }
+    let world = World::new();
+    let long = "n".repeat(200);
+    let chain = world.step(&sample(&world, 1_700_000_000), |root| {
+        std::fs::write(root.join(&long), "1").unwrap();
+        std::fs::write(root.join("é"), "2").unwrap();
+    });
+    let mut archive = Vec::new();
+    write_tree(world.store.view(&chain).unwrap().as_fd(), Some(1_600_000_000), &mut archive).unwrap();
+    let scratch = Scratch::new();
+    std::fs::write(scratch.path("out.tar"), &archive).unwrap();
+    let output = Command::new("tar")
+        .args(["--numeric-owner", "--utc", "-tvf"])
+        .arg(scratch.path("out.tar"))
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    expect![[r#"
+        drwxr-xr-x 0/0               0 2020-09-13 12:26 dir/
+        -rw-r--r-- 0/0               8 2020-09-13 12:26 dir/file
+        lrwxrwxrwx 0/0               0 2020-09-13 12:26 dir/link -> file
+        hrw-r--r-- 0/0               0 2020-09-13 12:26 hard link to dir/file
+        -rw-r--r-- 0/0               1 2020-09-13 12:26 LONG
+        -rw-r--r-- 0/0               1 2020-09-13 12:26 é
+    "#]]
+    .assert_eq(&String::from_utf8(output.stdout).unwrap().replace(&long, "LONG"));
+
+    // And the tar crate, which reads headers and PAX in its own way.
+    let mut reader = ::tar::Archive::new(&archive[..]);
+    let paths: Vec<_> =
+        reader.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().into_owned()).collect();
+    let names: Vec<_> =
+        ["dir/", "dir/file", "dir/link", "hard", &long, "é"].iter().map(PathBuf::from).collect();
+    assert_eq!(paths, names);
+}
