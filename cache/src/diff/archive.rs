@@ -1,35 +1,44 @@
 //! Extracting a local archive, as `ADD` does.
 
 use std::fs::File;
-use std::io::{self, BufReader, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::os::fd::BorrowedFd;
 
 use super::DiffError;
 use super::decompress::{Format, peek};
-use super::tar_reader::TarReader;
+use super::tar_reader::{Entry, TarReader};
 use super::unpack::{Rules, Unpacker};
 
 const OBJECT: &str = "the archive";
+
+pub(super) fn is_archive(archive: &mut File) -> Result<bool, DiffError> {
+    Ok(open(archive)?.is_some())
+}
 
 pub(super) fn extract(
     archive: &mut File,
     dest: BorrowedFd<'_>,
     owner: (u32, u32),
 ) -> Result<bool, DiffError> {
+    let Some((first, mut tar)) = open(archive)? else { return Ok(false) };
+    let mut unpacker = Unpacker::new(dest, Rules::Archive { owner }, OBJECT.to_owned())?;
+    unpacker.unpack(Some(first), &mut tar)?;
+    unpacker.set_dir_times()?;
+    Ok(true)
+}
+
+/// Reads an archive up to its first entry; `None` if it is none, which is so when its first header cannot be read.
+fn open(archive: &mut File) -> Result<Option<(Entry, TarReader<impl Read>)>, DiffError> {
     const BUFFER_BYTES: usize = 128 * 1024;
     let failed = |source| DiffError::Read { object: OBJECT.to_owned(), source };
     archive.rewind().map_err(failed)?;
     let (start, stream) = peek(archive).map_err(failed)?;
     let Some(decoder) = unless_malformed(Format::detect(&start).decoder(stream)).map_err(failed)? else {
-        return Ok(false);
+        return Ok(None);
     };
     let mut tar = TarReader::new(BufReader::with_capacity(BUFFER_BYTES, decoder));
-    // A file is an archive when its first header can be read.
-    let Some(Some(first)) = unless_malformed(tar.next()).map_err(failed)? else { return Ok(false) };
-    let mut unpacker = Unpacker::new(dest, Rules::Archive { owner }, OBJECT.to_owned())?;
-    unpacker.unpack(Some(first), &mut tar)?;
-    unpacker.set_dir_times()?;
-    Ok(true)
+    let Some(Some(first)) = unless_malformed(tar.next()).map_err(failed)? else { return Ok(None) };
+    Ok(Some((first, tar)))
 }
 
 /// Bytes that cannot be decoded are an answer; that they cannot be read is an error.

@@ -163,10 +163,9 @@ pub fn apply_layers(
     apply::apply_layers(store, layers, created, open)
 }
 
-/// Whether a file is an archive that [`extract_archive`] unpacks; the file is at its start afterwards.
+/// Whether a file is an archive that [`extract_archive`] unpacks.
 pub fn is_archive(archive: &mut std::fs::File) -> Result<bool, DiffError> {
-    let _ = archive;
-    todo!()
+    archive::is_archive(archive)
 }
 
 /// Unpacks a local archive (plain, gzip, bzip2, xz or zstd tar, told by content) below `dest` (a directory fd inside

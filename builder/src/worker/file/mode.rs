@@ -85,7 +85,7 @@ mod tests {
     #[track_caller]
     fn check(change: &str, mode: u32, is_dir: bool, expected: Option<u32>) {
         let actual = apply(&Mode::Symbolic(change.to_owned()), mode, is_dir).ok();
-        assert_eq!(actual, expected, "{change} on {mode:o}: {actual:o?}");
+        assert_eq!(actual, expected, "{change} on {mode:o}: {actual:?}");
     }
 
     #[test]
