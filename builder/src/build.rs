@@ -5,6 +5,7 @@ mod meta;
 mod output;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
@@ -18,7 +19,7 @@ use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
 use crate::context::LocalContext;
-use crate::error::{Failure, Kind, SourceText, causes};
+use crate::error::{Evidence, Failure, Kind, SourceText, causes};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
@@ -105,7 +106,8 @@ struct Build<'a> {
 impl<'a> Build<'a> {
     fn prepare(store: &'a Store, request: BuildRequest, progress: &'a Progress) -> Result<Self, Failure> {
         let loaded = load::load(&request, progress)?;
-        let cancel = Cancel::new().map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
+        let cancel =
+            Cancel::new().map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
         let registry = Arc::new(OciRegistry::new(RegistryOptions {
             insecure: request.insecure_registries.clone(),
             docker_config: request.docker_config.clone(),
@@ -136,7 +138,11 @@ impl<'a> Build<'a> {
         let result = self.solve(&converted, &layers)?;
         let outcome = self.export(&converted, result, &layers, platform)?;
         for warning in &converted.warnings {
-            self.progress.warn(crate::error::render_diagnostic(warning, &self.source, crate::progress::color()));
+            self.progress.warn(crate::error::render_diagnostic(
+                warning,
+                &self.source,
+                crate::progress::color(),
+            ));
         }
         Ok(outcome)
     }
@@ -184,7 +190,13 @@ impl<'a> Build<'a> {
             1 => format!("cannot build from `{}`", self.source.name),
             errors => format!("cannot build from `{}`: {errors} errors", self.source.name),
         };
-        Failure { places, source: Some(self.source.clone()), ..Failure::new(Kind::Dockerfile, message) }
+        let mut failure = Failure::new(Kind::Dockerfile, message);
+        failure.evidence = Some(self.evidence(places, Vec::new()));
+        failure
+    }
+
+    fn evidence(&self, places: Vec<Diagnostic>, log_tail: Vec<String>) -> Box<Evidence> {
+        Box::new(Evidence { source: self.source.clone(), places, log_tail })
     }
 
     /// Tells before anything runs what this version cannot do.
@@ -277,12 +289,14 @@ impl<'a> Build<'a> {
         };
         let metadata = &definition.vertex(&vertex).metadata;
         let mut failure = Failure::from_error(kind, &metadata.name, error.as_ref());
-        failure.log_tail = self.progress.tail(&vertex);
-        if let Some(span) = &metadata.location {
-            let message = causes(error.as_ref());
-            failure.places.push(Diagnostic { severity: Severity::Error, span: span.clone(), message, hint: None });
-            failure.source = Some(self.source.clone());
-        }
+        let place = |span: &Range<usize>| Diagnostic {
+            severity: Severity::Error,
+            span: span.clone(),
+            message: causes(error.as_ref()),
+            hint: None,
+        };
+        let places = metadata.location.iter().map(place).collect();
+        failure.evidence = Some(self.evidence(places, self.progress.tail(&vertex)));
         failure
     }
 }
@@ -307,7 +321,9 @@ fn unsupported(vertex: &Vertex) -> Option<&'static str> {
             MountKind::Cache { .. } => Some("RUN --mount=type=cache"),
             MountKind::Secret { .. } => Some("RUN --mount=type=secret"),
             MountKind::Ssh { .. } => Some("RUN --mount=type=ssh"),
-            MountKind::Bind if mount.target != "/" && !mount.readonly => Some("a writable RUN --mount=type=bind"),
+            MountKind::Bind if mount.target != "/" && !mount.readonly => {
+                Some("a writable RUN --mount=type=bind")
+            }
             MountKind::Bind | MountKind::Tmpfs { .. } => None,
         }),
         Op::Merge(_) | Op::Diff(_) => None,

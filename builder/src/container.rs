@@ -31,11 +31,14 @@ pub fn run(store: &Store, image: &Image, command: &[String]) -> Result<u8, Failu
     let config = images.config(&identifier).map_err(|error| failed("cannot read the config", &error))?;
     let config: ImageConfig =
         serde_json::from_slice(&config).map_err(|error| failed("cannot read the config", &error))?;
-    let chain = images.pull(&identifier, &|_| {}).map_err(|error| failed("cannot unpack the layers", &error))?;
+    let chain =
+        images.pull(&identifier, &|_| {}).map_err(|error| failed("cannot unpack the layers", &error))?;
     let args = arguments(&config.config, command).ok_or_else(|| {
-        Failure::new(Kind::Usage, format!("`{name}` says no command to run")).hint("give one: `wharf run NAME COMMAND`")
+        Failure::new(Kind::Usage, format!("`{name}` says no command to run"))
+            .hint("give one: `wharf run NAME COMMAND`")
     })?;
-    let mut active = store.prepare(&chain).map_err(|error| failed("cannot make the root file system", &error))?;
+    let mut active =
+        store.prepare(&chain).map_err(|error| failed("cannot make the root file system", &error))?;
     let root = active.root().map_err(|error| failed("cannot mount the root file system", &error))?;
 
     let user = wharf_runtime::resolve_user(root, &config.config.user)

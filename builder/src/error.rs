@@ -62,18 +62,25 @@ pub struct Failure {
     pub message: String,
     /// What to do about it.
     pub hints: Vec<String>,
-    /// Places in a source text; each is shown with its own message.
-    pub places: Vec<Diagnostic>,
+    /// Where in the Dockerfile, if it is there.
+    pub evidence: Option<Box<Evidence>>,
+}
+
+/// What a failure can be seen by.
+#[derive(Debug)]
+pub struct Evidence {
     /// The text of the places.
-    pub source: Option<SourceText>,
-    /// The last lines the failed step printed.
+    pub source: SourceText,
+    /// Places in it; each is shown with its own message.
+    pub places: Vec<Diagnostic>,
+    /// The last lines that the failed step printed.
     pub log_tail: Vec<String>,
 }
 
 impl Failure {
     /// A failure without a place.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hints: Vec::new(), places: Vec::new(), source: None, log_tail: Vec::new() }
+        Self { kind, message: message.into(), hints: Vec::new(), evidence: None }
     }
 
     /// A failure described by an error and its causes.
@@ -93,15 +100,14 @@ impl Failure {
     /// The text for the terminal, without a newline at the end.
     pub fn render(&self, color: bool) -> String {
         let mut text = String::new();
-        if let (Some(source), false) = (&self.source, self.places.is_empty()) {
-            for place in &self.places {
-                text.push_str(&render_diagnostic(place, source, color));
-                text.push('\n');
+        if let Some(evidence) = &self.evidence {
+            for place in &evidence.places {
+                let _ = writeln!(text, "{}", render_diagnostic(place, &evidence.source, color));
             }
-        }
-        if !self.log_tail.is_empty() {
-            text.push_str("the step's last output:\n");
-            for line in &self.log_tail {
+            if !evidence.log_tail.is_empty() {
+                text.push_str("the step's last output:\n");
+            }
+            for line in &evidence.log_tail {
                 let _ = writeln!(text, "  | {line}");
             }
         }
@@ -120,9 +126,8 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bo
         Severity::Error => Level::ERROR,
     };
     let span = clamp(&diagnostic.span, &source.text);
-    let snippet = Snippet::source(&source.text)
-        .path(&source.name)
-        .annotation(AnnotationKind::Primary.span(span));
+    let snippet =
+        Snippet::source(&source.text).path(&source.name).annotation(AnnotationKind::Primary.span(span));
     let mut group: Group<'_> = level.primary_title(&diagnostic.message).element(snippet);
     if let Some(hint) = &diagnostic.hint {
         group = group.element(Level::HELP.message(hint));
@@ -187,13 +192,14 @@ mod tests {
     fn a_place_is_shown_with_a_caret() {
         let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM a\nRUM true\n".to_owned() };
         let mut failure = Failure::new(Kind::Dockerfile, "the Dockerfile has an error");
-        failure.places.push(Diagnostic {
+        let place = Diagnostic {
             severity: Severity::Error,
             span: 7..10,
             message: "unknown instruction: RUM".to_owned(),
             hint: Some("did you mean RUN?".to_owned()),
-        });
-        failure.source = Some(source);
+        };
+        let log_tail = vec!["the last line".to_owned()];
+        failure.evidence = Some(Box::new(Evidence { source, places: vec![place], log_tail }));
         expect_test::expect![[r#"
             error: unknown instruction: RUM
              --> Dockerfile:2:1
@@ -202,6 +208,8 @@ mod tests {
               | ^^^
               |
               = help: did you mean RUN?
+            the step's last output:
+              | the last line
             ERROR: the Dockerfile has an error"#]]
         .assert_eq(&failure.render(false));
     }
@@ -209,8 +217,10 @@ mod tests {
     #[test]
     fn spans_outside_the_text_are_harmless() {
         let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM ä".to_owned() };
-        for span in [0..100, 50..60, 6..7, 100..2] {
-            let diagnostic = Diagnostic { severity: Severity::Error, span, message: "x".to_owned(), hint: None };
+        for (start, end) in [(0, 100), (50, 60), (6, 7), (100, 2)] {
+            let span = Range { start, end };
+            let diagnostic =
+                Diagnostic { severity: Severity::Error, span, message: "x".to_owned(), hint: None };
             assert!(render_diagnostic(&diagnostic, &source, false).contains("error: x"));
         }
     }

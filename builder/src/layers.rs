@@ -44,7 +44,9 @@ impl<'a> Layers<'a> {
                 None => {
                     let layer = match self.store.layer(*id, Variant::PULLED)? {
                         Some(pulled) => pulled,
-                        None => make_layer(self.store, &Chain(chain.0[..=index].to_vec()), parent, self.variant)?,
+                        None => {
+                            make_layer(self.store, &Chain(chain.0[..=index].to_vec()), parent, self.variant)?
+                        }
                     };
                     made.insert(*id, layer.clone());
                     layer

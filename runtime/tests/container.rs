@@ -206,7 +206,7 @@ fn the_command_gets_what_the_spec_says_and_nothing_else() {
     let cases: Vec<(&str, Changes<'_>, &str)> = vec![
         ("env | grep -v -e ^PWD -e ^SHLVL | sort", vec![env(&["PATH=/bin", "A=b c"])], "A=b c\nPATH=/bin\n"),
         ("pwd", vec![cwd("/tmp")], "/tmp\n"),
-        ("pwd; stat -c '%a %u' .", vec![cwd("/work/deep")], "/work/deep\n755 0\n"),
+        ("pwd; stat -c '%a %u' .", vec![cwd("/srv/deep")], "/srv/deep\n755 0\n"),
         ("umask", vec![], "0022\n"),
         ("umask", vec![("/process/user", json!({"uid": 0, "gid": 0, "umask": 0o77}))], "0077\n"),
         ("id -u; id -g; id -G", vec![], "0\n0\n0\n"),

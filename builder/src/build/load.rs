@@ -32,8 +32,9 @@ pub(super) fn load(request: &BuildRequest, progress: &Progress) -> Result<Loaded
     check_context(context)?;
     let dockerfile = dockerfile_path(request)?;
     let name = dockerfile.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let text = progress
-        .internal(&format!("[internal] load build definition from {name}"), || read_dockerfile(&dockerfile))?;
+    let text = progress.internal(&format!("[internal] load build definition from {name}"), || {
+        read_dockerfile(&dockerfile)
+    })?;
     let ignore_path = ignore_path(context, &dockerfile);
     let ignore = match &ignore_path {
         None => Vec::new(),
@@ -85,7 +86,10 @@ fn dockerfile_path(request: &BuildRequest) -> Result<PathBuf, Failure> {
 fn read_dockerfile(path: &Path) -> Result<String, Failure> {
     let read = if path == Path::new("-") { limited(io::stdin().lock()) } else { read_text(path) };
     read.map_err(|error| {
-        Failure::new(Kind::Usage, format!("cannot read the Dockerfile `{}`: {}", path.display(), causes(&error)))
+        Failure::new(
+            Kind::Usage,
+            format!("cannot read the Dockerfile `{}`: {}", path.display(), causes(&error)),
+        )
     })
 }
 
@@ -97,10 +101,14 @@ fn limited(reader: impl io::Read) -> io::Result<String> {
     let mut bytes = Vec::new();
     reader.take(DOCKERFILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > DOCKERFILE_BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {DOCKERFILE_BYTES_MAX} bytes")));
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("more than {DOCKERFILE_BYTES_MAX} bytes"),
+        ));
     }
     String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+        let line =
+            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
         io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"))
     })
 }
@@ -109,7 +117,9 @@ fn limited(reader: impl io::Read) -> io::Result<String> {
 fn ignore_path(context: &Path, dockerfile: &Path) -> Option<PathBuf> {
     let mut own = dockerfile.as_os_str().to_owned();
     own.push(".dockerignore");
-    std::iter::once(PathBuf::from(own)).chain(IGNORE_NAMES.map(|name| context.join(name))).find(|path| path.is_file())
+    std::iter::once(PathBuf::from(own))
+        .chain(IGNORE_NAMES.map(|name| context.join(name)))
+        .find(|path| path.is_file())
 }
 
 fn open_named(path: &Path) -> Result<LocalContext, Failure> {

@@ -5,8 +5,8 @@ use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
-use wharf_cache::snapshot::Layer;
 use wharf_cache::Chain;
+use wharf_cache::snapshot::Layer;
 use wharf_frontend::dockerfile2llb::Converted;
 use wharf_solver::llb::{Op, Platform, VertexDigest};
 use wharf_solver::op::ResultRef;
@@ -37,7 +37,9 @@ impl Build<'_> {
         };
         for output in &self.request.outputs {
             match (output, &image) {
-                (Output::Tar { .. } | Output::Local { .. }, _) => self.export_files(converted, result.as_ref(), output)?,
+                (Output::Tar { .. } | Output::Local { .. }, _) => {
+                    self.export_files(converted, result.as_ref(), output)?
+                }
                 (_, Some(image)) => self.export_image(image, output)?,
                 (_, None) => unreachable!("an image was assembled because an output needs it"),
             }
@@ -88,7 +90,12 @@ impl Build<'_> {
         }
     }
 
-    fn export_files(&self, converted: &Converted, result: Option<&ResultRef>, output: &Output) -> Result<(), Failure> {
+    fn export_files(
+        &self,
+        converted: &Converted,
+        result: Option<&ResultRef>,
+        output: &Output,
+    ) -> Result<(), Failure> {
         let view = self.view(converted, result)?;
         let epoch = self.epoch()?;
         match output {
@@ -96,8 +103,9 @@ impl Build<'_> {
                 self.exporting("tar", || dest.write(|out| tar::write(view.as_fd(), epoch, out)))
             }
             Output::Local { dest } => self.progress.internal("exporting to client directory", || {
-                let written = local::write(view.as_fd(), epoch, dest)
-                    .map_err(|error| export_failure(&format!("cannot export to `{}`", dest.display()), &error))?;
+                let written = local::write(view.as_fd(), epoch, dest).map_err(|error| {
+                    export_failure(&format!("cannot export to `{}`", dest.display()), &error)
+                })?;
                 for note in written.notes {
                     self.progress.warn(note);
                 }
@@ -117,13 +125,13 @@ impl Build<'_> {
         let step = format!("pushing {name}");
         self.progress.internal_with(&step, |digest: VertexDigest| {
             let report = transfer_events(digest, self.progress);
-            push::push_image(self.store, &*self.registry, name, &image.descriptor.digest, None, &report).map_err(
-                |error| {
-                    let mut failure = Failure::from_error(Kind::Source, &format!("cannot push `{name}`"), &error);
+            push::push_image(self.store, &*self.registry, name, &image.descriptor.digest, None, &report)
+                .map_err(|error| {
+                    let mut failure =
+                        Failure::from_error(Kind::Source, &format!("cannot push `{name}`"), &error);
                     failure.hints.extend(error.hint());
                     failure
-                },
-            )
+                })
         })
     }
 
@@ -135,7 +143,9 @@ impl Build<'_> {
         layers: &Layers<'_>,
         platform: Platform,
     ) -> Result<BuiltImage, Failure> {
-        let failed = |error: &(dyn Error + 'static)| Failure::from_error(Kind::Environment, "cannot make the layers", error);
+        let failed = |error: &(dyn Error + 'static)| {
+            Failure::from_error(Kind::Environment, "cannot make the layers", error)
+        };
         let (base_layers, new_layers) = match result {
             None => (Vec::new(), Vec::new()),
             Some(ResultRef::Snapshots(chain)) => {
@@ -178,10 +188,12 @@ impl Build<'_> {
         let blobs = self.store.blobs();
         let here = layers.iter().all(|layer| matches!(blobs.size(&layer.digest), Ok(Some(_))));
         match (here, base_identifier(converted)) {
-            (false, Some(identifier)) => self.progress.internal_with("pulling layers of the base image", |digest| {
-                let report = transfer_events(digest, self.progress);
-                self.images.ensure_blobs(identifier, &report).map_err(|error| self.source_failure(&error))
-            }),
+            (false, Some(identifier)) => {
+                self.progress.internal_with("pulling layers of the base image", |digest| {
+                    let report = transfer_events(digest, self.progress);
+                    self.images.ensure_blobs(identifier, &report).map_err(|error| self.source_failure(&error))
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -190,10 +202,12 @@ impl Build<'_> {
     fn view(&self, converted: &Converted, result: Option<&ResultRef>) -> Result<OwnedFd, Failure> {
         let chain = match (result, base_identifier(converted)) {
             (Some(ResultRef::Snapshots(chain)), _) => chain.clone(),
-            (Some(_), Some(identifier)) => self.progress.internal_with("unpacking the base image", |digest| {
-                let report = transfer_events(digest, self.progress);
-                self.images.pull(identifier, &report).map_err(|error| self.source_failure(&error))
-            })?,
+            (Some(_), Some(identifier)) => {
+                self.progress.internal_with("unpacking the base image", |digest| {
+                    let report = transfer_events(digest, self.progress);
+                    self.images.pull(identifier, &report).map_err(|error| self.source_failure(&error))
+                })?
+            }
             _ => Chain::default(),
         };
         self.store.view(&chain).map_err(|error| {
@@ -210,7 +224,8 @@ impl Build<'_> {
     /// All names the image gets, each once.
     fn image_names(&self) -> Vec<String> {
         let outputs = self.request.outputs.iter().flat_map(Output::names);
-        let full = outputs.map(|name| name.parse::<Reference>().map_or_else(|_| name.clone(), |name| name.to_string()));
+        let full = outputs
+            .map(|name| name.parse::<Reference>().map_or_else(|_| name.clone(), |name| name.to_string()));
         full.collect::<BTreeSet<_>>().into_iter().collect()
     }
 }
@@ -224,7 +239,8 @@ fn base_identifier(converted: &Converted) -> Option<&str> {
 
 fn full_names(names: &[String]) -> Result<Vec<Reference>, Failure> {
     let parse = |name: &String| {
-        name.parse().map_err(|error| Failure::new(Kind::Usage, format!("`{name}` is not an image name: {error}")))
+        name.parse()
+            .map_err(|error| Failure::new(Kind::Usage, format!("`{name}` is not an image name: {error}")))
     };
     names.iter().map(parse).collect()
 }

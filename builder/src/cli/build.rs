@@ -146,7 +146,8 @@ fn push_all(outputs: &mut [Output]) -> Result<(), Failure> {
     for output in outputs {
         if let Output::Image { names, push } = output {
             if names.is_empty() {
-                return Err(Failure::new(Kind::Usage, "--push: the image has no name").hint("give one with `-t NAME`"));
+                return Err(Failure::new(Kind::Usage, "--push: the image has no name")
+                    .hint("give one with `-t NAME`"));
             }
             *push = true;
             pushed = true;
@@ -155,7 +156,8 @@ fn push_all(outputs: &mut [Output]) -> Result<(), Failure> {
     if pushed {
         return Ok(());
     }
-    Err(Failure::new(Kind::Usage, "--push: none of the outputs is an image").hint("leave `-o` out, or use type=image"))
+    Err(Failure::new(Kind::Usage, "--push: none of the outputs is an image")
+        .hint("leave `-o` out, or use type=image"))
 }
 
 /// `NAME=VALUE`, or `NAME` with the value of the environment; nothing where that has none.
@@ -177,7 +179,9 @@ fn named_context(text: &str) -> Result<(String, ContextSpec), Failure> {
     } else if let Some(image) = value.strip_prefix("docker-image://") {
         ContextSpec::Image(image.to_owned())
     } else if value.contains("://") {
-        return Err(usage("contexts of this kind are not supported; give a directory, oci-layout:// or docker-image://"));
+        return Err(usage(
+            "contexts of this kind are not supported; give a directory, oci-layout:// or docker-image://",
+        ));
     } else {
         ContextSpec::Directory(PathBuf::from(value))
     };

@@ -68,8 +68,11 @@ fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
     let root = match root {
         Some(root) => root,
         None => default_root().ok_or_else(|| {
-            Failure::new(Kind::Environment, "cannot tell where the store is: neither HOME nor XDG_DATA_HOME is set")
-                .hint("give `--root DIR`")
+            Failure::new(
+                Kind::Environment,
+                "cannot tell where the store is: neither HOME nor XDG_DATA_HOME is set",
+            )
+            .hint("give `--root DIR`")
         })?,
     };
     Store::open(&root).map_err(|error| {
@@ -82,7 +85,8 @@ fn default_root() -> Option<PathBuf> {
         return Some(PathBuf::from("/var/lib/wharf"));
     }
     let data = variable("XDG_DATA_HOME").map(PathBuf::from);
-    data.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/share"))).map(|data| data.join("wharf"))
+    data.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/share")))
+        .map(|data| data.join("wharf"))
 }
 
 /// An environment variable that is set and not empty.

@@ -64,7 +64,11 @@ pub enum TreeKind<'a> {
 }
 
 /// Content digest of what `copy` reads from `tree`.
-pub fn content_digest(tree: &Tree<'_>, kind: TreeKind<'_>, copy: &CopyAction) -> Result<ContentDigest, DigestError> {
+pub fn content_digest(
+    tree: &Tree<'_>,
+    kind: TreeKind<'_>,
+    copy: &CopyAction,
+) -> Result<ContentDigest, DigestError> {
     let exclude = Matcher::new(&copy.exclude)?;
     let mut digest = blake3::Hasher::new();
     digest.update(b"wharf copy 1\0");
@@ -180,14 +184,26 @@ fn remembered_digests(
 }
 
 fn stamp(stat: &Stat) -> FileStamp {
-    let ns = |(seconds, nanoseconds): (i64, u32)| seconds.saturating_mul(1_000_000_000) + i64::from(nanoseconds);
-    FileStamp { dev: stat.dev, ino: stat.ino, size: stat.size, mtime_ns: ns(stat.mtime), ctime_ns: ns(stat.ctime) }
+    let ns =
+        |(seconds, nanoseconds): (i64, u32)| seconds.saturating_mul(1_000_000_000) + i64::from(nanoseconds);
+    FileStamp {
+        dev: stat.dev,
+        ino: stat.ino,
+        size: stat.size,
+        mtime_ns: ns(stat.mtime),
+        ctime_ns: ns(stat.ctime),
+    }
 }
 
 /// Hashes files, on all processors when there are many.
-fn hash_files(tree: &Tree<'_>, selected: &Selected, files: &[&Item]) -> Result<Vec<ContentDigest>, DigestError> {
+fn hash_files(
+    tree: &Tree<'_>,
+    selected: &Selected,
+    files: &[&Item],
+) -> Result<Vec<ContentDigest>, DigestError> {
     let hash = |file: &Item| {
-        hash_one(tree, selected, file).map_err(|source| DigestError::Io { path: selected.path.join(&file.path), source })
+        hash_one(tree, selected, file)
+            .map_err(|source| DigestError::Io { path: selected.path.join(&file.path), source })
     };
     if files.len() <= HASH_INLINE_MAX {
         return files.iter().map(|file| hash(file)).collect();

@@ -78,7 +78,13 @@ pub fn resolve(root: BorrowedFd<'_>, path: &Path, follow_last: bool) -> io::Resu
 pub fn open_dir(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS)?)
+    Ok(rustix::fs::openat2(
+        root,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )?)
 }
 
 /// Stat of a resolved path.
@@ -107,7 +113,9 @@ enum Found {
 
 fn link_target(dir: BorrowedFd<'_>, name: &OsStr, follow: bool) -> io::Result<Found> {
     match cwalk::stat_at(dir, name) {
-        Ok(stat) if stat.kind == FileKind::Symlink && follow => Ok(Found::Link(cwalk::readlink_at(dir, name)?)),
+        Ok(stat) if stat.kind == FileKind::Symlink && follow => {
+            Ok(Found::Link(cwalk::readlink_at(dir, name)?))
+        }
         Ok(_) => Ok(Found::Other),
         Err(error) if is_missing(&error) => Ok(Found::Missing),
         Err(error) => Err(error),

@@ -64,7 +64,10 @@ impl Tree<'_> {
             if found.is_empty() && !copy.allow_empty_wildcard {
                 return Err(SelectError::NotFound { path: source, ignored: false });
             }
-            return found.into_iter().filter_map(|path| self.locate(path, copy.follow_symlinks).transpose()).collect();
+            return found
+                .into_iter()
+                .filter_map(|path| self.locate(path, copy.follow_symlinks).transpose())
+                .collect();
         }
         match self.locate(source.clone(), copy.follow_symlinks)? {
             Some(selected) => Ok(vec![selected]),
@@ -86,7 +89,9 @@ impl Tree<'_> {
         let found = resolve(self.root, &named, follow);
         let found = found.map_err(|source| SelectError::Io { path: named.clone(), source })?;
         Ok(match found.stat {
-            Some(stat) if !self.takes_out(&found.path, stat.kind) => Some(Selected { named, path: found.path, stat }),
+            Some(stat) if !self.takes_out(&found.path, stat.kind) => {
+                Some(Selected { named, path: found.path, stat })
+            }
             _ => None,
         })
     }
@@ -111,7 +116,8 @@ impl Tree<'_> {
                 continue;
             }
             let check = matches(bytes, b"");
-            check.map_err(|reason| SelectError::Pattern { pattern: pattern.display().to_string(), reason })?;
+            check
+                .map_err(|reason| SelectError::Pattern { pattern: pattern.display().to_string(), reason })?;
             for dir in found {
                 let Some(at) = self.locate(dir.clone(), true)? else { continue };
                 if at.stat.kind != FileKind::Dir {
@@ -238,8 +244,7 @@ fn tokenize(pattern: &[u8]) -> Result<Vec<Glob>, &'static str> {
                         break;
                     }
                     let low = class_char(&mut chars)?;
-                    let high =
-                        if chars.next_if_eq(&'-').is_some() { class_char(&mut chars)? } else { low };
+                    let high = if chars.next_if_eq(&'-').is_some() { class_char(&mut chars)? } else { low };
                     ranges.push((low, high));
                 }
                 Glob::Class { negated, ranges }
@@ -265,7 +270,11 @@ mod tests {
 
     #[track_caller]
     fn check(pattern: &str, name: &str, expected: Result<bool, ()>) {
-        assert_eq!(matches(pattern.as_bytes(), name.as_bytes()).map_err(drop), expected, "{pattern} against {name}");
+        assert_eq!(
+            matches(pattern.as_bytes(), name.as_bytes()).map_err(drop),
+            expected,
+            "{pattern} against {name}"
+        );
     }
 
     #[test]

@@ -167,5 +167,7 @@ fn visit_pending(
 
 /// Joins path components without touching `..` or symlinks.
 pub fn join(components: &[OsString]) -> PathBuf {
-    PathBuf::from(OsString::from_vec(components.iter().map(|name| name.as_bytes()).collect::<Vec<_>>().join(&b'/')))
+    PathBuf::from(OsString::from_vec(
+        components.iter().map(|name| name.as_bytes()).collect::<Vec<_>>().join(&b'/'),
+    ))
 }

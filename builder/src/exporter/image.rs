@@ -407,13 +407,13 @@ pub(super) mod tests {
         let text =
             [image.config.as_slice(), image.manifest.as_slice()].map(String::from_utf8_lossy).join("\n");
         expect![[r#"
-            {"architecture":"amd64","os":"linux","created":"1970-01-01T00:01:40Z","config":{"Env":["PATH=/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:65fa8927b84454de540542ea6c4492899cbecd99e8c09a7812c2fc4350df5ec7","sha256:e523ccad05f47a708c65452541dd9c424867df6f333cc16876e11844da1a21a4"]},"history":[{"comment":"buildkit.exporter.image.v0"},{"created":"1970-01-01T00:01:40Z","created_by":"RUN true"}]}
+            {"architecture":"amd64","config":{"Env":["PATH=/bin"]},"created":"1970-01-01T00:01:40Z","history":[{"comment":"buildkit.exporter.image.v0"},{"created":"1970-01-01T00:01:40Z","created_by":"RUN true"}],"os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:65fa8927b84454de540542ea6c4492899cbecd99e8c09a7812c2fc4350df5ec7","sha256:e523ccad05f47a708c65452541dd9c424867df6f333cc16876e11844da1a21a4"]}}
             {
               "schemaVersion": 2,
               "mediaType": "application/vnd.oci.image.manifest.v1+json",
               "config": {
                 "mediaType": "application/vnd.oci.image.config.v1+json",
-                "digest": "sha256:253151a2ae59a5334c4051b9599941dd86ffa638941f36c0f5f51586280baf25",
+                "digest": "sha256:f9455f9d0d98a05232f5fc5497f279aa9765e22a93cc0ee5f49ddf763ef63e6c",
                 "size": 401
               },
               "layers": [

@@ -1,3 +1,5 @@
+//! Renderers against fixed times, and the thread that drives them.
+
 use std::sync::Arc;
 
 use expect_test::{Expect, expect};

@@ -178,7 +178,9 @@ impl ImageSources {
         let manifest = self.store.blobs().read(&digest, MANIFEST_BYTES_MAX)?;
         let unusable = |source| SourceError::Manifest { object: identifier.to_owned(), source };
         match Manifest::parse(&manifest, "").map_err(unusable)? {
-            Manifest::Image { config, .. } => Ok(self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?),
+            Manifest::Image { config, .. } => {
+                Ok(self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?)
+            }
             Manifest::Index(_) => Err(SourceError::NotPinned { identifier: identifier.to_owned() }),
         }
     }
@@ -202,9 +204,13 @@ impl ImageSources {
     ) -> Result<Option<ResolvedImage>, SourceError> {
         let name = reference.to_string();
         let images = self.store.images()?;
-        let Some(image) = images.iter().find(|image| image.name.as_deref() == Some(&*name)) else { return Ok(None) };
+        let Some(image) = images.iter().find(|image| image.name.as_deref() == Some(&*name)) else {
+            return Ok(None);
+        };
         let bytes = self.store.blobs().read(&image.digest, MANIFEST_BYTES_MAX)?;
-        let Ok(Manifest::Image { config, .. }) = Manifest::parse(&bytes, &image.media_type) else { return Ok(None) };
+        let Ok(Manifest::Image { config, .. }) = Manifest::parse(&bytes, &image.media_type) else {
+            return Ok(None);
+        };
         let pin = Pin { target: image.digest, manifest: image.digest, config: config.digest };
         let config = self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?;
         Ok(Some(resolved(origin, pin, config)?).filter(|found| found.platform == *platform))

@@ -97,8 +97,10 @@ impl Worker<'_> {
             MountKind::Bind if mount.readonly => match mount.input.map(|input| &inputs[input]) {
                 Some(input @ ResultRef::Snapshots(_)) => {
                     let Input::View(view) = self.open(input)? else { return Ok(None) };
-                    let prepare = |source| WorkerError::Prepare { operation: "open the source of a mount", source };
-                    let found = resolve::resolve(view.as_fd(), mount.selector.as_ref(), true).map_err(prepare)?;
+                    let prepare =
+                        |source| WorkerError::Prepare { operation: "open the source of a mount", source };
+                    let found =
+                        resolve::resolve(view.as_fd(), mount.selector.as_ref(), true).map_err(prepare)?;
                     let fd = spec::subtree(view.as_fd(), &found.path).map_err(prepare)?;
                     return Ok(Some((PathBuf::from(&mount.target), fd)));
                 }

@@ -14,7 +14,9 @@ use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError};
 use wharf_solver::cache_map::Reads;
-use wharf_solver::llb::{ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest};
+use wharf_solver::llb::{
+    ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
+};
 use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
 use wharf_solver::progress::Sink;
 
@@ -103,34 +105,59 @@ fn describe(status: ExitStatus) -> String {
 impl OpResolver for Worker<'_> {
     fn resolve_source(&self, digest: &VertexDigest, vertex: &Vertex) -> Result<ResultRef, OpError> {
         let source = source_op(vertex)?;
-        let content = self.images.content(&source.identifier).map_err(|error| OpError::new(WorkerError::from(error)))?;
+        let content = self
+            .images
+            .content(&source.identifier)
+            .map_err(|error| OpError::new(WorkerError::from(error)))?;
         Ok(ResultRef::Image { vertex: *digest, content })
     }
 
-    fn content_digest(&self, vertex: &Vertex, result: &ResultRef, reads: &Reads) -> Result<ContentDigest, OpError> {
+    fn content_digest(
+        &self,
+        vertex: &Vertex,
+        result: &ResultRef,
+        reads: &Reads,
+    ) -> Result<ContentDigest, OpError> {
         self.digest(vertex, result, reads).map_err(OpError::new)
     }
 
-    fn materialize(&self, digest: &VertexDigest, vertex: &Vertex, _result: &ResultRef) -> Result<Chain, OpError> {
+    fn materialize(
+        &self,
+        digest: &VertexDigest,
+        vertex: &Vertex,
+        _result: &ResultRef,
+    ) -> Result<Chain, OpError> {
         let source = source_op(vertex)?;
         let report = transfer_events(*digest, self.progress);
         self.images.pull(&source.identifier, &report).map_err(|error| OpError::new(WorkerError::from(error)))
     }
 
-    fn execute(&self, digest: &VertexDigest, vertex: &Vertex, inputs: &[ResultRef]) -> Result<Vec<Chain>, OpError> {
+    fn execute(
+        &self,
+        digest: &VertexDigest,
+        vertex: &Vertex,
+        inputs: &[ResultRef],
+    ) -> Result<Vec<Chain>, OpError> {
         let done = match &vertex.op {
             Op::Exec(exec) => self.exec(digest, exec, inputs),
             Op::File(file) => self.file(file, inputs).map(|chain| vec![chain]),
             Op::Merge(_) => merge(inputs).map(|chain| vec![chain]),
             Op::Diff(_) => Err(WorkerError::Unsupported("the difference of two file systems".to_owned())),
-            Op::Source(source) => Err(WorkerError::Unsupported(format!("reading from {}://", source.scheme()))),
+            Op::Source(source) => {
+                Err(WorkerError::Unsupported(format!("reading from {}://", source.scheme())))
+            }
         };
         done.map_err(OpError::new)
     }
 }
 
 impl Worker<'_> {
-    fn digest(&self, _vertex: &Vertex, result: &ResultRef, reads: &Reads) -> Result<ContentDigest, WorkerError> {
+    fn digest(
+        &self,
+        _vertex: &Vertex,
+        result: &ResultRef,
+        reads: &Reads,
+    ) -> Result<ContentDigest, WorkerError> {
         if let ResultRef::Image { content, .. } = result {
             // Its files are not here and a key is no reason to bring them: what is read is named, not looked at.
             return Ok(match reads {
@@ -164,10 +191,15 @@ impl Worker<'_> {
                     Op::Source(source) => source.name(),
                     _ => "",
                 };
-                self.contexts.get(name).map(Input::Local).ok_or_else(|| WorkerError::NoContext(name.to_owned()))
+                self.contexts
+                    .get(name)
+                    .map(Input::Local)
+                    .ok_or_else(|| WorkerError::NoContext(name.to_owned()))
             }
             ResultRef::Snapshots(chain) => Ok(Input::View(self.store.view(chain)?)),
-            ResultRef::Image { .. } => Err(WorkerError::Unsupported("reading an image that was not pulled".to_owned())),
+            ResultRef::Image { .. } => {
+                Err(WorkerError::Unsupported("reading an image that was not pulled".to_owned()))
+            }
         }
     }
 
@@ -268,7 +300,12 @@ fn source_op(vertex: &Vertex) -> Result<&SourceOp, OpError> {
 
 /// A path and everything below it, as a copy reads it.
 fn whole(path: &str) -> CopyAction {
-    CopyAction { src: path.to_owned(), follow_symlinks: true, dir_contents_only: true, ..CopyAction::default() }
+    CopyAction {
+        src: path.to_owned(),
+        follow_symlinks: true,
+        dir_contents_only: true,
+        ..CopyAction::default()
+    }
 }
 
 /// The store as the solver's memory.

@@ -45,7 +45,11 @@ fn hosts(dir: &Path, hostname: &str, extra: &[(String, String)]) -> io::Result<P
 /// Writes the resolv.conf of a step on the host's network below `dir` and returns its path.
 fn resolv_conf(dir: &Path) -> io::Result<PathBuf> {
     let own = read_optional(Path::new("/etc/resolv.conf"))?;
-    let text = if nameservers(&own) == [RESOLVED_STUB] { read_optional(Path::new(RESOLVED_CONF))? } else { String::new() };
+    let text = if nameservers(&own) == [RESOLVED_STUB] {
+        read_optional(Path::new(RESOLVED_CONF))?
+    } else {
+        String::new()
+    };
     let text = if text.is_empty() { own } else { text };
     write(dir, "resolv.conf", &text)
 }
@@ -87,9 +91,9 @@ mod tests {
     #[test]
     fn nameservers_are_found() {
         assert_eq!(nameservers("search x\nnameserver 127.0.0.53\noptions edns0\n"), ["127.0.0.53"]);
-        assert_eq!(nameservers(" nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver x\n"), [
-            "10.0.0.1",
-            "fe80::1%eth0"
-        ]);
+        assert_eq!(
+            nameservers(" nameserver 10.0.0.1\nnameserver fe80::1%eth0\nnameserver x\n"),
+            ["10.0.0.1", "fe80::1%eth0"]
+        );
     }
 }

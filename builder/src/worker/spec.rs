@@ -5,9 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::OciSpecError;
-use oci_spec::runtime::{
-    LinuxNamespaceBuilder, LinuxNamespaceType, MountBuilder, Spec, UserBuilder,
-};
+use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, MountBuilder, Spec, UserBuilder};
 use rustix::mount::OpenTreeFlags;
 use wharf_runtime::User;
 
@@ -19,8 +17,11 @@ pub(crate) fn set_process(
     cwd: &str,
     user: &User,
 ) -> Result<(), OciSpecError> {
-    let ids =
-        UserBuilder::default().uid(user.uid).gid(user.gid).additional_gids(user.additional_gids.clone()).build()?;
+    let ids = UserBuilder::default()
+        .uid(user.uid)
+        .gid(user.gid)
+        .additional_gids(user.additional_gids.clone())
+        .build()?;
     let mut process = spec.process().clone().unwrap_or_default();
     process.set_args(Some(args.to_vec())).set_env(Some(env.to_vec())).set_cwd(cwd.into()).set_user(ids);
     spec.set_process(Some(process));
@@ -30,7 +31,8 @@ pub(crate) fn set_process(
 /// Binds a file or directory of the host, read-only and without what could run or open devices.
 pub(crate) fn bind_read_only(spec: &mut Spec, source: &Path, target: &str) -> Result<(), OciSpecError> {
     let options = ["rbind", "ro", "nosuid", "noexec", "nodev"].map(str::to_owned).to_vec();
-    let mount = MountBuilder::default().typ("bind").source(source).destination(target).options(options).build()?;
+    let mount =
+        MountBuilder::default().typ("bind").source(source).destination(target).options(options).build()?;
     spec.mounts_mut().get_or_insert_default().push(mount);
     Ok(())
 }
@@ -41,7 +43,8 @@ pub(crate) fn add_tmpfs(spec: &mut Spec, target: &str, size_bytes: u64) -> Resul
     if size_bytes > 0 {
         options.push(format!("size={size_bytes}"));
     }
-    let mount = MountBuilder::default().typ("tmpfs").source("tmpfs").destination(target).options(options).build()?;
+    let mount =
+        MountBuilder::default().typ("tmpfs").source("tmpfs").destination(target).options(options).build()?;
     spec.mounts_mut().get_or_insert_default().push(mount);
     Ok(())
 }
@@ -57,6 +60,7 @@ pub(crate) fn isolate_network(spec: &mut Spec) -> Result<(), OciSpecError> {
 
 /// A detached mount of `path` below the directory `root`.
 pub(crate) fn subtree(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     Ok(rustix::mount::open_tree(root, path, flags)?)
 }

@@ -45,8 +45,15 @@ fn frontend_names_only_the_graph_of_the_solver() {
 
 #[test]
 fn frontend_and_solver_do_no_input_or_output() {
-    const OUTSIDE: [&str; 6] =
-        ["std::fs", "std::net", "std::env", "std::process::Command", "SystemTime::now", "Instant::now"];
+    const OUTSIDE: [&str; 7] = [
+        "std::fs",
+        "std::net::Tcp",
+        "std::net::Udp",
+        "std::env",
+        "std::process::Command",
+        "SystemTime::now",
+        "Instant::now",
+    ];
     let mut checked = 0;
     for (path, text) in sources_of(&["frontend/src", "solver/src"]) {
         if path.ends_with("tests.rs") || path.components().any(|it| it.as_os_str() == "tests") {

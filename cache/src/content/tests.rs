@@ -1,3 +1,5 @@
+//! The blob store against wrong digests, dropped writers and full disks.
+
 use super::*;
 use crate::store::test_root::TestRoot;
 

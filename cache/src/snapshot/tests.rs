@@ -1,3 +1,5 @@
+//! Overlay semantics, commits and what a killed commit leaves.
+
 use std::fs;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

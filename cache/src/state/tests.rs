@@ -1,3 +1,5 @@
+//! Records, images, pins, the stat cache and the locks.
+
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;

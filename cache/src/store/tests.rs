@@ -1,3 +1,5 @@
+//! Opening, recovery and versions.
+
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;

@@ -1,3 +1,5 @@
+//! Word expansion, case by case.
+
 use super::*;
 
 fn lookup(name: &str) -> Option<String> {

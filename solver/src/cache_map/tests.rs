@@ -1,3 +1,5 @@
+//! What enters a key, and what does not.
+
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;

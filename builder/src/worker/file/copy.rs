@@ -64,7 +64,10 @@ impl Copier<'_> {
         if selected.stat.kind == FileKind::Dir {
             return self.directory(selected, &dest.path, exclude);
         }
-        if self.action.unpack_archive && selected.stat.kind == FileKind::File && self.unpack(selected, &dest.path)? {
+        if self.action.unpack_archive
+            && selected.stat.kind == FileKind::File
+            && self.unpack(selected, &dest.path)?
+        {
             return Ok(());
         }
         let into_dir = dest_is_dir || self.action.dest.ends_with('/');
@@ -94,7 +97,8 @@ impl Copier<'_> {
         }
         self.target.make_dirs(dest, 0o755, self.parents_owner)?;
         let dir = self.target.dir(dest)?;
-        wharf_cache::diff::extract_archive(&mut file, dir.as_fd(), self.owner.unwrap_or((0, 0))).map_err(archive)
+        wharf_cache::diff::extract_archive(&mut file, dir.as_fd(), self.owner.unwrap_or((0, 0)))
+            .map_err(archive)
     }
 
     /// Copies what is in a directory.
@@ -140,7 +144,13 @@ impl Copier<'_> {
     }
 
     /// Copies one entry to a resolved path whose directory exists.
-    fn entry(&mut self, from: BorrowedFd<'_>, name: &OsStr, stat: &Stat, path: PathBuf) -> Result<(), FileError> {
+    fn entry(
+        &mut self,
+        from: BorrowedFd<'_>,
+        name: &OsStr,
+        stat: &Stat,
+        path: PathBuf,
+    ) -> Result<(), FileError> {
         let owner = self.owner.unwrap_or((stat.uid, stat.gid));
         let mode = match &self.action.mode {
             Some(change) => mode::apply(change, stat.mode, stat.kind == FileKind::Dir)?,
@@ -183,7 +193,10 @@ impl Copier<'_> {
             Err(rustix::io::Errno::EXIST) => {
                 let there = cwalk::stat_at(parent.as_fd(), dest).map_err(failed)?;
                 if there.kind != FileKind::Dir {
-                    return Err(FileError::Conflict { operation: "copy to non-directory", path: path.to_owned() });
+                    return Err(FileError::Conflict {
+                        operation: "copy to non-directory",
+                        path: path.to_owned(),
+                    });
                 }
             }
             Err(error) => return Err(failed(error.into())),

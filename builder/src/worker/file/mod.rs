@@ -71,7 +71,11 @@ pub struct Source<'a> {
 }
 
 /// Makes one change to the file system `root`. `source` is what a copy reads from.
-pub(super) fn execute(change: &FileChange, root: BorrowedFd<'_>, source: Option<Source<'_>>) -> Result<(), FileError> {
+pub(super) fn execute(
+    change: &FileChange,
+    root: BorrowedFd<'_>,
+    source: Option<Source<'_>>,
+) -> Result<(), FileError> {
     let target = Target::new(root);
     match change {
         FileChange::Copy(copy) => match source {

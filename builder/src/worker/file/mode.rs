@@ -30,13 +30,15 @@ fn apply_clause(clause: &str, mut mode: u32, is_dir: bool) -> Option<u32> {
     let split = clause.find(['+', '-', '='])?;
     let (who, mut rest) = clause.split_at(split);
     let mut mask = who.chars().try_fold(0, |mask, who| {
-        Some(mask | match who {
-            'u' => USER,
-            'g' => GROUP,
-            'o' => OTHER,
-            'a' => USER | GROUP | OTHER,
-            _ => return None,
-        })
+        Some(
+            mask | match who {
+                'u' => USER,
+                'g' => GROUP,
+                'o' => OTHER,
+                'a' => USER | GROUP | OTHER,
+                _ => return None,
+            },
+        )
     })?;
     if who.is_empty() {
         mask = USER | GROUP | OTHER;
@@ -62,19 +64,21 @@ fn apply_clause(clause: &str, mut mode: u32, is_dir: bool) -> Option<u32> {
 fn permission_bits(permissions: &str, mode: u32, is_dir: bool) -> Option<u32> {
     let spread = |bits: u32| bits << 6 | bits << 3 | bits;
     permissions.chars().try_fold(0, |bits, permission| {
-        Some(bits | match permission {
-            'r' => spread(4),
-            'w' => spread(2),
-            'x' => spread(1),
-            'X' if is_dir || mode & 0o111 != 0 => spread(1),
-            'X' => 0,
-            's' => 0o6000,
-            't' => 0o1000,
-            'u' => spread(mode >> 6 & 7),
-            'g' => spread(mode >> 3 & 7),
-            'o' => spread(mode & 7),
-            _ => return None,
-        })
+        Some(
+            bits | match permission {
+                'r' => spread(4),
+                'w' => spread(2),
+                'x' => spread(1),
+                'X' if is_dir || mode & 0o111 != 0 => spread(1),
+                'X' => 0,
+                's' => 0o6000,
+                't' => 0o1000,
+                'u' => spread(mode >> 6 & 7),
+                'g' => spread(mode >> 3 & 7),
+                'o' => spread(mode & 7),
+                _ => return None,
+            },
+        )
     })
 }
 

@@ -35,7 +35,8 @@ impl<'a> Target<'a> {
 
     /// Where an absolute path leads, symlinks followed, the last one too.
     pub(crate) fn resolve(&self, path: &str) -> Result<Resolved, FileError> {
-        resolve::resolve(self.root, Path::new(path), true).map_err(|source| io_error("resolve", Path::new(path), source))
+        resolve::resolve(self.root, Path::new(path), true)
+            .map_err(|source| io_error("resolve", Path::new(path), source))
     }
 
     /// Opens a directory by its resolved path.
@@ -45,7 +46,8 @@ impl<'a> Target<'a> {
         {
             return Ok(Rc::clone(fd));
         }
-        let fd = resolve::open_dir(self.root, path).map_err(|source| io_error("open directory", path, source))?;
+        let fd =
+            resolve::open_dir(self.root, path).map_err(|source| io_error("open directory", path, source))?;
         let fd = Rc::new(fd);
         *self.open.borrow_mut() = Some((path.to_owned(), Rc::clone(&fd)));
         Ok(fd)
@@ -70,7 +72,9 @@ impl<'a> Target<'a> {
                 }
                 Err(rustix::io::Errno::EXIST) => match cwalk::stat_at(parent.as_fd(), name) {
                     Ok(stat) if stat.kind == FileKind::Dir => {}
-                    Ok(_) => return Err(FileError::Conflict { operation: "copy to non-directory", path: made }),
+                    Ok(_) => {
+                        return Err(FileError::Conflict { operation: "copy to non-directory", path: made });
+                    }
                     Err(error) => return Err(failed(error)),
                 },
                 Err(error) => return Err(failed(error.into())),
@@ -80,7 +84,13 @@ impl<'a> Target<'a> {
     }
 
     /// Makes a file with the given bytes where `path` leads; missing directories above it are made.
-    pub(crate) fn write_file(&self, path: &str, mode: u32, owner: (u32, u32), data: &[u8]) -> Result<(), FileError> {
+    pub(crate) fn write_file(
+        &self,
+        path: &str,
+        mode: u32,
+        owner: (u32, u32),
+        data: &[u8],
+    ) -> Result<(), FileError> {
         let resolved = self.resolve(path)?;
         self.make_dirs(resolve::parent(&resolved.path), 0o755, owner)?;
         let mut file = self.create(&resolved.path)?;
@@ -112,9 +122,10 @@ impl<'a> Target<'a> {
         let parent = self.dir(resolve::parent(path))?;
         match rustix::fs::unlinkat(&*parent, name_of(path)?, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => {
-                Err(FileError::Conflict { operation: "replace a directory with a file at", path: path.to_owned() })
-            }
+            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => Err(FileError::Conflict {
+                operation: "replace a directory with a file at",
+                path: path.to_owned(),
+            }),
             Err(error) => Err(io_error("replace", path, error.into())),
         }
     }
@@ -138,7 +149,13 @@ impl<'a> Target<'a> {
     }
 
     /// Makes a device node or named pipe at a resolved path where nothing is.
-    pub(crate) fn make_node(&self, path: &Path, stat: &Stat, mode: u32, owner: (u32, u32)) -> Result<(), FileError> {
+    pub(crate) fn make_node(
+        &self,
+        path: &Path,
+        stat: &Stat,
+        mode: u32,
+        owner: (u32, u32),
+    ) -> Result<(), FileError> {
         let parent = self.dir(resolve::parent(path))?;
         let name = name_of(path)?;
         let kind = match stat.kind {
@@ -212,7 +229,8 @@ pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) 
 }
 
 fn name_of(path: &Path) -> Result<&OsStr, FileError> {
-    path.file_name().ok_or_else(|| FileError::Conflict { operation: "replace the root", path: path.to_owned() })
+    path.file_name()
+        .ok_or_else(|| FileError::Conflict { operation: "replace the root", path: path.to_owned() })
 }
 
 fn remove_tree(dir: BorrowedFd<'_>, name: &OsStr, kind: FileKind) -> io::Result<()> {

@@ -1,3 +1,5 @@
+//! The scheduler: states by events, graphs against a naive twin.
+
 mod build;
 mod random;
 mod world;
