@@ -507,6 +507,15 @@ pub(crate) fn mknod(path: &CStr, mode: u32, device: u64) -> Result<()> {
     unsafe { syscall!(libc::SYS_mknodat, libc::AT_FDCWD, path.as_ptr(), mode, device) }.map(drop)
 }
 
+/// Whether `path` leads to a directory.
+pub(crate) fn is_directory(path: &CStr) -> Result<bool> {
+    // SAFETY: plain old data, for which zero is valid.
+    let mut found: libc::statx = unsafe { std::mem::zeroed() };
+    // SAFETY: a string and a structure that outlive the call.
+    unsafe { syscall!(libc::SYS_statx, libc::AT_FDCWD, path.as_ptr(), 0, libc::STATX_TYPE, &raw mut found) }?;
+    Ok(u32::from(found.stx_mode) & libc::S_IFMT == libc::S_IFDIR)
+}
+
 pub(crate) fn chown(path: &CStr, uid: u32, gid: u32) -> Result<()> {
     let flags = libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: a string that outlives the call.

@@ -2,6 +2,7 @@
 //!
 //! Needs root, mount rights and a static busybox; says so and passes where one is missing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -630,6 +631,18 @@ fn processes_with(marker: &str) -> usize {
         .count()
 }
 
+/// Waits for something that nobody announces; a minute means that it never comes.
+fn until(condition: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
 const HOLD: &str = "WHARF_RUNTIME_TEST_HOLD";
 
 /// Not a test by itself: the program that [`the_death_of_the_caller_ends_it`] kills.
@@ -668,15 +681,11 @@ fn the_death_of_the_caller_ends_it() {
             break;
         }
     }
-    assert!(processes_with(&marker) > 0);
+    let both = until(|| processes_with(&marker) == 2);
     caller.kill().unwrap();
     caller.wait().unwrap();
-    // The kernel tells PID 1 when the caller is dead; nobody waits for that but this loop.
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while processes_with(&marker) > 0 {
-        assert!(Instant::now() < deadline, "processes are left");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    assert!(both, "the container did not start");
+    assert!(until(|| processes_with(&marker) == 0), "processes are left");
     fs::remove_dir_all(directory.unwrap()).unwrap();
 }
 
@@ -748,6 +757,96 @@ fn a_root_can_be_a_directory_and_used_again() {
         let status = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
         assert_eq!(status.unwrap(), OK);
     }
+}
+
+#[test]
+fn an_overlay_shows_no_trace_of_mount_points() {
+    let Some(world) = World::new() else { return };
+    let layers = std::env::temp_dir().join(format!("wharf-layers-{}", std::process::id()));
+    for directory in ["upper", "work"] {
+        fs::create_dir_all(layers.join(directory)).unwrap();
+    }
+    let overlay = || {
+        use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        for (key, value) in [
+            ("lowerdir", &world.directory),
+            ("upperdir", &layers.join("upper")),
+            ("workdir", &layers.join("work")),
+        ] {
+            rustix::mount::fsconfig_set_string(context.as_fd(), key, value)?;
+        }
+        rustix::mount::fsconfig_create(context.as_fd())?;
+        rustix::mount::fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    };
+    let before = fs::metadata(world.path("etc")).unwrap();
+    for round in 0..3 {
+        let root = match overlay() {
+            Ok(root) => root,
+            Err(error) => return println!("SKIP: overlay: {error}"),
+        };
+        let script = format!("touch /tmp/{round}; test -s /etc/hosts");
+        let spec =
+            shell(&script, &[("/mounts/-", bind(&world.path("etc/passwd"), "/etc/hosts", &["bind", "ro"]))]);
+        let mut sink = |_, _: &[u8]| {};
+        let stdio = Stdio::Captured(&mut sink);
+        let cancel = Cancel::new().unwrap();
+        let status = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
+        assert_eq!(status.unwrap(), OK);
+    }
+    let mut changed: Vec<String> = fs::read_dir(layers.join("upper"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    changed.sort();
+    assert_eq!(changed, ["etc", "tmp"]);
+    assert_eq!(fs::read_dir(layers.join("upper/etc")).unwrap().count(), 0);
+    let after = fs::metadata(layers.join("upper/etc")).unwrap();
+    assert_eq!(
+        (after.mtime(), after.mtime_nsec()),
+        (before.mtime(), before.mtime_nsec()),
+        "the time of /etc"
+    );
+    assert_eq!(fs::read_dir(layers.join("upper/tmp")).unwrap().count(), 3);
+    fs::remove_dir_all(&layers).unwrap();
+}
+
+const INHERIT: &str = "WHARF_RUNTIME_TEST_INHERIT";
+
+/// Not a test by itself: the program whose streams [`streams_can_be_the_callers`] looks at.
+#[test]
+fn lend_streams_to_a_container() {
+    if std::env::var_os(INHERIT).is_none() {
+        return;
+    }
+    let Some(world) = World::new() else { return };
+    let root = world.mount().unwrap();
+    let spec = shell("cat; echo err >&2; ls /proc/self/fd | wc -l; exit 5", &[]);
+    let cancel = Cancel::new().unwrap();
+    let stdio = Stdio::Inherit;
+    let status = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
+    println!("{status:?}");
+}
+
+#[test]
+fn streams_can_be_the_callers() {
+    use std::io::Write as _;
+    if World::new().is_none() {
+        return;
+    }
+    let mut caller = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "lend_streams_to_a_container", "--nocapture", "--test-threads=1"])
+        .env(INHERIT, "1")
+        .stdin(ProcessStdio::piped())
+        .stdout(ProcessStdio::piped())
+        .stderr(ProcessStdio::piped())
+        .spawn()
+        .unwrap();
+    caller.stdin.take().unwrap().write_all(b"given\n").unwrap();
+    let output = caller.wait_with_output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("given\n4\nOk(Exited(5))\n"), "{stdout}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("err\n"));
 }
 
 #[test]

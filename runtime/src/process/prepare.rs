@@ -60,7 +60,7 @@ impl Prepared {
 pub(super) fn host() -> Result<Host, RuntimeError> {
     const CGROUP2_MAGIC: i64 = 0x6367_7270;
     const TMPFS_MAGIC: i64 = 0x0102_1994;
-    let cgroup = match rustix::fs::statfs(c"/sys/fs/cgroup").map(|filesystem| filesystem.f_type as i64) {
+    let cgroup = match rustix::fs::statfs(c"/sys/fs/cgroup").map(|filesystem| filesystem.f_type) {
         Ok(CGROUP2_MAGIC) => CgroupVersion::V2,
         Ok(TMPFS_MAGIC) => CgroupVersion::V1,
         _ => CgroupVersion::None,

@@ -82,7 +82,7 @@ impl Step {
                 sys::mount(Some(source), target, Some(filesystem), *flags, Some(data))
             }
             Self::Node { path, mode, device, uid, gid } => {
-                sys::mknod(path, *mode, *device)?;
+                accept(sys::mknod(path, *mode, *device), libc::EEXIST)?;
                 if (*uid, *gid) == (0, 0) { Ok(()) } else { sys::chown(path, *uid, *gid) }
             }
             Self::CloneTree { path, tree } => {
@@ -159,13 +159,12 @@ fn make_path_read_only(path: &CStr) -> Result<(), Errno> {
 
 /// A file looks empty, and so does a directory.
 fn mask(path: &CStr) -> Result<(), Errno> {
-    match sys::mount(Some(c"/dev/null"), path, None, libc::MS_BIND, None) {
-        Err(Errno(libc::ENOTDIR)) => {
-            let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-            accept(sys::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), flags, None), libc::ENOTDIR)
-        }
-        result => result,
+    // Asking first: a bind that the kernel refuses costs it more than all other steps of this kind.
+    if sys::is_directory(path)? {
+        let flags = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+        return sys::mount(Some(c"tmpfs"), path, Some(c"tmpfs"), flags, None);
     }
+    sys::mount(Some(c"/dev/null"), path, None, libc::MS_BIND, None)
 }
 
 fn drop_bounding(keep: u64) -> Result<(), Errno> {

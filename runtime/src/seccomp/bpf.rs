@@ -176,7 +176,7 @@ pub(super) fn interpret(program: &[sock_filter], architecture: u32, number: u32,
         ARCHITECTURE_OFFSET => architecture,
         _ => {
             let argument = arguments[((offset - ARGUMENTS_OFFSET) / 8) as usize];
-            if (offset - ARGUMENTS_OFFSET) % 8 == 0 { lower(argument) } else { upper(argument) }
+            if (offset - ARGUMENTS_OFFSET).is_multiple_of(8) { lower(argument) } else { upper(argument) }
         }
     };
     let (mut at, mut accumulator) = (0usize, 0u32);
