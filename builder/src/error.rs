@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
@@ -166,22 +167,24 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 
 /// What to do about an error, where some cause of it tells.
 fn hint(error: &(dyn Error + 'static)) -> Option<String> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            match io.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    return Some("the disk is full: free some space (`wharf rmi` removes images) or give another `--root`".to_owned());
-                }
-                std::io::ErrorKind::PermissionDenied => {
-                    return Some("run as root, or give a `--root` that you may write".to_owned());
-                }
-                _ => {}
-            }
-        }
-        cause = error.source();
+    if is_disk_full(error) {
+        let hint = "the disk is full: free some space (`wharf rmi` removes images) or give another `--root`";
+        return Some(hint.to_owned());
     }
-    None
+    let denied = io_causes(error).any(|kind| kind == ErrorKind::PermissionDenied);
+    denied.then(|| "run as root, or give a `--root` that you may write".to_owned())
+}
+
+/// Whether an error comes from a disk without space: then it is nobody's but the machine's.
+pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+    io_causes(error).any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}
+
+/// The errors of the operating system among an error and its causes.
+fn io_causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = ErrorKind> + 'a {
+    std::iter::successors(Some(error), |&error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind)
 }
 
 #[cfg(test)]
