@@ -4,13 +4,13 @@ mod load;
 mod meta;
 mod output;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
 use wharf_cache::diff::{Compression, Variant};
-use wharf_cache::{Digest, Store};
+use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext};
 use wharf_frontend::{Diagnostic, Severity};
 use wharf_runtime::Cancel;
@@ -134,9 +134,16 @@ impl<'a> Build<'a> {
         let converted = self.convert(&platform)?;
         self.refuse_unsupported(&converted.definition)?;
         let variant = Variant { compression: Compression::Gzip, clamp_time_s: self.epoch()? };
-        let layers = Layers::new(self.store, variant);
-        let result = self.solve(&converted, &layers)?;
-        let outcome = self.export(&converted, result, &layers, platform)?;
+        let layers = &Layers::new(self.store, variant);
+        let cancelled = &|| self.cancel.is_cancelled();
+        let outcome = std::thread::scope(|scope| {
+            let (made, chains) = mpsc::channel();
+            let maker = std::thread::Builder::new().name("layers".to_owned());
+            // Where there is no thread to be had, the export makes the layers.
+            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
+            let result = self.solve(&converted, made)?;
+            self.export(&converted, result, layers, platform)
+        })?;
         for warning in &converted.warnings {
             self.progress.warn(crate::error::render_diagnostic(
                 warning,
@@ -228,8 +235,8 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Graph → the target's result; its layers are made meanwhile when some output needs them.
-    fn solve(&self, converted: &Converted, layers: &Layers<'_>) -> Result<Option<ResultRef>, Failure> {
+    /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.
+    fn solve(&self, converted: &Converted, made: mpsc::Sender<Chain>) -> Result<Option<ResultRef>, Failure> {
         let Some(head) = converted.head else { return Ok(None) };
         let worker = Worker {
             definition: &converted.definition,
@@ -239,34 +246,26 @@ impl<'a> Build<'a> {
             progress: self.progress,
             cancel: self.cancel.clone(),
         };
-        let (made, chains) = mpsc::channel();
-        let exported: Vec<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
+        let exported: HashSet<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
-        let cancelled = || self.cancel.is_cancelled();
-        let cancel = || self.cancel.cancel();
-        let solved = std::thread::scope(|scope| {
-            let maker = std::thread::Builder::new().name("layers".to_owned());
-            // Where there is no thread to be had, the export makes the layers.
-            let _ = maker.spawn_scoped(scope, || layers.make_as_they_come(chains));
-            let completed = move |vertex: &VertexDigest, results: &[ResultRef]| {
-                if let (true, Some(ResultRef::Snapshots(chain))) =
-                    (wants_layers && exported.contains(vertex), results.first())
-                {
-                    // The receiver is gone only after a failure that the export finds again.
-                    let _ = made.send(chain.clone());
-                }
-            };
-            solve(&Solve {
-                definition: &converted.definition,
-                goals: &[head],
-                resolver: &worker,
-                cache: &StoreCache(self.store),
-                progress: self.progress,
-                completed: &completed,
-                cancelled: &cancelled,
-                cancel: &cancel,
-                jobs: self.request.jobs,
-            })
+        let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
+            if let (true, Some(ResultRef::Snapshots(chain))) =
+                (wants_layers && exported.contains(vertex), results.first())
+            {
+                // The receiver is gone only after a failure that the export finds again.
+                let _ = made.send(chain.clone());
+            }
+        };
+        let solved = solve(&Solve {
+            definition: &converted.definition,
+            goals: &[head],
+            resolver: &worker,
+            cache: &StoreCache(self.store),
+            progress: self.progress,
+            completed: &completed,
+            cancelled: &|| self.cancel.is_cancelled(),
+            cancel: &|| self.cancel.cancel(),
+            jobs: self.request.jobs,
         });
         let mut solved = solved.map_err(|error| self.solve_failure(&converted.definition, error))?;
         Ok(Some(solved.results.remove(0)))
