@@ -25,18 +25,44 @@ const WRITE_BUFFER_BYTES: usize = 64 * 1024;
 pub enum ContentError {
     /// There is no such blob.
     #[error("blob {digest} is not in the store")]
-    NotFound { digest: Digest },
+    NotFound {
+        /// The blob's digest.
+        digest: Digest,
+    },
     /// The bytes that were written are not the ones that were announced.
     #[error(
         "content has digest {actual} and {actual_size} bytes, expected {expected} and {expected_size} bytes"
     )]
-    Mismatch { expected: Digest, expected_size: u64, actual: Digest, actual_size: u64 },
+    Mismatch {
+        /// Digest that was announced.
+        expected: Digest,
+        /// Size that was announced.
+        expected_size: u64,
+        /// Digest of what came.
+        actual: Digest,
+        /// Size of what came.
+        actual_size: u64,
+    },
     /// The blob is larger than the caller is ready to hold.
     #[error("blob {digest} has {size} bytes, more than the limit of {max}")]
-    TooLarge { digest: Digest, size: u64, max: u64 },
+    TooLarge {
+        /// The blob's digest.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The caller's limit.
+        max: u64,
+    },
     /// The operating system refused.
     #[error("cannot {operation} blob {object}")]
-    Io { operation: &'static str, object: String, source: io::Error },
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// To which blob.
+        object: String,
+        /// Why it failed.
+        source: io::Error,
+    },
 }
 
 /// The blobs of one store.
@@ -154,7 +180,7 @@ impl Blobs {
         let name = digest.hex();
         let written = |dir: &OwnedFd, name: &str| {
             rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| {
-                let nanos = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+                let nanos = Duration::from_nanos(stat.st_mtime_nsec);
                 UNIX_EPOCH + Duration::from_secs(stat.st_mtime.unsigned_abs()) + nanos
             })
         };
@@ -332,3 +358,6 @@ fn written_now() -> Timestamps {
 fn io_error(operation: &'static str, object: impl ToString, source: impl Into<io::Error>) -> ContentError {
     ContentError::Io { operation, object: object.to_string(), source: source.into() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,3 +157,40 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     }
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_canonical_form_parses() {
+        let digest = Digest::of(b"");
+        let text = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(digest.to_string(), text);
+        assert_eq!(text.parse(), Ok(digest));
+        assert_eq!(serde_json::from_str::<Digest>(&format!("\"{text}\"")).unwrap(), digest);
+        assert_eq!(serde_json::to_string(&digest).unwrap(), format!("\"{text}\""));
+        for wrong in [
+            "",
+            "sha256:",
+            &text[7..],
+            &text[..text.len() - 1],
+            &format!("{text}0"),
+            &text.to_uppercase(),
+            &text.replace("sha256", "sha512"),
+            &text.replace('e', "g"),
+            &text.replace('e', "\u{e9}"),
+        ] {
+            assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn chain_ids_follow_the_image_spec() {
+        let (a, b) = (DiffId(Digest::of(b"a")), DiffId(Digest::of(b"b")));
+        let first = ChainId::extend(None, a);
+        assert_eq!(first.0, a.0);
+        let second = ChainId::extend(Some(first), b);
+        assert_eq!(second.0, Digest::of(format!("{} {}", a.0, b.0).as_bytes()));
+    }
+}

@@ -139,25 +139,30 @@ impl Active {
             contenthash::hash_tree(self.upper.as_fd()).map_err(|source| self.error("hash", source))?;
         let id = store::random_u64().map_err(|source| self.error("name", source))?;
         let snapshot = Snapshot { id: SnapshotId(id), content, size, created };
-        self.store.write("commit a snapshot", |transaction| {
+        let committed = self.store.write("commit a snapshot", |transaction| {
             self.publish(snapshot.id)?;
             rows::insert(transaction, &snapshot).map_err(StoreError::database("commit a snapshot"))?;
             Ok::<_, SnapshotError>(())
-        })?;
+        });
+        if let Err(error) = committed {
+            // Without a row the directory is a leftover; taken back, it is deleted at once.
+            let _ = self.retract(snapshot.id);
+            return Err(error);
+        }
         Ok(snapshot)
     }
 
-    /// Moves the diff under its final name. The transaction that this is part of may still fail; then nobody knows the
-    /// name, and the directory is a leftover for the next recovery.
-    fn publish(&self, id: SnapshotId) -> Result<(), SnapshotError> {
-        let process = self.store.process();
-        rustix::fs::renameat(
-            process.fd(),
-            format!("{}/snapshot", self.name),
-            self.store.snapshots_dir(),
-            id.to_string(),
-        )
-        .map_err(|errno| self.error("commit", errno.into()))
+    /// Moves the diff under its final name; part of the transaction that inserts the row.
+    pub(crate) fn publish(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        let from = format!("{}/snapshot", self.name);
+        rustix::fs::renameat(self.store.process().fd(), from, self.store.snapshots_dir(), id.to_string())
+            .map_err(|errno| self.error("commit", errno.into()))
+    }
+
+    /// Undoes [`Self::publish`].
+    fn retract(&self, id: SnapshotId) -> rustix::io::Result<()> {
+        let to = format!("{}/snapshot", self.name);
+        rustix::fs::renameat(self.store.snapshots_dir(), id.to_string(), self.store.process().fd(), to)
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> SnapshotError {
@@ -266,9 +271,11 @@ impl Store {
             });
         }
         let mut lowers: Vec<_> = topmost_first.iter().map(|id| self.snapshot_path(*id)).collect();
-        while upper.is_none() && lowers.len() < 2 {
+        if upper.is_none() {
             // An overlay without an upper directory needs two lower ones.
-            lowers.push(self.empty_dir()?);
+            for number in lowers.len()..2 {
+                lowers.push(self.empty_dir(number)?);
+            }
         }
         overlay::mount(&lowers, upper).map_err(|source| {
             if let Some(id) = topmost_first.iter().find(|id| !self.snapshot_path(**id).is_dir()) {
@@ -294,13 +301,6 @@ impl Store {
     fn snapshot_path(&self, id: SnapshotId) -> PathBuf {
         self.root().join(format!("snapshots/{id}/fs"))
     }
-
-    fn empty_dir(&self) -> Result<PathBuf, SnapshotError> {
-        let path = self.temp_dir()?;
-        rustix::fs::chmod(&path, Mode::from_raw_mode(0o755))
-            .map_err(|errno| StoreError::io("chmod", &path, errno))?;
-        Ok(path)
-    }
 }
 
 const DIRECTORY: OFlags =
@@ -316,11 +316,26 @@ fn missing(id: SnapshotId) -> StoreError {
 pub enum SnapshotError {
     /// The kernel or file system refused an operation.
     #[error("cannot {operation} snapshot {object}")]
-    Io { operation: &'static str, object: String, source: io::Error },
-    /// More layers than overlayfs stacks (the kernel's limit is 500).
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// To which snapshot.
+        object: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// More layers than can be stacked: 500 in one overlay (the kernel's limit) and 499 above it in another.
     #[error("{layers} layers are more than the {max} that overlayfs can stack")]
-    TooManyLayers { layers: usize, max: usize },
+    TooManyLayers {
+        /// Layers of the chain.
+        layers: usize,
+        /// The limit.
+        max: usize,
+    },
     /// The database refused.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::{Chain, Digest};
+pub(crate) use images::import_index;
 pub(crate) use lock::is_in_place;
 pub(crate) use records::delete_records_of;
 
@@ -71,3 +72,6 @@ pub struct KeyLock {
     name: String,
     file: OwnedFd,
 }
+
+#[cfg(test)]
+mod tests;

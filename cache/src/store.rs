@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
@@ -21,6 +21,7 @@ use rustix::io::Errno;
 
 use crate::content::{Blobs, ContentError};
 use crate::snapshot::SnapshotId;
+use crate::state::import_index;
 use process_dir::OpenLock;
 pub(crate) use process_dir::{ProcessDir, random_u64};
 pub(crate) use remove_tree::remove_tree;
@@ -57,6 +58,8 @@ struct Inner {
     blobs: Blobs,
     connection: Mutex<Connection>,
     process: Arc<ProcessDir>,
+    /// See [`Store::empty_dir`].
+    empty_dirs: [OnceLock<PathBuf>; 2],
 }
 
 impl Store {
@@ -90,15 +93,17 @@ impl Store {
                 process,
                 root,
                 root_fd,
+                empty_dirs: Default::default(),
             }),
         };
-        if found == Found::Empty {
-            store.import_index()?;
-        }
-        store.write_file_if_absent("oci-layout", OCI_LAYOUT)?;
         drop(opening);
-        if leftovers || found == Found::Empty {
+        // Written last: where it is, everything else is too.
+        let is_complete = store.has_file("oci-layout")?;
+        if leftovers || found != Found::Current || !is_complete {
             store.recover()?;
+        }
+        if !is_complete {
+            store.write_file("oci-layout", OCI_LAYOUT)?;
         }
         Ok(store)
     }
@@ -120,6 +125,19 @@ impl Store {
         rustix::fs::mkdirat(self.process().fd(), &name, Mode::RWXU)
             .map_err(|errno| StoreError::io("create", &path, errno))?;
         Ok(path)
+    }
+
+    /// One of two directories that are and stay empty, to mount as lower layers.
+    pub(crate) fn empty_dir(&self, number: usize) -> Result<PathBuf, StoreError> {
+        let place = &self.inner.empty_dirs[number];
+        if let Some(path) = place.get() {
+            return Ok(path.clone());
+        }
+        let path = self.temp_dir()?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(0o755))
+            .map_err(|errno| StoreError::io("chmod", &path, errno))?;
+        // Another thread may have been quicker; then this one stays unused.
+        Ok(place.get_or_init(|| path).clone())
     }
 
     /// This process's directory below `tmp/`.
@@ -190,10 +208,10 @@ impl Store {
         written
     }
 
-    fn write_file_if_absent(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    fn has_file(&self, name: &str) -> Result<bool, StoreError> {
         match rustix::fs::statat(&self.inner.root_fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(()),
-            Err(Errno::NOENT) => self.write_file(name, bytes),
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(StoreError::io("look up", self.root().join(name), errno)),
         }
     }
@@ -271,7 +289,7 @@ fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
 }
 
 fn open_database(root: &Path, root_fd: &OwnedFd) -> Result<(Connection, Found), StoreError> {
-    const OPERATION: &str = "open the store";
+    const OPERATION: &str = "open a connection";
     let path = root.join("state.db");
     // SQLite gives its other files the mode of this one. Only a file that is not there may be opened here: closing
     // it again would drop the locks another connection of this process has on it.
@@ -282,20 +300,19 @@ fn open_database(root: &Path, root_fd: &OwnedFd) -> Result<(Connection, Found), 
     }
     let open = || {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let mut connection = Connection::open_with_flags(&path, flags)?;
+        let connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         // With WAL this loses the last transactions in a power failure, never consistency.
         connection.pragma_update(None, "synchronous", "normal")?;
-        let found = schema::migrate(&mut connection)?;
-        Ok((connection, found))
+        Ok(connection)
     };
-    match open() {
-        Ok((_, Found::Newer(found))) => {
+    let mut connection = open().map_err(StoreError::database(OPERATION))?;
+    match schema::migrate(&mut connection, |transaction| import_index(root, transaction))? {
+        Found::Newer(found) => {
             Err(StoreError::NewerVersion { root: root.to_path_buf(), found, supported: schema::VERSION })
         }
-        Ok(opened) => Ok(opened),
-        Err(source) => Err(StoreError::Database { operation: OPERATION, source }),
+        found => Ok((connection, found)),
     }
 }
 
@@ -319,16 +336,40 @@ pub(crate) fn from_nanos(nanos: i64) -> SystemTime {
 pub enum StoreError {
     /// The root was written by a newer wharf.
     #[error("store `{}` has format version {found}; this wharf reads up to {supported}", root.display())]
-    NewerVersion { root: PathBuf, found: u32, supported: u32 },
+    NewerVersion {
+        /// Root of the store.
+        root: PathBuf,
+        /// Version it has.
+        found: u32,
+        /// Newest version this program knows.
+        supported: u32,
+    },
     /// A row or directory that must be there is not.
     #[error("{kind} {name} is not in the store")]
-    Missing { kind: &'static str, name: String },
+    Missing {
+        /// What kind of thing.
+        kind: &'static str,
+        /// Its name or digest.
+        name: String,
+    },
     /// The operating system refused.
     #[error("cannot {operation} `{}`", path.display())]
-    Io { operation: &'static str, path: PathBuf, source: io::Error },
+    Io {
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
     /// SQLite refused.
     #[error("cannot {operation} in the store's database")]
-    Database { operation: &'static str, source: rusqlite::Error },
+    Database {
+        /// What was being done.
+        operation: &'static str,
+        /// Why it failed.
+        source: rusqlite::Error,
+    },
     /// A blob could not be read, listed or deleted.
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -348,3 +389,8 @@ impl StoreError {
         move |source| Self::Database { operation, source }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod test_root;
+#[cfg(test)]
+mod tests;

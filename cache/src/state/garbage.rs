@@ -4,7 +4,8 @@
 //! is not may still be wanted: a builder writes blobs first and the row that names them a moment later. So, by the time
 //! a blob was last written or put (see `Blobs::put`):
 //!
-//! - what the removed image reached goes, unless somebody wrote it again after the image was recorded;
+//! - what the removed image reached goes, unless somebody wrote it again after the image was recorded and less than
+//!   an hour ago;
 //! - everything else goes when it is a day old.
 
 use std::collections::HashSet;
@@ -19,7 +20,10 @@ use crate::content::ContentError;
 use crate::store::from_nanos;
 use crate::{Digest, Store, StoreError};
 
-/// Longer than anybody takes from writing a blob to naming it.
+/// Longer than a build takes from making a blob that was there before to naming it.
+const REWRITTEN_AGE_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// Longer than anybody takes from writing a blob to naming it, downloads of large images included.
 const UNNAMED_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Manifests and indexes larger than this are taken for leaves; registries refuse more than 4 MiB too.
@@ -56,14 +60,16 @@ impl Store {
         let (roots, leaves) =
             named_blobs(transaction).map_err(StoreError::database("list the blobs in use"))?;
         let live = self.reach(roots)?;
-        let unnamed_since = SystemTime::now() - UNNAMED_AGE_MAX;
+        let now = SystemTime::now();
+        let rewritten_since = recorded.max(now - REWRITTEN_AGE_MAX);
+        let unnamed_since = now - UNNAMED_AGE_MAX;
         let mut deleted = Vec::new();
         for digest in self.blobs().list()? {
             if live.contains(&digest) || leaves.contains(&digest) {
                 continue;
             }
             let is_doomed = doomed.contains(&digest);
-            let keep = |written| written > if is_doomed { recorded } else { unnamed_since };
+            let keep = |written| written > if is_doomed { rewritten_since } else { unnamed_since };
             if self.blobs().delete_unless(&digest, keep)? {
                 deleted.push(digest);
             }

@@ -1,6 +1,9 @@
 //! Named images, and `index.json`, which shows them to other tools.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::SystemTime;
 
 use rusqlite::{OptionalExtension, Row, Transaction};
@@ -60,32 +63,29 @@ impl Store {
         let json = serde_json::to_vec(&index).expect("strings and numbers have a JSON form");
         self.write_file("index.json", &json)
     }
+}
 
-    /// Takes over the images of an `index.json` that is there while the database is new: the root was an OCI layout
-    /// before, or its database was deleted. What cannot be read is not taken over.
-    pub(crate) fn import_index(&self) -> Result<(), StoreError> {
-        let path = self.root().join("index.json");
-        let index = match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.len() <= INDEX_BYTES_MAX => {
-                std::fs::read(&path).map_err(|error| StoreError::io("read", path, error))?
-            }
-            _ => Vec::new(),
-        };
-        let index = serde_json::from_slice(&index).unwrap_or(Index {
-            schema_version: 2,
-            media_type: None,
-            manifests: Vec::new(),
-        });
-        self.write("take over the images", |transaction| {
-            for descriptor in index.manifests {
-                if self.blobs().size(&descriptor.digest)?.is_some() {
-                    put_row(transaction, &descriptor.into())
-                        .map_err(StoreError::database("take over the images"))?;
-                }
-            }
-            self.write_index(transaction)
-        })
+/// Takes over the images of an `index.json` that is there while the database is new: the root was an OCI layout
+/// before, or its database was deleted. What cannot be read is not taken over.
+pub(crate) fn import_index(root: &Path, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    let path = root.join("index.json");
+    let read = || {
+        let mut bytes = Vec::new();
+        File::open(&path)?.take(INDEX_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = match read() {
+        Ok(bytes) => bytes,
+        Err(error) if io::Error::kind(&error) == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(StoreError::io("read", path, error)),
+    };
+    let Ok(index) = serde_json::from_slice::<Index>(&bytes) else { return Ok(()) };
+    for descriptor in index.manifests {
+        if root.join("blobs/sha256").join(descriptor.digest.hex()).is_file() {
+            put_row(transaction, &descriptor.into()).map_err(StoreError::database("take over the images"))?;
+        }
     }
+    Ok(())
 }
 
 /// Returns whether anything changed.

@@ -1,6 +1,8 @@
 //! The tables of `state.db` and how an older database becomes a current one. `docs/formats/store.md` describes them.
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+
+use crate::StoreError;
 
 /// Step *n* takes a database from version *n* to *n* + 1; the version is in `PRAGMA user_version`. A step that has been
 /// released never changes.
@@ -73,24 +75,32 @@ pub(super) enum Found {
     Newer(u32),
 }
 
-/// Brings the database to [`VERSION`]. The caller keeps other processes from doing the same.
-pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<Found> {
-    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+/// Brings the database to [`VERSION`]; `fill` puts into an empty one what there was before it. The caller keeps other
+/// processes from doing the same.
+pub(super) fn migrate(
+    connection: &mut Connection,
+    fill: impl FnOnce(&Transaction<'_>) -> Result<(), StoreError>,
+) -> Result<Found, StoreError> {
+    let failed = StoreError::database("make the tables");
+    let found: u32 =
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(&failed)?;
     if found == VERSION {
         return Ok(Found::Current);
     }
     if found > VERSION {
         return Ok(Found::Newer(found));
     }
-    if found == 0 {
-        // Kept in the file from then on.
-        connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
-    }
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Kept in the file from then on.
+    connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(())).map_err(&failed)?;
+    let transaction =
+        connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&failed)?;
     for step in &MIGRATIONS[found as usize..] {
-        transaction.execute_batch(step)?;
+        transaction.execute_batch(step).map_err(&failed)?;
     }
-    transaction.pragma_update(None, "user_version", VERSION)?;
-    transaction.commit()?;
+    if found == 0 {
+        fill(&transaction)?;
+    }
+    transaction.pragma_update(None, "user_version", VERSION).map_err(&failed)?;
+    transaction.commit().map_err(&failed)?;
     Ok(if found == 0 { Found::Empty } else { Found::Older })
 }
