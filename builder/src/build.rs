@@ -5,6 +5,7 @@ mod meta;
 mod output;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::error::Error;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -24,7 +25,7 @@ use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
-use crate::signals;
+use crate::signals::{self, Listening};
 use crate::source::ImageSources;
 use crate::worker::{StoreCache, Worker, WorkerError};
 
@@ -101,19 +102,22 @@ struct Build<'a> {
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
     cancel: Cancel,
+    signals: Listening,
 }
 
 impl<'a> Build<'a> {
     fn prepare(store: &'a Store, request: BuildRequest, progress: &'a Progress) -> Result<Self, Failure> {
+        let failed =
+            |error: &(dyn Error + 'static)| Failure::from_error(Kind::Environment, "cannot start", error);
+        let cancel = Cancel::new().map_err(|error| failed(&error))?;
+        let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
         let loaded = load::load(&request, progress)?;
-        let cancel =
-            Cancel::new().map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
         let registry = Arc::new(OciRegistry::new(RegistryOptions {
             insecure: request.insecure_registries.clone(),
             docker_config: request.docker_config.clone(),
             ..RegistryOptions::default()
         }));
-        let images = ImageSources::new(store.clone(), registry.clone());
+        let images = ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone());
         Ok(Self {
             store,
             request,
@@ -124,12 +128,11 @@ impl<'a> Build<'a> {
             contexts: loaded.contexts,
             ignore: loaded.ignore,
             cancel,
+            signals,
         })
     }
 
     fn run(self) -> Result<Outcome, Failure> {
-        let _signals = signals::cancel_on_termination(&self.cancel)
-            .map_err(|error| Failure::from_error(Kind::Environment, "cannot listen for signals", &error))?;
         let platform = host_platform();
         let converted = self.convert(&platform)?;
         self.refuse_unsupported(&converted.definition)?;
@@ -260,7 +263,7 @@ impl<'a> Build<'a> {
             definition: &converted.definition,
             goals: &[head],
             resolver: &worker,
-            cache: &StoreCache(self.store),
+            cache: &StoreCache { store: self.store, cancel: &self.cancel },
             progress: self.progress,
             completed: &completed,
             cancelled: &|| self.cancel.is_cancelled(),
@@ -273,14 +276,11 @@ impl<'a> Build<'a> {
 
     fn solve_failure(&self, definition: &Definition, error: SolveError) -> Failure {
         let (vertex, error) = match error {
-            SolveError::Vertex { vertex, error } => (vertex, error),
+            SolveError::Vertex { vertex, error } if !self.signals.interrupted() => (vertex, error),
             _ => return Failure::new(Kind::Cancelled, "the build was interrupted"),
         };
         let OpError(error) = &error;
         let kind = match error.downcast_ref::<WorkerError>() {
-            Some(WorkerError::Run { source: wharf_runtime::RuntimeError::Cancelled, .. }) => {
-                return Failure::new(Kind::Cancelled, "the build was interrupted");
-            }
             Some(WorkerError::Process { .. } | WorkerError::Run { .. }) => Kind::Step,
             Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
             Some(WorkerError::Source(_)) => Kind::Source,
