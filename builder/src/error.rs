@@ -86,7 +86,10 @@ impl Failure {
     /// A failure described by an error and its causes.
     pub fn from_error(kind: Kind, doing: &str, error: &(dyn Error + 'static)) -> Self {
         let mut failure = Self::new(kind, format!("{doing}: {}", causes(error)));
-        failure.hints.extend(hint(error));
+        // What is refused inside a step says nothing of wharf's own rights.
+        if kind != Kind::Step {
+            failure.hints.extend(hint(error));
+        }
         failure
     }
 

@@ -1,10 +1,11 @@
 //! Ctrl-C and its kin.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::{Handle, Signals};
 use wharf_runtime::Cancel;
 
@@ -26,6 +27,24 @@ impl Drop for Listening {
     fn drop(&mut self) {
         self.handle.close();
     }
+}
+
+/// Collects the signals that a foreground container should get: their numbers, a byte each, can be read from the
+/// descriptor. Keys of a terminal are not among them; they reach the container by themselves.
+pub fn pass_on() -> io::Result<(Listening, OwnedFd)> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH])?;
+    let handle = signals.handle();
+    let (read, write) = std::io::pipe()?;
+    let mut write = write;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            // When nobody reads any more the container has ended.
+            if u8::try_from(signal).is_ok_and(|number| write.write_all(&[number]).is_err()) {
+                return;
+            }
+        }
+    })?;
+    Ok((Listening { handle, interrupted: Arc::default() }, read.into()))
 }
 
 /// Triggers `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once (its steps die with

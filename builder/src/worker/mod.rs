@@ -247,6 +247,10 @@ impl Worker<'_> {
                         })?);
                         Some(Source { tree: Tree { root: root.as_fd(), ignore: None }, local: false })
                     }
+                    Some(ActionInput::Scratch) => {
+                        let root = &*made.insert(self.store.view(&Chain::default())?);
+                        Some(Source { tree: Tree { root: root.as_fd(), ignore: None }, local: false })
+                    }
                     _ => return Err(FileError::Unsupported("copying a file system into itself").into()),
                 },
                 _ => None,

@@ -62,5 +62,6 @@ pub(crate) fn isolate_network(spec: &mut Spec) -> Result<(), OciSpecError> {
 pub(crate) fn subtree(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     Ok(rustix::mount::open_tree(root, path, flags)?)
 }

@@ -3,6 +3,7 @@
 
 mod build;
 mod cache;
+mod copy;
 mod errors;
 mod export;
 mod harness;

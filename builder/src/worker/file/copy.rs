@@ -39,6 +39,11 @@ pub(super) fn copy(target: &Target<'_>, copy: &CopyAction, source: &Source<'_>) 
         buffer: vec![0; BUFFER_BYTES],
     };
     for selected in source.tree.select(copy)? {
+        if selected.is_excluded(&exclude) {
+            continue;
+        }
+        // What one source put there another one may have replaced, so links are kept within a source.
+        copier.links.clear();
         copier.one(&selected, &exclude)?;
     }
     Ok(())
