@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use wharf_cache::StoreError;
+use wharf_cache::content::ContentError;
 use wharf_frontend::{Diagnostic, Severity};
 
 /// What went wrong, as the exit status says it.
@@ -171,10 +173,22 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 fn hint(error: &(dyn Error + 'static)) -> Option<String> {
     let mut cause = Some(error);
     while let Some(error) = cause {
+        if error.downcast_ref::<StoreError>().is_some_and(StoreError::is_disk) {
+            return Some("the disk of the store is full, or fails: free some space there".to_owned());
+        }
+        if let Some(StoreError::NotAStore { .. }) = error.downcast_ref() {
+            return Some("give `--root` an empty directory, or one that does not exist yet".to_owned());
+        }
+        if let Some(ContentError::Damaged { .. }) = error.downcast_ref() {
+            return Some("build again: what was damaged is brought or made anew".to_owned());
+        }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             match io.kind() {
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                     return Some("the disk is full: free some space (`wharf rmi` removes images) or give another `--root`".to_owned());
+                }
+                std::io::ErrorKind::PermissionDenied if rustix::process::geteuid().is_root() => {
+                    return Some("wharf needs the right to mount (CAP_SYS_ADMIN) where it runs".to_owned());
                 }
                 std::io::ErrorKind::PermissionDenied => {
                     return Some("run as root, or give a `--root` that you may write".to_owned());

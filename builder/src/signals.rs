@@ -9,6 +9,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SI
 use signal_hook::iterator::{Handle, Signals};
 use wharf_runtime::Cancel;
 
+use crate::progress::print_note;
+
 /// Listens for signals until it is dropped.
 #[derive(Debug)]
 pub struct Listening {
@@ -61,6 +63,7 @@ pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
                 // Nothing can be done about a handler that cannot be emulated; the signal was for us anyway.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
+            print_note("stopping; the same signal again ends wharf at once");
             cancel.cancel();
         }
     })?;

@@ -141,7 +141,7 @@ impl Store {
         };
         drop(opening);
         // Written last: where it is, everything else is too.
-        let is_complete = store.has_file("oci-layout")?;
+        let is_complete = store.has_file("oci-layout")? && store.has_file("index.json")?;
         if leftovers || found != Found::Current || !is_complete {
             store.recover()?;
         }
@@ -417,6 +417,19 @@ pub enum StoreError {
     /// A blob could not be read, listed or deleted.
     #[error(transparent)]
     Content(#[from] ContentError),
+}
+
+impl StoreError {
+    /// Whether the database could not write: the disk is full, or fails.
+    pub fn is_disk(&self) -> bool {
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        match self {
+            Self::Database { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(DiskFull | SystemIoFailure))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl StoreError {

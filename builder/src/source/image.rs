@@ -108,6 +108,8 @@ impl ImageSources {
         let config_bytes = self.fetch_config(&origin, &config)?;
         let pin = Pin { target, manifest, config: config.digest };
         let image = resolved(&origin, pin.clone(), config_bytes)?;
+        // Layers and the config's diffIDs must fit together before anything is built on them.
+        self.layers(&image.identifier)?;
         if let Origin::Registry(reference) = &origin {
             self.store.set_pin(&reference.to_string(), &platform.to_string(), &pin)?;
         }

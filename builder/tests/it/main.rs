@@ -4,6 +4,7 @@
 mod build;
 mod cache;
 mod copy;
+mod damage;
 mod errors;
 mod export;
 mod harness;
