@@ -20,7 +20,7 @@ use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
 use crate::context::LocalContext;
-use crate::error::{Evidence, Failure, Kind, SourceText, causes};
+use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
@@ -281,6 +281,7 @@ impl<'a> Build<'a> {
         };
         let OpError(error) = &error;
         let kind = match error.downcast_ref::<WorkerError>() {
+            _ if is_disk_full(error.as_ref()) => Kind::Environment,
             Some(WorkerError::Process { .. } | WorkerError::Run { .. }) => Kind::Step,
             Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
             Some(WorkerError::Source(_)) => Kind::Source,

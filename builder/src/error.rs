@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::ErrorKind;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
@@ -171,34 +172,37 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 
 /// What to do about an error, where some cause of it tells.
 fn hint(error: &(dyn Error + 'static)) -> Option<String> {
-    let mut cause = Some(error);
-    while let Some(error) = cause {
-        if error.downcast_ref::<StoreError>().is_some_and(StoreError::is_disk) {
-            return Some("the disk of the store is full, or fails: free some space there".to_owned());
-        }
-        if let Some(StoreError::NotAStore { .. }) = error.downcast_ref() {
-            return Some("give `--root` an empty directory, or one that does not exist yet".to_owned());
-        }
-        if let Some(ContentError::Damaged { .. }) = error.downcast_ref() {
-            return Some("build again: what was damaged is brought or made anew".to_owned());
-        }
-        if let Some(io) = error.downcast_ref::<std::io::Error>() {
-            match io.kind() {
-                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                    return Some("the disk is full: free some space (`wharf rmi` removes images) or give another `--root`".to_owned());
-                }
-                std::io::ErrorKind::PermissionDenied if rustix::process::geteuid().is_root() => {
-                    return Some("wharf needs the right to mount (CAP_SYS_ADMIN) where it runs".to_owned());
-                }
-                std::io::ErrorKind::PermissionDenied => {
-                    return Some("run as root, or give a `--root` that you may write".to_owned());
-                }
-                _ => {}
-            }
-        }
-        cause = error.source();
-    }
-    None
+    let hint = if is_disk_full(error) {
+        "the disk is full: free some space (`wharf rmi` removes images) or give another `--root`"
+    } else if chain(error).filter_map(<dyn Error>::downcast_ref).any(StoreError::is_disk) {
+        "the disk of the store is full, or fails: free some space there"
+    } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(StoreError::NotAStore { .. }))) {
+        "give `--root` an empty directory, or one that does not exist yet"
+    } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(ContentError::Damaged { .. }))) {
+        "build again: what was damaged is brought or made anew"
+    } else if !io_kinds(error).any(|kind| kind == ErrorKind::PermissionDenied) {
+        return None;
+    } else if rustix::process::geteuid().is_root() {
+        "wharf needs the right to mount (CAP_SYS_ADMIN) where it runs"
+    } else {
+        "run as root, or give a `--root` that you may write"
+    };
+    Some(hint.to_owned())
+}
+
+/// Whether an error comes from a disk without space: then it is nobody's but the machine's.
+pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+    io_kinds(error).any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}
+
+/// An error and its causes.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// What the operating system said among them.
+fn io_kinds<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = ErrorKind> + 'a {
+    chain(error).filter_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
 }
 
 #[cfg(test)]

@@ -58,7 +58,7 @@ pub(crate) fn isolate_network(spec: &mut Spec) -> Result<(), OciSpecError> {
     Ok(())
 }
 
-/// A detached mount of `path` below the directory `root`.
+/// A detached mount of `path` below the directory `root`; an empty path is the directory itself.
 pub(crate) fn subtree(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;

@@ -1,6 +1,11 @@
 //! What is built is what the Dockerfile says, and it runs.
 
-use crate::harness::{Step, Wharf, busybox_layout, debian_layout, tool};
+use std::fs;
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::thread;
+
+use crate::harness::{Outcome, Step, Wharf, busybox_layout, debian_layout, tool};
 
 #[test]
 fn a_built_image_runs_lists_and_goes() {
@@ -61,21 +66,109 @@ fn instructions_do_what_they_say() {
     wharf.build(&["--target", "files"]).success();
 }
 
+/// Eight stages each wait for the other seven: one after the other they would never end.
 #[test]
 fn independent_stages_are_built_side_by_side() {
+    const STAGES: usize = 8;
     let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
-    // Eight stages that take a second each, joined by one. How long it takes is the benchmark's to say.
+    let meeting = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = meeting.local_addr().unwrap().port();
+    thread::spawn(move || {
+        let arrived: Vec<_> = (0..STAGES).map(|_| meeting.accept().unwrap().0).collect();
+        for mut stage in arrived {
+            stage.write_all(b"met\n").unwrap();
+        }
+    });
     let mut dockerfile = String::new();
-    for stage in 0..8 {
-        dockerfile += &format!("FROM busybox AS s{stage}\nRUN sleep 1 && echo {stage} >/out\n");
+    for stage in 0..STAGES {
+        let meet = format!("test \"$(timeout 60 nc 127.0.0.1 {port})\" = met");
+        dockerfile += &format!("FROM busybox AS s{stage}\nRUN --network=host {meet} && echo {stage} >/out\n");
     }
     dockerfile += "FROM busybox\n";
-    for stage in 0..8 {
+    for stage in 0..STAGES {
         dockerfile += &format!("COPY --from=s{stage} /out /out{stage}\n");
     }
     dockerfile += "CMD cat /out*\n";
     wharf.dockerfile(&dockerfile).build(&["-t", "joined"]).success();
     assert_eq!(wharf.run(&["run", "--rm", "joined"]).success().text(), "0\n1\n2\n3\n4\n5\n6\n7\n");
+}
+
+#[test]
+fn a_container_is_what_its_image_says() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.dockerfile(
+        "FROM busybox\nRUN mkdir -m 700 /home/nobody && chown nobody:nogroup /home/nobody\n\
+         ENV GREETING=\"hello you\" PATH=/bin:/opt/bin\nWORKDIR /home/nobody\nUSER nobody\nCMD [\"id\", \"-un\"]\n",
+    );
+    wharf.build(&["-t", "app"]).success();
+    let text = |command: &[&str]| wharf.run(&[&["run", "--rm", "app"], command].concat()).success().text();
+    assert_eq!(text(&[]), "nobody\n");
+    assert_eq!(text(&["pwd"]), "/home/nobody\n");
+    assert_eq!(
+        text(&["sh", "-c", "echo $GREETING, $PATH; touch mine; stat -c %U mine"]),
+        "hello you, /bin:/opt/bin\nnobody\n"
+    );
+    // The image stays what it is.
+    assert_eq!(text(&["ls"]), "");
+    for (command, code) in [
+        (&["false"][..], 1),
+        (&["sh", "-c", "exit 42"], 42),
+        (&["sh", "-c", "kill -9 $$"], 137),
+        (&["sh", "-c", "exec no-such-program"], 127),
+        (&["no-such-program"], 127),
+        (&["/etc/passwd"], 126),
+    ] {
+        assert_eq!(wharf.run(&[&["run", "--rm", "app"], command].concat()).code, Some(code), "{command:?}");
+    }
+    // Bytes go in and come out as they are, however many.
+    let input: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let piped =
+        Outcome::of_with_input(wharf.command("store", &["run", "--rm", "app", "cat"]), &input).success();
+    assert!(piped.stdout == input, "{} of {} bytes came back", piped.stdout.len(), input.len());
+    // What is told is on standard error alone, and nothing but the container's goes to standard output.
+    let both = wharf.run(&["run", "--rm", "app", "sh", "-c", "echo out; echo err >&2"]).success();
+    assert_eq!((both.text().as_str(), both.stderr.as_str()), ("out\n", "err\n"));
+    wharf.run(&["run", "--rm", "nothing"]).fails_with(2, &["nothing", "wharf images"]);
+}
+
+#[test]
+fn an_image_is_the_base_of_the_next() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf
+        .dockerfile("FROM busybox\nRUN echo one >/file\nENV FROM_BASE=yes\n")
+        .build(&["-t", "team/base:v1"])
+        .success();
+    let child =
+        "FROM team/base:v1\nRUN test $FROM_BASE = yes && echo two >>/file\nCMD [\"cat\", \"/file\"]\n";
+    wharf.dockerfile(child).build(&["-t", "child"]).success();
+    assert_eq!(wharf.run(&["run", "--rm", "child"]).success().text(), "one\ntwo\n");
+    // Another image of the same name is another base.
+    wharf
+        .dockerfile("FROM busybox\nRUN echo uno >/file\nENV FROM_BASE=yes\n")
+        .build(&["-t", "team/base:v1"])
+        .success();
+    wharf.dockerfile(child).build(&["-t", "child"]).success();
+    assert_eq!(wharf.run(&["run", "--rm", "child"]).success().text(), "uno\ntwo\n");
+    // Files may be copied from it, too; and it is still there when what was made of it goes.
+    wharf.dockerfile("FROM scratch\nCOPY --from=team/base:v1 /file /\n").build(&["-o", "out"]).success();
+    assert_eq!(fs::read_to_string(wharf.path("out/file")).unwrap(), "uno\n");
+    wharf.run(&["rmi", "child"]).success();
+    assert_eq!(wharf.run(&["run", "--rm", "team/base:v1", "cat", "/file"]).success().text(), "uno\n");
+}
+
+#[test]
+fn a_stage_is_bound_whole_or_in_part() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.dockerfile(
+        "FROM busybox AS made\nRUN mkdir -p /a/b && echo one >/a/b/file\n\
+         FROM busybox\n\
+         RUN --mount=type=bind,from=made,target=/whole cp /whole/a/b/file /one && ! touch /whole/new\n\
+         RUN --mount=type=bind,from=made,source=a/b,target=/part/of cp /part/of/file /two\n\
+         RUN --mount=type=bind,from=made,source=/a/b/file,target=/file cp /file /three\n\
+         RUN test ! -e /whole && test ! -e /part && test ! -e /file\nCMD [\"cat\", \"/one\", \"/two\", \"/three\"]\n",
+    );
+    wharf.build(&["-t", "app"]).success();
+    assert_eq!(wharf.run(&["run", "--rm", "app"]).success().text(), "one\none\none\n");
 }
 
 #[test]

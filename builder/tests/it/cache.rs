@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::{Step, Wharf, busybox_layout};
+use crate::harness::{Registry, Step, Wharf, busybox_layout};
 
 /// Two stages that read different files, and one that joins them.
 const DOCKERFILE: &str = "\
@@ -92,4 +92,110 @@ fn a_file_with_another_mode_is_another_file() {
     fs::set_permissions(wharf.context().join("left"), fs::Permissions::from_mode(0o755)).unwrap();
     let steps = wharf.build(&["-t", "app"]).success().steps();
     assert!(steps.that(Step::Ran).contains(&"COPY left /left"), "{steps:?}");
+}
+
+#[test]
+fn the_registry_is_not_asked_again() {
+    let (Some(_), Some(wharf), Some(registry)) = (busybox_layout(), Wharf::new(), Registry::start()) else {
+        return;
+    };
+    let base = format!("{}/base:v1", registry.address);
+    wharf.dockerfile("FROM busybox\nCMD [\"true\"]\n").build(&["-t", &base, "--push"]).success();
+
+    wharf.file("here", "x").dockerfile(&format!("FROM {base}\nCOPY here /\nRUN cat /here >/there\n"));
+    wharf
+        .build_in("other", &["-t", "app"])
+        .success()
+        .steps()
+        .check_ran(&["COPY here /", "RUN cat /here >/there"]);
+    registry.log();
+    wharf.build_in("other", &["-t", "app"]).success().steps().check_ran(&[]);
+    let log = registry.log();
+    assert!(!log.contains("/v2/base"), "{log}");
+
+    drop(registry);
+    wharf.build_in("other", &["-t", "app"]).success().steps().check_ran(&[]);
+    // What is new is built upon what is here.
+    wharf.file("here", "y");
+    wharf
+        .build_in("other", &["-t", "app"])
+        .success()
+        .steps()
+        .check_ran(&["COPY here /", "RUN cat /here >/there"]);
+    let failed = wharf.build_in("other", &["-t", "app", "--pull"]);
+    failed.fails_with(4, &["Dockerfile:1", &base]);
+}
+
+#[test]
+fn a_build_argument_reruns_from_its_first_use() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.dockerfile(
+        "FROM busybox AS side\nRUN echo side >/side\n\
+         FROM busybox\nRUN echo before >/before\nARG WORD=none\nCOPY --from=side /side /\nRUN echo $WORD >/word\n\
+         RUN cat /word >/copy\n",
+    );
+    let build =
+        |word: &str| wharf.build(&["-t", "app", &format!("--build-arg=WORD={word}")]).success().steps();
+    assert_eq!(build("one").that(Step::Ran).len(), 5);
+    build("one").check_ran(&[]);
+    build("two").check_ran(&["RUN cat /word >/copy", "RUN echo two >/word"]);
+    assert_eq!(wharf.run(&["run", "--rm", "app", "cat", "/copy"]).success().text(), "two\n");
+    // What was built before is still known, and what nobody uses changes nothing.
+    build("one").check_ran(&[]);
+    wharf
+        .build(&["-t", "app", "--build-arg=WORD=one", "--build-arg=UNUSED=x"])
+        .success()
+        .steps()
+        .check_ran(&[]);
+}
+
+#[test]
+fn metadata_at_the_end_runs_nothing() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let steps = "FROM busybox\nRUN echo one >/one\nRUN echo two >/two\n";
+    wharf.dockerfile(steps).build(&["-t", "app"]).success();
+    for metadata in [
+        "LABEL a=b",
+        "CMD [\"cat\", \"/two\"]",
+        "ENV NAME=value",
+        "ENTRYPOINT [\"cat\"]\nCMD [\"/one\"]\nEXPOSE 80\nUSER nobody\nVOLUME /data\nSTOPSIGNAL INT",
+    ] {
+        wharf.dockerfile(&format!("{steps}{metadata}\n"));
+        wharf.build(&["-t", "app"]).success().steps().check_ran(&[]);
+    }
+    assert_eq!(wharf.run(&["run", "--rm", "app"]).success().text(), "one\n");
+    // Comments and continued lines are no metadata either.
+    wharf.dockerfile(
+        "# syntax of one's own\nFROM busybox\n\nRUN echo one >/one\n# two\nRUN \\\n  echo two >/two\n",
+    );
+    wharf.build(&["-t", "app"]).success().steps().check_ran(&[]);
+}
+
+#[test]
+fn what_is_ignored_changes_nothing() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.file("src/main", "x").file("src/log", "1").file("target/big", "1").file(".git/HEAD", "1");
+    wharf.file(".dockerignore", "target\n**/log\n.*\nDockerfile\n");
+    wharf.dockerfile("FROM busybox\nCOPY . /all\nRUN find /all -type f | sort >/list\n");
+    wharf.build(&["-t", "app"]).success();
+    assert_eq!(wharf.run(&["run", "--rm", "app", "cat", "/list"]).success().text(), "/all/src/main\n");
+    wharf.file("src/log", "2").file("target/big", "2").file("target/new", "2").file(".git/HEAD", "2");
+    wharf.build(&["-t", "app"]).success().steps().check_ran(&[]);
+    wharf.file("src/new", "y");
+    let steps = wharf.build(&["-t", "app"]).success().steps();
+    steps.check_ran(&["COPY . /all", "RUN find /all -type f | sort >/list"]);
+}
+
+#[test]
+fn only_the_stages_that_are_asked_for_run() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.dockerfile(
+        "FROM busybox AS broken\nRUN false\n\
+         FROM broken AS below\nRUN echo below\n\
+         FROM busybox AS test\nRUN echo test >/test\n\
+         FROM busybox AS final\nRUN echo final >/final\n",
+    );
+    wharf.build(&[]).success().steps().check_ran(&["RUN echo final >/final"]);
+    wharf.build(&["--target", "test"]).success().steps().check_ran(&["RUN echo test >/test"]);
+    wharf.build(&["--target", "below"]).fails_with(1, &["Dockerfile:2"]);
 }

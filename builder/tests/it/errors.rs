@@ -4,18 +4,20 @@ use std::fs;
 
 use crate::harness::{Step, Wharf, busybox_layout};
 
-/// Builds `dockerfile`, which must fail with all of `words` in what it says, and a good one after it.
+const STEP: i32 = 1;
+const USAGE: i32 = 2;
+const DOCKERFILE: i32 = 3;
+const SOURCE: i32 = 4;
+
+/// Builds `dockerfile`, which must end with the status `code` and all of `words` in what it says, and a good one after
+/// it.
 #[track_caller]
-fn check(dockerfile: &str, arguments: &[&str], words: &[&str]) {
+fn check(dockerfile: &str, arguments: &[&str], code: i32, words: &[&str]) {
     let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
     wharf.file("here", "x").dockerfile(dockerfile);
     let mut all = vec!["-t", "app", "-o", "type=oci,dest=out.tar"];
     all.extend(arguments);
-    let failed = wharf.build(&all).failure();
-    for word in words {
-        assert!(failed.stderr.contains(word), "`{word}` is not in:\n{}", failed.stderr);
-    }
-    assert!(!failed.stderr.contains("panicked"), "{}", failed.stderr);
+    wharf.build(&all).fails_with(code, words);
     let entries = fs::read_dir(wharf.path("")).unwrap();
     let mut left: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     left.retain(|name| name != "context" && name != "store");
@@ -26,29 +28,51 @@ fn check(dockerfile: &str, arguments: &[&str], words: &[&str]) {
 
 #[test]
 fn an_unknown_instruction_is_named_with_its_line() {
-    check("FROM busybox\nRUN true\nCOYP here /\n", &[], &["Dockerfile:3", "COYP", "COPY"]);
+    check("FROM busybox\nRUN true\nCOYP here /\n", &[], DOCKERFILE, &["Dockerfile:3", "COYP", "COPY"]);
+}
+
+#[test]
+fn every_error_is_shown_at_once() {
+    check(
+        "FROM busybox\nCOYP here /\nRUM true\nCOPY here\nENV\nEXPOSE 80\nWORKDIR /a /b\n",
+        &[],
+        DOCKERFILE,
+        &["Dockerfile:2", "did you mean", "Dockerfile:3", "Dockerfile:4", "Dockerfile:5", "errors"],
+    );
+}
+
+#[test]
+fn a_dockerfile_without_a_stage_is_refused() {
+    for dockerfile in ["", "# nothing\n", "RUN true\n", "ARG A=1\n"] {
+        check(dockerfile, &[], DOCKERFILE, &["Dockerfile"]);
+    }
 }
 
 #[test]
 fn a_missing_file_is_named() {
-    check("FROM busybox\nCOPY nowhere /\n", &[], &["Dockerfile:2", "nowhere", "not found"]);
+    check("FROM busybox\nCOPY nowhere /\n", &[], STEP, &["Dockerfile:2", "nowhere", "not found"]);
 }
 
 #[test]
 fn a_file_outside_the_context_is_not_there() {
-    check("FROM busybox\nCOPY ../../../../etc/hostname /\n", &[], &["Dockerfile:2", "not found"]);
+    check("FROM busybox\nCOPY ../../../../etc/hostname /\n", &[], STEP, &["Dockerfile:2", "not found"]);
 }
 
 #[test]
 fn a_missing_stage_is_named() {
-    check("FROM busybox AS build\nFROM busybox\nCOPY --from=127.0.0.1:1/biuld /x /\n", &[], &["biuld"]);
-    check("FROM busybox AS build\n", &["--target", "biuld"], &["biuld", "build"]);
+    check(
+        "FROM busybox AS build\nFROM busybox\nCOPY --from=127.0.0.1:1/biuld /x /\n",
+        &[],
+        SOURCE,
+        &["biuld"],
+    );
+    check("FROM busybox AS build\n", &["--target", "biuld"], DOCKERFILE, &["biuld", "build"]);
 }
 
 #[test]
 fn an_unreachable_registry_is_named() {
     // Nothing listens on port 1 of the loopback interface.
-    check("FROM 127.0.0.1:1/team/app:v1\n", &[], &["127.0.0.1:1/team/app:v1"]);
+    check("FROM 127.0.0.1:1/team/app:v1\n", &[], SOURCE, &["Dockerfile:1", "127.0.0.1:1/team/app:v1"]);
 }
 
 #[test]
@@ -56,6 +80,7 @@ fn a_failing_step_shows_its_output_command_and_status() {
     check(
         "FROM busybox\nRUN true\nRUN echo before the end; exit 42\n",
         &[],
+        STEP,
         &["before the end", "Dockerfile:3", "3 | RUN echo", "^^^^", "exit code: 42"],
     );
 }
@@ -80,8 +105,7 @@ fn wrong_usage_is_refused_before_anything_runs() {
         (&["-f", "Nofile"], "Nofile"),
         (&["-t", "UPPER CASE"], "UPPER CASE"),
     ] {
-        let failed = wharf.build(arguments).failure();
-        assert!(failed.stderr.contains(word), "`{word}` is not in:\n{}", failed.stderr);
+        let failed = wharf.build(arguments).fails_with(USAGE, &[word]);
         assert_eq!(failed.steps().that(Step::Failed), Vec::<&str>::new());
     }
 }

@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// After this long something has gone wrong. No test is about how long things take.
+const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Says that a test could not run, in the form that `testdata/test.sh` counts.
 pub(crate) fn skip(reason: impl fmt::Display) {
@@ -90,21 +96,16 @@ impl Wharf {
 
     /// The same with another store.
     pub(crate) fn run_in(&self, store: &str, arguments: &[&str]) -> Outcome {
-        let output = Command::new(env!("CARGO_BIN_EXE_wharf"))
-            .arg("--root")
-            .arg(self.path(store))
-            .args(arguments)
-            .current_dir(&self.scratch.0)
-            .stdin(Stdio::null())
-            .env_remove("SOURCE_DATE_EPOCH")
-            .output()
-            .unwrap();
-        Outcome {
-            command: arguments.join(" "),
-            code: output.status.code(),
-            stdout: output.stdout,
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        Outcome::of(self.command(store, arguments))
+    }
+
+    /// `wharf --root STORE ARGUMENTS`, to be started. Its standard input is empty.
+    pub(crate) fn command(&self, store: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
+        command.arg("--root").arg(self.path(store)).args(arguments);
+        command.current_dir(&self.scratch.0).env_remove("SOURCE_DATE_EPOCH");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
     }
 
     /// `wharf build ARGUMENTS CONTEXT`. The busybox base is `FROM busybox`, where it could be made.
@@ -114,6 +115,11 @@ impl Wharf {
 
     /// The same with another store.
     pub(crate) fn build_in(&self, store: &str, arguments: &[&str]) -> Outcome {
+        Outcome::of(self.build_command(store, arguments))
+    }
+
+    /// `wharf build ARGUMENTS CONTEXT`, to be started.
+    pub(crate) fn build_command(&self, store: &str, arguments: &[&str]) -> Command {
         let mut all: Vec<String> = ["build", "--progress", "plain"].map(str::to_owned).into();
         for (name, layout) in [("busybox", BUSYBOX.get()), ("debian", DEBIAN.get())] {
             if let Some(Some(layout)) = layout {
@@ -125,7 +131,48 @@ impl Wharf {
         }
         all.extend(arguments.iter().map(|&argument| argument.to_owned()));
         all.push("context".to_owned());
-        self.run_in(store, &all.iter().map(String::as_str).collect::<Vec<_>>())
+        self.command(store, &all.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// What of this fixture is not in its place: mounts, and what a process has left in the store's `tmp` and `locks`.
+    pub(crate) fn leftovers(&self, store: &str) -> Vec<String> {
+        let store = self.path(store);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let below = format!("{}/", store.display());
+        let mut found: Vec<_> =
+            mounts.lines().filter(|line| line.contains(&below)).map(str::to_owned).collect();
+        for name in ["tmp", "locks"] {
+            let entries = fs::read_dir(store.join(name)).into_iter().flatten();
+            found.extend(entries.map(|entry| entry.unwrap().path().display().to_string()));
+        }
+        found
+    }
+}
+
+/// The processes that have `marker` among their arguments or in their environment.
+pub(crate) fn processes(marker: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        for name in ["cmdline", "environ"] {
+            // Processes come and go.
+            let text = fs::read(entry.path().join(name)).unwrap_or_default();
+            if String::from_utf8_lossy(&text).contains(marker) {
+                let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+                found.push(format!("{}: {}", entry.path().display(), stat.trim_end()));
+                break;
+            }
+        }
+    }
+    found
+}
+
+/// Waits until `done`.
+#[track_caller]
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        thread::sleep(Duration::from_millis(2));
     }
 }
 
@@ -139,6 +186,45 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Runs `command` to its end.
+    pub(crate) fn of(mut command: Command) -> Self {
+        let output = command.output().unwrap();
+        Self::from_output(&command, output)
+    }
+
+    /// The same with `input` for it to read.
+    pub(crate) fn of_with_input(mut command: Command, input: &[u8]) -> Self {
+        let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let output = thread::scope(|scope| {
+            // It need not read before it writes.
+            scope.spawn(move || stdin.write_all(input).unwrap());
+            child.wait_with_output().unwrap()
+        });
+        Self::from_output(&command, output)
+    }
+
+    pub(crate) fn from_output(command: &Command, output: Output) -> Self {
+        let arguments: Vec<_> = command.get_args().map(|argument| argument.to_string_lossy()).collect();
+        Self {
+            command: arguments.join(" "),
+            code: output.status.code(),
+            stdout: output.stdout,
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Checks the exit status and that each of `words` is in what was said.
+    #[track_caller]
+    pub(crate) fn fails_with(self, code: i32, words: &[&str]) -> Self {
+        assert_eq!(self.code, Some(code), "wharf {}:\n{}", self.command, self.stderr);
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not in:\n{}", self.stderr);
+        }
+        assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        self
+    }
+
     #[track_caller]
     pub(crate) fn success(self) -> Self {
         assert_eq!(self.code, Some(0), "wharf {} failed:\n{}", self.command, self.stderr);
@@ -268,7 +354,8 @@ pub(crate) struct Registry {
     process: Child,
     /// `127.0.0.1:PORT`.
     pub(crate) address: String,
-    _scratch: Scratch,
+    log: Arc<Mutex<String>>,
+    scratch: Scratch,
 }
 
 impl Registry {
@@ -294,18 +381,36 @@ impl Registry {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut log = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
         let address = loop {
-            line.clear();
-            assert_ne!(log.read_line(&mut line).unwrap(), 0, "docker-registry ended before it listened");
+            let line = lines.next().expect("docker-registry ended before it listened").unwrap();
             if let Some((_, rest)) = line.split_once("listening on ") {
                 break rest.split(['"', ' ', ',']).next().unwrap().to_owned();
             }
         };
-        // It must be able to go on writing its log.
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Some(Self { process, address, _scratch: scratch })
+        let log = Arc::new(Mutex::new(String::new()));
+        let written = Arc::clone(&log);
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                written.lock().unwrap().push_str(&(line + "\n"));
+            }
+        });
+        Some(Self { process, address, log, scratch })
+    }
+
+    /// What it has logged since it was asked last, requests that have been answered by now included.
+    pub(crate) fn log(&self) -> String {
+        let mut connection = TcpStream::connect(&self.address).unwrap();
+        connection.write_all(b"GET /v2/ HTTP/1.0\r\nHost: x\r\nUser-Agent: end-of-log\r\n\r\n").unwrap();
+        let last = |log: &str| log.contains("end-of-log") && log.ends_with('\n');
+        wait_until("the log is written", || last(&self.log.lock().unwrap()));
+        std::mem::take(&mut *self.log.lock().unwrap())
+    }
+
+    /// The file that holds a blob, `sha256:…`.
+    pub(crate) fn blob(&self, digest: &str) -> PathBuf {
+        let hex = digest.strip_prefix("sha256:").unwrap();
+        self.scratch.path("data/docker/registry/v2/blobs/sha256").join(&hex[..2]).join(hex).join("data")
     }
 }
 

@@ -108,9 +108,14 @@ impl<S: Sink> Changes<'_, S> {
         let stat = entry.stat;
         let xattrs = walk::xattrs_at(dir.as_fd(), &entry.name).map_err(|e| self.cannot_read(path, e))?;
         if is_opaque(&xattrs) {
+            // Overlayfs marks new directories too, where there was nothing or a file that the directory replaces.
+            let hides = self.lower.find(visited)?.is_some_and(|(_, below)| below.kind == FileKind::Dir);
             self.write_parents(path)?;
             self.tar.dir(path, &stat, &xattrs)?;
             self.lower.opaque.insert(path.clone());
+            if !hides {
+                return Ok(());
+            }
             let mut marker = path.clone();
             marker.push("/");
             marker.push(OsStr::from_bytes(whiteout::OPAQUE));

@@ -285,6 +285,28 @@ fn replaced_directories_are_opaque() {
     );
 }
 
+/// Overlayfs makes a directory opaque where a file was, and one that was renamed; neither hides anything.
+#[test]
+fn directories_that_hide_no_directory_are_not_opaque() {
+    check_layer(
+        |root| {
+            std::fs::remove_file(root.join("etc/conf.d/c")).unwrap();
+            std::fs::create_dir(root.join("etc/conf.d/c")).unwrap();
+            std::fs::create_dir(root.join("var/made")).unwrap();
+            std::fs::rename(root.join("var/made"), root.join("var/new")).unwrap();
+            std::fs::write(root.join("var/new/file"), "").unwrap();
+        },
+        expect![[r#"
+            etc/ Dir 755 0:0
+            etc/conf.d/ Dir 755 0:0
+            etc/conf.d/c/ Dir 755 0:0
+            var/ Dir 755 0:0
+            var/new/ Dir 755 0:0
+            var/new/file File 644 0:0
+        "#]],
+    );
+}
+
 #[test]
 fn hard_links_within_a_layer() {
     check_layer(
