@@ -248,6 +248,9 @@ impl<'a> Build<'a> {
             contexts: &self.contexts,
             progress: self.progress,
             cancel: self.cancel.clone(),
+            sandbox_dir: self.store.temp_dir().map_err(|error| {
+                Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
+            })?,
         };
         let exported: HashSet<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);

@@ -7,6 +7,7 @@ pub(crate) mod spec;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use wharf_cache::snapshot::{Active, SnapshotError};
@@ -40,6 +41,8 @@ pub struct Worker<'a> {
     pub progress: &'a dyn Sink,
     /// Stops running steps.
     pub cancel: Cancel,
+    /// Where files that steps have bound (hosts, resolv.conf) are kept.
+    pub sandbox_dir: PathBuf,
 }
 
 /// Why a vertex failed.
