@@ -214,7 +214,7 @@ impl<'a> Build<'a> {
         let problems: Vec<Diagnostic> = definition
             .iter()
             .filter_map(|(_, vertex)| {
-                let what = unsupported(vertex)?;
+                let what = unsupported(definition, vertex)?;
                 Some(Diagnostic {
                     severity: Severity::Error,
                     span: vertex.metadata.location.clone().unwrap_or(0..0),
@@ -305,7 +305,11 @@ impl<'a> Build<'a> {
 }
 
 /// What a vertex asks for that is not done yet.
-fn unsupported(vertex: &Vertex) -> Option<&'static str> {
+fn unsupported(definition: &Definition, vertex: &Vertex) -> Option<&'static str> {
+    let is_local = |input: usize| match &definition.vertex(&vertex.inputs[input].vertex).op {
+        Op::Source(source) => source.is_local(),
+        _ => false,
+    };
     match &vertex.op {
         Op::Source(source) => match source.scheme() {
             "git" => Some("ADD from a git repository"),
@@ -324,6 +328,9 @@ fn unsupported(vertex: &Vertex) -> Option<&'static str> {
             MountKind::Cache { .. } => Some("RUN --mount=type=cache"),
             MountKind::Secret { .. } => Some("RUN --mount=type=secret"),
             MountKind::Ssh { .. } => Some("RUN --mount=type=ssh"),
+            MountKind::Bind if mount.input.is_some_and(is_local) => {
+                Some("RUN --mount=type=bind from a build context")
+            }
             MountKind::Bind if mount.target != "/" && !mount.readonly => {
                 Some("a writable RUN --mount=type=bind")
             }
