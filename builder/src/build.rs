@@ -4,13 +4,14 @@ mod load;
 mod meta;
 mod output;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::error::Error;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 
 use wharf_cache::diff::{Compression, Variant};
-use wharf_cache::{Digest, Store};
+use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext};
 use wharf_frontend::{Diagnostic, Severity};
 use wharf_runtime::Cancel;
@@ -24,7 +25,7 @@ use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
-use crate::signals;
+use crate::signals::{self, Listening};
 use crate::source::ImageSources;
 use crate::worker::{StoreCache, Worker, WorkerError};
 
@@ -101,19 +102,22 @@ struct Build<'a> {
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
     cancel: Cancel,
+    signals: Listening,
 }
 
 impl<'a> Build<'a> {
     fn prepare(store: &'a Store, request: BuildRequest, progress: &'a Progress) -> Result<Self, Failure> {
+        let failed =
+            |error: &(dyn Error + 'static)| Failure::from_error(Kind::Environment, "cannot start", error);
+        let cancel = Cancel::new().map_err(|error| failed(&error))?;
+        let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
         let loaded = load::load(&request, progress)?;
-        let cancel =
-            Cancel::new().map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
         let registry = Arc::new(OciRegistry::new(RegistryOptions {
             insecure: request.insecure_registries.clone(),
             docker_config: request.docker_config.clone(),
             ..RegistryOptions::default()
         }));
-        let images = ImageSources::new(store.clone(), registry.clone());
+        let images = ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone());
         Ok(Self {
             store,
             request,
@@ -124,19 +128,25 @@ impl<'a> Build<'a> {
             contexts: loaded.contexts,
             ignore: loaded.ignore,
             cancel,
+            signals,
         })
     }
 
     fn run(self) -> Result<Outcome, Failure> {
-        let _signals = signals::cancel_on_termination(&self.cancel)
-            .map_err(|error| Failure::from_error(Kind::Environment, "cannot listen for signals", &error))?;
         let platform = host_platform();
         let converted = self.convert(&platform)?;
         self.refuse_unsupported(&converted.definition)?;
         let variant = Variant { compression: Compression::Gzip, clamp_time_s: self.epoch()? };
-        let layers = Layers::new(self.store, variant);
-        let result = self.solve(&converted, &layers)?;
-        let outcome = self.export(&converted, result, &layers, platform)?;
+        let layers = &Layers::new(self.store, variant);
+        let cancelled = &|| self.cancel.is_cancelled();
+        let outcome = std::thread::scope(|scope| {
+            let (made, chains) = mpsc::channel();
+            let maker = std::thread::Builder::new().name("layers".to_owned());
+            // Where there is no thread to be had, the export makes the layers.
+            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
+            let result = self.solve(&converted, made)?;
+            self.export(&converted, result, layers, platform)
+        })?;
         for warning in &converted.warnings {
             self.progress.warn(crate::error::render_diagnostic(
                 warning,
@@ -204,7 +214,7 @@ impl<'a> Build<'a> {
         let problems: Vec<Diagnostic> = definition
             .iter()
             .filter_map(|(_, vertex)| {
-                let what = unsupported(vertex)?;
+                let what = unsupported(definition, vertex)?;
                 Some(Diagnostic {
                     severity: Severity::Error,
                     span: vertex.metadata.location.clone().unwrap_or(0..0),
@@ -228,8 +238,8 @@ impl<'a> Build<'a> {
         })
     }
 
-    /// Graph → the target's result; its layers are made meanwhile when some output needs them.
-    fn solve(&self, converted: &Converted, layers: &Layers<'_>) -> Result<Option<ResultRef>, Failure> {
+    /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.
+    fn solve(&self, converted: &Converted, made: mpsc::Sender<Chain>) -> Result<Option<ResultRef>, Failure> {
         let Some(head) = converted.head else { return Ok(None) };
         let worker = Worker {
             definition: &converted.definition,
@@ -238,35 +248,30 @@ impl<'a> Build<'a> {
             contexts: &self.contexts,
             progress: self.progress,
             cancel: self.cancel.clone(),
+            sandbox_dir: self.store.temp_dir().map_err(|error| {
+                Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
+            })?,
         };
-        let (made, chains) = mpsc::channel();
-        let exported: Vec<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
+        let exported: HashSet<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
-        let cancelled = || self.cancel.is_cancelled();
-        let cancel = || self.cancel.cancel();
-        let solved = std::thread::scope(|scope| {
-            let maker = std::thread::Builder::new().name("layers".to_owned());
-            // Where there is no thread to be had, the export makes the layers.
-            let _ = maker.spawn_scoped(scope, || layers.make_as_they_come(chains));
-            let completed = move |vertex: &VertexDigest, results: &[ResultRef]| {
-                if let (true, Some(ResultRef::Snapshots(chain))) =
-                    (wants_layers && exported.contains(vertex), results.first())
-                {
-                    // The receiver is gone only after a failure that the export finds again.
-                    let _ = made.send(chain.clone());
-                }
-            };
-            solve(&Solve {
-                definition: &converted.definition,
-                goals: &[head],
-                resolver: &worker,
-                cache: &StoreCache(self.store),
-                progress: self.progress,
-                completed: &completed,
-                cancelled: &cancelled,
-                cancel: &cancel,
-                jobs: self.request.jobs,
-            })
+        let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
+            if let (true, Some(ResultRef::Snapshots(chain))) =
+                (wants_layers && exported.contains(vertex), results.first())
+            {
+                // The receiver is gone only after a failure that the export finds again.
+                let _ = made.send(chain.clone());
+            }
+        };
+        let solved = solve(&Solve {
+            definition: &converted.definition,
+            goals: &[head],
+            resolver: &worker,
+            cache: &StoreCache { store: self.store, cancel: &self.cancel },
+            progress: self.progress,
+            completed: &completed,
+            cancelled: &|| self.cancel.is_cancelled(),
+            cancel: &|| self.cancel.cancel(),
+            jobs: self.request.jobs,
         });
         let mut solved = solved.map_err(|error| self.solve_failure(&converted.definition, error))?;
         Ok(Some(solved.results.remove(0)))
@@ -274,15 +279,12 @@ impl<'a> Build<'a> {
 
     fn solve_failure(&self, definition: &Definition, error: SolveError) -> Failure {
         let (vertex, error) = match error {
-            SolveError::Vertex { vertex, error } => (vertex, error),
+            SolveError::Vertex { vertex, error } if !self.signals.interrupted() => (vertex, error),
             _ => return Failure::new(Kind::Cancelled, "the build was interrupted"),
         };
         let OpError(error) = &error;
         let kind = match error.downcast_ref::<WorkerError>() {
             _ if is_disk_full(error.as_ref()) => Kind::Environment,
-            Some(WorkerError::Run { source: wharf_runtime::RuntimeError::Cancelled, .. }) => {
-                return Failure::new(Kind::Cancelled, "the build was interrupted");
-            }
             Some(WorkerError::Process { .. } | WorkerError::Run { .. }) => Kind::Step,
             Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
             Some(WorkerError::Source(_)) => Kind::Source,
@@ -303,7 +305,11 @@ impl<'a> Build<'a> {
 }
 
 /// What a vertex asks for that is not done yet.
-fn unsupported(vertex: &Vertex) -> Option<&'static str> {
+fn unsupported(definition: &Definition, vertex: &Vertex) -> Option<&'static str> {
+    let is_local = |input: usize| match &definition.vertex(&vertex.inputs[input].vertex).op {
+        Op::Source(source) => source.is_local(),
+        _ => false,
+    };
     match &vertex.op {
         Op::Source(source) => match source.scheme() {
             "git" => Some("ADD from a git repository"),
@@ -322,6 +328,9 @@ fn unsupported(vertex: &Vertex) -> Option<&'static str> {
             MountKind::Cache { .. } => Some("RUN --mount=type=cache"),
             MountKind::Secret { .. } => Some("RUN --mount=type=secret"),
             MountKind::Ssh { .. } => Some("RUN --mount=type=ssh"),
+            MountKind::Bind if mount.input.is_some_and(is_local) => {
+                Some("RUN --mount=type=bind from a build context")
+            }
             MountKind::Bind if mount.target != "/" && !mount.readonly => {
                 Some("a writable RUN --mount=type=bind")
             }

@@ -1,5 +1,6 @@
 //! Runs a container of an image in the foreground.
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use wharf_cache::Store;
@@ -62,14 +63,18 @@ pub fn run(store: &Store, image: &Image, command: &[String]) -> Result<u8, Failu
     runtime_spec.set_hostname(Some(hostname));
 
     let cancel = Cancel::new().map_err(|error| failed("cannot prepare the container", &error))?;
-    let _signals = signals::cancel_on_termination(&cancel)
-        .map_err(|error| failed("cannot prepare the container", &error))?;
-    let request =
-        Request { spec: &runtime_spec, root, binds: Vec::new(), stdio: Stdio::Inherit, cancel: &cancel };
+    let (_passing_on, signals) =
+        signals::pass_on().map_err(|error| failed("cannot prepare the container", &error))?;
+    let request = Request {
+        spec: &runtime_spec,
+        root,
+        binds: Vec::new(),
+        stdio: Stdio::Inherit { signals: Some(signals.as_fd()) },
+        cancel: &cancel,
+    };
     match wharf_runtime::run(request) {
         Ok(ExitStatus::Exited(code)) => Ok(code),
         Ok(ExitStatus::Signaled(signal)) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
-        Err(RuntimeError::Cancelled) => Ok(Kind::Cancelled.exit_code()),
         Err(error @ RuntimeError::Exec { not_found, .. }) => {
             crate::progress::print_error(&failed("cannot start a container", &error));
             Ok(if not_found { NOT_FOUND } else { NOT_EXECUTABLE })

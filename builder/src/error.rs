@@ -6,6 +6,8 @@ use std::io::ErrorKind;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use wharf_cache::StoreError;
+use wharf_cache::content::ContentError;
 use wharf_frontend::{Diagnostic, Severity};
 
 /// What went wrong, as the exit status says it.
@@ -87,7 +89,10 @@ impl Failure {
     /// A failure described by an error and its causes.
     pub fn from_error(kind: Kind, doing: &str, error: &(dyn Error + 'static)) -> Self {
         let mut failure = Self::new(kind, format!("{doing}: {}", causes(error)));
-        failure.hints.extend(hint(error));
+        // What is refused inside a step says nothing of wharf's own rights.
+        if kind != Kind::Step {
+            failure.hints.extend(hint(error));
+        }
         failure
     }
 
@@ -167,24 +172,37 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 
 /// What to do about an error, where some cause of it tells.
 fn hint(error: &(dyn Error + 'static)) -> Option<String> {
-    if is_disk_full(error) {
-        let hint = "the disk is full: free some space (`wharf rmi` removes images) or give another `--root`";
-        return Some(hint.to_owned());
-    }
-    let denied = io_causes(error).any(|kind| kind == ErrorKind::PermissionDenied);
-    denied.then(|| "run as root, or give a `--root` that you may write".to_owned())
+    let hint = if is_disk_full(error) {
+        "the disk is full: free some space (`wharf rmi` removes images) or give another `--root`"
+    } else if chain(error).filter_map(<dyn Error>::downcast_ref).any(StoreError::is_disk) {
+        "the disk of the store is full, or fails: free some space there"
+    } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(StoreError::NotAStore { .. }))) {
+        "give `--root` an empty directory, or one that does not exist yet"
+    } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(ContentError::Damaged { .. }))) {
+        "build again: what was damaged is brought or made anew"
+    } else if !io_kinds(error).any(|kind| kind == ErrorKind::PermissionDenied) {
+        return None;
+    } else if rustix::process::geteuid().is_root() {
+        "wharf needs the right to mount (CAP_SYS_ADMIN) where it runs"
+    } else {
+        "run as root, or give a `--root` that you may write"
+    };
+    Some(hint.to_owned())
 }
 
 /// Whether an error comes from a disk without space: then it is nobody's but the machine's.
 pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
-    io_causes(error).any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    io_kinds(error).any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
-/// The errors of the operating system among an error and its causes.
-fn io_causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = ErrorKind> + 'a {
+/// An error and its causes.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
-        .filter_map(|error| error.downcast_ref::<std::io::Error>())
-        .map(std::io::Error::kind)
+}
+
+/// What the operating system said among them.
+fn io_kinds<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = ErrorKind> + 'a {
+    chain(error).filter_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
 }
 
 #[cfg(test)]

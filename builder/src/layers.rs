@@ -22,11 +22,11 @@ impl<'a> Layers<'a> {
         Self { store, variant, made: Mutex::new(HashMap::new()) }
     }
 
-    /// Makes the layers of every chain that arrives, until no more can. A failure here is found again, and then told,
-    /// by [`Self::of`].
-    pub fn make_as_they_come(&self, chains: Receiver<Chain>) {
+    /// Makes the layers of every chain that arrives until no more can, or the build is `cancelled`. A failure here is
+    /// found again, and then told, by [`Self::of`].
+    pub fn make_as_they_come(&self, chains: &Receiver<Chain>, cancelled: &dyn Fn() -> bool) {
         for chain in chains {
-            if self.of(&chain).is_err() {
+            if cancelled() || self.of(&chain).is_err() {
                 return;
             }
         }

@@ -1,19 +1,52 @@
 //! Ctrl-C and its kin.
 
-use std::io;
+use std::io::{self, Write as _};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::{Handle, Signals};
 use wharf_runtime::Cancel;
 
-/// Stops listening when dropped.
+use crate::progress::print_note;
+
+/// Listens for signals until it is dropped.
 #[derive(Debug)]
-pub struct Listening(Handle);
+pub struct Listening {
+    handle: Handle,
+    interrupted: Arc<AtomicBool>,
+}
+
+impl Listening {
+    /// Whether a signal came.
+    pub fn interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+}
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.close();
+        self.handle.close();
     }
+}
+
+/// Collects the signals that a foreground container should get: their numbers, a byte each, can be read from the
+/// descriptor. Keys of a terminal are not among them; they reach the container by themselves.
+pub fn pass_on() -> io::Result<(Listening, OwnedFd)> {
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH])?;
+    let handle = signals.handle();
+    let (read, write) = std::io::pipe()?;
+    let mut write = write;
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in signals.forever() {
+            // When nobody reads any more the container has ended.
+            if u8::try_from(signal).is_ok_and(|number| write.write_all(&[number]).is_err()) {
+                return;
+            }
+        }
+    })?;
+    Ok((Listening { handle, interrupted: Arc::default() }, read.into()))
 }
 
 /// Triggers `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once (its steps die with
@@ -22,14 +55,17 @@ pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let handle = signals.handle();
     let cancel = cancel.clone();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&interrupted);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
-            if cancel.is_cancelled() {
+            if seen.swap(true, Ordering::Relaxed) {
                 // Nothing can be done about a handler that cannot be emulated; the signal was for us anyway.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
+            print_note("stopping; the same signal again ends wharf at once");
             cancel.cancel();
         }
     })?;
-    Ok(Listening(handle))
+    Ok(Listening { handle, interrupted })
 }

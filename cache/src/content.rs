@@ -43,6 +43,12 @@ pub enum ContentError {
         /// Size of what came.
         actual_size: u64,
     },
+    /// A committed blob no longer has its bytes. It has been deleted, so that it can be brought or made again.
+    #[error("blob {digest} of the store was damaged and has been deleted")]
+    Damaged {
+        /// The blob's digest.
+        digest: Digest,
+    },
     /// The blob is larger than the caller is ready to hold.
     #[error("blob {digest} has {size} bytes, more than the limit of {max}")]
     TooLarge {
@@ -87,14 +93,17 @@ impl Blobs {
         }
     }
 
-    /// Opens a blob; the reader fails with `InvalidData` at the end if the bytes do not have this digest.
+    /// Opens a blob; the reader fails with `InvalidData` at the end if the bytes do not have this digest, and deletes the
+    /// blob then ([`ContentError::Damaged`]).
     pub fn open(&self, digest: &Digest) -> Result<VerifyingReader<File>, ContentError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::openat(&*self.dir, digest.hex(), flags, Mode::empty()) {
             Ok(fd) => {
                 let file = File::from(fd);
                 let size = file.metadata().map_err(|error| io_error("open", digest, error))?.len();
-                Ok(VerifyingReader::new(file, *digest, size))
+                let mut reader = VerifyingReader::new(file, *digest, size);
+                reader.stored_in = Some(Arc::clone(&self.dir));
+                Ok(reader)
             }
             Err(Errno::NOENT) => Err(ContentError::NotFound { digest: *digest }),
             Err(errno) => Err(io_error("open", digest, errno)),
@@ -132,7 +141,8 @@ impl Blobs {
     /// Stores `bytes` (a no-op when they are already there).
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, ContentError> {
         let digest = Digest::of(bytes);
-        if self.touch(&digest, bytes.len())? {
+        // What is put is small enough to look whether the blob still has these bytes.
+        if self.touch(&digest, bytes.len())? && self.read(&digest, bytes.len() as u64).is_ok() {
             return Ok(digest);
         }
         let mut writer = self.writer()?;
@@ -302,17 +312,33 @@ pub struct VerifyingReader<R> {
     size: u64,
     remaining: u64,
     verified: bool,
+    /// Where the blob is committed, if it is.
+    stored_in: Option<Arc<OwnedFd>>,
 }
 
 impl<R: Read> VerifyingReader<R> {
     /// Wraps `inner`, of which exactly `size` bytes with digest `expected` are wanted.
     pub fn new(inner: R, expected: Digest, size: u64) -> Self {
-        Self { inner, hasher: Sha256::new(), expected, size, remaining: size, verified: false }
+        Self {
+            inner,
+            hasher: Sha256::new(),
+            expected,
+            size,
+            remaining: size,
+            verified: false,
+            stored_in: None,
+        }
     }
 
     fn verify(&mut self) -> io::Result<()> {
         let actual = Digest::from_bytes(self.hasher.clone().finalize().into());
         if self.remaining != 0 || actual != self.expected {
+            if let Some(dir) = &self.stored_in {
+                // What cannot be deleted is found damaged again.
+                let _ = rustix::fs::unlinkat(&**dir, self.expected.hex(), AtFlags::empty());
+                let damaged = ContentError::Damaged { digest: self.expected };
+                return Err(io::Error::new(io::ErrorKind::InvalidData, damaged));
+            }
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 ContentError::Mismatch {

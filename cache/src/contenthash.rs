@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use crate::ContentDigest;
 use crate::walk::{self, FileKind, Stat, Visited, Walk};
@@ -159,6 +160,7 @@ pub fn hash_tree(dir: BorrowedFd<'_>) -> io::Result<(ContentDigest, u64)> {
     let mut size = 0;
     let mut batch = Vec::new();
     let mut batch_bytes = 0;
+    let mut batch_dirs = 0;
     for visited in Walk::new(dir)? {
         let visited = visited?;
         let first = links.first_path(&visited);
@@ -166,20 +168,26 @@ pub fn hash_tree(dir: BorrowedFd<'_>) -> io::Result<(ContentDigest, u64)> {
             size += visited.entry.stat.size;
             batch_bytes += visited.entry.stat.size;
         }
+        let same_dir =
+            batch.last().is_some_and(|(last, _): &(Visited, _)| Arc::ptr_eq(&last.dir, &visited.dir));
+        batch_dirs += usize::from(!same_dir);
         batch.push((visited, first));
-        if batch.len() == BATCH_ENTRIES_MAX || batch_bytes >= BATCH_BYTES_MAX {
+        if batch.len() == BATCH_ENTRIES_MAX || batch_dirs == BATCH_DIRS_MAX || batch_bytes >= BATCH_BYTES_MAX
+        {
             add_batch(&mut tree, &batch, batch_bytes)?;
             batch.clear();
-            batch_bytes = 0;
+            (batch_bytes, batch_dirs) = (0, 0);
         }
     }
     add_batch(&mut tree, &batch, batch_bytes)?;
     Ok((tree.finish(), size))
 }
 
-/// Entries are hashed in batches, each by two threads and then added in order. The number bounds the directories
-/// that are open at once (an entry keeps its directory open), the bytes keep one thread from idling for long.
-const BATCH_ENTRIES_MAX: usize = 256;
+/// Entries are hashed in batches, each by two threads and then added in order.
+const BATCH_ENTRIES_MAX: usize = 1024;
+/// An entry keeps its directory open, and a process may often have no more than 1024 descriptors.
+const BATCH_DIRS_MAX: usize = 64;
+/// More would only let one thread idle for longer at the end of a batch.
 const BATCH_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Below this a second thread costs more (about 50 µs) than it saves.
 const PARALLEL_BYTES_MIN: u64 = 1024 * 1024;

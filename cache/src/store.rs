@@ -62,6 +62,48 @@ struct Inner {
     empty_dirs: [OnceLock<PathBuf>; 2],
 }
 
+/// Everything that stands directly below a root.
+const ENTRIES: [&str; 9] = [
+    "blobs",
+    "snapshots",
+    "locks",
+    "tmp",
+    "oci-layout",
+    "index.json",
+    "state.db",
+    "state.db-wal",
+    "state.db-shm",
+];
+
+/// Refuses a directory that holds somebody else's files: opening a store deletes what is left in `tmp/` and
+/// `snapshots/`. A store has its marks; one whose making was interrupted has nothing else in it; an OCI layout becomes
+/// one if it has no `tmp` or `snapshots` of its own.
+fn require_store(root: &Path, root_fd: &OwnedFd) -> Result<(), StoreError> {
+    let failed = |errno| StoreError::io("read", root, errno);
+    let there = |name: &str| match rustix::fs::statat(root_fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(failed(errno)),
+    };
+    if there("state.db")? && (there("oci-layout")? || there("snapshots")?) {
+        return Ok(());
+    }
+    let ours_to_delete = there("tmp")? || there("snapshots")?;
+    if there("oci-layout")? && !ours_to_delete {
+        return Ok(());
+    }
+    for entry in rustix::fs::Dir::read_from(root_fd).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_bytes();
+        // A file system of its own has this directory from the start.
+        let known = ENTRIES.iter().any(|known| known.as_bytes() == name) || name == b"lost+found";
+        if !known && !matches!(name, b"." | b"..") {
+            return Err(StoreError::NotAStore { root: root.to_owned() });
+        }
+    }
+    Ok(())
+}
+
 impl Store {
     /// Opens (creating it where needed) the store at `root`, and removes what a killed process left behind.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
@@ -72,6 +114,7 @@ impl Store {
             .map_err(|source| StoreError::io("create", root, source))?;
         let root = fs::canonicalize(root).map_err(|source| StoreError::io("resolve", root, source))?;
         let root_fd = open_dir(&root)?;
+        require_store(&root, &root_fd)?;
         for (name, mode) in DIRECTORIES {
             match rustix::fs::mkdirat(&root_fd, name, Mode::from_raw_mode(mode)) {
                 Ok(()) | Err(Errno::EXIST) => {}
@@ -98,7 +141,7 @@ impl Store {
         };
         drop(opening);
         // Written last: where it is, everything else is too.
-        let is_complete = store.has_file("oci-layout")?;
+        let is_complete = store.has_file("oci-layout")? && store.has_file("index.json")?;
         if leftovers || found != Found::Current || !is_complete {
             store.recover()?;
         }
@@ -233,17 +276,12 @@ impl Store {
         for entry in rustix::fs::Dir::read_from(self.snapshots_dir()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            let id = SnapshotId::from_name(name.to_bytes());
-            let row = id.map(|id| {
-                transaction
-                    .prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?
-                    .query_row([id.row_id()], |_| Ok(()))
-                    .optional()
-            });
-            let row = row.transpose().map_err(StoreError::database("collect leftovers"))?.flatten();
+            // What has no snapshot's name was not put here by wharf.
+            let Some(id) = SnapshotId::from_name(name.to_bytes()) else { continue };
+            let row = transaction
+                .prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")
+                .and_then(|mut query| query.query_row([id.row_id()], |_| Ok(())).optional())
+                .map_err(StoreError::database("collect leftovers"))?;
             if row.is_none() {
                 rustix::fs::renameat(
                     self.snapshots_dir(),
@@ -344,6 +382,12 @@ pub enum StoreError {
         /// Newest version this program knows.
         supported: u32,
     },
+    /// The directory is not empty and no store.
+    #[error("`{}` is not a wharf store and is not empty", root.display())]
+    NotAStore {
+        /// The directory.
+        root: PathBuf,
+    },
     /// A row or directory that must be there is not.
     #[error("{kind} {name} is not in the store")]
     Missing {
@@ -373,6 +417,19 @@ pub enum StoreError {
     /// A blob could not be read, listed or deleted.
     #[error(transparent)]
     Content(#[from] ContentError),
+}
+
+impl StoreError {
+    /// Whether the database could not write: the disk is full, or fails.
+    pub fn is_disk(&self) -> bool {
+        use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};
+        match self {
+            Self::Database { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(DiskFull | SystemIoFailure))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl StoreError {

@@ -5,7 +5,7 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
@@ -213,7 +213,6 @@ impl Walk {
                     self.frames.pop();
                 }
                 Some(Step::Enter(name)) => {
-                    use std::os::fd::AsFd;
                     let dir = open_dir_at(frame.dir.as_fd(), &name)?;
                     let prefix = joined(&frame.prefix, &name);
                     self.frames.push(Frame::new(dir, prefix)?);
@@ -242,7 +241,6 @@ impl Iterator for Walk {
 
 impl Frame {
     fn new(dir: OwnedFd, prefix: OsString) -> io::Result<Self> {
-        use std::os::fd::AsFd;
         let entries = read_dir(dir.as_fd())?;
         let mut steps = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -332,7 +330,6 @@ fn read_growing(read: impl Fn(&mut [u8]) -> rustix::io::Result<usize>) -> io::Re
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
     use std::os::unix::fs::symlink;
 
     use super::*;

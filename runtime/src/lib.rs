@@ -62,7 +62,10 @@ pub enum Stdio<'a> {
     /// The caller's own three streams. When stdin is a terminal, the process stays in the caller's foreground process
     /// group: the terminal's keys reach it, and SIGINT and SIGQUIT are ignored by the whole calling process until
     /// [`run`] returns. Else it has a session of its own.
-    Inherit,
+    Inherit {
+        /// Signals whose numbers (a byte each) can be read here are sent to the process.
+        signals: Option<BorrowedFd<'a>>,
+    },
 }
 
 /// One process to run.

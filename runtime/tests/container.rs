@@ -823,7 +823,7 @@ fn lend_streams_to_a_container() {
     let root = world.mount().unwrap();
     let spec = shell("cat; echo err >&2; ls /proc/self/fd | wc -l; exit 5", &[]);
     let cancel = Cancel::new().unwrap();
-    let stdio = Stdio::Inherit;
+    let stdio = Stdio::Inherit { signals: None };
     let status = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
     println!("{status:?}");
 }

@@ -76,9 +76,13 @@ enum ProgressMode {
 pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
     let request = request(args)?;
+    let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
     let store = open_store(root)?;
     let outcome = build::build(&store, request)?;
-    if quiet && let Some(id) = outcome.image_id {
+    if quiet
+        && !stdout_is_taken
+        && let Some(id) = outcome.image_id
+    {
         crate::progress::print_result(&id.to_string());
     }
     Ok(ExitCode::SUCCESS)

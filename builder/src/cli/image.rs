@@ -6,12 +6,13 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Args;
-use wharf_cache::Store;
 use wharf_cache::state::Image;
+use wharf_cache::{Digest, Store};
 
 use super::open_store;
 use crate::error::{Failure, Kind};
 use crate::registry::Reference;
+use crate::registry::manifest::{MANIFEST_BYTES_MAX, Manifest};
 
 /// Digits of a digest that are shown and that are enough to name an image.
 const SHORT_DIGITS: usize = 12;
@@ -60,7 +61,7 @@ pub(super) fn rmi(args: &RmiArgs, root: Option<PathBuf>) -> Result<ExitCode, Fai
     Ok(ExitCode::SUCCESS)
 }
 
-/// The image a user means: by name, or by its digest or some first digits of it.
+/// The image a user means: by name, or by its digest or id or some first digits of one.
 pub(super) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
     let images = list(store)?;
     let full = name.parse::<Reference>().ok().map(|reference| reference.to_string());
@@ -68,8 +69,12 @@ pub(super) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
         return Ok(image.clone());
     }
     let digits = name.strip_prefix("sha256:").unwrap_or(name);
+    let named_by = |image: &&Image| {
+        image.digest.hex().starts_with(digits)
+            || image_id(store, image).is_some_and(|id| id.hex().starts_with(digits))
+    };
     let hits: Vec<&Image> =
-        images.iter().filter(|image| digits.len() >= 4 && image.digest.hex().starts_with(digits)).collect();
+        if digits.len() < 4 { Vec::new() } else { images.iter().filter(named_by).collect() };
     match hits.as_slice() {
         [image] => Ok((*image).clone()),
         [first, rest @ ..] if rest.iter().all(|image| image.digest == first.digest) => Ok((*first).clone()),
@@ -77,6 +82,15 @@ pub(super) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
             .hint("`wharf images` lists them; `wharf build -t NAME .` builds one")),
         _ => Err(Failure::new(Kind::Usage, format!("`{name}` is the beginning of several digests"))
             .hint("give more digits")),
+    }
+}
+
+/// The digest of an image's config: what `--iidfile` and `--quiet` tell.
+fn image_id(store: &Store, image: &Image) -> Option<Digest> {
+    let manifest = store.blobs().read(&image.digest, MANIFEST_BYTES_MAX).ok()?;
+    match Manifest::parse(&manifest, &image.media_type) {
+        Ok(Manifest::Image { config, .. }) => Some(config.digest),
+        _ => None,
     }
 }
 

@@ -73,6 +73,9 @@ pub fn content_digest(
     let mut digest = blake3::Hasher::new();
     digest.update(b"wharf copy 1\0");
     for selected in tree.select(copy)? {
+        if selected.is_excluded(&exclude) {
+            continue;
+        }
         let name: &OsStr = match selected.stat.kind {
             FileKind::Dir => OsStr::new(""),
             _ => selected.named.file_name().unwrap_or_default(),

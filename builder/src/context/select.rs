@@ -1,13 +1,13 @@
 //! What the source of a COPY or ADD names in a [`Tree`]: literal paths, wildcards, symlinks followed inside the root.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use wharf_cache::walk::{self as cwalk, FileKind, Stat};
-use wharf_frontend::dockerignore::Matched;
+use wharf_frontend::dockerignore::{Matched, Matcher};
 use wharf_solver::llb::CopyAction;
 
 use super::Tree;
@@ -25,11 +25,22 @@ pub struct Selected {
     pub stat: Stat,
 }
 
+impl Selected {
+    /// Whether `--exclude` patterns, which are matched against paths below a source, take a file out by its name.
+    pub fn is_excluded(&self, exclude: &Matcher) -> bool {
+        self.stat.kind != FileKind::Dir
+            && self
+                .named
+                .file_name()
+                .is_some_and(|name| exclude.matches(name.as_bytes(), &Matched::default()).matched)
+    }
+}
+
 /// Why a source cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum SelectError {
     /// A literal path that is not there (or is ignored).
-    #[error("\"/{}\": not found", path.display())]
+    #[error("\"/{}\": not found{}", path.display(), if *ignored { " (the ignore file takes it out of the context)" } else { "" })]
     NotFound {
         /// The path.
         path: PathBuf,
@@ -106,8 +117,7 @@ impl Tree<'_> {
     /// Paths that a pattern matches, component by component, sorted.
     fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, SelectError> {
         let mut found = vec![PathBuf::new()];
-        let components: Vec<&OsStr> = pattern.iter().collect();
-        for (index, component) in components.iter().enumerate() {
+        for component in pattern.iter() {
             let bytes = component.as_bytes();
             let mut next = Vec::new();
             if !has_wildcard(bytes) {
@@ -133,15 +143,12 @@ impl Tree<'_> {
                 }
             }
             found = next;
-            if found.is_empty() && index + 1 < components.len() {
-                break;
-            }
         }
         Ok(found)
     }
 }
 
-fn verdict(ignore: &wharf_frontend::dockerignore::Matcher, path: &Path) -> Matched {
+fn verdict(ignore: &Matcher, path: &Path) -> Matched {
     let mut verdict = Matched::default();
     let mut prefix = Vec::new();
     for component in path.iter() {

@@ -88,6 +88,16 @@ impl Output {
         !matches!(self, Self::Tar { .. } | Self::Local { .. })
     }
 
+    /// Whether it is written to standard output.
+    pub fn takes_stdout(&self) -> bool {
+        matches!(
+            self,
+            Self::OciArchive { dest: Destination::Stdout, .. }
+                | Self::DockerArchive { dest: Destination::Stdout, .. }
+                | Self::Tar { dest: Destination::Stdout }
+        )
+    }
+
     /// The names the image gets.
     pub fn names(&self) -> &[String] {
         match self {

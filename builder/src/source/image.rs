@@ -8,6 +8,7 @@ use serde::Deserialize;
 use wharf_cache::diff::{LayerSource, apply_layers};
 use wharf_cache::state::Pin;
 use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Store};
+use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
 
 use super::SourceError;
@@ -34,6 +35,7 @@ const CONFIGS: [&str; 3] = [
 pub struct ImageSources {
     store: Store,
     registry: Arc<dyn Registry>,
+    cancel: Option<Cancel>,
 }
 
 /// What a name stands for on one platform. Manifest and config are in the store, the layers need not be.
@@ -74,7 +76,13 @@ struct RootFs {
 impl ImageSources {
     /// Sources that keep what they fetch in `store`.
     pub fn new(store: Store, registry: Arc<dyn Registry>) -> Self {
-        Self { store, registry }
+        Self { store, registry, cancel: None }
+    }
+
+    /// The same; transfers end with an error soon after `cancel` is triggered.
+    #[must_use]
+    pub fn cancelled_by(self, cancel: Cancel) -> Self {
+        Self { cancel: Some(cancel), ..self }
     }
 
     /// Finds out what `name` stands for on `platform`: an image reference (`busybox`, with or without
@@ -100,6 +108,8 @@ impl ImageSources {
         let config_bytes = self.fetch_config(&origin, &config)?;
         let pin = Pin { target, manifest, config: config.digest };
         let image = resolved(&origin, pin.clone(), config_bytes)?;
+        // Layers and the config's diffIDs must fit together before anything is built on them.
+        self.layers(&image.identifier)?;
         if let Origin::Registry(reference) = &origin {
             self.store.set_pin(&reference.to_string(), &platform.to_string(), &pin)?;
         }
@@ -302,10 +312,29 @@ impl ImageSources {
 
     /// The bytes of a blob, verified while they are read.
     fn blob(&self, origin: &Origin, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>, SourceError> {
-        match origin {
-            Origin::Registry(reference) => Ok(self.registry.blob(reference, digest, size)?),
-            Origin::Layout(layout) => layout.blob(digest, size),
+        let reader = match origin {
+            Origin::Registry(reference) => self.registry.blob(reference, digest, size)?,
+            Origin::Layout(layout) => layout.blob(digest, size)?,
+        };
+        Ok(match &self.cancel {
+            None => reader,
+            Some(cancel) => Box::new(Cancellable { reader, cancel: cancel.clone() }),
+        })
+    }
+}
+
+/// A transfer that somebody may stop.
+struct Cancellable {
+    reader: Box<dyn Read + Send>,
+    cancel: Cancel,
+}
+
+impl Read for Cancellable {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("the transfer was stopped"));
         }
+        self.reader.read(buffer)
     }
 }
 

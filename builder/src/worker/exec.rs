@@ -77,8 +77,7 @@ impl Worker<'_> {
         spec::set_process(spec, &meta.args, &env, cwd, user)?;
         let hostname = if meta.hostname.is_empty() { HOSTNAME } else { &meta.hostname };
         spec.set_hostname(Some(hostname.to_owned()));
-        let dir = self.store.temp_dir()?;
-        sandbox_files::bind(spec, &dir, hostname, &meta.extra_hosts)?;
+        sandbox_files::bind(spec, &self.sandbox_dir, hostname, &meta.extra_hosts)?;
         for mount in &op.mounts {
             if let MountKind::Tmpfs { size_bytes } = mount.kind {
                 spec::add_tmpfs(spec, &mount.target, size_bytes)?;

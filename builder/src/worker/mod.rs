@@ -7,7 +7,8 @@ pub(crate) mod spec;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::SystemTime;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
@@ -40,6 +41,8 @@ pub struct Worker<'a> {
     pub progress: &'a dyn Sink,
     /// Stops running steps.
     pub cancel: Cancel,
+    /// Where files that steps have bound (hosts, resolv.conf) are kept.
+    pub sandbox_dir: PathBuf,
 }
 
 /// Why a vertex failed.
@@ -90,6 +93,9 @@ pub enum WorkerError {
     /// A local context that was not given.
     #[error("there is no build context named `{0}`")]
     NoContext(String),
+    /// The build was stopped while this waited for another process.
+    #[error("cancelled")]
+    Cancelled,
     /// An operation this version does not do.
     #[error("{0} is not supported")]
     Unsupported(String),
@@ -244,6 +250,10 @@ impl Worker<'_> {
                         })?);
                         Some(Source { tree: Tree { root: root.as_fd(), ignore: None }, local: false })
                     }
+                    Some(ActionInput::Scratch) => {
+                        let root = &*made.insert(self.store.view(&Chain::default())?);
+                        Some(Source { tree: Tree { root: root.as_fd(), ignore: None }, local: false })
+                    }
                     _ => return Err(FileError::Unsupported("copying a file system into itself").into()),
                 },
                 _ => None,
@@ -310,22 +320,38 @@ fn whole(path: &str) -> CopyAction {
 
 /// The store as the solver's memory.
 #[derive(Debug, Clone, Copy)]
-pub struct StoreCache<'a>(pub &'a Store);
+pub struct StoreCache<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// Ends the wait for a lock.
+    pub cancel: &'a Cancel,
+}
+
+/// Pause between two looks at a lock that another process holds while it runs the same step.
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 impl CacheManager for StoreCache<'_> {
     fn lookup(&self, key: &Key) -> Result<Option<Vec<Chain>>, OpError> {
-        Ok(self.0.record(key).map_err(OpError::new)?.map(|record| record.outputs))
+        Ok(self.store.record(key).map_err(OpError::new)?.map(|record| record.outputs))
     }
 
     fn knows_op(&self, op: &Key) -> Result<bool, OpError> {
-        self.0.has_record_of(op).map_err(OpError::new)
+        self.store.has_record_of(op).map_err(OpError::new)
     }
 
     fn store(&self, keys: &[Key], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
-        self.0.put_record(keys, op, &Record { outputs: outputs.to_vec() }).map_err(OpError::new)
+        self.store.put_record(keys, op, &Record { outputs: outputs.to_vec() }).map_err(OpError::new)
     }
 
     fn lock(&self, key: &Key) -> Result<Box<dyn Send>, OpError> {
-        Ok(Box::new(self.0.lock_key(key).map_err(OpError::new)?))
+        loop {
+            if let Some(lock) = self.store.try_lock_key(key).map_err(OpError::new)? {
+                return Ok(Box::new(lock));
+            }
+            if self.cancel.is_cancelled() {
+                return Err(OpError::new(WorkerError::Cancelled));
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
     }
 }

@@ -134,6 +134,18 @@ fn a_store_of_a_newer_version_is_left_alone() {
 }
 
 #[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let Some(wharf) = Wharf::new() else { return };
+    let home = wharf.path("home");
+    fs::create_dir_all(home.join("tmp/work")).unwrap();
+    fs::write(home.join("tmp/work/file"), "precious").unwrap();
+    fs::write(home.join("notes"), "").unwrap();
+    wharf.run_in("home", &["images"]).fails_with(5, &["is not a wharf store", "home"]);
+    assert_eq!(fs::read_to_string(home.join("tmp/work/file")).unwrap(), "precious");
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 2, "something was made there");
+}
+
+#[test]
 fn a_damaged_registry_is_noticed() {
     let (Some(_), Some(wharf), Some(registry)) = (busybox_layout(), Wharf::new(), Registry::start()) else {
         return;

@@ -3,6 +3,8 @@
 
 mod build;
 mod cache;
+mod copy;
+mod damage;
 mod errors;
 mod export;
 mod harness;

@@ -111,7 +111,7 @@ impl Blob {
 }
 
 /// An entry for a tar made by hand.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Item {
     path: Vec<u8>,
     kind: TypeFlag,
@@ -194,7 +194,9 @@ fn dump(root: BorrowedFd<'_>) -> String {
                 write!(out, " {:?}", String::from_utf8_lossy(&data)).unwrap();
                 if stat.nlink > 1 {
                     let first = inodes.entry(stat.ino).or_insert_with(|| visited.path.clone());
-                    write!(out, " = {}", first.display()).unwrap();
+                    if *first != visited.path {
+                        write!(out, " = {}", first.display()).unwrap();
+                    }
                 }
             }
             FileKind::Symlink => {

@@ -1,6 +1,8 @@
 //! The rows of snapshots and layers.
 
 use rusqlite::{OptionalExtension, Transaction};
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
 
 use super::{Chain, Layer, Snapshot, SnapshotId, missing};
 use crate::store::{from_nanos, to_nanos};
@@ -88,13 +90,36 @@ impl Store {
 
     /// A snapshot whose layer completes the stack `chain_id`, if one is here.
     pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
-        self.read("look up a layer", |transaction| {
+        let ids: Vec<i64> = self.read("look up a layer", |transaction| {
             transaction
-                .prepare_cached("SELECT snapshot FROM layers WHERE chain_id = ?1 LIMIT 1")?
-                .query_row([chain_id.0.as_bytes()], |row| row.get(0))
-                .optional()
-                .map(|id: Option<i64>| id.map(|id| SnapshotId(id.cast_unsigned())))
-        })
+                .prepare_cached("SELECT snapshot FROM layers WHERE chain_id = ?1")?
+                .query_map([chain_id.0.as_bytes()], |row| row.get(0))?
+                .collect()
+        })?;
+        for id in ids.into_iter().map(|id| SnapshotId(id.cast_unsigned())) {
+            if self.has_snapshot_files(id)? {
+                return Ok(Some(id));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether the directory of a snapshot that has a row is there. One that somebody has deleted is forgotten, and all
+    /// that was recorded with it, so that it is made again.
+    pub(crate) fn has_snapshot_files(&self, id: SnapshotId) -> Result<bool, StoreError> {
+        const OPERATION: &str = "look up a snapshot's files";
+        match rustix::fs::statat(self.snapshots_dir(), id.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => {
+                self.write(OPERATION, |transaction| {
+                    delete(transaction, id).map_err(StoreError::database(OPERATION))
+                })?;
+                Ok(false)
+            }
+            Err(errno) => {
+                Err(StoreError::io(OPERATION, self.root().join("snapshots").join(id.to_string()), errno))
+            }
+        }
     }
 }
 

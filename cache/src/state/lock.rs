@@ -13,6 +13,16 @@ use crate::{Key, Store, StoreError};
 impl Store {
     /// Waits until no other process or thread holds `key`'s lock, then takes it.
     pub fn lock_key(&self, key: &Key) -> Result<KeyLock, StoreError> {
+        let lock = self.take_key(key, FlockOperation::LockExclusive)?;
+        Ok(lock.expect("a lock that is waited for is taken"))
+    }
+
+    /// Takes `key`'s lock if no other process or thread holds it.
+    pub fn try_lock_key(&self, key: &Key) -> Result<Option<KeyLock>, StoreError> {
+        self.take_key(key, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn take_key(&self, key: &Key, operation: FlockOperation) -> Result<Option<KeyLock>, StoreError> {
         let name = key.hex();
         let failed = |errno: Errno| StoreError::io("lock", self.root().join("locks").join(&name), errno);
         let dir = self.locks_dir();
@@ -20,11 +30,14 @@ impl Store {
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(&**dir, &c_name, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-            rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockExclusive))
-                .map_err(failed)?;
+            match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation)) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(failed(errno)),
+            }
             // The holder before may have removed the file while this one waited; then the lock excludes nobody.
             if is_in_place(dir, &c_name, &file).map_err(failed)? {
-                return Ok(KeyLock { dir: Arc::clone(dir), name, file });
+                return Ok(Some(KeyLock { dir: Arc::clone(dir), name, file }));
             }
         }
     }

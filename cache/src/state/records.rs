@@ -10,7 +10,7 @@ use crate::{Chain, Key, Store, StoreError};
 impl Store {
     /// The record of `key`, if there is one and all its snapshots are here.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        self.read("look up a record", |transaction| {
+        let record = self.read("look up a record", |transaction| {
             let record: Option<Record> = transaction
                 .prepare_cached("SELECT outputs FROM records WHERE key = ?1")?
                 .query_row([&key.0], |row| row.get(0))
@@ -22,7 +22,13 @@ impl Store {
                 }
             }
             Ok(record)
-        })
+        })?;
+        for id in record.iter().flat_map(Record::snapshots) {
+            if !self.has_snapshot_files(id)? {
+                return Ok(None);
+            }
+        }
+        Ok(record)
     }
 
     /// Stores the record under each of `keys` (definition and content key). `op` is the digest of the operation

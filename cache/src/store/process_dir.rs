@@ -60,7 +60,7 @@ impl ProcessDir {
         for entry in rustix::fs::Dir::read_from(&opening.0)? {
             let entry = entry?;
             let name = entry.file_name();
-            if matches!(name.to_bytes(), b"." | b"..") || name.to_bytes() == self.name.as_bytes() {
+            if !is_process_name(name.to_bytes()) || name.to_bytes() == self.name.as_bytes() {
                 continue;
             }
             // What cannot be opened as a directory is no live process's; what has vanished, its owner has removed.
@@ -118,6 +118,11 @@ impl Drop for ProcessDir {
         let _ = self.clear();
         let _ = rustix::fs::unlinkat(&self.tmp, &self.name, AtFlags::REMOVEDIR);
     }
+}
+
+/// Whether `name` is one that [`ProcessDir::create`] gives: nothing else below `tmp/` is ever deleted.
+fn is_process_name(name: &[u8]) -> bool {
+    name.len() == 16 && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// 64 random bits from the kernel.

@@ -88,7 +88,7 @@ fn leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not() {
     let chain = commit_file(&living, &Chain::default(), "kept");
     let lock = living.lock_key(&Key([1; 32])).unwrap();
 
-    let dead = root.path().join("tmp/dead");
+    let dead = root.path().join("tmp/00000000000000dd");
     let outside = root.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("file"), "x").unwrap();
@@ -104,9 +104,7 @@ fn leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not() {
     }
     fs::create_dir_all(&deep).unwrap();
     fs::write(deep.join("file"), "x").unwrap();
-    fs::write(root.path().join("tmp/stray"), "x").unwrap();
     fs::create_dir_all(root.path().join("snapshots/00000000000000aa/fs/dir")).unwrap();
-    fs::create_dir_all(root.path().join("snapshots/not-an-id")).unwrap();
     fs::write(root.path().join("locks").join(Key([2; 32]).hex()), "").unwrap();
 
     let store = root.open();
@@ -290,4 +288,35 @@ fn a_full_disk_leaves_the_old_state() {
     assert_eq!(root.names("snapshots").len(), 2);
     drop(store);
     root.open().view(&chain.with(top.id)).unwrap();
+}
+
+#[test]
+fn a_directory_with_other_files_is_left_alone() {
+    for names in
+        [&["tmp/mine", "etc/passwd"][..], &["oci-layout", "tmp/mine", "x"], &["snapshots/mine", "notes"]]
+    {
+        let dir = TestRoot::new();
+        for name in names {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "precious").unwrap();
+        }
+        let error = Store::open(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::NotAStore { .. }), "{error}");
+        for name in names {
+            assert_eq!(fs::read_to_string(dir.path().join(name)).unwrap(), "precious", "{name}");
+        }
+    }
+}
+
+#[test]
+fn only_process_directories_are_collected_from_tmp() {
+    let dir = TestRoot::new();
+    drop(Store::open(dir.path()).unwrap());
+    for name in ["tmp/mine", "tmp/0123456789abcdeg", "tmp/0123456789abcdef"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    drop(Store::open(dir.path()).unwrap());
+    let left = |name: &str| dir.path().join(name).exists();
+    assert!(left("tmp/mine") && left("tmp/0123456789abcdeg") && !left("tmp/0123456789abcdef"));
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use wharf_solver::llb::{
-    ActionInput, CopyAction, Edge, FileAction, FileChange, FileOp, MergeOp, Metadata, Op, SourceOp, Vertex,
+    ActionInput, CopyAction, Edge, FileAction, FileChange, FileOp, MergeOp, Metadata, Op, SourceOp, UserRef,
+    Vertex,
 };
 
 use super::from::Files;
@@ -87,8 +88,9 @@ impl Converter<'_> {
             exclude: exclude(paths)?,
             ..self.owner_and_mode(stage, step, paths, &mut created_by)?
         };
-        // A merge has nothing to do on an empty file system.
-        let is_linked = paths.link && template.mode.is_none() && stage.head.is_some();
+        // A merge has nothing to do on an empty file system; names of owners are those of the file system below.
+        let is_linked =
+            paths.link && template.mode.is_none() && !names_owner(&template) && stage.head.is_some();
         let file = FileBuilder::new(if is_linked { None } else { stage.head });
         let metadata = self.step_metadata(stage, step);
         let mut draft = Draft { template, metadata, checksum, file, created_by };
@@ -405,6 +407,12 @@ fn is_commit_prefix(commit: &str) -> bool {
 }
 
 /// `[2/3] COPY …` → `[2/3] LINK COPY …`.
+/// Whether an owner is given by name.
+fn names_owner(copy: &CopyAction) -> bool {
+    let by_name = |user: &UserRef| matches!(user, UserRef::Name(_));
+    copy.owner.as_ref().is_some_and(|owner| by_name(&owner.user) || owner.group.as_ref().is_some_and(by_name))
+}
+
 fn link_name(name: &str) -> String {
     match name.split_once("] ") {
         Some((prefix, text)) => format!("{prefix}] LINK {text}"),

@@ -64,7 +64,7 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
 type Output = Vec<(Stream, OwnedFd)>;
 
 fn streams(stdio: &Stdio<'_>) -> Result<(Output, Streams), RuntimeError> {
-    if matches!(stdio, Stdio::Inherit) {
+    if matches!(stdio, Stdio::Inherit { .. }) {
         return Ok((Output::new(), Streams::Inherited { terminal: terminal::is_terminal() }));
     }
     let null = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -111,22 +111,29 @@ impl Init {
         cancel: &Cancel,
     ) -> Result<Ended, RuntimeError> {
         let mut sink: &mut dyn FnMut(Stream, &[u8]) = &mut |_, _| {};
-        if let Stdio::Captured(captured) = stdio {
-            sink = captured;
-        }
+        let signals = match stdio {
+            Stdio::Captured(captured) => {
+                sink = captured;
+                None
+            }
+            Stdio::Inherit { signals } => signals,
+        };
         let mut buffer = vec![0; CHUNK_BYTES];
         let mut ended = Ended::ByItself;
         loop {
             let cancelled = matches!(ended, Ended::Cancelled);
             let cancel_fd = (!cancelled).then(|| cancel.as_fd());
-            let ready =
-                wait(self.pidfd.as_fd(), cancel_fd, &output).map_err(failed("wait for the container"))?;
+            let ready = wait(self.pidfd.as_fd(), cancel_fd, signals, &output)
+                .map_err(failed("wait for the container"))?;
             if ready.ended {
                 break;
             }
             if ready.cancelled {
                 ended = Ended::Cancelled;
                 self.kill();
+            }
+            if let (true, Some(signals)) = (ready.signals, signals) {
+                self.pass_on(signals, &mut buffer);
             }
             let mut ready = ready.output.into_iter();
             let mut result = Ok(());
@@ -165,6 +172,15 @@ impl Init {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
+    /// Sends PID 1, which passes them on, the signals whose numbers can be read from a descriptor.
+    fn pass_on(&self, signals: BorrowedFd<'_>, buffer: &mut [u8]) {
+        // What cannot be read is not sent, and a container that has ended needs no signal.
+        let count = rustix::io::read(signals, &mut *buffer).unwrap_or(0);
+        for signal in buffer[..count].iter().filter_map(|number| Signal::from_named_raw(i32::from(*number))) {
+            let _ = pidfd_send_signal(&self.pidfd, signal);
+        }
+    }
+
     /// Waits for PID 1; the kernel has then ended all other processes of its namespace.
     fn wait(&mut self) -> io::Result<()> {
         self.ended = true;
@@ -192,15 +208,23 @@ impl Drop for Init {
 struct Ready {
     ended: bool,
     cancelled: bool,
+    signals: bool,
     /// For each stream of the output whether there is something to read.
     output: Vec<bool>,
 }
 
-fn wait(pidfd: BorrowedFd<'_>, cancel: Option<BorrowedFd<'_>>, output: &Output) -> io::Result<Ready> {
+fn wait(
+    pidfd: BorrowedFd<'_>,
+    cancel: Option<BorrowedFd<'_>>,
+    signals: Option<BorrowedFd<'_>>,
+    output: &Output,
+) -> io::Result<Ready> {
     let streams = output.iter().map(|(_, fd)| PollFd::new(fd, PollFlags::IN));
     let mut polled: Vec<PollFd<'_>> = streams.collect();
     polled.push(PollFd::from_borrowed_fd(pidfd, PollFlags::IN));
-    polled.extend(cancel.map(|cancel| PollFd::from_borrowed_fd(cancel, PollFlags::IN)));
+    // A descriptor that is not there is polled for nothing.
+    let optional = |fd: Option<_>| PollFd::from_borrowed_fd(fd.unwrap_or(pidfd), PollFlags::IN);
+    polled.extend([optional(cancel), optional(signals)]);
     loop {
         match poll(&mut polled, None) {
             Err(Errno::INTR) => {}
@@ -213,7 +237,12 @@ fn wait(pidfd: BorrowedFd<'_>, cancel: Option<BorrowedFd<'_>>, output: &Output) 
     let mut ready: Vec<bool> = polled.iter().map(|polled| !polled.revents().is_empty()).collect();
     let rest = ready.split_off(output.len());
     let at = |index: usize| rest.get(index).copied().unwrap_or(false);
-    Ok(Ready { ended: at(0), cancelled: at(1), output: ready })
+    Ok(Ready {
+        ended: at(0),
+        cancelled: cancel.is_some() && at(1),
+        signals: signals.is_some() && at(2),
+        output: ready,
+    })
 }
 
 /// What reading a pipe gave.

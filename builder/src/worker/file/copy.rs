@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write as _};
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, Uid, XattrFlags};
+use rustix::fs::{Gid, Mode, SeekFrom, Uid, XattrFlags};
 use wharf_cache::walk::{self as cwalk, FileKind, Stat};
 use wharf_frontend::dockerignore::Matcher;
 use wharf_solver::llb::CopyAction;
@@ -39,6 +39,11 @@ pub(super) fn copy(target: &Target<'_>, copy: &CopyAction, source: &Source<'_>) 
         buffer: vec![0; BUFFER_BYTES],
     };
     for selected in source.tree.select(copy)? {
+        if selected.is_excluded(&exclude) {
+            continue;
+        }
+        // What one source put there another one may have replaced, so links are kept within a source.
+        copier.links.clear();
         copier.one(&selected, &exclude)?;
     }
     Ok(())
@@ -250,8 +255,7 @@ impl Copier<'_> {
 /// Copies to the end of `read`, which should have about `size` bytes.
 fn copy_bytes(read: &mut File, write: &mut File, size: u64, buffer: &mut [u8]) -> io::Result<()> {
     if size > buffer.len() as u64 {
-        // `io::copy` uses copy_file_range where both file systems allow it.
-        return io::copy(read, write).map(drop);
+        return copy_extents(read, write);
     }
     loop {
         let count = read.read(buffer)?;
@@ -260,6 +264,31 @@ fn copy_bytes(read: &mut File, write: &mut File, size: u64, buffer: &mut [u8]) -
         }
         write.write_all(&buffer[..count])?;
     }
+}
+
+/// Copies what a file holds and leaves its holes out.
+fn copy_extents(read: &mut File, write: &mut File) -> io::Result<()> {
+    let mut at = 0;
+    loop {
+        let start = match rustix::fs::seek(&*read, SeekFrom::Data(at)) {
+            Ok(start) => start,
+            // No data after `at`.
+            Err(rustix::io::Errno::NXIO) => break,
+            // A file system that does not know holes.
+            Err(rustix::io::Errno::INVAL) => at,
+            Err(error) => return Err(error.into()),
+        };
+        let end = rustix::fs::seek(&*read, SeekFrom::Hole(start)).unwrap_or(u64::MAX);
+        rustix::fs::seek(&*read, SeekFrom::Start(start))?;
+        rustix::fs::seek(&*write, SeekFrom::Start(start))?;
+        // `io::copy` uses copy_file_range where both file systems allow it.
+        let copied = io::copy(&mut Read::take(&mut *read, end - start), write)?;
+        at = start + copied;
+        if copied < end - start {
+            break;
+        }
+    }
+    write.set_len(read.metadata()?.len().max(at))
 }
 
 /// Owner first: changing it takes setuid and setgid bits away.

@@ -28,7 +28,7 @@ pub enum FileError {
     #[error(transparent)]
     Mode(#[from] mode::ModeError),
     /// `--chown` names nobody.
-    #[error("cannot resolve the owner of the copies")]
+    #[error("cannot find the owner")]
     Owner(#[source] wharf_runtime::RuntimeError),
     /// A directory would replace something else, or the other way round.
     #[error("cannot {operation} \"/{}\"", path.display())]
@@ -118,5 +118,9 @@ fn resolve_owner(root: BorrowedFd<'_>, owner: Option<&Owner>) -> Result<Option<(
         Some(UserRef::Id(gid)) => *gid,
         Some(UserRef::Name(name)) => resolve_user(root, &format!("0:{name}")).map_err(FileError::Owner)?.gid,
     };
+    // The kernel takes this number for "leave it as it is".
+    if uid == u32::MAX || gid == u32::MAX {
+        return Err(FileError::Unsupported("an owner with the number 4294967295"));
+    }
     Ok(Some((uid, gid)))
 }

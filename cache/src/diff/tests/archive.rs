@@ -41,7 +41,7 @@ fn entries_get_the_owner_and_directories_stay() {
             true
             dest Dir 755
             dest/.wh.a File 644 1:2 "4"
-            dest/a File 4711 1:2 "1" = dest/a
+            dest/a File 4711 1:2 "1"
             dest/d File 4711 1:2 "1" = dest/a
             dest/implied Dir 755 1:2
             dest/implied/c File 644 1:2 "3"
