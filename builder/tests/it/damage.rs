@@ -62,15 +62,3 @@ fn a_lost_index_is_written_again() {
     wharf.run(&["images"]).success();
     assert_eq!(fs::read(&index).unwrap(), before);
 }
-
-#[test]
-fn a_root_with_other_files_is_refused_and_left_alone() {
-    let Some(wharf) = Wharf::new() else { return };
-    let mine = wharf.path("home/tmp/photo");
-    fs::create_dir_all(mine.parent().unwrap()).unwrap();
-    fs::write(&mine, "precious").unwrap();
-    fs::write(wharf.path("home/notes"), "precious").unwrap();
-    let refused = wharf.run_in("home", &["images"]).failure();
-    assert!(refused.stderr.contains("not a wharf store"), "{}", refused.stderr);
-    assert_eq!(fs::read_to_string(mine).unwrap(), "precious");
-}
