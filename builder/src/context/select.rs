@@ -12,7 +12,7 @@ use wharf_solver::llb::CopyAction;
 
 use super::Tree;
 use super::resolve::{open_dir, resolve};
-use super::walk::join;
+use super::walk::{join, verdict};
 
 /// Something a source path or pattern names.
 #[derive(Debug)]
@@ -146,19 +146,6 @@ impl Tree<'_> {
         }
         Ok(found)
     }
-}
-
-fn verdict(ignore: &Matcher, path: &Path) -> Matched {
-    let mut verdict = Matched::default();
-    let mut prefix = Vec::new();
-    for component in path.iter() {
-        if !prefix.is_empty() {
-            prefix.push(b'/');
-        }
-        prefix.extend_from_slice(component.as_bytes());
-        verdict = ignore.matches(&prefix, &verdict);
-    }
-    verdict
 }
 
 /// Cleans a source path against the root: `..` cannot leave it, empty and `.` components vanish.

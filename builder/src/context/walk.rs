@@ -46,16 +46,8 @@ impl<'a> Filter<'a> {
 
     /// Patterns that are matched against paths from a root of which the walk begins at `start`.
     pub fn rooted(matcher: &'a Matcher, start: &Path) -> Self {
-        let mut verdict = Matched::default();
-        let mut prefix = Vec::new();
-        for component in start.iter() {
-            if !prefix.is_empty() {
-                prefix.push(b'/');
-            }
-            prefix.extend_from_slice(component.as_bytes());
-            verdict = matcher.matches(&prefix, &verdict);
-        }
-        Self { matcher, prefix, start: verdict }
+        let prefix = start.as_os_str().as_bytes().to_vec();
+        Self { matcher, prefix, start: verdict(matcher, start) }
     }
 
     /// Whether it can take nothing out.
@@ -71,6 +63,14 @@ impl<'a> Filter<'a> {
         path.extend_from_slice(below.as_os_str().as_bytes());
         path
     }
+}
+
+/// What patterns say of a clean relative path: what they say of the directories above it counts.
+pub fn verdict(matcher: &Matcher, path: &Path) -> Matched {
+    let path = path.as_os_str().as_bytes();
+    let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    let last = (!path.is_empty()).then_some(path.len());
+    ends.chain(last).fold(Matched::default(), |above, end| matcher.matches(&path[..end], &above))
 }
 
 struct Level {

@@ -120,11 +120,11 @@ impl OpResolver for Worker<'_> {
 
     fn content_digest(
         &self,
-        vertex: &Vertex,
+        _vertex: &Vertex,
         result: &ResultRef,
         reads: &Reads,
     ) -> Result<ContentDigest, OpError> {
-        self.digest(vertex, result, reads).map_err(OpError::new)
+        self.digest(result, reads).map_err(OpError::new)
     }
 
     fn materialize(
@@ -158,19 +158,7 @@ impl OpResolver for Worker<'_> {
 }
 
 impl Worker<'_> {
-    fn digest(
-        &self,
-        _vertex: &Vertex,
-        result: &ResultRef,
-        reads: &Reads,
-    ) -> Result<ContentDigest, WorkerError> {
-        if let ResultRef::Image { content, .. } = result {
-            // Its files are not here and a key is no reason to bring them: what is read is named, not looked at.
-            return Ok(match reads {
-                Reads::Whole => *content,
-                part => blake3::hash(format!("{content} {part:?}").as_bytes()).into(),
-            });
-        }
+    fn digest(&self, result: &ResultRef, reads: &Reads) -> Result<ContentDigest, WorkerError> {
         match (result, reads) {
             (ResultRef::Snapshots(chain), Reads::Whole) => Ok(self.store.chain_content(chain)?),
             (_, Reads::Whole) => self.digest_copies(result, &[whole("/")]),
@@ -211,59 +199,56 @@ impl Worker<'_> {
 
     /// Does the actions of a file operation, each on the file system it names, and commits the last one's.
     fn file(&self, op: &FileOp, inputs: &[ResultRef]) -> Result<Chain, WorkerError> {
-        let mut opened = HashMap::new();
-        for action in &op.actions {
-            if let FileChange::Copy(CopyAction { from: Some(ActionInput::Input(input)), .. }) = action.change
-                && !opened.contains_key(&input)
-            {
-                opened.insert(input, self.open(&inputs[input])?);
-            }
-        }
-        // The file systems being changed, and which of them holds each action's result.
-        let mut systems: Vec<(Chain, Active)> = Vec::new();
-        let mut system_of: Vec<usize> = Vec::with_capacity(op.actions.len());
+        let mut changing = Changing::default();
         for action in &op.actions {
             let system = match action.base {
-                ActionInput::Action(previous) => system_of[previous],
-                ActionInput::Input(_) | ActionInput::Scratch => {
-                    let chain = match action.base {
-                        ActionInput::Input(input) => chain_of(&inputs[input])?,
-                        _ => Chain::default(),
-                    };
-                    systems.push((chain.clone(), self.store.prepare(&chain)?));
-                    systems.len() - 1
-                }
+                ActionInput::Action(previous) => changing.of_action[previous],
+                ActionInput::Input(input) => changing.begin(self.store, chain_of(&inputs[input])?)?,
+                ActionInput::Scratch => changing.begin(self.store, Chain::default())?,
             };
-            // What is copied from is borrowed apart from what is changed; a file system is not copied into itself.
-            let mut made = None;
             let source = match &action.change {
-                FileChange::Copy(copy) => match copy.from {
-                    Some(ActionInput::Input(input)) => {
-                        let input = &opened[&input];
-                        Some(Source { tree: input.tree(), local: input.is_local() })
-                    }
-                    Some(ActionInput::Action(from)) if system_of[from] != system => {
-                        let root = systems[system_of[from]].1.root()?.try_clone_to_owned();
-                        let root = &*made.insert(root.map_err(|source| WorkerError::Prepare {
-                            operation: "open what an earlier action made",
-                            source,
-                        })?);
-                        Some(Source { tree: Tree { root: root.as_fd(), ignore: None }, local: false })
-                    }
-                    Some(ActionInput::Scratch) => {
-                        let root = &*made.insert(self.store.view(&Chain::default())?);
-                        Some(Source { tree: Tree { root: root.as_fd(), ignore: None }, local: false })
-                    }
-                    _ => return Err(FileError::Unsupported("copying a file system into itself").into()),
-                },
+                FileChange::Copy(copy) => Some(match copy.from {
+                    Some(ActionInput::Input(input)) => self.open(&inputs[input])?,
+                    Some(ActionInput::Action(from)) => changing.read(changing.of_action[from], system)?,
+                    Some(ActionInput::Scratch) | None => Input::View(self.store.view(&Chain::default())?),
+                }),
                 _ => None,
             };
-            file::execute(&action.change, systems[system].1.root()?, source)?;
-            system_of.push(system);
+            let (_, active) = &mut changing.systems[system];
+            file::execute(&action.change, active.root()?, source.as_ref().map(Input::source))?;
+            changing.of_action.push(system);
         }
-        let last = *system_of.last().ok_or(FileError::Unsupported("a file operation without actions"))?;
-        let (chain, active) = systems.swap_remove(last);
+        let last =
+            *changing.of_action.last().ok_or(FileError::Unsupported("a file operation without actions"))?;
+        let (chain, active) = changing.systems.swap_remove(last);
         Ok(chain.with(active.commit(SystemTime::now())?.id))
+    }
+}
+
+/// The file systems that a file operation changes.
+#[derive(Default)]
+struct Changing {
+    /// What each began as, and how it is now.
+    systems: Vec<(Chain, Active)>,
+    /// For each action done, the file system that holds its result.
+    of_action: Vec<usize>,
+}
+
+impl Changing {
+    fn begin(&mut self, store: &Store, chain: Chain) -> Result<usize, WorkerError> {
+        let active = store.prepare(&chain)?;
+        self.systems.push((chain, active));
+        Ok(self.systems.len() - 1)
+    }
+
+    /// Opens one for reading while `other` is changed.
+    fn read(&mut self, system: usize, other: usize) -> Result<Input<'static>, WorkerError> {
+        if system == other {
+            return Err(FileError::Unsupported("copying a file system into itself").into());
+        }
+        let root = self.systems[system].1.root()?.try_clone_to_owned();
+        let operation = "open what an earlier action made";
+        root.map(Input::View).map_err(|source| WorkerError::Prepare { operation, source })
     }
 }
 
@@ -283,6 +268,10 @@ impl Input<'_> {
 
     fn is_local(&self) -> bool {
         matches!(self, Self::Local(_))
+    }
+
+    fn source(&self) -> Source<'_> {
+        Source { tree: self.tree(), local: self.is_local() }
     }
 }
 
