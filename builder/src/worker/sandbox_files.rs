@@ -70,7 +70,8 @@ fn read_optional(path: &Path) -> io::Result<String> {
     }
 }
 
-/// Writes under a temporary name and renames: steps that start together may both be here.
+/// Writes under a temporary name and gives it its own when it is whole. Steps that start together may both be here: the
+/// first one's file stays, because the kernel attaches no mount of a file that has been replaced.
 fn write(dir: &Path, name: &str, text: &str) -> io::Result<PathBuf> {
     let path = dir.join(name);
     if path.exists() {
@@ -80,13 +81,40 @@ fn write(dir: &Path, name: &str, text: &str) -> io::Result<PathBuf> {
     let mut file = std::fs::File::create(&temporary)?;
     file.write_all(text.as_bytes())?;
     std::fs::set_permissions(&temporary, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-    std::fs::rename(&temporary, &path)?;
-    Ok(path)
+    let linked = std::fs::hard_link(&temporary, &path);
+    std::fs::remove_file(&temporary)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(path),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A mount of a file that has been replaced cannot be attached.
+    #[test]
+    fn a_file_that_a_step_was_given_is_not_replaced() {
+        use std::os::unix::fs::MetadataExt as _;
+        let dir = std::env::temp_dir().join(format!("wharf-sandbox-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        for round in 0..200 {
+            let name = format!("hosts-{round}");
+            let start = std::sync::Barrier::new(8);
+            let inode = || {
+                start.wait();
+                std::fs::metadata(write(&dir, &name, "text").unwrap()).unwrap().ino()
+            };
+            let inodes: Vec<u64> = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(inode)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(inodes.iter().all(|inode| *inode == inodes[0]), "{inodes:?}");
+        }
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 200, "temporary files are left");
+        std::fs::remove_dir_all(dir).unwrap();
+    }
 
     #[test]
     fn nameservers_are_found() {

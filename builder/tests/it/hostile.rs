@@ -37,6 +37,15 @@ impl Drop for SmallDisk {
     }
 }
 
+/// A file that goes away with its value.
+struct ShortName(PathBuf);
+
+impl Drop for ShortName {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 /// Bytes that do not compress.
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 88_172_645_463_325_252_u64;
@@ -275,17 +284,13 @@ fn no_layer_writes_outside_its_root() {
     let outside = wharf.path("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("victim"), "untouched").unwrap();
-    let [directory, file, victim] =
-        ["", "/escaped", "/victim"].map(|name| format!("{}{name}", outside.display()));
-    let relative = format!("../../../../../../../../../../../../../../../../{file}");
     // A ustar name has 100 bytes; a test directory deeper than that is reached through a shorter name.
     let short = PathBuf::from(format!("/run/wharf-test-{}", std::process::id()));
-    let _ = fs::remove_file(&short);
     symlink(&outside, &short).unwrap();
+    let _short = ShortName(short.clone());
     let short_file = format!("{}/escaped", short.display());
     let short_victim = format!("{}/victim", short.display());
     let short_directory = short.display().to_string();
-    assert!(file.len() > short_file.len() || relative.len() < 4096);
 
     let hostile: [(&str, Vec<Vec<Entry<'_>>>); 10] = [
         ("a parent", vec![vec![File("../escaped")]]),
@@ -323,13 +328,12 @@ fn no_layer_writes_outside_its_root() {
             Some(0 | 1) => {}
             _ => drop(built.fails_with(4, &["Dockerfile:1"])),
         }
-        assert_eq!(fs::read_to_string(&victim).unwrap(), "untouched", "{what}");
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "{what}");
+        assert_eq!(fs::read_to_string(outside.join("victim")).unwrap(), "untouched", "{what}");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "{what}");
         assert!(!Path::new("/run/escaped").exists() && !Path::new("/escaped").exists(), "{what}");
         let _ = fs::remove_dir_all(wharf.path(&format!("files{number}")));
         assert_eq!(escaped(&wharf.path(""), &wharf.path("store/snapshots")), Vec::<PathBuf>::new(), "{what}");
     }
-    fs::remove_file(&short).unwrap();
     wharf.dockerfile("FROM busybox\nRUN true\n").build(&["-t", "app"]).success();
 }
 
