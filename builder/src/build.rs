@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, mpsc};
 
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
@@ -241,6 +242,7 @@ impl<'a> Build<'a> {
     /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.
     fn solve(&self, converted: &Converted, made: mpsc::Sender<Chain>) -> Result<Option<ResultRef>, Failure> {
         let Some(head) = converted.head else { return Ok(None) };
+        let stale = AtomicBool::new(false);
         let worker = Worker {
             definition: &converted.definition,
             store: self.store,
@@ -248,6 +250,8 @@ impl<'a> Build<'a> {
             contexts: &self.contexts,
             progress: self.progress,
             cancel: self.cancel.clone(),
+            local_digests: Mutex::default(),
+            stale: &stale,
             sandbox_dir: self.store.temp_dir().map_err(|error| {
                 Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
             })?,
@@ -266,7 +270,7 @@ impl<'a> Build<'a> {
             definition: &converted.definition,
             goals: &[head],
             resolver: &worker,
-            cache: &StoreCache { store: self.store, cancel: &self.cancel },
+            cache: &StoreCache { store: self.store, cancel: &self.cancel, stale: &stale },
             progress: self.progress,
             completed: &completed,
             cancelled: &|| self.cancel.is_cancelled(),

@@ -282,7 +282,7 @@ fn the_command_gets_what_the_spec_says_and_nothing_else() {
         let outcome = world.shell(script, &changes);
         assert_eq!(outcome.stdout, stdout, "{script}\nstderr: {}", outcome.stderr);
     }
-    assert!(world.path("work/deep").is_dir(), "a working directory that was missing stays");
+    assert!(world.path("srv/deep").is_dir(), "a working directory that was missing stays");
 }
 
 #[test]

@@ -36,6 +36,9 @@ impl Build<'_> {
             false => None,
         };
         for output in &self.request.outputs {
+            if self.signals.interrupted() {
+                return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
+            }
             match (output, &image) {
                 (Output::Tar { .. } | Output::Local { .. }, _) => {
                     self.export_files(converted, result.as_ref(), output)?

@@ -8,18 +8,20 @@ pub(crate) mod spec;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError};
-use wharf_solver::cache_map::Reads;
+use wharf_solver::cache_map::{self, Reads};
 use wharf_solver::llb::{
     ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
 };
 use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
-use wharf_solver::progress::Sink;
+use wharf_solver::progress::{Event, Sink};
 
 use crate::context::digest::{DigestError, TreeKind, content_digest};
 use crate::context::{LocalContext, Tree};
@@ -41,6 +43,11 @@ pub struct Worker<'a> {
     pub progress: &'a dyn Sink,
     /// Stops running steps.
     pub cancel: Cancel,
+    /// What was read of local directories when keys were made.
+    pub local_digests: Mutex<Vec<(VertexDigest, Reads, ContentDigest)>>,
+    /// Set when a local directory changed after that: what is built from then on is not what its keys say, and is not
+    /// recorded.
+    pub stale: &'a AtomicBool,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
     pub sandbox_dir: PathBuf,
 }
@@ -124,7 +131,12 @@ impl OpResolver for Worker<'_> {
         result: &ResultRef,
         reads: &Reads,
     ) -> Result<ContentDigest, OpError> {
-        self.digest(result, reads).map_err(OpError::new)
+        let digest = self.digest(result, reads).map_err(OpError::new)?;
+        if let ResultRef::Local(vertex) = result {
+            let mut known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
+            known.push((*vertex, reads.clone(), digest));
+        }
+        Ok(digest)
     }
 
     fn materialize(
@@ -146,7 +158,10 @@ impl OpResolver for Worker<'_> {
     ) -> Result<Vec<Chain>, OpError> {
         let done = match &vertex.op {
             Op::Exec(exec) => self.exec(digest, exec, inputs),
-            Op::File(file) => self.file(file, inputs).map(|chain| vec![chain]),
+            Op::File(file) => self.file(file, inputs).and_then(|chain| {
+                self.compare_with_key(vertex, inputs)?;
+                Ok(vec![chain])
+            }),
             Op::Merge(_) => merge(inputs).map(|chain| vec![chain]),
             Op::Diff(_) => Err(WorkerError::Unsupported("the difference of two file systems".to_owned())),
             Op::Source(source) => {
@@ -175,6 +190,27 @@ impl Worker<'_> {
             hasher.update(&content_digest(&input.tree(), kind, copy)?.0);
         }
         Ok(hasher.finalize().into())
+    }
+
+    /// Looks once more at what a step read of local directories. Files may change while a build runs; the step then has
+    /// the new ones, but its key speaks of the old.
+    fn compare_with_key(&self, vertex: &Vertex, inputs: &[ResultRef]) -> Result<(), WorkerError> {
+        for (result, reads) in inputs.iter().zip(cache_map::reads(vertex)) {
+            let ResultRef::Local(local) = result else { continue };
+            for read in reads {
+                let now = self.digest(result, &read)?;
+                let known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
+                let before = known.iter().find(|(vertex, of, _)| vertex == local && *of == read);
+                let is_same = before.is_some_and(|(_, _, before)| *before == now);
+                drop(known);
+                if !is_same && !self.stale.swap(true, Ordering::SeqCst) {
+                    let message = "files of the build context changed while the build ran: the image has what was \
+                                   copied, and nothing built from there on is kept in the cache";
+                    self.progress.send(Event::Warning { message: message.to_owned() });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Opens an input for reading.
@@ -314,6 +350,8 @@ pub struct StoreCache<'a> {
     pub store: &'a Store,
     /// Ends the wait for a lock.
     pub cancel: &'a Cancel,
+    /// Whether results no longer are what their keys say.
+    pub stale: &'a AtomicBool,
 }
 
 /// Pause between two looks at a lock that another process holds while it runs the same step.
@@ -329,6 +367,9 @@ impl CacheManager for StoreCache<'_> {
     }
 
     fn store(&self, keys: &[Key], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
+        if self.stale.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         self.store.put_record(keys, op, &Record { outputs: outputs.to_vec() }).map_err(OpError::new)
     }
 

@@ -199,3 +199,20 @@ fn only_the_stages_that_are_asked_for_run() {
     wharf.build(&["--target", "test"]).success().steps().check_ran(&["RUN echo test >/test"]);
     wharf.build(&["--target", "below"]).fails_with(1, &["Dockerfile:2"]);
 }
+
+#[test]
+fn a_file_that_changes_while_the_build_runs_is_not_remembered_under_its_old_key() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf
+        .file("f", "old")
+        .dockerfile("FROM busybox\nRUN sleep 2\nCOPY f /f\nRUN cat f > /g\nCMD [\"cat\", \"/g\"]\n");
+    // Whichever of the two is read, the old text must not lead to the new one later.
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| wharf.build(&["-t", "first"]).success());
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        wharf.file("f", "new");
+        first.join().unwrap();
+    });
+    wharf.file("f", "old").build(&["-t", "second"]).success();
+    assert_eq!(wharf.run(&["run", "--rm", "second"]).success().text(), "old");
+}
