@@ -63,7 +63,7 @@ struct Inner {
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 9] = [
+const ENTRIES: [&str; 10] = [
     "blobs",
     "snapshots",
     "locks",
@@ -71,6 +71,7 @@ const ENTRIES: [&str; 9] = [
     "oci-layout",
     "index.json",
     "state.db",
+    "state.db-journal",
     "state.db-wal",
     "state.db-shm",
 ];
