@@ -108,9 +108,7 @@ fn collect(tree: &Tree<'_>, selected: &Selected, exclude: &Matcher) -> Result<Ve
     let mut items = vec![item(parent.as_fd(), name, PathBuf::new(), &selected.stat).map_err(io)?];
     if selected.stat.kind == FileKind::Dir {
         let dir = tree.open_dir(&selected.path).map_err(io)?;
-        let mut filters = vec![Filter::relative(exclude)];
-        filters.extend(tree.ignore.map(|ignore| Filter::rooted(ignore, &selected.path)));
-        filters.retain(|filter| !filter.is_empty());
+        let filters = Filter::of_copy(exclude, tree, &selected.path);
         let mut visit = |seen: Visit<'_>| {
             items.push(item(seen.parent, seen.name, seen.path.to_owned(), seen.stat)?);
             Ok(ControlFlow::Continue(()))

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use wharf_cache::walk::{self, FileKind, Stat};
 use wharf_frontend::dockerignore::{Matched, Matcher};
 
+use super::Tree;
+
 /// Directories nested deeper than this are refused: every level holds a descriptor open.
 pub const DEPTH_MAX: usize = 512;
 
@@ -50,9 +52,13 @@ impl<'a> Filter<'a> {
         Self { matcher, prefix, start: verdict(matcher, start) }
     }
 
-    /// Whether it can take nothing out.
-    pub fn is_empty(&self) -> bool {
-        self.matcher.is_empty()
+    /// What a copy leaves out of the directory `start` of a tree: what it excludes and what the tree ignores. Patterns
+    /// that can take nothing out are not asked.
+    pub fn of_copy(exclude: &'a Matcher, tree: &Tree<'a>, start: &Path) -> Vec<Self> {
+        let mut filters = vec![Self::relative(exclude)];
+        filters.extend(tree.ignore.map(|ignore| Self::rooted(ignore, start)));
+        filters.retain(|filter| !filter.matcher.is_empty());
+        filters
     }
 
     fn path(&self, below: &Path) -> Vec<u8> {

@@ -122,9 +122,7 @@ impl Copier<'_> {
         } else {
             self.entry(dir.as_fd(), OsStr::new("."), &selected.stat, dest.clone())?;
         }
-        let mut filters = vec![Filter::relative(exclude)];
-        filters.extend(self.source.tree.ignore.map(|ignore| Filter::rooted(ignore, &selected.path)));
-        filters.retain(|filter| !filter.is_empty());
+        let filters = Filter::of_copy(exclude, &self.source.tree, &selected.path);
         let mut dirs = vec![(dest.clone(), selected.stat.mtime)];
         let mut failure = None;
         let mut visit = |seen: Visit<'_>| {
