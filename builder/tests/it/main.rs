@@ -3,6 +3,7 @@
 
 mod build;
 mod cache;
+mod conformance;
 mod copy;
 mod damage;
 mod errors;
