@@ -39,7 +39,7 @@ impl Reader {
             return None;
         };
         let (name, rest) = (args.slice(0..name_end), args.slice(name_end..args.text.len()));
-        Some((name.token(), rest.trim().token()))
+        Some((name.token(), rest.trim_blanks_start().token()))
     }
 
     pub(super) fn arg(&mut self, node: &Node) -> Option<Vec<Arg>> {

@@ -1,6 +1,6 @@
 //! `--flag[=value]` words after an instruction's name.
 
-use super::{Mapped, Token};
+use super::{Mapped, Token, is_blank};
 
 /// Splits leading flags from the rest. Quotes group and are removed; a backslash takes the next character as it is,
 /// whatever the file's escape character (so it is in BuildKit). A bare `--` ends the flags.
@@ -9,7 +9,8 @@ pub(super) fn split(text: Mapped<'_>) -> (Vec<Token>, Mapped<'_>) {
     let mut at = 0;
     loop {
         let rest = &text.text[at..];
-        let start = at + (rest.len() - rest.trim_start().len());
+        // Other white space than ASCII's does not separate flags.
+        let start = at + (rest.len() - rest.trim_start_matches(is_flag_blank).len());
         if !text.text[start..].starts_with("--") {
             return (flags, text.slice(start..text.text.len()));
         }
@@ -29,7 +30,7 @@ fn word(text: &str) -> (String, usize) {
     let mut chars = text.char_indices();
     while let Some((at, char)) = chars.next() {
         match (quote, char) {
-            (None, char) if char.is_whitespace() => return (word, at),
+            (None, char) if is_flag_blank(char) => return (word, at),
             (None, '\'' | '"') => quote = Some(char),
             (Some(open), char) if char == open => quote = None,
             (_, '\\') => word.extend(chars.next().map(|(_, escaped)| escaped)),
@@ -37,4 +38,8 @@ fn word(text: &str) -> (String, usize) {
         }
     }
     (word, text.len())
+}
+
+fn is_flag_blank(char: char) -> bool {
+    is_blank(char) || char == '\n'
 }

@@ -1,6 +1,8 @@
 //! Physical lines, and the logical lines that continuations make of them.
 
-use super::Mapped;
+use std::borrow::Cow;
+
+use super::{Mapped, SourceMap};
 use crate::Diagnostic;
 
 /// A part of one physical line, its end of line not included.
@@ -69,64 +71,88 @@ impl<'a> Lines<'a> {
 }
 
 /// An instruction's lines joined.
-pub(super) struct LogicalLine {
-    text: String,
-    map: Vec<usize>,
-    pub(super) display: String,
+pub(super) struct LogicalLine<'a> {
+    text: Cow<'a, str>,
+    map: SourceMap,
+    display: Cow<'a, str>,
     /// Where its last line ends.
     pub(super) end: usize,
 }
 
-impl LogicalLine {
+impl<'a> LogicalLine<'a> {
     /// Joins `first` with the lines that continue it. Comment lines and empty lines between them are dropped; a
     /// continuation line keeps its white space in front.
     pub(super) fn read(
-        first: Physical<'_>,
-        lines: &mut Lines<'_>,
+        first: Physical<'a>,
+        lines: &mut Lines<'a>,
         escape: char,
         diagnostics: &mut Vec<Diagnostic>,
     ) -> Self {
-        let mut this =
-            Self { text: String::new(), map: Vec::new(), display: String::new(), end: first.end() };
-        let mut line = first;
-        'joining: loop {
-            this.end = line.end();
-            let Some(continued) = without_continuation(line.text, escape) else {
-                this.push(Physical { text: line.text, start: line.start });
-                break;
-            };
-            this.push(Physical { text: continued, start: line.start });
-            loop {
-                let Some(next) = lines.next() else { break 'joining };
-                let content = next.text.trim_start();
-                if content.is_empty() {
-                    diagnostics.push(Diagnostic::empty_continuation(next.start..next.end()));
-                } else if !content.starts_with('#') {
-                    line = next;
-                    break;
-                }
-            }
+        let continued = without_continuation(first.text, escape);
+        let text = Cow::Borrowed(continued.unwrap_or(first.text));
+        let map = SourceMap::at(first.start);
+        let mut this = Self { display: text.clone(), text, map, end: first.end() };
+        if continued.is_some() {
+            this.read_others(lines, escape, diagnostics);
         }
         this
+    }
+
+    fn read_others(&mut self, lines: &mut Lines<'a>, escape: char, diagnostics: &mut Vec<Diagnostic>) {
+        while let Some(line) = lines.next() {
+            let content = line.text.trim_start();
+            if content.is_empty() {
+                diagnostics.push(Diagnostic::empty_continuation(line.start..line.end()));
+                continue;
+            }
+            if content.starts_with('#') {
+                continue;
+            }
+            self.end = line.end();
+            match without_continuation(line.text, escape) {
+                Some(continued) => self.push(continued, line.start),
+                None => return self.push(line.text, line.start),
+            }
+        }
     }
 
     pub(super) fn mapped(&self) -> Mapped<'_> {
         Mapped::new(&self.text, &self.map, self.end)
     }
 
-    fn push(&mut self, line: Physical<'_>) {
-        let blank_between =
-            self.display.ends_with(char::is_whitespace) || line.text.starts_with(char::is_whitespace);
-        if blank_between {
-            self.display.truncate(self.display.trim_end().len());
-            self.display.push(' ');
-            self.display.push_str(line.text.trim_start());
-        } else {
-            self.display.push_str(line.text);
-        }
-        self.text.push_str(line.text);
-        self.map.extend(line.start..line.end());
+    /// The instruction on one line, its name (of so many bytes) in capitals.
+    pub(super) fn display(&self, name_bytes: usize) -> String {
+        display_with_capitals(self.display.trim(), name_bytes)
     }
+
+    fn push(&mut self, line: &str, place: usize) {
+        let display = self.display.to_mut();
+        if display.ends_with(char::is_whitespace) || line.starts_with(char::is_whitespace) {
+            display.truncate(display.trim_end().len());
+            display.push(' ');
+            display.push_str(line.trim_start());
+        } else {
+            display.push_str(line);
+        }
+        if !line.is_empty() {
+            self.map.push(self.text.len(), place);
+            self.text.to_mut().push_str(line);
+        }
+    }
+}
+
+/// A line whose first word is an instruction's name.
+pub(super) fn display_with_capitals(line: &str, name_bytes: usize) -> String {
+    let Some((name, rest)) = line.split_at_checked(name_bytes) else { return line.to_owned() };
+    let mut display = String::with_capacity(line.len());
+    if name.is_ascii() {
+        display.push_str(name);
+        display.make_ascii_uppercase();
+    } else {
+        display.extend(name.chars().flat_map(char::to_uppercase));
+    }
+    display.push_str(rest);
+    display
 }
 
 /// The line without the escape character that makes the next one continue it: the last of the line but for blanks, and

@@ -4,13 +4,55 @@ use std::ops::Range;
 
 use super::Token;
 
+/// Where the bytes of a text stand in the file that it was joined from: one entry for each line of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SourceMap {
+    /// Place of the first line.
+    first: usize,
+    /// Each other line: where it begins in the text and in the file.
+    others: Vec<(usize, usize)>,
+}
+
+impl SourceMap {
+    /// The map of a text that stands in the file as it is.
+    pub(super) fn at(place: usize) -> Self {
+        Self { first: place, others: Vec::new() }
+    }
+
+    /// From `text_offset` on the text stands at `place` and after it.
+    pub(super) fn push(&mut self, text_offset: usize, place: usize) {
+        self.others.push((text_offset, place));
+    }
+
+    /// Place of the byte at `text_offset`.
+    pub fn place(&self, text_offset: usize) -> usize {
+        let lines_before = self.others.partition_point(|(begin, _)| *begin <= text_offset);
+        match lines_before.checked_sub(1) {
+            None => self.first + text_offset,
+            Some(line) => self.others[line].1 + (text_offset - self.others[line].0),
+        }
+    }
+
+    /// The map of a part of the text.
+    fn slice(&self, range: Range<usize>) -> Self {
+        let inside = |begin: &usize| (range.start + 1..range.end).contains(begin);
+        let others = self.others.iter().filter(|(begin, _)| inside(begin));
+        Self {
+            first: self.place(range.start),
+            others: others.map(|(begin, place)| (begin - range.start, *place)).collect(),
+        }
+    }
+}
+
 /// A piece of an instruction after its lines were joined.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mapped<'a> {
     pub(crate) text: &'a str,
-    map: &'a [usize],
+    map: &'a SourceMap,
+    /// Where the text begins in what the map is of.
+    start: usize,
     /// Where an empty text stands.
-    place: usize,
+    empty_place: usize,
 }
 
 /// The white space that separates words.
@@ -19,22 +61,31 @@ pub(crate) fn is_blank(char: char) -> bool {
 }
 
 impl<'a> Mapped<'a> {
-    pub(crate) fn new(text: &'a str, map: &'a [usize], place: usize) -> Self {
-        debug_assert_eq!(text.len(), map.len(), "every byte has an offset");
-        Self { text, map, place }
+    /// The whole text of a map. An empty one stands at `empty_place`.
+    pub(crate) fn new(text: &'a str, map: &'a SourceMap, empty_place: usize) -> Self {
+        Self { text, map, start: 0, empty_place }
     }
 
-    pub(crate) fn map(&self) -> &'a [usize] {
-        self.map
+    /// The map of this text alone.
+    pub(crate) fn map(&self) -> SourceMap {
+        if self.text.is_empty() {
+            return SourceMap::at(self.empty_place);
+        }
+        self.map.slice(self.start..self.start + self.text.len())
     }
 
     pub(crate) fn slice(&self, range: Range<usize>) -> Mapped<'a> {
-        let place = match (self.map.get(range.start), self.map.last()) {
-            (Some(offset), _) => *offset,
-            (None, Some(last)) => last + 1,
-            (None, None) => self.place,
+        let start = self.start + range.start;
+        let empty_place = if !range.is_empty() {
+            self.empty_place
+        } else if range.start < self.text.len() {
+            self.map.place(start)
+        } else if self.text.is_empty() {
+            self.empty_place
+        } else {
+            self.map.place(start - 1) + 1
         };
-        Mapped { text: &self.text[range.clone()], map: &self.map[range], place }
+        Mapped { text: &self.text[range], map: self.map, start, empty_place }
     }
 
     pub(crate) fn trim(&self) -> Mapped<'a> {
@@ -42,11 +93,17 @@ impl<'a> Mapped<'a> {
         self.slice(start..start + self.text.trim().len())
     }
 
+    /// Without the blanks in front.
+    pub(crate) fn trim_blanks_start(&self) -> Mapped<'a> {
+        let start = self.text.len() - self.text.trim_start_matches(is_blank).len();
+        self.slice(start..self.text.len())
+    }
+
     /// From the first byte to the last, with whatever stands between them in the file.
     pub(crate) fn span(&self) -> Range<usize> {
-        match (self.map.first(), self.map.last()) {
-            (Some(first), Some(last)) => *first..last + 1,
-            _ => self.place..self.place,
+        match self.text.len().checked_sub(1) {
+            Some(last) => self.map.place(self.start)..self.map.place(self.start + last) + 1,
+            None => self.empty_place..self.empty_place,
         }
     }
 
@@ -58,8 +115,9 @@ impl<'a> Mapped<'a> {
     pub(crate) fn split_blanks(&self) -> Vec<Mapped<'a>> {
         let mut words = Vec::new();
         let mut start = None;
-        for (at, char) in self.text.char_indices() {
-            match (start, is_blank(char)) {
+        // All blanks are ASCII: no byte within another character is one.
+        for (at, byte) in self.text.bytes().enumerate() {
+            match (start, is_blank(char::from(byte))) {
                 (None, false) => start = Some(at),
                 (Some(begin), true) => {
                     words.push(self.slice(begin..at));

@@ -16,7 +16,8 @@ use std::ops::Range;
 use crate::Diagnostic;
 use directive::DirectiveParser;
 pub use heredoc::heredoc_word;
-use line::{Lines, LogicalLine};
+use line::{Lines, LogicalLine, display_with_capitals};
+pub use mapped::SourceMap;
 pub(crate) use mapped::{Mapped, is_blank};
 
 /// A text together with where it stands. The text may differ from the source (continuations joined, quotes removed
@@ -49,9 +50,8 @@ pub struct Node {
     pub flags: Vec<Token>,
     /// The rest of the instruction, continuation lines joined, comments inside removed, heredoc bodies not included.
     pub args: Token,
-    /// For every byte of `args.text` the offset in the file it came from (same length as `args.text`), so that
-    /// tokens split from it later get exact spans.
-    pub args_map: Vec<usize>,
+    /// Where the bytes of `args.text` stand in the file, so that tokens split from it later get exact spans.
+    pub args_map: SourceMap,
     /// Heredocs in order.
     pub heredocs: Vec<Heredoc>,
     /// Comment lines directly above the instruction, without `#`.
@@ -135,7 +135,7 @@ impl Parser<'_> {
             // Nothing but escape characters at ends of lines.
             return;
         }
-        let mut node = node(text, &line.display);
+        let mut node = node(text, |name_bytes| line.display(name_bytes));
         node.comments = comments;
         node.span.end = node.span.end.max(line.end);
         for found in heredoc::operators(&node, text) {
@@ -157,7 +157,7 @@ pub(crate) fn trigger(onbuild: &Node) -> Option<Node> {
         return None;
     }
     let (_, display) = onbuild.display.split_once(char::is_whitespace)?;
-    let mut node = node(args, display);
+    let mut node = node(args, |name_bytes| display_with_capitals(display.trim(), name_bytes));
     node.heredocs.clone_from(&onbuild.heredocs);
     node.span.end = onbuild.span.end;
     Some(node)
@@ -171,7 +171,7 @@ impl Node {
 }
 
 /// Splits one line, already trimmed, into name, flags and the rest.
-fn node(line: Mapped<'_>, display: &str) -> Node {
+fn node(line: Mapped<'_>, display: impl FnOnce(usize) -> String) -> Node {
     let name_end = line.text.find(is_blank).unwrap_or(line.text.len());
     let name = line.slice(0..name_end);
     let (flags, args) = flag::split(line.slice(name_end..line.text.len()));
@@ -181,17 +181,10 @@ fn node(line: Mapped<'_>, display: &str) -> Node {
         name: name.token(),
         flags,
         args: args.token(),
-        args_map: args.map().to_vec(),
+        args_map: args.map(),
         heredocs: Vec::new(),
         comments: Vec::new(),
-        display: display_with_capitals(display.trim(), name.text.len()),
+        display: display(name.text.len()),
         span,
-    }
-}
-
-fn display_with_capitals(display: &str, name_bytes: usize) -> String {
-    match display.split_at_checked(name_bytes) {
-        Some((name, rest)) => name.to_uppercase() + rest,
-        None => display.to_owned(),
     }
 }
