@@ -42,6 +42,8 @@ pub struct BuildRequest {
     pub dockerfile: Option<PathBuf>,
     /// Build arguments.
     pub build_args: BTreeMap<String, String>,
+    /// Labels of the image that win over the file's.
+    pub labels: BTreeMap<String, String>,
     /// Further contexts by lower-cased name.
     pub contexts: BTreeMap<String, ContextSpec>,
     /// The stage; empty is the last.
@@ -137,7 +139,7 @@ impl<'a> Build<'a> {
         let platform = host_platform();
         let converted = self.convert(&platform)?;
         self.refuse_unsupported(&converted.definition)?;
-        let variant = Variant { compression: Compression::Gzip, clamp_time_s: self.epoch()? };
+        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
         let layers = &Layers::new(self.store, variant);
         let cancelled = &|| self.cancel.is_cancelled();
         let outcome = std::thread::scope(|scope| {
@@ -177,6 +179,7 @@ impl<'a> Build<'a> {
             build_platform: platform.clone(),
             contexts: self.request.contexts.iter().map(|(name, spec)| (name.clone(), named(spec))).collect(),
             ignore: self.ignore.clone(),
+            labels: self.request.labels.clone(),
             no_cache: self.request.no_cache,
             implicit_platform: true,
             ..dockerfile2llb::Options::default()
@@ -225,18 +228,6 @@ impl<'a> Build<'a> {
             })
             .collect();
         if problems.is_empty() { Ok(()) } else { Err(self.dockerfile_failure(problems)) }
-    }
-
-    /// `SOURCE_DATE_EPOCH` as a number of seconds.
-    fn epoch(&self) -> Result<Option<u64>, Failure> {
-        let text = match self.request.build_args.get("SOURCE_DATE_EPOCH") {
-            Some(text) if !text.is_empty() => text,
-            _ => return Ok(None),
-        };
-        text.parse().map(Some).map_err(|_| {
-            Failure::new(Kind::Usage, format!("SOURCE_DATE_EPOCH is `{text}`"))
-                .hint("it must be a whole number of seconds since 1970-01-01")
-        })
     }
 
     /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.

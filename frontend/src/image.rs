@@ -77,9 +77,22 @@ impl ImageConfig {
         serde_json::from_slice(bytes).map_err(ImageConfigError::Json)
     }
 
-    /// The config's bytes; equal configs give equal bytes.
+    /// The config's bytes; equal configs give equal bytes. They are those that Go's encoder writes, which escapes what
+    /// HTML and JavaScript could take for their own, so that equal configs have equal digests whoever wrote them.
     pub fn to_json(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("strings, numbers and maps with string keys always serialise")
+        let json =
+            serde_json::to_string(self).expect("strings, numbers and maps with string keys always serialise");
+        let mut bytes = Vec::with_capacity(json.len());
+        // None of these characters is part of JSON's own syntax.
+        for c in json.chars() {
+            match c {
+                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                    bytes.extend_from_slice(format!("\\u{:04x}", u32::from(c)).as_bytes());
+                }
+                c => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        bytes
     }
 
     /// Number of layers: the DiffIDs or, where an old image has none, the history entries that made one.
@@ -288,6 +301,16 @@ mod tests {
             expect![
                 r#"{"architecture":"amd64","author":"me","config":{"Entrypoint":["a"],"Cmd":["sh"],"Volumes":{"/v":{}},"StopSignal":"SIGINT","OnBuild":["RUN x"],"Shell":["/bin/bash","-c"]},"created":"2020-01-01T00:00:00Z","history":[{"created_by":"x","empty_layer":true},{}],"os":"windows","os.features":["win32k"],"os.version":"10.0.1","rootfs":{"type":"layers","diff_ids":[]},"variant":"v2"}"#
             ],
+        );
+    }
+
+    #[test]
+    fn text_is_escaped_as_go_does() {
+        check(
+            "{\"author\": \"<a> & \\u2028\\u2029 \\u00e9 \\u0007 \\\\\"}",
+            expect![[
+                r#"{"architecture":"","author":"\u003ca\u003e \u0026 \u2028\u2029 é \u0007 \\","config":{},"os":"","rootfs":{"type":"layers","diff_ids":[]}}"#
+            ]],
         );
     }
 

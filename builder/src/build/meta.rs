@@ -1,6 +1,6 @@
 //! Answers the frontend's questions about base images.
 
-use wharf_frontend::dockerfile2llb::{ImageMetaResolver, ResolvedImage};
+use wharf_frontend::dockerfile2llb::{ImageMetaResolver, ResolvedImage, TimeOf};
 use wharf_solver::llb::Platform;
 
 use crate::error::causes;
@@ -39,6 +39,17 @@ impl ImageMetaResolver for Resolver<'_> {
         self.failed |= resolved.is_err();
         let resolved = resolved?;
         Ok(ResolvedImage { identifier: resolved.identifier, config: resolved.config })
+    }
+
+    fn time(&mut self, of: &TimeOf) -> Result<Option<u64>, String> {
+        match of {
+            // Contexts are directories of this machine; the times of their files say when they were checked out.
+            TimeOf::Context(_) => Ok(None),
+            TimeOf::Source(source) => {
+                self.failed = true;
+                Err(format!("sources of kind {} are not supported yet", source.scheme()))
+            }
+        }
     }
 }
 

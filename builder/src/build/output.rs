@@ -100,7 +100,7 @@ impl Build<'_> {
         output: &Output,
     ) -> Result<(), Failure> {
         let view = self.view(converted, result)?;
-        let epoch = self.epoch()?;
+        let epoch = converted.source_date_epoch;
         match output {
             Output::Tar { dest } => {
                 self.exporting("tar", || dest.write(|out| tar::write(view.as_fd(), epoch, out)))
@@ -166,7 +166,7 @@ impl Build<'_> {
             base_history: converted.base_history,
             base_layers,
             layers: new_layers,
-            source_date_epoch: self.epoch()?,
+            source_date_epoch: converted.source_date_epoch,
             platform,
         };
         Ok(assemble(&built, SystemTime::now()))

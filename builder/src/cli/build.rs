@@ -24,6 +24,9 @@ pub(super) struct BuildArgs {
     /// Set a build argument; without a value it is taken from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     build_arg: Vec<String>,
+    /// Set a label of the image; it wins over the Dockerfile's
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    label: Vec<String>,
     /// A further context: NAME=DIR, NAME=oci-layout://PATH[:TAG] or NAME=docker-image://IMAGE
     #[arg(long, value_name = "NAME=CONTEXT")]
     build_context: Vec<String>,
@@ -114,6 +117,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     if let Some(epoch) = variable("SOURCE_DATE_EPOCH").and_then(|value| value.into_string().ok()) {
         build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
     }
+    let labels = args.label.iter().map(|label| {
+        let (name, value) = label.split_once('=').unwrap_or((label, ""));
+        (name.to_owned(), value.to_owned())
+    });
     let contexts = args.build_context.iter().map(|spec| named_context(spec)).collect::<Result<_, _>>()?;
     let progress = match args.progress {
         _ if args.quiet => Mode::Quiet,
@@ -130,6 +137,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         context: args.context,
         dockerfile: args.file,
         build_args,
+        labels: labels.collect(),
         contexts,
         target: args.target,
         no_cache: args.no_cache,

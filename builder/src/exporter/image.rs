@@ -110,7 +110,7 @@ pub fn assemble(built: &Built, now: SystemTime) -> BuiltImage {
         config.architecture.clone_from(&built.platform.architecture);
         config.variant.clone_from(&built.platform.variant);
     }
-    let config = serde_json::to_vec(&config).expect("a config has string keys only");
+    let config = config.to_json();
     let config_descriptor = Descriptor::of(CONFIG_TYPE, &config);
 
     let layers: Vec<_> = all_layers()

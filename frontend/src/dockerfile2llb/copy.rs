@@ -88,7 +88,9 @@ impl Converter<'_> {
             exclude: exclude(paths)?,
             ..self.owner_and_mode(stage, step, paths, &mut created_by)?
         };
-        // A merge has nothing to do on an empty file system; names of owners are those of the file system below.
+        // A merge has nothing to do on an empty file system; names of owners are those of the file system below. A mode
+        // would be that of the directories above the destination too, whatever they have below: BuildKit does not
+        // link then either.
         let is_linked =
             paths.link && template.mode.is_none() && !names_owner(&template) && stage.head.is_some();
         let file = FileBuilder::new(if is_linked { None } else { stage.head });
@@ -332,6 +334,20 @@ fn add_heredoc(heredoc: &Heredoc, data: Vec<u8>, draft: &mut Draft) -> Result<()
     Ok(())
 }
 
+/// The source that ADD takes from the network; `None` is a path.
+pub(super) fn remote_source(
+    source: &Token,
+    add: &Add,
+    checksum: Option<&Token>,
+) -> Result<Option<SourceOp>, Diagnostic> {
+    match remote::parse(&source.text) {
+        Ok(None) => Ok(None),
+        Ok(Some(Remote::Http { url, file_name })) => http_source(url, &file_name, checksum).map(Some),
+        Ok(Some(Remote::Git(git))) => git_source(git, add, source, checksum).map(Some),
+        Err(message) => Err(Diagnostic::error(source.span.clone(), message)),
+    }
+}
+
 fn http_source(url: String, file_name: &str, checksum: Option<&Token>) -> Result<SourceOp, Diagnostic> {
     let mut attrs = BTreeMap::from([("http.filename".to_owned(), file_name.to_owned())]);
     if let Some(Token { text, span }) = checksum {
@@ -351,11 +367,11 @@ fn git_source(
     checksum: Option<&Token>,
 ) -> Result<SourceOp, Diagnostic> {
     let place = checksum.unwrap_or(token).span.clone();
-    if add.keep_git_dir && git.keep_git_dir == Some(false) {
-        return Err(Diagnostic::error(token.span.clone(), "inconsistent keep-git-dir configuration"));
-    }
-    if add.keep_git_dir {
-        git.keep_git_dir = Some(true);
+    match (add.keep_git_dir, git.keep_git_dir) {
+        (Some(flag), Some(given)) if flag != given => {
+            return Err(Diagnostic::error(token.span.clone(), "inconsistent keep-git-dir configuration"));
+        }
+        (flag, given) => git.keep_git_dir = given.or(flag),
     }
     if let Some(Token { text, .. }) = checksum {
         match &git.checksum {
@@ -406,13 +422,13 @@ fn is_commit_prefix(commit: &str) -> bool {
     (1..=64).contains(&commit.len()) && commit.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
-/// `[2/3] COPY …` → `[2/3] LINK COPY …`.
 /// Whether an owner is given by name.
 fn names_owner(copy: &CopyAction) -> bool {
     let by_name = |user: &UserRef| matches!(user, UserRef::Name(_));
     copy.owner.as_ref().is_some_and(|owner| by_name(&owner.user) || owner.group.as_ref().is_some_and(by_name))
 }
 
+/// `[2/3] COPY …` → `[2/3] LINK COPY …`.
 fn link_name(name: &str) -> String {
     match name.split_once("] ") {
         Some((prefix, text)) => format!("{prefix}] LINK {text}"),

@@ -27,12 +27,17 @@ impl Env {
 
     /// Sets a variable; it becomes the last of the list.
     pub(super) fn set(&mut self, name: &str, value: &str) {
+        self.remove(name);
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self.bytes += name.len() + value.len();
+    }
+
+    /// Takes a variable away.
+    pub(super) fn remove(&mut self, name: &str) {
         if let Some(at) = self.variables.iter().position(|(key, _)| key == name) {
             let (key, value) = self.variables.remove(at);
             self.bytes -= key.len() + value.len();
         }
-        self.variables.push((name.to_owned(), value.to_owned()));
-        self.bytes += name.len() + value.len();
     }
 
     /// The names, in order.

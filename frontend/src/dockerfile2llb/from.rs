@@ -10,9 +10,9 @@ use super::env::{self, DEFAULT_PATH, Env};
 use super::images::BaseImage;
 use super::stage::{Stage, StepNames};
 use super::stages::{Base, Origin, Plan};
-use super::{Converter, history, owner, path};
+use super::{Converter, history, owner, path, platform};
 use crate::Diagnostic;
-use crate::image::ImageConfig;
+use crate::image::{ImageConfig, RootFs};
 use crate::parser::Token;
 
 /// Name of the build context's source.
@@ -57,7 +57,11 @@ impl Converter<'_> {
             Base::Scratch => {}
             Base::Stage(below) => self.start_from_stage(&mut stage, *below),
             Base::Image(image) => {
-                let name = stage.next_name(false, &format!("FROM {}", image.name()));
+                // An image without layers is no step, though it was counted as one.
+                let name = match image.config.layer_count() {
+                    0 => String::new(),
+                    _ => stage.next_name(false, &format!("FROM {}", image.name())),
+                };
                 let metadata = Metadata { name, location: Some(location), ignore_cache: false };
                 stage.head = self.image_source(image, &plan.platform, metadata);
                 stage.base = stage.head;
@@ -194,6 +198,7 @@ fn empty_config(platform: &Platform) -> ImageConfig {
 
 fn inherited_config(mut config: ImageConfig, platform: &Platform) -> ImageConfig {
     config.created = None;
+    config.rootfs.kind = RootFs::default().kind;
     config.config.on_build = None;
     if config.os.is_empty() || config.architecture.is_empty() {
         set_platform(&mut config, platform);
@@ -201,8 +206,28 @@ fn inherited_config(mut config: ImageConfig, platform: &Platform) -> ImageConfig
     config
 }
 
-/// Says what an image is for.
-pub(super) fn set_platform(config: &mut ImageConfig, platform: &Platform) {
+/// Makes an image's config say what it is for. A platform that was asked for does not speak of the base's variant and
+/// version of the operating system unless it names one, or is another system or architecture.
+pub(super) fn settle_platform(config: &mut ImageConfig, asked: Option<&Platform>) {
+    if let Some(asked) = asked {
+        let is_same = (&config.os, &config.architecture) == (&asked.os, &asked.architecture);
+        let keep = |field: &String, asked: &String| {
+            if is_same && asked.is_empty() { field.clone() } else { asked.clone() }
+        };
+        let variant = keep(&config.variant, &asked.variant);
+        let os_version = keep(&config.os_version, &asked.os_version);
+        set_platform(config, &Platform { variant, os_version, ..asked.clone() });
+    }
+    let platform = platform::normalise(&Platform {
+        os: config.os.clone(),
+        architecture: config.architecture.clone(),
+        variant: config.variant.clone(),
+        os_version: config.os_version.clone(),
+    });
+    set_platform(config, &platform);
+}
+
+fn set_platform(config: &mut ImageConfig, platform: &Platform) {
     config.os.clone_from(&platform.os);
     config.architecture.clone_from(&platform.architecture);
     config.variant.clone_from(&platform.variant);

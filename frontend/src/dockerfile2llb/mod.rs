@@ -4,8 +4,10 @@
 //! images asked for, triggers parsed. Then they are converted from the first to the last (`from` and one file for each
 //! group of instructions): each instruction takes the stage one step further.
 
+mod contexts;
 mod copy;
 mod env;
+mod epoch;
 mod expose;
 mod from;
 mod go_format;
@@ -34,7 +36,9 @@ use crate::Diagnostic;
 use crate::dockerignore::Matcher;
 use crate::image::ImageConfig;
 use crate::instructions::{Dockerfile, InstructionKind};
+use contexts::Contexts;
 use env::Env;
+pub use epoch::TimeOf;
 use images::Images;
 use stage::{Stage, Step};
 use stages::Plan;
@@ -54,8 +58,10 @@ pub struct Options {
     pub multi_platform: bool,
     /// Platform the builder runs on.
     pub build_platform: Platform,
-    /// Named contexts (`--build-context`): name (lower-cased) and what it is.
+    /// Named contexts (`--build-context`): name, perhaps with `::PLATFORM`, and what it is.
     pub contexts: BTreeMap<String, NamedContext>,
+    /// `--label`: they win over those of the file.
+    pub labels: BTreeMap<String, String>,
     /// Patterns of the main context's ignore file.
     pub ignore: Vec<String>,
     /// Nothing is taken from the cache (`--no-cache`).
@@ -84,11 +90,13 @@ pub struct RunOptions {
 /// What a named context is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NamedContext {
-    /// A local directory: source `local://NAME`.
+    /// A local directory: source `local://NAME`, the name as it was given.
     Local,
     /// An image or a layout: looked up by the resolver under this reference (`oci-layout://PATH[:TAG]` or an image
-    /// reference).
+    /// reference). `scratch` is no files.
     Image(String),
+    /// A stage of the same file (`target:NAME`).
+    Target(String),
 }
 
 /// Asked for base images. Filled by `builder`.
@@ -96,6 +104,10 @@ pub trait ImageMetaResolver {
     /// Config of an image. `reference` is as written (`debian`, `oci-layout://…`); the answer says what source to use.
     /// Each reference and platform is asked for once.
     fn resolve(&mut self, reference: &str, platform: &Platform) -> Result<ResolvedImage, String>;
+
+    /// Time of a source in seconds since 1970, for `SOURCE_DATE_EPOCH`: that of a commit, `Last-Modified` of a file, of
+    /// an archive without one that of its newest file. `None` is a source without a time, such as a local directory.
+    fn time(&mut self, of: &TimeOf) -> Result<Option<u64>, String>;
 }
 
 /// A base image that was looked up.
@@ -128,6 +140,8 @@ pub struct Converted {
     pub base_layers: usize,
     /// Platform of the target stage.
     pub platform: Platform,
+    /// `SOURCE_DATE_EPOCH` in seconds.
+    pub source_date_epoch: Option<u64>,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
 }
@@ -150,11 +164,20 @@ pub fn convert(
     options.platform = platform::normalise(&options.platform);
     options.build_platform = platform::normalise(&options.build_platform);
     let mut problems = Vec::new();
-    let globals = scope::globals(dockerfile, &options, &mut problems);
+    let mut globals = scope::globals(dockerfile, &options, &mut problems);
+    let source_date_epoch = epoch::resolve(dockerfile, &mut options, &mut globals, resolver);
+    let source_date_epoch = source_date_epoch.unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
+    let contexts = Contexts::new(&options.contexts, &options.build_platform);
+    problems.extend(contexts.warn_reserved());
     Converter {
         dockerfile,
         options: &options,
         globals,
+        source_date_epoch,
+        contexts,
         images: Images::new(resolver),
         definition: Definition::default(),
         ignore: ignore_matcher(&options.ignore),
@@ -176,6 +199,8 @@ struct Converter<'a> {
     options: &'a Options,
     /// Arguments of the global scope.
     globals: Env,
+    source_date_epoch: Option<u64>,
+    contexts: Contexts<'a>,
     images: Images<'a>,
     definition: Definition,
     /// The main context's ignore patterns, if nothing they match comes back (`!`).
@@ -255,9 +280,12 @@ impl<'a> Converter<'a> {
 
     fn finish(mut self, stage: Stage) -> Converted {
         let mut config = stage.config;
-        if !self.options.implicit_platform {
-            from::set_platform(&mut config, &self.options.platform);
+        if !self.options.labels.is_empty() {
+            let labels = self.options.labels.iter().map(|(name, value)| (name.clone(), value.clone()));
+            config.config.labels.get_or_insert_default().extend(labels);
         }
+        let asked = Some(&self.options.platform).filter(|_| !self.options.implicit_platform);
+        from::settle_platform(&mut config, asked);
         self.problems.sort_by_key(|problem| problem.span.start);
         Converted {
             definition: self.definition,
@@ -268,6 +296,7 @@ impl<'a> Converter<'a> {
             base: stage.base,
             base_layers: stage.base_layers,
             platform: stage.platform,
+            source_date_epoch: self.source_date_epoch,
             warnings: self.problems,
         }
     }

@@ -102,7 +102,6 @@ impl Converter<'_> {
         exec: &mut Exec,
     ) -> Result<(), Diagnostic> {
         let spec = self.mount_spec(stage, step, token)?;
-        check(&spec).map_err(|message| Diagnostic::error(token.span.clone(), message))?;
         let mount = match spec.kind {
             Type::Bind | Type::Cache | Type::Tmpfs => self.file_mount(stage, token, spec, exec)?,
             Type::Secret => {
@@ -126,6 +125,8 @@ impl Converter<'_> {
         exec: &mut Exec,
     ) -> Result<Mount, Diagnostic> {
         let target = spec.target.as_deref().unwrap_or_default();
+        // The target as written: a relative one is the same cache in every directory.
+        let default_id = path::clean_relative(target);
         let target = path::join(stage.directory(), target);
         let files = match &spec.from {
             _ if spec.kind == Type::Tmpfs => Files { edge: None, is_local: false },
@@ -142,7 +143,7 @@ impl Converter<'_> {
         };
         let kind = match spec.kind {
             Type::Cache => MountKind::Cache {
-                id: self.cache_id(spec.id.filter(|id| !id.is_empty()).unwrap_or_else(|| target.clone())),
+                id: self.cache_id(spec.id.filter(|id| !id.is_empty()).unwrap_or(default_id)),
                 sharing: spec.sharing.unwrap_or_default(),
                 mode: spec.mode,
                 uid: spec.uid,
@@ -171,21 +172,36 @@ impl Converter<'_> {
 
     fn mount_spec(&mut self, stage: &Stage, step: &Step<'_>, token: &Token) -> Result<Spec, Diagnostic> {
         let mut spec = Spec::default();
-        for field in fields(token)? {
-            let Field { key, value } = field;
-            let value = match value {
-                // A flag without a value, or a name that is looked up as it is.
-                None => None,
-                Some(value) if key.text == "from" => Some(value),
-                Some(value) => {
-                    let text = self.expand(stage, step, &value)?;
-                    Some(Token { text, span: value.span })
-                }
-            };
-            set(&mut spec, &key, value, token)?;
+        let mut fields = fields(token)?;
+        for Field { key, value } in &mut fields {
+            // A name that is looked up is taken as it is.
+            if let Some(value) = value.as_mut().filter(|_| key.text != "from") {
+                value.text = self.expand(stage, step, value)?;
+            }
+            set(&mut spec, key, value.clone(), token)?;
         }
+        check(&spec, &fields, token)?;
         Ok(spec)
     }
+}
+
+/// What is wrong with a mount whose step is not needed: its values do not matter, as nobody knows the variables in them.
+pub(super) fn syntax_error(mount: &Token) -> Option<Diagnostic> {
+    let fields = match fields(mount) {
+        Ok(fields) => fields,
+        Err(problem) => return Some(problem),
+    };
+    fields.iter().find_map(|Field { key, value }| match value {
+        None => set(&mut Spec::default(), key, None, mount).err(),
+        Some(value) if key.text == "from" && value.text.contains('$') => Some(variable_in_from(value)),
+        Some(_) => None,
+    })
+}
+
+/// The error of a `from` that would have to be expanded before the stages are known.
+pub(super) fn variable_in_from(from: &Token) -> Diagnostic {
+    let message = "'from' doesn't support variable expansion, define alias stage instead";
+    Diagnostic::error(from.span.clone(), message).with_hint("add FROM ${…} AS alias above and use the alias")
 }
 
 fn set(spec: &mut Spec, key: &Token, value: Option<Token>, mount: &Token) -> Result<(), Diagnostic> {
@@ -253,9 +269,15 @@ fn unknown_key(key: &Token, mount: &Token) -> Diagnostic {
 }
 
 /// What a type of mount cannot have, and what it must.
-fn check(spec: &Spec) -> Result<(), String> {
+fn check(spec: &Spec, fields: &[Field], mount: &Token) -> Result<(), Diagnostic> {
     let kind = spec.kind.name();
-    let not_allowed = |what: &str| Err(format!("{what} not allowed for {kind:?} type mounts"));
+    let whole = |message: &str| Err(Diagnostic::error(mount.span.clone(), message));
+    let at = |keys: &[&str], message: String| {
+        let field = fields.iter().rfind(|field| keys.contains(&field.key.text.as_str()));
+        let place = field.map_or(&mount.span, |field| &field.key.span);
+        Err(Diagnostic::error(place.clone(), message))
+    };
+    let not_allowed = |what: &str| at(&[what], format!("{what} not allowed for {kind:?} type mounts"));
     let takes_owner = matches!(spec.kind, Type::Cache | Type::Secret | Type::Ssh);
     for (what, is_given) in
         [("mode", spec.mode.is_some()), ("uid", spec.uid.is_some()), ("gid", spec.gid.is_some())]
@@ -274,23 +296,27 @@ fn check(spec: &Spec) -> Result<(), String> {
         return not_allowed("env");
     }
     if spec.sharing.is_some() && spec.kind != Type::Cache {
-        return Err(format!("invalid cache sharing set for {kind} mount"));
+        return at(&["sharing"], format!("invalid cache sharing set for {kind} mount"));
     }
     let has = |field: &Option<String>| field.as_ref().is_some_and(|text| !text.is_empty());
     match spec.kind {
         Type::Bind | Type::Cache | Type::Tmpfs if !has(&spec.target) => {
-            Err(format!("{kind} mount requires a target"))
+            whole(&format!("{kind} mount requires a target"))
         }
         Type::Bind | Type::Cache | Type::Tmpfs => Ok(()),
-        Type::Secret if spec.from.is_some() => Err("secret mount should not have a from".to_owned()),
+        Type::Secret if spec.from.is_some() => {
+            at(&["from"], "secret mount should not have a from".to_owned())
+        }
         Type::Secret if has(&spec.source) && has(&spec.id) => {
-            Err("both source and id can't be set".to_owned())
+            at(&["source", "src", "id"], "both source and id can't be set".to_owned())
         }
         Type::Secret if !has(&spec.source) && !has(&spec.id) && !has(&spec.target) => {
-            Err("invalid secret mount. one of source, target required".to_owned())
+            whole("invalid secret mount. one of source, target required")
         }
         Type::Secret => Ok(()),
-        Type::Ssh if has(&spec.source) => Err("ssh mount should not have a source".to_owned()),
+        Type::Ssh if has(&spec.source) => {
+            at(&["source", "src"], "ssh mount should not have a source".to_owned())
+        }
         Type::Ssh => Ok(()),
     }
 }

@@ -15,6 +15,24 @@ pub(super) fn clean(path: &str) -> String {
     format!("/{}", components.join("/"))
 }
 
+/// Cleans a path that may be relative and stays so; the empty path is `.`.
+pub(super) fn clean_relative(path: &str) -> String {
+    if path.starts_with('/') {
+        return clean(path);
+    }
+    let mut components: Vec<&str> = Vec::new();
+    for component in path.split('/') {
+        match component {
+            "" | "." => {}
+            ".." if components.last().is_some_and(|last| *last != "..") => {
+                components.pop();
+            }
+            name => components.push(name),
+        }
+    }
+    if components.is_empty() { ".".to_owned() } else { components.join("/") }
+}
+
 /// `path` as seen from the directory `dir`, cleaned.
 pub(super) fn join(dir: &str, path: &str) -> String {
     if path.starts_with('/') { clean(path) } else { clean(&format!("{dir}/{path}")) }
@@ -52,6 +70,21 @@ mod tests {
             ("..a", "/..a"),
         ] {
             assert_eq!(clean(path), cleaned, "{path}");
+        }
+    }
+
+    #[test]
+    fn relative_paths_stay_relative() {
+        for (path, cleaned) in [
+            ("", "."),
+            ("a/..", "."),
+            ("a/", "a"),
+            ("./a//b/../c", "a/c"),
+            ("../../a", "../../a"),
+            ("a/../../b", "../b"),
+            ("/a/../../b/", "/b"),
+        ] {
+            assert_eq!(clean_relative(path), cleaned, "{path}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::env::Env;
 use super::stage::{Stage, Step};
-use super::{Converter, Options, history, platform, words};
+use super::{Converter, Options, epoch, history, platform, words};
 use crate::Diagnostic;
 use crate::instructions::{Arg, Dockerfile, InstructionKind};
 
@@ -21,7 +21,7 @@ const BUILDER_ARGS: [&str; 10] = [
     "BUILDKIT_MULTI_PLATFORM",
     "BUILDKIT_SANDBOX_HOSTNAME",
     "BUILDKIT_SYNTAX",
-    "SOURCE_DATE_EPOCH",
+    epoch::NAME,
     "DOCKER_BUILDKIT",
 ];
 
@@ -31,7 +31,7 @@ const NON_ENV_ARGS: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SC
 /// The global scope: the platform's arguments, then the file's own, each seeing those before it.
 pub(super) fn globals(dockerfile: &Dockerfile, options: &Options, problems: &mut Vec<Diagnostic>) -> Env {
     let mut globals = Env::default();
-    for (name, value) in platform_args(options) {
+    for (name, value) in predefined_args(dockerfile, options) {
         let value = options.build_args.get(name).cloned().unwrap_or(value);
         globals.set(name, &value);
     }
@@ -49,17 +49,15 @@ pub(super) fn globals(dockerfile: &Dockerfile, options: &Options, problems: &mut
     globals
 }
 
-/// `K=V` of the proxies for RUN, both spellings.
+/// `K=V` of the proxies for RUN, both spellings. Of several spellings that were given the last in order counts, which is
+/// the one in lower case; an empty value is none.
 pub(super) fn proxy_env(build_args: &BTreeMap<String, String>) -> Vec<String> {
     let mut env = Vec::new();
     for name in PROXY_ARGS {
-        let lower = name.to_lowercase();
-        let given = build_args.get(name).or_else(|| build_args.get(&lower)).or_else(|| {
-            build_args.iter().find(|(given, _)| given.eq_ignore_ascii_case(name)).map(|(_, value)| value)
-        });
-        if let Some(value) = given {
+        let given = build_args.iter().rfind(|(given, _)| given.eq_ignore_ascii_case(name));
+        if let Some((_, value)) = given.filter(|(_, value)| !value.is_empty()) {
             env.push(format!("{name}={value}"));
-            env.push(format!("{lower}={value}"));
+            env.push(format!("{}={value}", name.to_lowercase()));
         }
     }
     env
@@ -90,7 +88,7 @@ pub(super) fn unused_build_args<'a>(
         BUILDER_ARGS.contains(&name)
             || NON_ENV_ARGS.contains(&name)
             || PROXY_ARGS.iter().any(|proxy| proxy.eq_ignore_ascii_case(name))
-            || platform_args(options).iter().any(|(platform, _)| *platform == name)
+            || predefined_args(dockerfile, options).iter().any(|(known, _)| *known == name)
     };
     options
         .build_args
@@ -103,9 +101,15 @@ pub(super) fn unused_build_args<'a>(
         .collect()
 }
 
-fn platform_args(options: &Options) -> [(&'static str, String); 11] {
+/// What every file can declare: both platforms, and the name of the stage that is built.
+fn predefined_args(dockerfile: &Dockerfile, options: &Options) -> [(&'static str, String); 11] {
     let (build, target) = (&options.build_platform, &options.platform);
-    let stage = if options.target.is_empty() { "default" } else { &options.target };
+    let last = dockerfile.stages.last().and_then(|stage| stage.name.as_ref());
+    let stage = match (options.target.as_str(), last) {
+        ("", Some(last)) => &last.text,
+        ("", None) => "default",
+        (target, _) => target,
+    };
     [
         ("BUILDPLATFORM", platform::format_all(build)),
         ("BUILDOS", build.os.clone()),
@@ -127,7 +131,7 @@ fn global_value(
     options: &Options,
     globals: &Env,
 ) -> Result<Option<(String, String)>, Diagnostic> {
-    let name = words::expand(&arg.name, escape, globals)?.text;
+    let name = arg.name.text.clone();
     let value = match (options.build_args.get(&name), &arg.default) {
         (Some(given), _) => Some(given.clone()),
         (None, Some(default)) => Some(words::expand(default, escape, globals)?.text),
@@ -142,7 +146,8 @@ impl Converter<'_> {
     pub(super) fn arg(&mut self, stage: &mut Stage, step: &Step<'_>, args: &[Arg]) -> Result<(), Diagnostic> {
         let mut created_by = "ARG".to_owned();
         for arg in args {
-            let name = self.expand(stage, step, &arg.name)?;
+            // Unlike the names of ENV and LABEL it is not expanded.
+            let name = arg.name.text.clone();
             let value = match (self.options.build_args.get(&name), &arg.default) {
                 (Some(given), _) => Some(given.clone()),
                 (None, Some(default)) => Some(self.expand(stage, step, default)?),

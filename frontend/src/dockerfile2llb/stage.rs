@@ -66,7 +66,7 @@ impl Stage {
     pub(super) fn next_name(&mut self, is_trigger: bool, text: &str) -> String {
         let platforms = if self.names.with_platform {
             let arrow = self.env_platform().map(|target| platform::arrow(&self.platform, &target));
-            format!("{}{} ", self.platform, arrow.unwrap_or_default())
+            format!("{}{} ", platform::format_all(&self.platform), arrow.unwrap_or_default())
         } else {
             String::new()
         };

@@ -1,4 +1,4 @@
-//! Which stages are needed, and where each name leads: an earlier stage, a named context, or an image.
+//! Which stages are needed, and where each name leads: a stage, a named context, or an image.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use super::images::BaseImage;
 use super::stage::Step;
 use super::{Converter, NamedContext, mounts, platform, words};
 use crate::Diagnostic;
-use crate::instructions::{self, Instruction, InstructionKind};
+use crate::instructions::{self, Copy, Instruction, InstructionKind};
 use crate::parser::Token;
 
 /// The base name that means no files at all.
@@ -84,17 +84,23 @@ impl<'a> Converter<'a> {
     }
 
     /// The stages the target needs, by number. Going down, every stage that can need another comes before it, whatever
-    /// triggers its base image brings.
+    /// triggers its base image brings. Of the others only what is wrong with them is told.
     pub(super) fn plan(&mut self, target: usize) -> Vec<Option<Plan<'a>>> {
+        for index in target + 1..self.dockerfile.stages.len() {
+            self.check_unneeded(index);
+        }
         let mut needed = vec![false; target + 1];
         needed[target] = true;
         let mut plans: Vec<Option<Plan<'a>>> = Vec::new();
         for index in (0..=target).rev() {
-            let plan = needed[index].then(|| self.plan_stage(index));
-            if let Some(plan) = &plan {
-                self.mark_needed(plan, &mut needed);
+            if needed[index] {
+                let plan = self.plan_stage(index);
+                self.mark_needed(&plan, &mut needed);
+                plans.push(Some(plan));
+            } else {
+                self.check_unneeded(index);
+                plans.push(None);
             }
-            plans.push(plan);
         }
         plans.reverse();
         plans
@@ -106,19 +112,30 @@ impl<'a> Converter<'a> {
         if stages.len() == 1 && !self.has_implicit_stages() {
             return String::new();
         }
-        stages[index].name.as_ref().map_or_else(|| format!("stage-{index}"), |name| name.text.clone())
+        self.stage_name(index)
+    }
+
+    fn stage_name(&self, index: usize) -> String {
+        let name = self.dockerfile.stages[index].name.as_ref();
+        name.map_or_else(|| format!("stage-{index}"), |name| name.text.clone())
     }
 
     /// Where the `--from` of a COPY in stage `index` leads; it may count stages.
     pub(super) fn copy_from(&self, token: &Token, index: usize) -> Result<Origin, Diagnostic> {
-        let found = match token.text.parse::<usize>() {
-            Ok(number) if number >= self.dockerfile.stages.len() => {
-                return Err(Diagnostic::error(token.span.clone(), format!("invalid stage index {number}")));
+        self.origin(token, index, self.copied_stage(token)?, "copy")
+    }
+
+    /// The stage that the `--from` of a COPY counts or names.
+    fn copied_stage(&self, token: &Token) -> Result<Option<usize>, Diagnostic> {
+        let stages = self.dockerfile.stages.len();
+        match token.text.parse::<i64>().map(usize::try_from) {
+            Ok(Ok(number)) if number < stages => Ok(Some(number)),
+            Ok(_) => {
+                let message = format!("invalid stage index {}", token.text);
+                Err(Diagnostic::error(token.span.clone(), message))
             }
-            Ok(number) => Some(number),
-            Err(_) => self.nearest_stage(&token.text, index),
-        };
-        self.origin(token, index, found, "copy")
+            Err(_) => Ok(self.stage_named(&token.text, stages)),
+        }
     }
 
     /// Where the `from` of a mount in stage `index` leads; a number is no name.
@@ -128,7 +145,7 @@ impl<'a> Converter<'a> {
                 Diagnostic::error(token.span.clone(), "a mount's from can't be the number of a stage");
             return Err(error.with_hint("name the stage: FROM … AS name"));
         }
-        self.origin(token, index, self.nearest_stage(&token.text, index), "mount")
+        self.origin(token, index, self.stage_named(&token.text, self.dockerfile.stages.len()), "mount")
     }
 
     fn origin(
@@ -141,27 +158,25 @@ impl<'a> Converter<'a> {
         let name = token.text.as_str();
         let error = |message: String| Diagnostic::error(token.span.clone(), message);
         if name.contains('$') {
-            let error =
-                error("'from' doesn't support variable expansion, define alias stage instead".to_owned());
-            return Err(error.with_hint("add FROM ${…} AS alias above and use the alias"));
+            return Err(mounts::variable_in_from(token));
         }
         match found {
             Some(found) if found < index => Ok(Origin::Stage(found)),
-            Some(found) if found == index => {
-                Err(error(format!("circular dependency detected on stage: {name}")))
-            }
+            Some(found) if found == index => Err(circular(token)),
             Some(_) => {
-                let message =
-                    format!("cannot {verb} from stage {name:?}, it needs to be defined before current stage");
-                Err(error(message))
+                let problem = error(format!(
+                    "cannot {verb} from stage {name:?}, it needs to be defined before current stage {:?}",
+                    self.stage_name(index)
+                ));
+                match self.stage_named(name, index) {
+                    Some(_) => {
+                        Err(problem.with_hint("several stages have that name, and the last of them is meant"))
+                    }
+                    None => Err(problem),
+                }
             }
-            None => Ok(self.outside(name, &self.options.platform)),
+            None => self.outside(name, &self.options.platform, index, &token.span),
         }
-    }
-
-    /// The stage of that name that is meant in stage `index`: the last one before it, else (in error) one after it.
-    fn nearest_stage(&self, name: &str, index: usize) -> Option<usize> {
-        self.stage_named(name, index).or_else(|| self.stage_named(name, self.dockerfile.stages.len()))
     }
 
     /// Says which image could not be had, and what may have been meant.
@@ -184,59 +199,100 @@ impl<'a> Converter<'a> {
             .rposition(|stage| stage.name.as_ref().is_some_and(|token| token.text == name))
     }
 
-    /// A name that is no stage.
-    fn outside(&self, name: &str, platform: &Platform) -> Origin {
-        if let Some((name, context)) = self.named_context(name, platform) {
-            return match context {
-                NamedContext::Local => Origin::Local(name),
-                NamedContext::Image(reference) => Origin::Image(reference.clone()),
-            };
-        }
-        match name {
-            SCRATCH => Origin::Scratch,
-            name => Origin::Image(name.to_owned()),
+    /// What a name that is no stage leads to from stage `index`.
+    fn outside(
+        &self,
+        name: &str,
+        platform: &Platform,
+        index: usize,
+        place: &Range<usize>,
+    ) -> Result<Origin, Diagnostic> {
+        match (self.contexts.get(name, platform), name) {
+            (Some((given, context)), _) => self.context_origin(given, context, index, place),
+            (None, SCRATCH) => Ok(Origin::Scratch),
+            (None, name) => Ok(Origin::Image(name.to_owned())),
         }
     }
 
-    /// `name::PLATFORM` before `name`; an image may be named in short or in full.
-    fn named_context(&self, name: &str, platform: &Platform) -> Option<(String, &'a NamedContext)> {
-        let name = name.to_lowercase();
-        let short = name
-            .strip_prefix("docker.io/")
-            .map_or(name.as_str(), |rest| rest.strip_prefix("library/").unwrap_or(rest));
-        let short = short.strip_suffix(":latest").unwrap_or(short);
-        let contexts = &self.options.contexts;
-        [format!("{name}::{platform}"), name.clone(), format!("{short}::{platform}"), short.to_owned()]
-            .into_iter()
-            .find_map(|key| contexts.get(&key).map(|context| (key, context)))
+    /// What a named context leads to from stage `index`.
+    fn context_origin(
+        &self,
+        given: &str,
+        context: &NamedContext,
+        index: usize,
+        place: &Range<usize>,
+    ) -> Result<Origin, Diagnostic> {
+        let stage = match context {
+            NamedContext::Local => return Ok(Origin::Local(given.to_owned())),
+            NamedContext::Image(reference) if reference == SCRATCH => return Ok(Origin::Scratch),
+            NamedContext::Image(reference) => return Ok(Origin::Image(reference.clone())),
+            NamedContext::Target(stage) => stage,
+        };
+        match self.stage_named(stage, self.dockerfile.stages.len()) {
+            Some(found) if found < index => Ok(Origin::Stage(found)),
+            Some(_) => Err(Diagnostic::error(
+                place.clone(),
+                format!(
+                    "build context {given:?} is stage {stage:?}, it needs to be defined before current stage {:?}",
+                    self.stage_name(index)
+                ),
+            )),
+            None => Err(Diagnostic::error(
+                0..0,
+                format!("build context {given:?}: target stage {stage:?} could not be found"),
+            )
+            .with_suggestion(stage, &self.stage_names())),
+        }
+    }
+
+    /// What stands in for the whole stage: a named context with the stage's name.
+    fn replacement(&self, index: usize) -> Option<Result<Origin, Diagnostic>> {
+        let stage = &self.dockerfile.stages[index];
+        let name = stage.name.as_ref()?;
+        let platform = stage.platform.as_ref().and_then(|token| {
+            let expanded = words::expand(token, self.dockerfile.escape, &self.globals).ok()?;
+            platform::parse(&expanded.text, &self.options.build_platform).ok()
+        });
+        let platform = platform.as_ref().unwrap_or(&self.options.platform);
+        let (given, context) = self.contexts.get(&name.text, platform)?;
+        Some(self.context_origin(given, context, index, &name.span))
     }
 
     fn plan_stage(&mut self, index: usize) -> Plan<'a> {
         let dockerfile = self.dockerfile;
         let stage = &dockerfile.stages[index];
+        let base_name = self.base_name(&stage.base);
         let explicit = stage.platform.as_ref().and_then(|token| self.stage_platform(token));
-        let platform = explicit.clone().unwrap_or_else(|| self.options.platform.clone());
-        let replaced = stage.name.as_ref().and_then(|name| self.named_context(&name.text, &platform));
-        let is_replaced = replaced.is_some();
-        let origin = match replaced {
-            Some((name, NamedContext::Local)) => Some(Origin::Local(name)),
-            Some((_, NamedContext::Image(reference))) => Some(Origin::Image(reference.clone())),
-            None => self.base_name(&stage.base).map(|name| match self.stage_named(&name, index) {
-                Some(below) => Origin::Stage(below),
-                None => self.outside(&name, &platform),
-            }),
+        let platform = match (&explicit, base_name.as_deref()) {
+            // What has no files runs on what the image is for.
+            (Some(platform), Some(name)) if name != SCRATCH => platform.clone(),
+            _ => self.options.platform.clone(),
         };
+        let replacement = self.replacement(index);
+        let is_replaced = replacement.is_some();
+        let origin = match (replacement, base_name) {
+            (Some(origin), _) => origin,
+            (None, Some(name)) => match self.stage_named(&name, index) {
+                Some(below) => Ok(Origin::Stage(below)),
+                None => self.outside(&name, &platform, index, &stage.base.span),
+            },
+            (None, None) => Ok(Origin::Scratch),
+        };
+        let origin = origin.unwrap_or_else(|problem| {
+            self.problems.push(problem);
+            Origin::Scratch
+        });
         let mut plan = Plan { index, base: Base::Scratch, platform, steps: Vec::new() };
         match origin {
-            None | Some(Origin::Scratch) => plan.platform = self.options.platform.clone(),
-            Some(Origin::Local(name)) => plan.base = Base::Local(name),
-            Some(Origin::Stage(below)) => {
+            Origin::Scratch => {}
+            Origin::Local(name) => plan.base = Base::Local(name),
+            Origin::Stage(below) => {
                 plan.base = Base::Stage(below);
-                if !self.is_replaced(below) {
+                if !is_replaced && self.replacement(below).is_none() {
                     plan.steps = self.triggers(index, triggers_of(&dockerfile.stages[below].instructions));
                 }
             }
-            Some(Origin::Image(reference)) => match self.images.get(&reference, &plan.platform) {
+            Origin::Image(reference) => match self.images.get(&reference, &plan.platform) {
                 Ok(image) => {
                     if explicit.is_none() && self.options.implicit_platform {
                         plan.platform = image.platform(&plan.platform);
@@ -283,7 +339,9 @@ impl<'a> Converter<'a> {
         let text = self.expand_global(token)?;
         if text.is_empty() {
             let message = format!("empty platform value from expression {}", token.text);
-            self.problems.push(Diagnostic::error(token.span.clone(), message));
+            let error = Diagnostic::error(token.span.clone(), message);
+            self.problems
+                .push(error.with_hint("give the argument a value, or use $BUILDPLATFORM or $TARGETPLATFORM"));
             return None;
         }
         match platform::parse(&text, &self.options.build_platform) {
@@ -372,10 +430,26 @@ impl<'a> Converter<'a> {
         }
     }
 
-    /// Whether a named context stands in for the whole stage.
-    fn is_replaced(&self, index: usize) -> bool {
-        let name = self.dockerfile.stages[index].name.as_ref();
-        name.is_some_and(|name| self.named_context(&name.text, &self.options.platform).is_some())
+    /// What is wrong with a stage whatever it is needed for: its FROM, and what its instructions read from.
+    fn check_unneeded(&mut self, index: usize) {
+        let stage = &self.dockerfile.stages[index];
+        self.base_name(&stage.base);
+        if let Some(token) = &stage.platform {
+            self.stage_platform(token);
+        }
+        for instruction in &stage.instructions {
+            match &instruction.kind {
+                InstructionKind::Copy(Copy { from: Some(from), .. }) => match self.copied_stage(from) {
+                    Ok(Some(found)) if found == index => self.problems.push(circular(from)),
+                    Ok(_) => {}
+                    Err(problem) => self.problems.push(problem),
+                },
+                InstructionKind::Run(run) => {
+                    self.problems.extend(run.mounts.iter().filter_map(mounts::syntax_error));
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Whether an instruction names something that is no stage: BuildKit makes a stage of it.
@@ -395,6 +469,10 @@ impl<'a> Converter<'a> {
             }
         })
     }
+}
+
+fn circular(from: &Token) -> Diagnostic {
+    Diagnostic::error(from.span.clone(), format!("circular dependency detected on stage: {}", from.text))
 }
 
 /// A problem in a trigger, at the FROM that pulled it.

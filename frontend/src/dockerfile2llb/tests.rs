@@ -123,7 +123,7 @@ fn eprint_skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
 
-/// A few images, and what was asked for.
+/// A few images and sources with times, and what was asked for.
 #[derive(Default)]
 struct Registry {
     asked: Vec<String>,
@@ -151,6 +151,21 @@ impl ImageMetaResolver for Registry {
             identifier: format!("docker-image://docker.io/library/{name}"),
             config: config.as_bytes().to_vec(),
         })
+    }
+
+    fn time(&mut self, of: &TimeOf) -> Result<Option<u64>, String> {
+        let (question, time) = match of {
+            TimeOf::Context(name) if name == "dated" => (format!("time of {name}"), Ok(Some(111))),
+            TimeOf::Context(name) if name == "gone" => {
+                (format!("time of {name}"), Err("not found".to_owned()))
+            }
+            TimeOf::Context(name) => (format!("time of {name}"), Ok(None)),
+            TimeOf::Source(source) => {
+                (format!("time of {} {:?}", source.identifier, source.attrs), Ok(Some(222)))
+            }
+        };
+        self.asked.push(question);
+        time
     }
 }
 
@@ -218,10 +233,14 @@ fn options(flags: &str) -> Options {
             "implicit-platform" => options.implicit_platform = true,
             "multi-platform" => options.multi_platform = true,
             "context" => {
-                let context =
-                    if pair.1 == "local" { NamedContext::Local } else { NamedContext::Image(pair.1) };
+                let context = match pair.1.strip_prefix("target:") {
+                    Some(stage) => NamedContext::Target(stage.to_owned()),
+                    None if pair.1 == "local" => NamedContext::Local,
+                    None => NamedContext::Image(pair.1),
+                };
                 options.contexts.insert(pair.0, context);
             }
+            "label" => drop(options.labels.insert(pair.0, pair.1)),
             "ignore" => options.ignore.push(value.to_owned()),
             "no-cache" => options.no_cache = true,
             "no-cache-stage" => options.no_cache_stages.push(value.to_owned()),
@@ -253,6 +272,9 @@ fn dump_converted(converted: &Converted, text: &str, out: &mut String) {
     let base = converted.base.as_ref().map(number);
     writeln!(out, "base {base:?} layers {} history {}", converted.base_layers, converted.base_history)
         .unwrap();
+    if let Some(seconds) = converted.source_date_epoch {
+        writeln!(out, "epoch {seconds}").unwrap();
+    }
     let new_layers =
         converted.config.history[converted.base_history..].iter().filter(|entry| !entry.empty_layer);
     assert_eq!(new_layers.count(), layers.len(), "history and layers");

@@ -49,7 +49,7 @@ impl Reader {
         Some(Add {
             paths,
             checksum: flags.one("checksum"),
-            keep_git_dir: flags.bool("keep-git-dir").unwrap_or(false),
+            keep_git_dir: flags.bool("keep-git-dir"),
             unpack: flags.bool("unpack"),
         })
     }

@@ -156,8 +156,8 @@ pub struct Add {
     pub paths: Paths,
     /// `--checksum`.
     pub checksum: Option<Token>,
-    /// `--keep-git-dir`.
-    pub keep_git_dir: bool,
+    /// `--keep-git-dir`, if it is there.
+    pub keep_git_dir: Option<bool>,
     /// `--unpack`: `None` is the default (local archives yes, URLs no).
     pub unpack: Option<bool>,
 }

@@ -153,7 +153,7 @@ impl Dump<'_> {
             InstructionKind::Add(add) => {
                 self.paths(&add.paths);
                 self.option(2, "checksum", add.checksum.as_ref());
-                if add.keep_git_dir {
+                if add.keep_git_dir == Some(true) {
                     self.line(2, "keep-git-dir");
                 }
                 if let Some(unpack) = add.unpack {
