@@ -89,6 +89,8 @@ pub enum NamedContext {
     /// An image or a layout: looked up by the resolver under this reference (`oci-layout://PATH[:TAG]` or an image
     /// reference).
     Image(String),
+    /// A stage of the same file that comes before.
+    Stage(String),
 }
 
 /// Asked for base images. Filled by `builder`.

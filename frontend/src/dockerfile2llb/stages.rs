@@ -155,7 +155,7 @@ impl<'a> Converter<'a> {
                     format!("cannot {verb} from stage {name:?}, it needs to be defined before current stage");
                 Err(error(message))
             }
-            None => Ok(self.outside(name, &self.options.platform)),
+            None => self.outside(name, index, &self.options.platform).map_err(error),
         }
     }
 
@@ -184,17 +184,25 @@ impl<'a> Converter<'a> {
             .rposition(|stage| stage.name.as_ref().is_some_and(|token| token.text == name))
     }
 
-    /// A name that is no stage.
-    fn outside(&self, name: &str, platform: &Platform) -> Origin {
-        if let Some((name, context)) = self.named_context(name, platform) {
-            return match context {
-                NamedContext::Local => Origin::Local(name),
-                NamedContext::Image(reference) => Origin::Image(reference.clone()),
-            };
+    /// A name that is no stage, used in stage `index`.
+    fn outside(&self, name: &str, index: usize, platform: &Platform) -> Result<Origin, String> {
+        match self.named_context(name, platform) {
+            Some((name, context)) => self.context_origin(name, context, index),
+            None if name == SCRATCH => Ok(Origin::Scratch),
+            None => Ok(Origin::Image(name.to_owned())),
         }
-        match name {
-            SCRATCH => Origin::Scratch,
-            name => Origin::Image(name.to_owned()),
+    }
+
+    /// What a named context stands for in stage `index`.
+    fn context_origin(&self, name: String, context: &NamedContext, index: usize) -> Result<Origin, String> {
+        match context {
+            NamedContext::Local => Ok(Origin::Local(name)),
+            NamedContext::Image(reference) => Ok(Origin::Image(reference.clone())),
+            NamedContext::Stage(stage) => {
+                self.stage_named(stage, index).map(Origin::Stage).ok_or_else(|| {
+                    format!("build context {name:?} is stage {stage:?}, and no stage above has this name")
+                })
+            }
         }
     }
 
@@ -219,13 +227,16 @@ impl<'a> Converter<'a> {
         let replaced = stage.name.as_ref().and_then(|name| self.named_context(&name.text, &platform));
         let is_replaced = replaced.is_some();
         let origin = match replaced {
-            Some((name, NamedContext::Local)) => Some(Origin::Local(name)),
-            Some((_, NamedContext::Image(reference))) => Some(Origin::Image(reference.clone())),
+            Some((name, context)) => Some(self.context_origin(name, context, index)),
             None => self.base_name(&stage.base).map(|name| match self.stage_named(&name, index) {
-                Some(below) => Origin::Stage(below),
-                None => self.outside(&name, &platform),
+                Some(below) => Ok(Origin::Stage(below)),
+                None => self.outside(&name, index, &platform),
             }),
         };
+        let origin = origin.and_then(|origin| {
+            let report = |message| self.problems.push(Diagnostic::error(stage.base.span.clone(), message));
+            origin.map_err(report).ok()
+        });
         let mut plan = Plan { index, base: Base::Scratch, platform, steps: Vec::new() };
         match origin {
             None | Some(Origin::Scratch) => plan.platform = self.options.platform.clone(),
