@@ -20,7 +20,7 @@ use wharf_solver::llb::{Definition, FileChange, MountKind, Op, Platform, Vertex,
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
-use crate::context::LocalContext;
+use crate::context::{ContextSpec, DockerfileSpec, LocalContext};
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
@@ -36,10 +36,10 @@ pub const JOBS_DEFAULT: u16 = 32;
 /// What is to be built, all text parsed.
 #[derive(Debug)]
 pub struct BuildRequest {
-    /// The directory of the main context.
-    pub context: PathBuf,
-    /// The Dockerfile if it is not the default one; `-` is standard input.
-    pub dockerfile: Option<PathBuf>,
+    /// The main context.
+    pub context: ContextSpec,
+    /// The Dockerfile if it is not the default one.
+    pub dockerfile: Option<DockerfileSpec>,
     /// Build arguments.
     pub build_args: BTreeMap<String, String>,
     /// Labels of the image that win over the file's.
@@ -66,15 +66,6 @@ pub struct BuildRequest {
     pub insecure_registries: Vec<String>,
     /// Docker's config.json, for credentials.
     pub docker_config: Option<PathBuf>,
-}
-
-/// What a named context is.
-#[derive(Debug, Clone)]
-pub enum ContextSpec {
-    /// A directory of the host.
-    Directory(PathBuf),
-    /// An image reference or `oci-layout://PATH[:TAG]`.
-    Image(String),
 }
 
 /// What a build gave.
@@ -114,7 +105,7 @@ impl<'a> Build<'a> {
             |error: &(dyn Error + 'static)| Failure::from_error(Kind::Environment, "cannot start", error);
         let cancel = Cancel::new().map_err(|error| failed(&error))?;
         let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
-        let loaded = load::load(&request, progress)?;
+        let loaded = load::load(&request, store, &cancel, progress)?;
         let registry = Arc::new(OciRegistry::new(RegistryOptions {
             insecure: request.insecure_registries.clone(),
             docker_config: request.docker_config.clone(),
@@ -169,8 +160,11 @@ impl<'a> Build<'a> {
             return Err(self.dockerfile_failure(problems));
         }
         let named = |spec: &ContextSpec| match spec {
-            ContextSpec::Directory(_) => NamedContext::Local,
             ContextSpec::Image(reference) => NamedContext::Image(reference.clone()),
+            ContextSpec::Stage(stage) => NamedContext::Target(stage.clone()),
+            ContextSpec::Path(_) | ContextSpec::Stdin | ContextSpec::Http(_) | ContextSpec::Git(_) => {
+                NamedContext::Local
+            }
         };
         let options = dockerfile2llb::Options {
             build_args: self.request.build_args.clone(),

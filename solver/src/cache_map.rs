@@ -3,7 +3,7 @@
 //! A vertex has two keys, both made by [`key`] from its [`op_key`] and one part for each input. The *definition key*
 //! names an input by the input's own definition key, the output and the selection that is read ([`reads`]); the
 //! *content key* names it by the content digest of that selection. A local directory has no definition key: it enters
-//! both by content.
+//! both by content. A source from the network that is no image has one key, of its operation and of what it was pinned to.
 //!
 //! | value | Exec | File | Source | left out because |
 //! |---|---|---|---|---|
@@ -31,8 +31,9 @@
 //! | image: resolve mode, record type, checksum, session, store | | | no | they say how to find or check it |
 //! | git: address, commit, sub-directory, further attributes | | | yes | |
 //! | git: credentials in the address, auth secrets, SSH options | | | no | they say how to get in |
-//! | http: checksum, file name, mode, owner, headers, auth secret | | | yes | |
-//! | http: address | | | without checksum | with one the bytes are known |
+//! | git and http: what the source was pinned to | | | yes, as content | |
+//! | http: file name, mode, owner, headers, auth secret | | | yes | |
+//! | http: address, checksum | | | no | the pin says what the bytes are |
 //! | local: name, patterns, session | | | no | only the content that is read counts |
 //! | Merge and Diff | | | | nothing of their own: their inputs are the key |
 //! | file times | no | no | no | they differ between two checkouts of one commit |
@@ -206,6 +207,11 @@ fn keyed_op(op: &Op) -> Cow<'_, Op> {
     }
 }
 
+/// Whether a source is something else from the network: what [`crate::op::OpResolver::pin_source`] pins.
+pub(crate) fn is_pinned(source: &SourceOp) -> bool {
+    matches!(source.scheme(), "http" | "https" | "git")
+}
+
 /// Whether a source is an image, here or in a registry: what [`crate::op::OpResolver::resolve_source`] resolves.
 pub(crate) fn is_image(source: &SourceOp) -> bool {
     matches!(source.scheme(), "docker-image" | "oci-layout")
@@ -234,10 +240,9 @@ fn keyed_source(source: &SourceOp) -> SourceOp {
                 *url = without_credentials(url);
             }
         }
-        "http" | "https" if source.attrs.contains_key("http.checksum") => {
-            let named = source.attrs.contains_key("http.filename");
-            let file_name = if named { "" } else { url_file_name(source.name()) };
-            keyed.identifier = format!("https://{file_name}");
+        "http" | "https" => {
+            keyed.identifier = "https://".to_owned();
+            keyed.attrs.remove("http.checksum");
         }
         "local" => keyed = SourceOp { identifier: "local://".to_owned(), attrs: Default::default() },
         _ => {}
@@ -252,12 +257,6 @@ fn without_credentials(url: &str) -> String {
     let (authority, path) = rest.split_at(authority_len);
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     format!("{scheme}://{host}{path}")
-}
-
-/// The last component of the path of `host/path?query#fragment`.
-fn url_file_name(url: &str) -> &str {
-    let path = url.split(['?', '#']).next().unwrap_or_default();
-    path.split_once('/').map_or("", |(_, path)| path.rsplit('/').next().unwrap_or_default())
 }
 
 fn keyed_exec(exec: &ExecOp) -> ExecOp {

@@ -27,8 +27,12 @@ pub enum ResultRef {
 /// Does the work. Filled by `builder::worker`. Called from worker threads, several at once.
 pub trait OpResolver: Sync {
     /// What an image source (`docker-image://`, `oci-layout://`) stands for, from metadata alone: nothing is
-    /// transferred. Git and HTTP sources are executed like any operation.
+    /// transferred. Git and HTTP sources are pinned, and executed like any operation.
     fn resolve_source(&self, digest: &VertexDigest, vertex: &Vertex) -> Result<ResultRef, OpError>;
+
+    /// What a source from the network that is no image (git, HTTP) stands for now: equal for equal files. Asked once for
+    /// each, before any key is known, and part of the source's key; [`Self::execute`] then gives what was pinned.
+    fn pin_source(&self, digest: &VertexDigest, vertex: &Vertex) -> Result<ContentDigest, OpError>;
 
     /// Content digest of what `reads` selects from `result`, an output of `vertex`. For a local source this walks the
     /// directory and is asked for before any key is known; a literal path that does not exist is an error.

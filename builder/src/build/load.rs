@@ -4,10 +4,14 @@ use std::collections::HashMap;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use wharf_cache::Store;
 use wharf_frontend::dockerignore::{self, Matcher};
+use wharf_runtime::Cancel;
 
-use super::{BuildRequest, ContextSpec, MAIN_CONTEXT};
+use super::{BuildRequest, MAIN_CONTEXT};
 use crate::context::LocalContext;
+use crate::context::git::{self, GitContext};
+use crate::context::spec::{ContextSpec, DockerfileSpec, redacted};
 use crate::error::{Failure, Kind, SourceText, causes};
 use crate::progress::Progress;
 
@@ -27,10 +31,15 @@ pub(super) struct Loaded {
     pub(super) ignore: Vec<String>,
 }
 
-pub(super) fn load(request: &BuildRequest, progress: &Progress) -> Result<Loaded, Failure> {
-    let context = &request.context;
+pub(super) fn load(
+    request: &BuildRequest,
+    store: &Store,
+    cancel: &Cancel,
+    progress: &Progress,
+) -> Result<Loaded, Failure> {
+    let context = &directory(&request.context, request, store, cancel)?;
     check_context(context)?;
-    let dockerfile = dockerfile_path(request)?;
+    let dockerfile = dockerfile_path(request, context)?;
     let name = dockerfile.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let text = progress.internal(&format!("[internal] load build definition from {name}"), || {
         read_dockerfile(&dockerfile)
@@ -48,20 +57,39 @@ pub(super) fn load(request: &BuildRequest, progress: &Progress) -> Result<Loaded
     let main = open_context(context, &ignore, ignore_path.as_deref())?;
     contexts.insert(MAIN_CONTEXT.to_owned(), main);
     for (name, spec) in &request.contexts {
-        if let ContextSpec::Directory(path) = spec {
-            contexts.insert(name.clone(), open_named(path)?);
+        if !matches!(spec, ContextSpec::Image(_) | ContextSpec::Stage(_)) {
+            contexts.insert(name.clone(), open_named(&directory(spec, request, store, cancel)?)?);
         }
     }
     let source = SourceText { name: display_name(&dockerfile), text };
     Ok(Loaded { source, contexts, ignore })
 }
 
+/// The directory that a context is.
+fn directory(
+    spec: &ContextSpec,
+    request: &BuildRequest,
+    store: &Store,
+    cancel: &Cancel,
+) -> Result<PathBuf, Failure> {
+    match spec {
+        ContextSpec::Path(path) => Ok(path.clone()),
+        ContextSpec::Git(url) => {
+            let scratch = store.temp_dir().map_err(|error| {
+                Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
+            })?;
+            let keep = request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+            let keep_git_dir = keep.is_some_and(|value| matches!(&**value, "1" | "true"));
+            let context = GitContext { url, keep_git_dir, scratch: &scratch, cancel };
+            Ok(git::checkout(&context)?.directory)
+        }
+        _ => Err(Failure::new(Kind::Usage, format!("the context `{spec}` is not a directory"))
+            .hint("contexts of this kind are not supported yet; give a directory")),
+    }
+}
+
 fn check_context(context: &Path) -> Result<(), Failure> {
     let text = context.to_string_lossy();
-    if text == "-" || text.contains("://") || text.starts_with("git@") {
-        return Err(Failure::new(Kind::Usage, format!("the context `{text}` is not a directory"))
-            .hint("contexts from standard input, git and URLs are not supported yet; give a directory"));
-    }
     match std::fs::metadata(context) {
         Ok(metadata) if metadata.is_dir() => Ok(()),
         Ok(_) => Err(Failure::new(Kind::Usage, format!("the context `{text}` is not a directory"))
@@ -72,13 +100,19 @@ fn check_context(context: &Path) -> Result<(), Failure> {
     }
 }
 
-fn dockerfile_path(request: &BuildRequest) -> Result<PathBuf, Failure> {
-    if let Some(path) = &request.dockerfile {
-        return Ok(path.clone());
+fn dockerfile_path(request: &BuildRequest, context: &Path) -> Result<PathBuf, Failure> {
+    match &request.dockerfile {
+        None => {}
+        Some(DockerfileSpec::Path(path)) => return Ok(path.clone()),
+        Some(DockerfileSpec::Stdin) => return Ok(PathBuf::from("-")),
+        Some(DockerfileSpec::Http(url)) => {
+            let message = format!("the Dockerfile `{}` is a URL", redacted(url));
+            return Err(Failure::new(Kind::Usage, message).hint("this is not supported yet"));
+        }
     }
-    let found = DOCKERFILE_NAMES.iter().map(|name| request.context.join(name)).find(|path| path.exists());
+    let found = DOCKERFILE_NAMES.iter().map(|name| context.join(name)).find(|path| path.exists());
     found.ok_or_else(|| {
-        Failure::new(Kind::Usage, format!("there is no Dockerfile in `{}`", request.context.display()))
+        Failure::new(Kind::Usage, format!("there is no Dockerfile in `{}`", context.display()))
             .hint("name it with `-f FILE`")
     })
 }

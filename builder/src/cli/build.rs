@@ -1,13 +1,15 @@
 //! `wharf build`: flags as typed → [`BuildRequest`].
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
 use super::{open_store, variable};
-use crate::build::{self, BuildRequest, ContextSpec};
+use crate::build::{self, BuildRequest};
+use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
 use crate::error::{Failure, Kind};
 use crate::exporter::spec::Output;
 use crate::progress::Mode;
@@ -15,7 +17,7 @@ use crate::registry::Reference;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
-    /// Dockerfile (`-` is standard input) [default: Dockerfile or Containerfile in the context]
+    /// Dockerfile: a path, a URL, or `-` for standard input [default: Dockerfile or Containerfile in the context]
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Name the image, `name[:tag]`; may be given several times
@@ -27,7 +29,7 @@ pub(super) struct BuildArgs {
     /// Set a label of the image; it wins over the Dockerfile's
     #[arg(long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
-    /// A further context: NAME=DIR, NAME=oci-layout://PATH[:TAG] or NAME=docker-image://IMAGE
+    /// A further context: NAME=DIR, URL, docker-image://IMAGE, oci-layout://PATH[:TAG] or target:STAGE
     #[arg(long, value_name = "NAME=CONTEXT")]
     build_context: Vec<String>,
     /// Build this stage [default: the last one]
@@ -64,8 +66,10 @@ pub(super) struct BuildArgs {
     /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
-    /// The build context: a directory
-    context: PathBuf,
+    /// What COPY reads from: a directory, a tar archive, `-` (an archive or a Dockerfile on standard input), the URL of an
+    /// archive, Dockerfile or git repository, docker-image://IMAGE or oci-layout://PATH[:TAG]
+    #[arg(value_name = "CONTEXT")]
+    context: OsString,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -121,7 +125,18 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         let (name, value) = label.split_once('=').unwrap_or((label, ""));
         (name.to_owned(), value.to_owned())
     });
-    let contexts = args.build_context.iter().map(|spec| named_context(spec)).collect::<Result<_, _>>()?;
+    let is_dir = |path: &Path| path.is_dir();
+    let context = match args.context.to_str() {
+        Some(text) => {
+            ContextSpec::main(text, &is_dir).map_err(|error| context_failure("context ", text, &error))?
+        }
+        // What is no text can only be a path.
+        None => ContextSpec::Path(args.context.into()),
+    };
+    let named = |text: &String| {
+        ContextSpec::named(text, &is_dir).map_err(|error| context_failure("--build-context ", text, &error))
+    };
+    let contexts = args.build_context.iter().map(named).collect::<Result<_, _>>()?;
     let progress = match args.progress {
         _ if args.quiet => Mode::Quiet,
         ProgressMode::Auto => Mode::Auto,
@@ -134,8 +149,8 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".docker")))
         .map(|dir| dir.join("config.json"));
     Ok(BuildRequest {
-        context: args.context,
-        dockerfile: args.file,
+        context,
+        dockerfile: args.file.map(DockerfileSpec::parse),
         build_args,
         labels: labels.collect(),
         contexts,
@@ -180,22 +195,11 @@ fn build_arg(text: &str) -> Option<(String, String)> {
     }
 }
 
-fn named_context(text: &str) -> Result<(String, ContextSpec), Failure> {
-    let usage = |message: &str| Failure::new(Kind::Usage, format!("--build-context {text}: {message}"));
-    let (name, value) = text.split_once('=').ok_or_else(|| usage("want NAME=CONTEXT"))?;
-    if name.is_empty() || value.is_empty() {
-        return Err(usage("want NAME=CONTEXT"));
+/// A context that cannot be understood, in the words of the flag it was given with.
+fn context_failure(flag: &str, text: &str, error: &ContextError) -> Failure {
+    let failure = Failure::new(Kind::Usage, format!("{flag}{}: {error}", redacted(text)));
+    match error.hint() {
+        Some(hint) => failure.hint(hint),
+        None => failure,
     }
-    let spec = if value.starts_with("oci-layout://") {
-        ContextSpec::Image(value.to_owned())
-    } else if let Some(image) = value.strip_prefix("docker-image://") {
-        ContextSpec::Image(image.to_owned())
-    } else if value.contains("://") {
-        return Err(usage(
-            "contexts of this kind are not supported; give a directory, oci-layout:// or docker-image://",
-        ));
-    } else {
-        ContextSpec::Directory(PathBuf::from(value))
-    };
-    Ok((name.to_lowercase(), spec))
 }

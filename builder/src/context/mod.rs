@@ -1,8 +1,10 @@
 //! Build contexts and other trees that steps read from: what a copy selects, its content digest, its files.
 
 pub mod digest;
+pub mod git;
 pub mod resolve;
 pub mod select;
+pub mod spec;
 pub mod walk;
 
 use std::fs::File;
@@ -11,6 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use wharf_frontend::dockerignore::Matcher;
+
+pub use spec::{ContextSpec, DockerfileSpec};
 
 /// A directory given to the build by name, read in place.
 #[derive(Debug)]

@@ -125,6 +125,11 @@ impl OpResolver for Worker<'_> {
         Ok(ResultRef::Image { vertex: *digest, content })
     }
 
+    fn pin_source(&self, _digest: &VertexDigest, vertex: &Vertex) -> Result<ContentDigest, OpError> {
+        let source = source_op(vertex)?;
+        Err(OpError::new(WorkerError::Unsupported(format!("reading from {}://", source.scheme()))))
+    }
+
     fn content_digest(
         &self,
         _vertex: &Vertex,

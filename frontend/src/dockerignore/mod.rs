@@ -301,4 +301,3 @@ fn text_of(path: &[u8]) -> Cow<'_, str> {
     }
     Cow::Owned(text)
 }
-

@@ -181,11 +181,7 @@ fn a_walk_enters_only_where_something_may_come_back() {
         (&["*", "!abc**"], "abcd", true),
     ] {
         let matcher = matcher(patterns);
-        assert_eq!(
-            matcher.may_reinclude_below(directory.as_bytes()),
-            expected,
-            "{patterns:?} {directory}"
-        );
+        assert_eq!(matcher.may_reinclude_below(directory.as_bytes()), expected, "{patterns:?} {directory}");
     }
 }
 

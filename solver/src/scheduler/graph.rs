@@ -50,6 +50,8 @@ pub(super) enum NodeKind {
     Local,
     /// An image: resolved from metadata, brought in only when a step needs its files.
     Image,
+    /// Another source from the network: pinned first, then as a step.
+    Pinned,
     /// Everything else: looked up or executed.
     Step,
 }
@@ -130,6 +132,7 @@ impl<'a> Node<'a> {
         let kind = match &vertex.op {
             Op::Source(source) if source.is_local() => NodeKind::Local,
             Op::Source(source) if cache_map::is_image(source) => NodeKind::Image,
+            Op::Source(source) if cache_map::is_pinned(source) => NodeKind::Pinned,
             _ => NodeKind::Step,
         };
         Self {
@@ -141,7 +144,7 @@ impl<'a> Node<'a> {
             consumers: Vec::new(),
             op_key: cache_map::op_key(vertex),
             // A directory or an image has no record that could be ignored: reading it again is what happens anyway.
-            lookup: if kind == NodeKind::Step { lookup } else { Lookup::Both },
+            lookup: if matches!(kind, NodeKind::Local | NodeKind::Image) { Lookup::Both } else { lookup },
             is_goal: false,
             outputs: 0,
         }

@@ -1,7 +1,7 @@
 //! The scheduler: one owner of all vertex states, workers that send events.
 //!
-//! First the local directories are digested, because nothing has a key before that, and every reachable vertex gets
-//! its definition key. Then the goals are demanded. A demanded vertex is looked up by its definition key; on a hit
+//! First the local directories are digested and sources from the network pinned, because nothing has a key before that,
+//! and every reachable vertex gets its definition key. Then the goals are demanded. A demanded vertex is looked up by its definition key; on a hit
 //! nothing below it is looked at. On a miss its inputs are demanded, and when they are there it is looked up by content:
 //! so a step whose inputs were rebuilt but came out the same stops the rebuild. Only then are images that it reads
 //! brought in, and it runs.

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::panic;
 use std::sync::atomic::Ordering;
 
-use wharf_cache::Key;
+use wharf_cache::{ContentDigest, Key};
 
 use super::digests::{Asked, Digests};
 use super::graph::{Graph, Index, Input, Lookup, NodeKind};
@@ -39,6 +39,8 @@ struct Vertex {
     told: Told,
     /// `None` before the keys are made, and for a local directory.
     definition_key: Option<Key>,
+    /// What a source from the network stands for.
+    pin: Option<ContentDigest>,
     /// How many may still want its result: readers that have neither a result nor been passed over, and the caller.
     undecided: usize,
     /// Digest tasks of a local directory that have not ended.
@@ -68,6 +70,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
                 state: VertexState::Idle,
                 told: Told::Nothing,
                 definition_key: None,
+                pin: None,
                 undecided: node.consumers.len() + usize::from(node.is_goal),
                 digest_tasks: 0,
             })
@@ -88,6 +91,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
 
     pub(super) fn solve(mut self) -> Result<Solved, SolveError> {
         self.ask_for_local_digests();
+        self.ask_for_pins();
         self.run();
         if self.cause.is_none() {
             self.make_definition_keys();
@@ -119,13 +123,22 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         }
     }
 
-    /// From the sources up; what is read of local directories is known by now.
+    /// Asks for what sources from the network stand for now.
+    fn ask_for_pins(&mut self) {
+        let nodes = self.graph.nodes.iter().enumerate();
+        let pinned = nodes.filter(|(_, node)| node.kind == NodeKind::Pinned);
+        self.queue.extend(pinned.map(|(vertex, _)| Task::Pin { vertex }));
+    }
+
+    /// From the sources up; what is read of local directories, and what other sources stand for, is known by now.
     fn make_definition_keys(&mut self) {
         for (index, node) in self.graph.nodes.iter().enumerate() {
             if node.kind == NodeKind::Local {
                 continue;
             }
-            let inputs: Vec<InputKey> = node.inputs.iter().map(|input| self.definition_part(input)).collect();
+            let pin = self.vertices[index].pin.map(|pin| InputKey::Content(vec![pin]));
+            let inputs = node.inputs.iter().map(|input| self.definition_part(input));
+            let inputs: Vec<InputKey> = pin.into_iter().chain(inputs).collect();
             self.vertices[index].definition_key = Some(cache_map::key(&node.op_key, &inputs));
         }
     }
@@ -244,7 +257,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
                 self.queue.push_back(Task::Resolve { vertex: index });
                 return Ok(None);
             }
-            NodeKind::Step => {}
+            NodeKind::Step | NodeKind::Pinned => {}
         }
         let key = self.definition_key(index);
         if node.lookup == Lookup::Both
@@ -329,8 +342,11 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             InputKey::Content(digests.collect())
         };
         let inputs: Vec<InputKey> = node.inputs.iter().map(part).collect();
-        let content_key = cache_map::key(&node.op_key, &inputs);
         let definition_key = self.definition_key(index);
+        let content_key = match node.kind {
+            NodeKind::Pinned => definition_key,
+            _ => cache_map::key(&node.op_key, &inputs),
+        };
         // With local inputs only the two keys are one, and it was looked up before.
         let looked_up = node.lookup == Lookup::Both && content_key == definition_key;
         if !looked_up
@@ -375,7 +391,10 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             vertex: index,
             definition_key: self.definition_key(index),
             inputs: node.inputs.iter().map(files).collect(),
-            content: node.inputs.iter().map(contents).collect(),
+            content: match self.vertices[index].pin {
+                Some(pin) => vec![vec![Content::Digest(pin)]],
+                None => node.inputs.iter().map(contents).collect(),
+            },
         }
     }
 
@@ -444,7 +463,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             }
             VertexOutcome::Lazy => {}
         }
-        if node.kind != NodeKind::Step {
+        if matches!(node.kind, NodeKind::Local | NodeKind::Image) {
             return;
         }
         (self.solve.completed)(&node.digest, &outputs);
@@ -483,7 +502,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         }
         cached.sort_unstable();
         for vertex in cached {
-            if self.vertices[vertex].told == Told::Nothing {
+            if self.vertices[vertex].told != Told::Completed {
                 self.tell_completed(vertex, Outcome::Cached);
             }
         }
@@ -510,6 +529,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
                     }
                 }
             }
+            Finished::Pinned { vertex, pin } => self.vertices[vertex].pin = Some(pin),
             Finished::Resolved { vertex, result } => {
                 let event = match result {
                     ResultRef::Image { .. } => Event::Resolved { image: result },
@@ -543,7 +563,8 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             | Finished::Stopped { task: TaskId::Digest { producer, .. } } => {
                 self.digest_task_ended(*producer)
             }
-            Finished::Resolved { vertex, .. }
+            Finished::Pinned { vertex, .. }
+            | Finished::Resolved { vertex, .. }
             | Finished::Materialized { vertex, .. }
             | Finished::Executed { vertex, .. }
             | Finished::Failed { task: TaskId::Vertex(vertex), .. }
@@ -601,7 +622,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
     fn tell_started(&mut self, task: &Task) {
         let index = match task {
             Task::Execute(execution) => execution.vertex,
-            Task::Materialize { vertex, .. } => *vertex,
+            Task::Pin { vertex } | Task::Materialize { vertex, .. } => *vertex,
             Task::Digest { selection, .. }
                 if self.graph.nodes[selection.producer].kind == NodeKind::Local =>
             {
@@ -628,13 +649,11 @@ impl<'scope, 'env> Owner<'scope, 'env> {
 
     /// Completes the story for the progress sink and collects the results.
     fn finish(mut self) -> Result<Solved, SolveError> {
-        let left_over = match self.cause {
-            None => (Told::Nothing, Outcome::Cached),
-            Some(_) => (Told::Started, Outcome::Cancelled),
-        };
         for index in 0..self.vertices.len() {
-            if self.vertices[index].told == left_over.0 {
-                self.tell_completed(index, left_over.1.clone());
+            match (self.vertices[index].told, &self.cause) {
+                (Told::Started | Told::Nothing, None) => self.tell_completed(index, Outcome::Cached),
+                (Told::Started, Some(_)) => self.tell_completed(index, Outcome::Cancelled),
+                _ => {}
             }
         }
         if let Some(cause) = self.cause {

@@ -18,6 +18,8 @@ use crate::op::{OpError, ResultRef};
 pub(super) enum Task {
     /// Digests what `selection` selects.
     Digest { request: Request, selection: Selection },
+    /// Finds out what a source from the network stands for now.
+    Pin { vertex: Index },
     /// Finds out what an image is.
     Resolve { vertex: Index },
     /// Brings an image's files in.
@@ -40,7 +42,7 @@ pub(super) struct Execution {
     pub(super) definition_key: Key,
     /// Its inputs, images already as snapshots.
     pub(super) inputs: Vec<ResultRef>,
-    /// What its content key is made of: for each input, for each selection.
+    /// What its content key is made of: for each input, for each selection; of a pinned source the pin.
     pub(super) content: Vec<Vec<Content>>,
 }
 
@@ -58,6 +60,10 @@ pub(super) enum Finished {
         request: Request,
         producer: Index,
         digest: ContentDigest,
+    },
+    Pinned {
+        vertex: Index,
+        pin: ContentDigest,
     },
     Resolved {
         vertex: Index,
@@ -98,7 +104,9 @@ impl Task {
             Self::Digest { request, selection } => {
                 TaskId::Digest { request: *request, producer: selection.producer }
             }
-            Self::Resolve { vertex } | Self::Materialize { vertex, .. } => TaskId::Vertex(*vertex),
+            Self::Pin { vertex } | Self::Resolve { vertex } | Self::Materialize { vertex, .. } => {
+                TaskId::Vertex(*vertex)
+            }
             Self::Execute(execution) => TaskId::Vertex(execution.vertex),
         }
     }
@@ -129,6 +137,11 @@ impl Worker<'_> {
             Task::Digest { request, selection } => {
                 let digest = self.digest(&selection)?;
                 Ok(Finished::Digested { request, producer: selection.producer, digest })
+            }
+            Task::Pin { vertex } => {
+                let node = &self.graph.nodes[vertex];
+                let pin = resolver.pin_source(&node.digest, node.vertex)?;
+                Ok(Finished::Pinned { vertex, pin })
             }
             Task::Resolve { vertex } => {
                 let node = &self.graph.nodes[vertex];

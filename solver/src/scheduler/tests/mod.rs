@@ -248,8 +248,9 @@ fn sources_without_metadata_are_run_and_kept() {
         &definition,
         goal,
         expect![[r#"
-        file: cached
-    "#]],
+            file: started
+            file: cached
+        "#]],
     );
 }
 
@@ -415,14 +416,15 @@ fn the_first_failure_is_the_cause_and_nothing_of_it_is_kept() {
         &graph,
         goal,
         expect![[r#"
-        base: cached
-        bad: started
-        bad: done
-        after: started
-        after: done
-        all: started
-        all: done
-    "#]],
+            base: started
+            base: cached
+            bad: started
+            bad: done
+            after: started
+            after: done
+            all: started
+            all: done
+        "#]],
     );
 }
 
@@ -605,4 +607,47 @@ fn completed_is_told_of_every_operation_that_was_looked_at() {
     assert_eq!(names(&world), ["install", "copy src", "make", "copy app"]);
     world.solve(&graph, &[goal]).unwrap();
     assert_eq!(names(&world), ["copy app"]);
+}
+
+#[test]
+fn a_source_from_the_network_counts_by_what_it_is_now() {
+    let mut world = world();
+    let remote = |content: &str| BTreeMap::from([("/f".to_owned(), content.to_owned())]);
+    let of = |name: &'static str| {
+        definition(move |builder| {
+            let base = builder.image("base", PIN_A);
+            let url = builder.url(name);
+            let copied = builder.copy_existing("copy", base, url, "/f");
+            builder.run("run", copied, &["/ran", "1000"])
+        })
+    };
+    let (definition, goal) = of("a");
+    world.remotes.insert("https://host/a".into(), remote("1"));
+    let all = "a: started\na: done\nbase: started\nbase: done\ncopy: started\ncopy: done\nrun: started\nrun: done\n";
+    let sorted = |story: String| {
+        let mut lines: Vec<String> = story.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    };
+    let check = |world: &World, definition: &Definition, goal: Edge, story: &str| {
+        let solved = world.solve(definition, &[goal]).unwrap();
+        assert_eq!(world.files(definition, &solved.results[0]), naive(world, definition, goal));
+        assert_eq!(sorted(world.story()), sorted(story.to_owned()));
+    };
+    check(&world, &definition, goal, all);
+    let hit = "a: started\na: cached\nbase: cached\ncopy: cached\nrun: cached\n";
+    check(&world, &definition, goal, hit);
+    world.remotes.insert("https://host/a".into(), remote("2"));
+    check(&world, &definition, goal, all);
+    world.remotes.insert("https://host/a".into(), remote("1"));
+    check(&world, &definition, goal, hit);
+
+    // The same bytes from elsewhere.
+    let (moved, goal) = of("b");
+    world.remotes.insert("https://host/b".into(), remote("2"));
+    check(&world, &moved, goal, &hit.replace("a:", "b:"));
+
+    world.remotes.insert("https://host/b".into(), BTreeMap::from([("/gone".to_owned(), String::new())]));
+    assert!(world.solve(&moved, &[goal]).is_err());
+    assert_eq!(world.story(), "b: started\nb: failed: the source is gone\n");
 }

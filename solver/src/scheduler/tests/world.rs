@@ -27,6 +27,8 @@ type OnDigest = Box<dyn Fn(&str) + Sync>;
 pub(super) struct World {
     pub(super) locals: BTreeMap<String, Files>,
     pub(super) images: BTreeMap<String, Files>,
+    /// Sources from the network that change, by identifier.
+    pub(super) remotes: BTreeMap<String, Files>,
     local_names: Mutex<HashMap<VertexDigest, String>>,
     snapshots: Mutex<Vec<Files>>,
     pub(super) records: Mutex<HashMap<Key, Vec<Chain>>>,
@@ -97,9 +99,12 @@ impl World {
         Chain(vec![SnapshotId(snapshots.len() as u64 - 1)])
     }
 
-    /// The files of a local directory or image.
+    /// The files of a local directory, an image, or a source from the network that changes.
     pub(super) fn source(&self, vertex: &Vertex) -> Option<Files> {
         let Op::Source(source) = &vertex.op else { return None };
+        if let Some(files) = self.remotes.get(&source.identifier) {
+            return Some(files.clone());
+        }
         match source.is_local() {
             true => self.locals.get(source.name()).cloned(),
             false => self.images.get(source.pinned_digest()?).cloned(),
@@ -235,6 +240,15 @@ impl OpResolver for World {
         Ok(ResultRef::Image { vertex: *digest, content: digest_of(&files) })
     }
 
+    fn pin_source(&self, _: &VertexDigest, vertex: &Vertex) -> Result<ContentDigest, OpError> {
+        let made = || apply(vertex, &[]).map(|mut files| files.remove(0));
+        let files = self.source(vertex).map_or_else(made, Ok).map_err(OpError::new)?;
+        match files.contains_key("/gone") {
+            true => Err(OpError::new(WorldError("the source is gone".into()))),
+            false => Ok(digest_of(&files)),
+        }
+    }
+
     fn content_digest(
         &self,
         vertex: &Vertex,
@@ -282,6 +296,9 @@ impl OpResolver for World {
                 ResultRef::Snapshots(chain) => self.snapshot(chain),
             })
             .collect();
+        if let Some(files) = self.source(vertex) {
+            return Ok(vec![self.commit(files)]);
+        }
         let outputs = apply(vertex, &inputs).map_err(OpError::new)?;
         Ok(outputs.into_iter().map(|files| self.commit(files)).collect())
     }
