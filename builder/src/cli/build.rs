@@ -10,6 +10,7 @@ use super::{open_store, variable};
 use crate::build::{self, BuildRequest, ContextSpec};
 use crate::error::{Failure, Kind};
 use crate::exporter::spec::Output;
+use crate::limits::OpenFiles;
 use crate::progress::Mode;
 use crate::registry::Reference;
 
@@ -141,6 +142,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         jobs: args.jobs.into(),
         insecure_registries: args.insecure_registry,
         docker_config,
+        open_files: OpenFiles::raise(),
     })
 }
 
