@@ -16,7 +16,7 @@ use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext};
 use wharf_frontend::{Diagnostic, Severity};
 use wharf_runtime::Cancel;
-use wharf_solver::llb::{Definition, FileChange, MountKind, Op, Platform, Vertex, VertexDigest};
+use wharf_solver::llb::{Definition, MountKind, Op, Platform, Vertex, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
@@ -24,6 +24,7 @@ use crate::context::{ContextSpec, DockerfileSpec, LocalContext};
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
+use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals::{self, Listening};
@@ -66,6 +67,8 @@ pub struct BuildRequest {
     pub insecure_registries: Vec<String>,
     /// Docker's config.json, for credentials.
     pub docker_config: Option<PathBuf>,
+    /// The limit of open files that steps get.
+    pub open_files: OpenFiles,
 }
 
 /// What a build gave.
@@ -237,6 +240,7 @@ impl<'a> Build<'a> {
             cancel: self.cancel.clone(),
             local_digests: Mutex::default(),
             stale: &stale,
+            open_files: self.request.open_files,
             sandbox_dir: self.store.temp_dir().map_err(|error| {
                 Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
             })?,
@@ -305,10 +309,6 @@ fn unsupported(definition: &Definition, vertex: &Vertex) -> Option<&'static str>
             "http" | "https" => Some("ADD from a URL"),
             _ => None,
         },
-        Op::File(file) => file.actions.iter().find_map(|action| match &action.change {
-            FileChange::Copy(copy) if copy.parents => Some("COPY --parents"),
-            _ => None,
-        }),
         Op::Exec(exec) if exec.security == wharf_solver::llb::SecurityMode::Insecure => {
             Some("RUN --security=insecure")
         }
@@ -325,7 +325,7 @@ fn unsupported(definition: &Definition, vertex: &Vertex) -> Option<&'static str>
             }
             MountKind::Bind | MountKind::Tmpfs { .. } => None,
         }),
-        Op::Merge(_) | Op::Diff(_) => None,
+        Op::File(_) | Op::Merge(_) | Op::Diff(_) => None,
     }
 }
 

@@ -33,21 +33,17 @@ impl<'a> Layers<'a> {
     }
 
     /// The layers of a chain, lowest first: those it was unpacked from, and new ones for what was built.
-    pub fn of(&self, chain: &Chain) -> Result<Vec<Layer>, DiffError> {
+    pub fn of(&self, chain: &Chain) -> Result<Vec<Layer>, LayerError> {
         // Held while a layer is made: making one uses all processors already.
         let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let mut parent: Option<ChainId> = None;
         let mut layers = Vec::with_capacity(chain.0.len());
-        for (index, id) in chain.0.iter().enumerate() {
+        for (number, id) in chain.0.iter().enumerate() {
             let layer = match made.get(id) {
                 Some(layer) => layer.clone(),
                 None => {
-                    let layer = match self.store.layer(*id, Variant::PULLED)? {
-                        Some(pulled) => pulled,
-                        None => {
-                            make_layer(self.store, &Chain(chain.0[..=index].to_vec()), parent, self.variant)?
-                        }
-                    };
+                    let layer = self.make(chain, number, parent);
+                    let layer = layer.map_err(|source| LayerError { number, source })?;
                     made.insert(*id, layer.clone());
                     layer
                 }
@@ -57,4 +53,21 @@ impl<'a> Layers<'a> {
         }
         Ok(layers)
     }
+
+    fn make(&self, chain: &Chain, number: usize, parent: Option<ChainId>) -> Result<Layer, DiffError> {
+        match self.store.layer(chain.0[number], Variant::PULLED)? {
+            Some(pulled) => Ok(pulled),
+            None => make_layer(self.store, &Chain(chain.0[..=number].to_vec()), parent, self.variant),
+        }
+    }
+}
+
+/// A layer could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("layer {}", number + 1)]
+pub struct LayerError {
+    /// Which of the chain's, counted from the lowest (0).
+    pub number: usize,
+    /// Why.
+    pub source: DiffError,
 }

@@ -9,6 +9,7 @@ pub mod context;
 pub mod error;
 pub mod exporter;
 pub mod layers;
+pub mod limits;
 pub mod progress;
 pub mod registry;
 pub mod signals;

@@ -309,7 +309,7 @@ pub(crate) fn is_opaque(xattrs: &[(OsString, Vec<u8>)]) -> bool {
 
 /// Whether an attribute is content of the file: overlayfs's own book-keeping and the label that the host's security
 /// policy puts on every file are not.
-pub(crate) fn is_content_xattr(name: &OsStr) -> bool {
+pub fn is_content_xattr(name: &OsStr) -> bool {
     let name = name.as_bytes();
     !name.starts_with(b"trusted.overlay.")
         && !name.starts_with(b"user.overlay.")

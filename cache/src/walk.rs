@@ -132,7 +132,7 @@ pub fn xattrs_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Vec<(OsString,
 }
 
 /// Extended attributes of the file or directory `fd` has open (not merely as `O_PATH`), sorted by name.
-pub(crate) fn xattrs_of(fd: BorrowedFd<'_>) -> io::Result<Xattrs> {
+pub fn xattrs_of(fd: BorrowedFd<'_>) -> io::Result<Xattrs> {
     collect_xattrs(
         |list| rustix::fs::flistxattr(fd, list),
         |attribute, value| rustix::fs::fgetxattr(fd, attribute, value),

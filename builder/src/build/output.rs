@@ -6,16 +6,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
 
 use wharf_cache::Chain;
+use wharf_cache::diff::DiffError;
 use wharf_cache::snapshot::Layer;
 use wharf_frontend::dockerfile2llb::Converted;
+use wharf_frontend::{Diagnostic, Severity};
 use wharf_solver::llb::{Op, Platform, VertexDigest};
 use wharf_solver::op::ResultRef;
 
 use super::{Build, Outcome};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, causes};
 use crate::exporter::spec::Output;
 use crate::exporter::{Built, BuiltImage, ExportError, assemble, docker, local, metadata, oci, store, tar};
-use crate::layers::Layers;
+use crate::layers::{LayerError, Layers};
 use crate::registry::{Reference, push};
 use crate::source::{SourceError, transfer_events};
 
@@ -152,7 +154,7 @@ impl Build<'_> {
         let (base_layers, new_layers) = match result {
             None => (Vec::new(), Vec::new()),
             Some(ResultRef::Snapshots(chain)) => {
-                let mut all = layers.of(chain).map_err(|error| failed(&error))?;
+                let mut all = layers.of(chain).map_err(|error| self.layer_failure(converted, &error))?;
                 let new = all.split_off(converted.base_layers.min(all.len()));
                 let snapshots = self.store.snapshots(chain).map_err(|error| failed(&error))?;
                 let created = snapshots[all.len()..].iter().map(|snapshot| snapshot.created);
@@ -170,6 +172,25 @@ impl Build<'_> {
             platform,
         };
         Ok(assemble(&built, SystemTime::now()))
+    }
+
+    /// A layer that cannot be is the fault of the step that made its files.
+    fn layer_failure(&self, converted: &Converted, error: &LayerError) -> Failure {
+        let kind = match error.source {
+            DiffError::Entry { .. } => Kind::Step,
+            _ => Kind::Environment,
+        };
+        let mut failure = Failure::from_error(kind, "cannot make the layers", error);
+        let step =
+            error.number.checked_sub(converted.base_layers).and_then(|step| converted.layers.get(step));
+        let location =
+            step.and_then(|step| converted.definition.vertex(&step.vertex).metadata.location.clone());
+        failure.evidence = location.map(|span| {
+            let message = causes(error);
+            let place = Diagnostic { severity: Severity::Error, span, message, hint: None };
+            self.evidence(vec![place], Vec::new())
+        });
+        failure
     }
 
     /// The layers of a base image that no step needed.

@@ -12,6 +12,7 @@ use crate::build::{self, BuildRequest};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
 use crate::error::{Failure, Kind};
 use crate::exporter::spec::Output;
+use crate::limits::OpenFiles;
 use crate::progress::Mode;
 use crate::registry::Reference;
 
@@ -164,6 +165,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         jobs: args.jobs.into(),
         insecure_registries: args.insecure_registry,
         docker_config,
+        open_files: OpenFiles::raise(),
     })
 }
 

@@ -3,11 +3,16 @@
 //! Hashed per matched source: for a file the last component of its name and the file, for a directory everything in it
 //! that is copied, by paths relative to it. So renaming a source directory, or changing a file that is not copied,
 //! changes nothing.
+//!
+//! Reading a directory's files takes long enough for them to change meanwhile. So beside the digest there are *stamps*:
+//! what the kernel says of every entry, its inode and the time of its last change. Equal stamps before a copy and after
+//! it prove that what was hashed is what was copied, without reading anything twice.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::ops::ControlFlow;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -18,12 +23,11 @@ use wharf_cache::contenthash::{Payload, TreeHasher, hash_file};
 use wharf_cache::state::FileStamp;
 use wharf_cache::walk::{self as cwalk, FileKind, Stat};
 use wharf_cache::{ContentDigest, Store, StoreError};
-use wharf_frontend::dockerignore::Matcher;
 use wharf_solver::llb::CopyAction;
 
 use super::Tree;
-use super::select::{SelectError, Selected};
-use super::walk::{Filter, Visit, walk};
+use super::select::{Patterns, SelectError, Selected};
+use super::walk::{Visit, walk};
 
 /// A file whose change time is this close to now may change again without its stamp showing it: its digest is not
 /// remembered. Some file systems stamp in steps of a few milliseconds.
@@ -38,9 +42,6 @@ pub enum DigestError {
     /// The source names nothing readable.
     #[error(transparent)]
     Select(#[from] SelectError),
-    /// `--exclude` is not a pattern.
-    #[error("bad exclude pattern")]
-    Pattern(#[from] wharf_frontend::dockerignore::PatternError),
     /// The file system refused.
     #[error("cannot read \"/{}\"", path.display())]
     Io {
@@ -63,17 +64,23 @@ pub enum TreeKind<'a> {
     Snapshot,
 }
 
-/// Content digest of what `copy` reads from `tree`.
-pub fn content_digest(
-    tree: &Tree<'_>,
-    kind: TreeKind<'_>,
-    copy: &CopyAction,
-) -> Result<ContentDigest, DigestError> {
-    let exclude = Matcher::new(&copy.exclude)?;
+/// What was read, by content and by stamps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Content digest.
+    pub content: ContentDigest,
+    /// Digest of the stamps; `None` when something had just changed, and could have changed again unnoticed.
+    pub stamps: Option<ContentDigest>,
+}
+
+/// What `copy` reads from `tree`.
+pub fn content_digest(tree: &Tree<'_>, kind: TreeKind<'_>, copy: &CopyAction) -> Result<Seen, DigestError> {
+    let patterns = Patterns::of(copy)?;
+    let mut stamps = Stamps::new();
     let mut digest = blake3::Hasher::new();
-    digest.update(b"wharf copy 1\0");
+    digest.update(b"wharf copy 2\0");
     for selected in tree.select(copy)? {
-        if selected.is_excluded(&exclude) {
+        if patterns.exclude_named(&selected) {
             continue;
         }
         let name: &OsStr = match selected.stat.kind {
@@ -82,15 +89,84 @@ pub fn content_digest(
         };
         digest.update(&(name.len() as u64).to_le_bytes());
         digest.update(name.as_bytes());
-        if copy.parents {
-            let named = selected.named.as_os_str().as_bytes();
-            digest.update(&(named.len() as u64).to_le_bytes());
-            digest.update(named);
-        }
-        let items = collect(tree, &selected, &exclude)?;
+        let mut items = Vec::new();
+        visit(tree, &selected, &patterns, &mut |seen| {
+            stamps.add(&seen);
+            items.push(item(&seen)?);
+            Ok(())
+        })?;
+        items.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
         digest.update(&hash_items(tree, kind, &selected, &items)?.0);
     }
-    Ok(digest.finalize().into())
+    Ok(Seen { content: digest.finalize().into(), stamps: stamps.finish() })
+}
+
+/// The stamps of what `copy` reads from `tree`, as [`Seen`] has them.
+pub fn stamps(tree: &Tree<'_>, copy: &CopyAction) -> Result<Option<ContentDigest>, DigestError> {
+    let patterns = Patterns::of(copy)?;
+    let mut stamps = Stamps::new();
+    for selected in tree.select(copy)? {
+        if !patterns.exclude_named(&selected) {
+            visit(tree, &selected, &patterns, &mut |seen| {
+                stamps.add(&seen);
+                Ok(())
+            })?;
+        }
+    }
+    Ok(stamps.finish())
+}
+
+/// Shows all that a copy takes of a selected thing; the thing itself comes first, under the empty path.
+fn visit(
+    tree: &Tree<'_>,
+    selected: &Selected,
+    patterns: &Patterns,
+    show: &mut dyn FnMut(Visit<'_>) -> io::Result<()>,
+) -> Result<(), DigestError> {
+    let io = |source| DigestError::Io { path: selected.path.clone(), source };
+    let parent = tree.open_dir(selected.path.parent().unwrap_or(Path::new(""))).map_err(io)?;
+    let name = selected.path.file_name().unwrap_or(OsStr::new("."));
+    show(Visit { parent: parent.as_fd(), name, path: Path::new(""), stat: &selected.stat }).map_err(io)?;
+    if selected.stat.kind != FileKind::Dir {
+        return Ok(());
+    }
+    let dir = tree.open_dir(&selected.path).map_err(io)?;
+    let mut each = |seen: Visit<'_>| show(seen).map(ControlFlow::Continue);
+    walk(dir.as_fd(), &patterns.filters(tree, &selected.path), &mut each).map_err(io)
+}
+
+/// Stamps being put together.
+struct Stamps {
+    hasher: blake3::Hasher,
+    /// A change after this moment may not be the last one with its time.
+    settled: (i64, u32),
+    are_settled: bool,
+}
+
+impl Stamps {
+    fn new() -> Self {
+        let settled = SystemTime::now()
+            .checked_sub(STAMP_GRANULARITY)
+            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+            .unwrap_or_default();
+        let seconds = i64::try_from(settled.as_secs()).unwrap_or(i64::MAX);
+        Self { hasher: blake3::Hasher::new(), settled: (seconds, settled.subsec_nanos()), are_settled: true }
+    }
+
+    fn add(&mut self, seen: &Visit<'_>) {
+        let Stat { dev, ino, size, ctime, .. } = *seen.stat;
+        self.are_settled &= ctime < self.settled;
+        let path = seen.path.as_os_str().as_bytes();
+        self.hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
+        for number in [dev, ino, size] {
+            self.hasher.update(&number.to_le_bytes());
+        }
+        self.hasher.update(&ctime.0.to_le_bytes()).update(&ctime.1.to_le_bytes());
+    }
+
+    fn finish(&self) -> Option<ContentDigest> {
+        self.are_settled.then(|| self.hasher.finalize().into())
+    }
 }
 
 /// An entry of a selection; its path is relative to the selected directory, empty for the selected thing itself.
@@ -101,29 +177,12 @@ struct Item {
     xattrs: Vec<(OsString, Vec<u8>)>,
 }
 
-fn collect(tree: &Tree<'_>, selected: &Selected, exclude: &Matcher) -> Result<Vec<Item>, DigestError> {
-    let io = |source| DigestError::Io { path: selected.path.clone(), source };
-    let parent = tree.open_dir(selected.path.parent().unwrap_or(Path::new(""))).map_err(io)?;
-    let name = selected.path.file_name().unwrap_or(OsStr::new("."));
-    let mut items = vec![item(parent.as_fd(), name, PathBuf::new(), &selected.stat).map_err(io)?];
-    if selected.stat.kind == FileKind::Dir {
-        let dir = tree.open_dir(&selected.path).map_err(io)?;
-        let filters = Filter::of_copy(exclude, tree, &selected.path);
-        let mut visit = |seen: Visit<'_>| {
-            items.push(item(seen.parent, seen.name, seen.path.to_owned(), seen.stat)?);
-            Ok(ControlFlow::Continue(()))
-        };
-        walk(dir.as_fd(), &filters, &mut visit).map_err(io)?;
-        items.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
-    }
-    Ok(items)
-}
-
-fn item(parent: BorrowedFd<'_>, name: &OsStr, path: PathBuf, stat: &Stat) -> io::Result<Item> {
+fn item(seen: &Visit<'_>) -> io::Result<Item> {
+    let Visit { parent, name, path, stat } = *seen;
     let link = (stat.kind == FileKind::Symlink).then(|| cwalk::readlink_at(parent, name)).transpose()?;
     // A file's attributes are looked at together with its bytes, which the stat cache spares.
     let xattrs = if stat.kind == FileKind::Dir { cwalk::xattrs_at(parent, name)? } else { Vec::new() };
-    Ok(Item { path, stat: *stat, link, xattrs })
+    Ok(Item { path: path.to_owned(), stat: *stat, link, xattrs })
 }
 
 fn hash_items(
@@ -132,7 +191,9 @@ fn hash_items(
     selected: &Selected,
     items: &[Item],
 ) -> Result<ContentDigest, DigestError> {
-    let files: Vec<&Item> = items.iter().filter(|item| item.stat.kind == FileKind::File).collect();
+    let first_names = first_names(items);
+    let is_read = |item: &&Item| item.stat.kind == FileKind::File && !is_further_name(item, &first_names);
+    let files: Vec<&Item> = items.iter().filter(is_read).collect();
     let digests = match kind {
         TreeKind::Local(store) => remembered_digests(store, tree, selected, &files)?,
         TreeKind::Snapshot => hash_files(tree, selected, &files)?,
@@ -142,6 +203,9 @@ fn hash_items(
     let mut digests = digests.iter();
     for item in items {
         let payload = match (item.stat.kind, &item.link) {
+            (FileKind::File, _) if is_further_name(item, &first_names) => {
+                Payload::HardLink(first_names[&(item.stat.dev, item.stat.ino)].as_os_str())
+            }
             (FileKind::File, _) => Payload::File(digests.next().expect("one digest for each file")),
             (_, Some(target)) => Payload::Link(target),
             _ => Payload::None,
@@ -149,6 +213,20 @@ fn hash_items(
         hasher.entry(item.path.as_os_str(), &item.stat, owner, &item.xattrs, payload);
     }
     Ok(hasher.finish())
+}
+
+/// The first names of the files that may have several: they stay names of one file in the copy.
+fn first_names(items: &[Item]) -> HashMap<(u64, u64), &Path> {
+    let mut first = HashMap::new();
+    for item in items.iter().filter(|item| item.stat.kind == FileKind::File && item.stat.nlink > 1) {
+        first.entry((item.stat.dev, item.stat.ino)).or_insert(&*item.path);
+    }
+    first
+}
+
+fn is_further_name(item: &Item, first_names: &HashMap<(u64, u64), &Path>) -> bool {
+    item.stat.nlink > 1
+        && first_names.get(&(item.stat.dev, item.stat.ino)).is_some_and(|first| *first != item.path)
 }
 
 /// Digests of `files` from the stat cache, the others hashed and remembered.

@@ -12,7 +12,7 @@ use wharf_solver::llb::CopyAction;
 
 use super::Tree;
 use super::resolve::{open_dir, resolve};
-use super::walk::{join, verdict};
+use super::walk::{Filter, join, verdict};
 
 /// Something a source path or pattern names.
 #[derive(Debug)]
@@ -25,14 +25,50 @@ pub struct Selected {
     pub stat: Stat,
 }
 
-impl Selected {
+/// Which of the files below a source a copy takes.
+#[derive(Debug)]
+pub struct Patterns {
+    /// What `--exclude` takes out.
+    exclude: Matcher,
+    /// What `--parents` takes out: all but what its pattern finds.
+    not_included: Matcher,
+}
+
+impl Patterns {
+    /// Reads the patterns of a copy.
+    pub fn of(copy: &CopyAction) -> Result<Self, SelectError> {
+        let compile = |patterns: &[String]| {
+            Matcher::new(patterns)
+                .map_err(|error| SelectError::Pattern { pattern: error.pattern, reason: error.reason })
+        };
+        // No pattern, or one that is nothing but the directory itself, includes everything.
+        let included: Vec<_> = copy.include.iter().filter(|pattern| !pattern.is_empty()).collect();
+        let not_included = match included.is_empty() {
+            true => Vec::new(),
+            false => {
+                let back = included.iter().map(|pattern| format!("!{pattern}"));
+                std::iter::once("**".to_owned()).chain(back).collect()
+            }
+        };
+        Ok(Self { exclude: compile(&copy.exclude)?, not_included: compile(&not_included)? })
+    }
+
     /// Whether `--exclude` patterns, which are matched against paths below a source, take a file out by its name.
-    pub fn is_excluded(&self, exclude: &Matcher) -> bool {
-        self.stat.kind != FileKind::Dir
-            && self
+    pub fn exclude_named(&self, selected: &Selected) -> bool {
+        selected.stat.kind != FileKind::Dir
+            && selected
                 .named
                 .file_name()
-                .is_some_and(|name| exclude.matches(name.as_bytes(), &Matched::default()).matched)
+                .is_some_and(|name| self.exclude.matches(name.as_bytes(), &Matched::default()).matched)
+    }
+
+    /// The filters of a walk of the directory `start` of a tree: the copy's and the tree's own. Patterns that can take
+    /// nothing out are not asked.
+    pub fn filters<'a>(&'a self, tree: &Tree<'a>, start: &Path) -> Vec<Filter<'a>> {
+        let mut filters = vec![Filter::relative(&self.exclude), Filter::relative(&self.not_included)];
+        filters.extend(tree.ignore.map(|ignore| Filter::rooted(ignore, start)));
+        filters.retain(|filter| !filter.is_idle());
+        filters
     }
 }
 
@@ -53,7 +89,7 @@ pub enum SelectError {
         /// As written.
         pattern: String,
         /// What is wrong.
-        reason: &'static str,
+        reason: String,
     },
     /// The file system refused.
     #[error("cannot read \"/{}\"", path.display())]
@@ -66,26 +102,40 @@ pub enum SelectError {
 }
 
 impl Tree<'_> {
-    /// What `copy`'s source names, in sorted order. A literal path that is missing is an error; a wildcard that
-    /// matches nothing is not, unless the action says so.
+    /// What `copy`'s source names, in sorted order; with `--parents` the directories that paths are kept below. A literal
+    /// path that is missing is an error; a wildcard that matches nothing is not, unless the action says so.
     pub fn select(&self, copy: &CopyAction) -> Result<Vec<Selected>, SelectError> {
         let source = clean(&copy.src);
-        if copy.allow_wildcard && has_wildcard(source.as_os_str().as_bytes()) {
-            let found = self.expand(&source)?;
-            if found.is_empty() && !copy.allow_empty_wildcard {
-                return Err(SelectError::NotFound { path: source, ignored: false });
-            }
-            return found
-                .into_iter()
-                .filter_map(|path| self.locate(path, copy.follow_symlinks).transpose())
-                .collect();
+        let is_pattern = copy.allow_wildcard && has_wildcard(source.as_os_str().as_bytes());
+        let named = match is_pattern {
+            true => self.expand(&source)?,
+            false => vec![source.clone()],
+        };
+        if named.is_empty() && !copy.allow_empty_wildcard {
+            return Err(SelectError::NotFound { path: source, ignored: false });
         }
-        match self.locate(source.clone(), copy.follow_symlinks)? {
-            Some(selected) => Ok(vec![selected]),
+        if copy.parents && !is_pattern {
+            let literal = |pattern: &&String| !has_wildcard(pattern.as_bytes());
+            for path in copy.include.iter().filter(literal) {
+                self.existing(source.join(path), copy.follow_symlinks)?;
+            }
+        }
+        let mut selected = named
+            .into_iter()
+            .map(|path| self.existing(path, copy.follow_symlinks))
+            .collect::<Result<Vec<_>, _>>()?;
+        selected.retain(|selected| !copy.parents || selected.stat.kind == FileKind::Dir);
+        Ok(selected)
+    }
+
+    /// What is at a path that must be there.
+    fn existing(&self, path: PathBuf, follow: bool) -> Result<Selected, SelectError> {
+        match self.locate(path.clone(), follow)? {
+            Some(selected) => Ok(selected),
             None => {
                 let bare = Tree { root: self.root, ignore: None };
-                let ignored = bare.locate(source.clone(), copy.follow_symlinks)?.is_some();
-                Err(SelectError::NotFound { path: source, ignored })
+                let ignored = bare.locate(path.clone(), follow)?.is_some();
+                Err(SelectError::NotFound { path, ignored })
             }
         }
     }
@@ -114,37 +164,44 @@ impl Tree<'_> {
         verdict.matched && !(kind == FileKind::Dir && ignore.may_reinclude_below(path.as_os_str().as_bytes()))
     }
 
-    /// Paths that a pattern matches, component by component, sorted.
+    /// Paths that a pattern matches, component by component, sorted. Symlinks are followed up to the first component
+    /// with a wildcard and not from there on.
     fn expand(&self, pattern: &Path) -> Result<Vec<PathBuf>, SelectError> {
-        let mut found = vec![PathBuf::new()];
-        for component in pattern.iter() {
-            let bytes = component.as_bytes();
+        let malformed = |component: &[u8], reason: &str| SelectError::Pattern {
+            pattern: String::from_utf8_lossy(component).into_owned(),
+            reason: reason.to_owned(),
+        };
+        let mut components = pattern.iter().peekable();
+        let mut start = PathBuf::new();
+        while let Some(literal) = components.next_if(|component| !has_wildcard(component.as_bytes())) {
+            start.push(literal);
+        }
+        let mut found = match self.locate(start.clone(), true)? {
+            Some(at) if at.stat.kind == FileKind::Dir => vec![(start, at.path)],
+            _ => Vec::new(),
+        };
+        while let Some(component) = components.next() {
+            let component = component.as_bytes();
+            let glob = tokenize(component).map_err(|reason| malformed(component, reason))?;
+            let is_last = components.peek().is_none();
             let mut next = Vec::new();
-            if !has_wildcard(bytes) {
-                next.extend(found.into_iter().map(|path| path.join(component)));
-                found = next;
-                continue;
-            }
-            let check = matches(bytes, b"");
-            check
-                .map_err(|reason| SelectError::Pattern { pattern: pattern.display().to_string(), reason })?;
-            for dir in found {
-                let Some(at) = self.locate(dir.clone(), true)? else { continue };
-                if at.stat.kind != FileKind::Dir {
-                    continue;
-                }
-                let io = |source| SelectError::Io { path: dir.clone(), source };
-                let opened = self.open_dir(&at.path).map_err(io)?;
+            for (named, path) in found {
+                let io = |source| SelectError::Io { path: named.clone(), source };
+                let opened = self.open_dir(&path).map_err(io)?;
                 for entry in cwalk::read_dir(opened.as_fd()).map_err(io)? {
-                    let hit = matches(bytes, entry.name.as_bytes()).unwrap_or(false);
-                    if hit && !self.takes_out(&at.path.join(&entry.name), entry.stat.kind) {
-                        next.push(dir.join(&entry.name));
+                    let at = path.join(&entry.name);
+                    let leads_on = is_last || entry.stat.kind == FileKind::Dir;
+                    if leads_on
+                        && glob_matches(&glob, entry.name.as_bytes())
+                        && !self.takes_out(&at, entry.stat.kind)
+                    {
+                        next.push((named.join(&entry.name), at));
                     }
                 }
             }
             found = next;
         }
-        Ok(found)
+        Ok(found.into_iter().map(|(named, _)| named).collect())
     }
 }
 
@@ -163,19 +220,24 @@ fn clean(source: &str) -> PathBuf {
     join(&components)
 }
 
-fn has_wildcard(pattern: &[u8]) -> bool {
-    pattern.iter().any(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'))
+/// Whether a path has a `*`, `?` or `[` that no `\` takes the meaning of. One without is not unescaped either.
+fn has_wildcard(path: &[u8]) -> bool {
+    let mut escaped = false;
+    path.iter().any(|byte| {
+        let is_wildcard = !escaped && matches!(byte, b'*' | b'?' | b'[');
+        escaped = !escaped && *byte == b'\\';
+        is_wildcard
+    })
 }
 
 /// Go's `path.Match` on one component: `*`, `?`, `[class]`, `\` escapes.
-pub fn matches(pattern: &[u8], name: &[u8]) -> Result<bool, &'static str> {
-    let tokens = tokenize(pattern)?;
+fn glob_matches(tokens: &[Glob], name: &[u8]) -> bool {
     let (mut token, mut at) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
-    let chars: Vec<char> = String::from_utf8_lossy(name).chars().collect();
+    let chars = chars_of(name);
     loop {
         let hit = match tokens.get(token) {
-            None if at == chars.len() => return Ok(true),
+            None if at == chars.len() => return true,
             Some(Glob::Star) => {
                 star = Some((token, at));
                 token += 1;
@@ -195,9 +257,19 @@ pub fn matches(pattern: &[u8], name: &[u8]) -> Result<bool, &'static str> {
                 token = star_token + 1;
                 at = star_at + 1;
             }
-            _ => return Ok(false),
+            _ => return false,
         }
     }
+}
+
+/// The characters of a name, where each byte that is not UTF-8 is one.
+fn chars_of(name: &[u8]) -> Vec<char> {
+    let mut chars = Vec::with_capacity(name.len());
+    for chunk in name.utf8_chunks() {
+        chars.extend(chunk.valid().chars());
+        chars.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    chars
 }
 
 enum Glob {
@@ -264,11 +336,8 @@ mod tests {
 
     #[track_caller]
     fn check(pattern: &str, name: &str, expected: Result<bool, ()>) {
-        assert_eq!(
-            matches(pattern.as_bytes(), name.as_bytes()).map_err(drop),
-            expected,
-            "{pattern} against {name}"
-        );
+        let matched = tokenize(pattern.as_bytes()).map(|glob| glob_matches(&glob, name.as_bytes()));
+        assert_eq!(matched.map_err(drop), expected, "{pattern} against {name}");
     }
 
     #[test]
@@ -290,6 +359,21 @@ mod tests {
         check("[]a]", "a", Err(()));
         check("a\\", "a", Err(()));
         check("***a", "bba", Ok(true));
+    }
+
+    #[test]
+    fn each_byte_that_is_no_text_is_a_character() {
+        let matched = |pattern: &str| glob_matches(&tokenize(pattern.as_bytes()).unwrap(), b"a\xe2\x82z");
+        assert!(matched("a??z") && !matched("a?z") && matched("a*z"));
+    }
+
+    #[test]
+    fn escaped_wildcards_are_none() {
+        for (path, expected) in
+            [("a*", true), (r"a\*", false), (r"a\\*", true), ("a[b]", true), (r"a\b", false)]
+        {
+            assert_eq!(has_wildcard(path.as_bytes()), expected, "{path}");
+        }
     }
 
     #[test]

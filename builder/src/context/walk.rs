@@ -13,10 +13,9 @@ use std::path::{Path, PathBuf};
 use wharf_cache::walk::{self, FileKind, Stat};
 use wharf_frontend::dockerignore::{Matched, Matcher};
 
-use super::Tree;
-
-/// Directories nested deeper than this are refused: every level holds a descriptor open.
-pub const DEPTH_MAX: usize = 512;
+/// Directories nested deeper than this are refused: every level holds a descriptor open, and the kernel takes no path
+/// of more than 4096 bytes, which has no more components.
+pub const DEPTH_MAX: usize = 2048;
 
 /// An entry of a walk.
 #[derive(Debug, Clone, Copy)]
@@ -52,13 +51,9 @@ impl<'a> Filter<'a> {
         Self { matcher, prefix, start: verdict(matcher, start) }
     }
 
-    /// What a copy leaves out of the directory `start` of a tree: what it excludes and what the tree ignores. Patterns
-    /// that can take nothing out are not asked.
-    pub fn of_copy(exclude: &'a Matcher, tree: &Tree<'a>, start: &Path) -> Vec<Self> {
-        let mut filters = vec![Self::relative(exclude)];
-        filters.extend(tree.ignore.map(|ignore| Self::rooted(ignore, start)));
-        filters.retain(|filter| !filter.matcher.is_empty());
-        filters
+    /// Whether this filter can take nothing out.
+    pub fn is_idle(&self) -> bool {
+        self.matcher.is_empty()
     }
 
     fn path(&self, below: &Path) -> Vec<u8> {

@@ -75,6 +75,7 @@ impl Worker<'_> {
         }
         let cwd = if meta.cwd.is_empty() { "/" } else { &meta.cwd };
         spec::set_process(spec, &meta.args, &env, cwd, user)?;
+        self.open_files.restore_in(spec)?;
         let hostname = if meta.hostname.is_empty() { HOSTNAME } else { &meta.hostname };
         spec.set_hostname(Some(hostname.to_owned()));
         sandbox_files::bind(spec, &self.sandbox_dir, hostname, &meta.extra_hosts)?;

@@ -5,6 +5,7 @@ pub mod file;
 pub(crate) mod sandbox_files;
 pub(crate) mod spec;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -23,8 +24,9 @@ use wharf_solver::llb::{
 use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
 use wharf_solver::progress::{Event, Sink};
 
-use crate::context::digest::{DigestError, TreeKind, content_digest};
+use crate::context::digest::{DigestError, Seen, TreeKind, content_digest, stamps};
 use crate::context::{LocalContext, Tree};
+use crate::limits::OpenFiles;
 use crate::source::{ImageSources, SourceError, transfer_events};
 use file::{FileError, Source};
 
@@ -44,10 +46,12 @@ pub struct Worker<'a> {
     /// Stops running steps.
     pub cancel: Cancel,
     /// What was read of local directories when keys were made.
-    pub local_digests: Mutex<Vec<(VertexDigest, Reads, ContentDigest)>>,
+    pub local_digests: Mutex<Vec<(VertexDigest, Reads, Seen)>>,
     /// Set when a local directory changed after that: what is built from then on is not what its keys say, and is not
     /// recorded.
     pub stale: &'a AtomicBool,
+    /// The limit of open files that steps get.
+    pub open_files: OpenFiles,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
     pub sandbox_dir: PathBuf,
 }
@@ -136,12 +140,12 @@ impl OpResolver for Worker<'_> {
         result: &ResultRef,
         reads: &Reads,
     ) -> Result<ContentDigest, OpError> {
-        let digest = self.digest(result, reads).map_err(OpError::new)?;
+        let seen = self.digest(result, reads).map_err(OpError::new)?;
         if let ResultRef::Local(vertex) = result {
             let mut known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
-            known.push((*vertex, reads.clone(), digest));
+            known.push((*vertex, reads.clone(), seen));
         }
-        Ok(digest)
+        Ok(seen.content)
     }
 
     fn materialize(
@@ -178,23 +182,37 @@ impl OpResolver for Worker<'_> {
 }
 
 impl Worker<'_> {
-    fn digest(&self, result: &ResultRef, reads: &Reads) -> Result<ContentDigest, WorkerError> {
+    fn digest(&self, result: &ResultRef, reads: &Reads) -> Result<Seen, WorkerError> {
         match (result, reads) {
-            (ResultRef::Snapshots(chain), Reads::Whole) => Ok(self.store.chain_content(chain)?),
-            (_, Reads::Whole) => self.digest_copies(result, &[whole("/")]),
-            (_, Reads::Path(path)) => self.digest_copies(result, &[whole(path)]),
-            (_, Reads::Copies(copies)) => self.digest_copies(result, copies),
+            (ResultRef::Snapshots(chain), Reads::Whole) => {
+                Ok(Seen { content: self.store.chain_content(chain)?, stamps: None })
+            }
+            _ => self.digest_copies(result, &copies_of(reads)),
         }
     }
 
-    fn digest_copies(&self, result: &ResultRef, copies: &[CopyAction]) -> Result<ContentDigest, WorkerError> {
+    fn digest_copies(&self, result: &ResultRef, copies: &[CopyAction]) -> Result<Seen, WorkerError> {
         let input = self.open(result)?;
         let kind = if input.is_local() { TreeKind::Local(self.store) } else { TreeKind::Snapshot };
-        let mut hasher = blake3::Hasher::new();
+        let mut content = blake3::Hasher::new();
+        let mut stamps = Some(blake3::Hasher::new());
         for copy in copies {
-            hasher.update(&content_digest(&input.tree(), kind, copy)?.0);
+            let seen = content_digest(&input.tree(), kind, copy)?;
+            content.update(&seen.content.0);
+            stamps = add_stamps(stamps, seen.stamps);
         }
-        Ok(hasher.finalize().into())
+        let stamps = stamps.map(|stamps| stamps.finalize().into());
+        Ok(Seen { content: content.finalize().into(), stamps })
+    }
+
+    /// The stamps of what is read now, as [`Self::digest`] gives them.
+    fn stamps(&self, result: &ResultRef, reads: &Reads) -> Result<Option<ContentDigest>, WorkerError> {
+        let input = self.open(result)?;
+        let mut all = Some(blake3::Hasher::new());
+        for copy in copies_of(reads).iter() {
+            all = add_stamps(all, stamps(&input.tree(), copy)?);
+        }
+        Ok(all.map(|all| all.finalize().into()))
     }
 
     /// Looks once more at what a step read of local directories. Files may change while a build runs; the step then has
@@ -203,12 +221,11 @@ impl Worker<'_> {
         for (result, reads) in inputs.iter().zip(cache_map::reads(vertex)) {
             let ResultRef::Local(local) = result else { continue };
             for read in reads {
-                let now = self.digest(result, &read)?;
                 let known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
                 let before = known.iter().find(|(vertex, of, _)| vertex == local && *of == read);
-                let is_same = before.is_some_and(|(_, _, before)| *before == now);
+                let before = before.map(|(_, _, seen)| *seen);
                 drop(known);
-                if !is_same && !self.stale.swap(true, Ordering::SeqCst) {
+                if !self.is_unchanged(result, &read, before) && !self.stale.swap(true, Ordering::SeqCst) {
                     let message = "files of the build context changed while the build ran: the image has what was \
                                    copied, and nothing built from there on is kept in the cache";
                     self.progress.send(Event::Warning { message: message.to_owned() });
@@ -216,6 +233,15 @@ impl Worker<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether what is read is what it was. Files that can no longer be found or read are not.
+    fn is_unchanged(&self, result: &ResultRef, reads: &Reads, before: Option<Seen>) -> bool {
+        let Some(before) = before else { return false };
+        if before.stamps.is_some() && matches!(self.stamps(result, reads), Ok(now) if now == before.stamps) {
+            return true;
+        }
+        matches!(self.digest(result, reads), Ok(now) if now.content == before.content)
     }
 
     /// Opens an input for reading.
@@ -336,6 +362,22 @@ fn source_op(vertex: &Vertex) -> Result<&SourceOp, OpError> {
         Op::Source(source) => Ok(source),
         _ => Err(OpError::new(WorkerError::Unsupported("pulling something that is no source".to_owned()))),
     }
+}
+
+/// A selection as the copies that would read it.
+fn copies_of(reads: &Reads) -> Cow<'_, [CopyAction]> {
+    match reads {
+        Reads::Whole => Cow::Owned(vec![whole("/")]),
+        Reads::Path(path) => Cow::Owned(vec![whole(path)]),
+        Reads::Copies(copies) => Cow::Borrowed(copies),
+    }
+}
+
+/// Stamps of several selections prove something only if those of each do.
+fn add_stamps(all: Option<blake3::Hasher>, stamps: Option<ContentDigest>) -> Option<blake3::Hasher> {
+    let mut all = all?;
+    all.update(&stamps?.0);
+    Some(all)
 }
 
 /// A path and everything below it, as a copy reads it.

@@ -141,14 +141,15 @@ impl<S: Sink> Changes<'_, S> {
         if self.unchanged.is_empty() {
             return Ok(());
         }
-        let bytes = path.as_bytes();
-        for end in (0..bytes.len()).filter(|&end| bytes[end] == b'/') {
-            let parent = OsStr::from_bytes(&bytes[..end]);
-            if let Some((stat, xattrs)) = self.unchanged.remove(parent) {
-                self.tar.dir(parent, &stat, &xattrs)?;
-            }
+        // A directory is written after all above it, so nothing is left to do above one that was.
+        let mut held_back = Vec::new();
+        let mut below = path;
+        while let Some(parent) = parent_of(below) {
+            let Some((stat, xattrs)) = self.unchanged.remove(parent) else { break };
+            held_back.push((parent, stat, xattrs));
+            below = parent;
         }
-        Ok(())
+        held_back.iter().rev().try_for_each(|(parent, stat, xattrs)| self.tar.dir(parent, stat, xattrs))
     }
 
     /// Whether the entry is a mere copy of what lies below, as overlayfs makes when a file is opened for writing and
@@ -213,19 +214,24 @@ impl Lower<'_> {
         if self.dirs.is_empty() {
             self.dirs.push((OsString::new(), Some(self.store.view(&self.chain)?)));
         }
-        let path = visited.path.as_bytes();
         let failed = |source| cannot_read("the layers below", &visited.path, source);
-        let slashes = (0..path.len()).filter(|&at| path[at] == b'/');
-        // `dirs[n]` is where the first n components lead; what is open of this path stays, the rest is opened.
-        for (above, end) in slashes.enumerate() {
-            let dir = OsStr::from_bytes(&path[..end]);
-            if self.dirs.get(above + 1).is_some_and(|(open, _)| open == dir) {
-                continue;
+        // `dirs[n]` is where the first n components lead; what is open of this path stays, the rest is opened. Mostly
+        // that is all of it or one directory less: looked for from the end, it costs nothing to be deep down.
+        let mut missing = Vec::new();
+        let mut dir = parent_of(&visited.path);
+        for depth in (1..=visited.depth).rev() {
+            let Some(path) = dir else { break };
+            if self.dirs.get(depth).is_some_and(|(open, _)| open == path) {
+                break;
             }
-            self.dirs.truncate(above + 1);
+            missing.push(path);
+            dir = parent_of(path);
+        }
+        self.dirs.truncate(visited.depth + 1 - missing.len());
+        for dir in missing.into_iter().rev() {
             let name =
                 OsStr::from_bytes(dir.as_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or_default());
-            let opened = match &self.dirs[above].1 {
+            let opened = match self.dirs.last().and_then(|(_, fd)| fd.as_ref()) {
                 Some(parent) if !self.opaque.contains(dir) => {
                     absent_as_none(walk::open_dir_at(parent.as_fd(), name)).map_err(failed)?
                 }
@@ -274,6 +280,12 @@ fn same_bytes(mut a: File, mut b: File) -> io::Result<bool> {
             return Ok(true);
         }
     }
+}
+
+/// The directory a path is in; `None` for one in the root.
+fn parent_of(path: &OsStr) -> Option<&OsStr> {
+    let slash = path.as_bytes().iter().rposition(|&byte| byte == b'/')?;
+    Some(OsStr::from_bytes(&path.as_bytes()[..slash]))
 }
 
 /// The path with its last component replaced by the joined `name`.

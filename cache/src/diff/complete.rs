@@ -1,6 +1,7 @@
 //! What of a layer can only be done when the layers below are there: its snapshot was unpacked without looking at them,
 //! and now becomes what overlayfs would have made of the same changes.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -32,6 +33,7 @@ pub(super) fn complete(unpacker: &mut Unpacker, store: &Store, chain: &Chain) ->
     if hides_all {
         hide_root(unpacker, below)?;
     }
+    through_symlinks(unpacker, below)?;
     links(unpacker, below)?;
     implied(unpacker, below)?;
     whiteouts(unpacker, below)?;
@@ -73,9 +75,92 @@ fn hide_root(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffE
     Ok(())
 }
 
-/// Hard links to files of lower layers: the file is copied up, as overlayfs does, and linked.
+/// Directories that the layer only implies and that are symlinks below: what is in them belongs where these lead.
+fn through_symlinks(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError> {
+    let mut lower = Root::new(below).map_err(|source| unpacker.cannot("open", b"/", source))?;
+    let mut candidates = unpacker.implied.clone();
+    // From the top down: what is moved takes the candidates in it along.
+    while let Some(path) = candidates.pop_first() {
+        let components = split(&path);
+        let is_hidden =
+            (1..components.len()).any(|depth| unpacker.opaque.contains(&components[..depth].join(&b'/')));
+        if components.is_empty() || is_hidden || !unpacker.implied.contains(&path) {
+            continue;
+        }
+        let failed = |source| write_error("look up", &path, "the layers below", source);
+        if !is_symlink(below, &components).map_err(failed)? {
+            continue;
+        }
+        // A symlink that leads to no directory is replaced by the one that the layer implies.
+        let Ok(target) = lower.dir(&components, Missing::Fail, &mut Vec::new()) else { continue };
+        let implied_before: Vec<_> = unpacker.implied.iter().cloned().collect();
+        unpacker.parent(&path, &split(&target.path))?;
+        merge_into(unpacker, &path, &target.path)?;
+        unpacker.rename(&path, &target.path);
+        candidates.extend(unpacker.implied.iter().filter(|path| !implied_before.contains(path)).cloned());
+    }
+    Ok(())
+}
+
+/// Whether the last of `components` is a symlink and all before it are directories.
+fn is_symlink(root: BorrowedFd<'_>, components: &[&[u8]]) -> io::Result<bool> {
+    let Some((name, parents)) = components.split_last() else { return Ok(false) };
+    let Some(dir) = root::open_dir_below(root, &parents.join(&b'/'))? else { return Ok(false) };
+    match walk::stat_at(dir.as_fd(), OsStr::from_bytes(name)) {
+        Ok(stat) => Ok(stat.kind == FileKind::Symlink),
+        Err(error) if is_absent(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Moves what is in the directory `from` of the layer into its directory `to`, and takes `from` away. What is known of
+/// `from` is left to be renamed.
+fn merge_into(unpacker: &mut Unpacker, from: &[u8], to: &[u8]) -> Result<(), DiffError> {
+    if !unpacker.implied.contains(to) {
+        unpacker.implied.remove(from);
+    }
+    if unpacker.dir_times.contains_key(to) {
+        unpacker.dir_times.remove(from);
+    }
+    let open = |unpacker: &Unpacker, path: &[u8]| {
+        let opened = root::open_dir_below(unpacker.root.fd(), path)
+            .and_then(|dir| dir.ok_or_else(|| io::ErrorKind::NotFound.into()));
+        opened.map_err(|source| unpacker.cannot("open", path, source))
+    };
+    let (source, dest) = (open(unpacker, from)?, open(unpacker, to)?);
+    let entries = walk::read_dir(source.as_fd()).map_err(|error| unpacker.cannot("read", from, error))?;
+    for entry in entries {
+        let name = entry.name.as_bytes();
+        let (old, new) = ([from, b"/", name].concat(), [to, b"/", name].concat());
+        let there = match walk::stat_at(dest.as_fd(), &entry.name) {
+            Ok(there) => Some(there.kind),
+            Err(error) if is_absent(&error) => None,
+            Err(error) => return Err(unpacker.cannot("look up", &new, error)),
+        };
+        if (there, entry.stat.kind) == (Some(FileKind::Dir), FileKind::Dir) {
+            merge_into(unpacker, &old, &new)?;
+            continue;
+        }
+        if there.is_some() {
+            unpacker.forget(&new);
+        }
+        root::remove_at(dest.as_fd(), name)
+            .and_then(|()| Ok(rustix::fs::renameat(&source, &entry.name, &dest, &entry.name)?))
+            .map_err(|error| unpacker.cannot("move to where its directory leads", &old, error))?;
+    }
+    let components = split(from);
+    let Some((name, parents)) = components.split_last() else { return Ok(()) };
+    let parent = open(unpacker, &parents.join(&b'/'))?;
+    rustix::fs::unlinkat(&parent, *name, AtFlags::REMOVEDIR)
+        .map_err(|errno| unpacker.cannot("remove", from, errno.into()))
+}
+
+/// Hard links to files of lower layers: the file is copied up, as overlayfs does, and linked. What the layer itself
+/// deletes or replaces lives on under the names it was linked to.
 fn links(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError> {
     let mut lower = Root::new(below).map_err(|source| unpacker.cannot("open", b"/", source))?;
+    // Where each file is in this layer, by its path below.
+    let mut copies: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
     for (path, target) in std::mem::take(&mut unpacker.links) {
         let components = root::components(&target).map_err(|reason| unpacker.refused(&path, reason))?;
         let Some((name, parents)) = components.split_last() else { continue };
@@ -91,26 +176,60 @@ fn links(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError
             Err(error) if is_absent(&error) => return Err(link_to_nothing(unpacker, &path, &target)),
             Err(source) => return Err(unpacker.cannot("look up", &target, source)),
         };
-        let to = unpacker.parent(&path, &split(&from.path))?;
-        copy_up(&from, &to, name, &stat).map_err(|source| unpacker.cannot("copy up", &target, source))?;
-        let link = split(&path);
-        let Some((link_name, link_parents)) = link.split_last() else { continue };
-        let dir = unpacker.parent(&path, link_parents)?;
-        rustix::fs::linkat(&*to.fd, *name, &*dir.fd, *link_name, AtFlags::empty())
-            .map_err(|errno| unpacker.cannot("link", &path, errno.into()))?;
+        let origin = from.join(name);
+        let copy = match copies.get(&origin) {
+            Some(copy) => copy.clone(),
+            None => {
+                let stays = is_untouched(unpacker, &origin)
+                    .map_err(|source| unpacker.cannot("look up", &origin, source))?;
+                let copy = if stays { origin.clone() } else { path.clone() };
+                let (to, to_name) = place(unpacker, &path, &copy)?;
+                copy_up(&from, name, &to, &to_name, &stat)
+                    .map_err(|source| unpacker.cannot("copy up", &target, source))?;
+                copies.insert(origin, copy.clone());
+                copy
+            }
+        };
+        if copy != path {
+            let (copied, copied_name) = place(unpacker, &path, &copy)?;
+            let (link, link_name) = place(unpacker, &path, &path)?;
+            rustix::fs::linkat(&*copied.fd, &*copied_name, &*link.fd, &*link_name, AtFlags::empty())
+                .map_err(|errno| unpacker.cannot("link", &path, errno.into()))?;
+        }
     }
     Ok(())
 }
 
-/// Copies a file with all its metadata, unless an earlier link needed it, too.
-fn copy_up(from: &Dir, to: &Dir, name: &[u8], stat: &Stat) -> io::Result<()> {
-    let (source, dest) = (from.fd.as_fd(), to.fd.as_fd());
-    let os_name = OsStr::from_bytes(name);
-    match walk::stat_at(dest, os_name) {
-        Ok(_) => return Ok(()),
-        Err(error) if is_absent(&error) => {}
-        Err(error) => return Err(error),
+/// The directory and the name of `path` in the layer, for the entry `of`.
+fn place(unpacker: &mut Unpacker, of: &[u8], path: &[u8]) -> Result<(Dir, Vec<u8>), DiffError> {
+    let components = split(path);
+    let Some((name, parents)) = components.split_last() else {
+        return Err(unpacker.refused(of, "a hard link to the root".to_owned()));
+    };
+    Ok((unpacker.parent(of, parents)?, name.to_vec()))
+}
+
+/// Whether the layer has nothing at `path`, and nothing above it that hides what is below.
+fn is_untouched(unpacker: &Unpacker, path: &[u8]) -> io::Result<bool> {
+    let components = split(path);
+    let mut dir = walk::open_dir_at(unpacker.root.fd(), OsStr::new("."))?;
+    for (depth, name) in components.iter().enumerate() {
+        let name = OsStr::from_bytes(name);
+        match walk::stat_at(dir.as_fd(), name) {
+            Err(error) if is_absent(&error) => return Ok(true),
+            Err(error) => return Err(error),
+            Ok(stat) if stat.kind != FileKind::Dir => return Ok(false),
+            Ok(_) if unpacker.opaque.contains(&components[..=depth].join(&b'/')) => return Ok(false),
+            Ok(_) => dir = walk::open_dir_at(dir.as_fd(), name)?,
+        }
     }
+    Ok(false)
+}
+
+/// Copies a file with all its metadata.
+fn copy_up(from: &Dir, from_name: &[u8], to: &Dir, name: &[u8], stat: &Stat) -> io::Result<()> {
+    let (source, dest) = (from.fd.as_fd(), to.fd.as_fd());
+    let os_name = OsStr::from_bytes(from_name);
     let xattrs = walk::xattrs_at(source, os_name)?;
     let owner = (stat.uid, stat.gid);
     let metadata = Metadata { mode: stat.mode, owner, mtime: stat.mtime, xattrs: &xattrs };

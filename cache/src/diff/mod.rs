@@ -169,8 +169,8 @@ pub fn is_archive(archive: &mut std::fs::File) -> Result<bool, DiffError> {
 }
 
 /// Unpacks a local archive (plain, gzip, bzip2, xz or zstd tar, told by content) below `dest` (a directory fd inside
-/// a root) the way `ADD` does: entries owned by `owner`, existing directories keep their mode and owner, names that
-/// begin with `.wh.` are names like others. Symlinks on the way are followed with `dest` as their root, so nothing
+/// a root) the way `ADD` does: entries owned by `owner`, those of existing directories change these, `dest`
+/// itself stays as it is, names that begin with `.wh.` are names like others. Symlinks on the way are followed with `dest` as their root, so nothing
 /// leaves `dest`. Returns `false`, having written nothing, when `archive` is not such an archive.
 pub fn extract_archive(
     archive: &mut std::fs::File,

@@ -22,7 +22,8 @@ const NAME_BYTES_MAX: usize = 255;
 /// The kernel's limit on symlinks in one path.
 const SYMLINK_FOLLOW_MAX: usize = 40;
 
-/// The components of a path as an archive gives it: a leading `/`, empty ones and `.` do not count.
+/// The components of a path as an archive gives it, cleaned by its text: a leading `/`, empty ones and `.` do not count,
+/// `..` takes the one before it back and cannot lead above the root.
 pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, String> {
     if path.len() > PATH_BYTES_MAX {
         return Err(format!("the path has {} bytes, more than {PATH_BYTES_MAX}", path.len()));
@@ -30,14 +31,16 @@ pub(super) fn components(path: &[u8]) -> Result<Vec<&[u8]>, String> {
     if path.contains(&0) {
         return Err("the path has a NUL byte in it".to_owned());
     }
-    let components: Vec<_> =
-        path.split(|&byte| byte == b'/').filter(|&name| !matches!(name, b"" | b".")).collect();
-    for name in &components {
-        if *name == b".." {
-            return Err("the path leads upward (`..`)".to_owned());
-        }
-        if name.len() > NAME_BYTES_MAX {
-            return Err(format!("a name has {} bytes, more than {NAME_BYTES_MAX}", name.len()));
+    let mut components = Vec::new();
+    for name in path.split(|&byte| byte == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." if components.pop().is_some() => {}
+            b".." => return Err("the path leads upward (`..`)".to_owned()),
+            name if name.len() > NAME_BYTES_MAX => {
+                return Err(format!("a name has {} bytes, more than {NAME_BYTES_MAX}", name.len()));
+            }
+            name => components.push(name),
         }
     }
     Ok(components)
@@ -258,7 +261,8 @@ mod tests {
         check("./a/./b", &["a", "b"]);
         check("./", &[]);
         check("...", &["..."]);
-        for path in ["../x", "a/../b", "..", "a\0b", &"n".repeat(256), &"a/".repeat(2049)] {
+        check("a/../b/c/..", &["b"]);
+        for path in ["../x", "a/../../b", "..", "a\0b", &"n".repeat(256), &"a/".repeat(2049)] {
             assert!(components(path.as_bytes()).is_err(), "{path:?}");
         }
     }

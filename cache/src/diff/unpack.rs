@@ -26,7 +26,7 @@ const ENTRIES_MAX: u64 = 10_000_000;
 pub(super) enum Rules {
     /// A layer, unpacked into a bare upper directory: whiteouts, what lies below is not there yet.
     Layer,
-    /// An archive for `ADD`: all belongs to this owner, directories that are there stay as they are.
+    /// An archive for `ADD`: all belongs to this owner, names that mark deleted files are names like others.
     Archive { owner: (u32, u32) },
 }
 
@@ -233,8 +233,6 @@ impl Unpacker {
         if before != Before::Dir {
             rustix::fs::mkdirat(&*parent.fd, name, Mode::RWXU)
                 .map_err(|errno| self.cannot("create", path, errno.into()))?;
-        } else if self.rules != Rules::Layer {
-            return Ok(());
         }
         walk::open_dir_at(parent.fd.as_fd(), OsStr::from_bytes(name))
             .and_then(|fd| set_metadata(fd.as_fd(), metadata))
@@ -349,8 +347,27 @@ impl Unpacker {
         }
     }
 
+    /// What is known of `from` and all below it holds for `to` from now on.
+    pub(super) fn rename(&mut self, from: &[u8], to: &[u8]) {
+        fn renamed(path: &[u8], from: &[u8], to: &[u8]) -> Option<Vec<u8>> {
+            let rest = path.strip_prefix(from).filter(|rest| rest.is_empty() || rest[0] == b'/')?;
+            Some([to, rest].concat())
+        }
+        fn rename_keys<V>(map: &mut BTreeMap<Vec<u8>, V>, from: &[u8], to: &[u8]) {
+            let entries = std::mem::take(map).into_iter();
+            map.extend(entries.map(|(path, value)| (renamed(&path, from, to).unwrap_or(path), value)));
+        }
+        self.root.forget();
+        for set in [&mut self.implied, &mut self.whiteouts, &mut self.opaque] {
+            let paths = std::mem::take(set).into_iter();
+            set.extend(paths.map(|path| renamed(&path, from, to).unwrap_or(path)));
+        }
+        rename_keys(&mut self.links, from, to);
+        rename_keys(&mut self.dir_times, from, to);
+    }
+
     /// Takes back what is known of `path` and all below it.
-    fn forget(&mut self, path: &[u8]) {
+    pub(super) fn forget(&mut self, path: &[u8]) {
         self.root.forget();
         for set in [&mut self.implied, &mut self.whiteouts, &mut self.opaque] {
             set.remove(path);

@@ -9,42 +9,43 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Gid, Mode, SeekFrom, Uid, XattrFlags};
+use wharf_cache::contenthash::is_content_xattr;
 use wharf_cache::walk::{self as cwalk, FileKind, Stat};
-use wharf_frontend::dockerignore::Matcher;
 use wharf_solver::llb::CopyAction;
 
 use super::target::{Target, io_error, set_mode, set_owner};
 use super::{FileError, Source, mode, resolve_owner};
 use crate::context::resolve;
-use crate::context::select::Selected;
-use crate::context::walk::{Filter, Visit, walk};
+use crate::context::select::{Patterns, Selected};
+use crate::context::walk::{Visit, walk};
 
 /// Files up to this size are copied through one buffer; larger ones inside the kernel.
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// Copies what `copy` selects in `source` to its destination in `target`.
 pub(super) fn copy(target: &Target<'_>, copy: &CopyAction, source: &Source<'_>) -> Result<(), FileError> {
-    if copy.parents {
-        return Err(FileError::Unsupported("--parents"));
-    }
     let owner = resolve_owner(target.root(), copy.owner.as_ref())?;
-    let exclude = Matcher::new(&copy.exclude)?;
+    let patterns = Patterns::of(copy)?;
     let mut copier = Copier {
         target,
         action: copy,
         source,
         owner: owner.or(source.local.then_some((0, 0))),
         parents_owner: owner.unwrap_or((0, 0)),
+        parents_mode: match copy.mode {
+            Some(wharf_solver::llb::Mode::Octal(mode)) => mode & 0o777,
+            _ => 0o755,
+        },
         links: HashMap::new(),
         buffer: vec![0; BUFFER_BYTES],
     };
     for selected in source.tree.select(copy)? {
-        if selected.is_excluded(&exclude) {
+        if patterns.exclude_named(&selected) {
             continue;
         }
         // What one source put there another one may have replaced, so links are kept within a source.
         copier.links.clear();
-        copier.one(&selected, &exclude)?;
+        copier.one(&selected, &patterns)?;
     }
     Ok(())
 }
@@ -55,19 +56,21 @@ struct Copier<'a> {
     source: &'a Source<'a>,
     /// Owner of the copies; `None` keeps theirs.
     owner: Option<(u32, u32)>,
-    /// Owner of directories made above the destination.
+    /// Owner and mode of directories that are made to hold the copies: those above the destination, and the
+    /// destination itself when the contents of a directory are copied there.
     parents_owner: (u32, u32),
+    parents_mode: u32,
     /// Where the first name of a file with several was copied to.
     links: HashMap<(u64, u64), PathBuf>,
     buffer: Vec<u8>,
 }
 
 impl Copier<'_> {
-    fn one(&mut self, selected: &Selected, exclude: &Matcher) -> Result<(), FileError> {
+    fn one(&mut self, selected: &Selected, patterns: &Patterns) -> Result<(), FileError> {
         let dest = self.target.resolve(&self.action.dest)?;
         let dest_is_dir = dest.stat.is_some_and(|stat| stat.kind == FileKind::Dir);
         if selected.stat.kind == FileKind::Dir {
-            return self.directory(selected, &dest.path, exclude);
+            return self.directory(selected, &dest.path, patterns);
         }
         if self.action.unpack_archive
             && selected.stat.kind == FileKind::File
@@ -77,11 +80,7 @@ impl Copier<'_> {
         }
         let into_dir = dest_is_dir || self.action.dest.ends_with('/');
         let parent = if into_dir { &*dest.path } else { resolve::parent(&dest.path) };
-        let mode = match self.action.mode {
-            Some(wharf_solver::llb::Mode::Octal(mode)) => mode,
-            _ => 0o755,
-        };
-        self.target.make_dirs(parent, mode, self.parents_owner)?;
+        self.target.make_dirs(parent, self.parents_mode, self.parents_owner)?;
         let name = selected.named.file_name().unwrap_or(OsStr::new("file"));
         let path = if into_dir { dest.path.join(name) } else { dest.path.clone() };
         let from = self.source.tree.open_dir(resolve::parent(&selected.path));
@@ -95,7 +94,7 @@ impl Copier<'_> {
         let failed = |source| io_error("read", &selected.path, source);
         let parent = self.source.tree.open_dir(resolve::parent(&selected.path)).map_err(failed)?;
         let name = selected.path.file_name().unwrap_or(OsStr::new("."));
-        let mut file = cwalk::open_file_at(parent.as_fd(), name).map_err(failed)?;
+        let mut file = open_regular(parent.as_fd(), name, &selected.path)?;
         let archive = |source| FileError::Archive { archive: selected.path.clone(), source };
         if !wharf_cache::diff::is_archive(&mut file).map_err(archive)? {
             return Ok(false);
@@ -106,23 +105,21 @@ impl Copier<'_> {
             .map_err(archive)
     }
 
-    /// Copies what is in a directory.
-    fn directory(&mut self, selected: &Selected, dest: &Path, exclude: &Matcher) -> Result<(), FileError> {
+    /// Copies what is in a directory. The directory that comes to hold it is as if made for it, whatever the source's own
+    /// mode and owner are; one that is there stays as it is.
+    fn directory(&mut self, selected: &Selected, dest: &Path, patterns: &Patterns) -> Result<(), FileError> {
         let io = |source| io_error("read", &selected.path, source);
+        let dir = self.source.tree.open_dir(&selected.path).map_err(io)?;
         let dest = if self.action.dir_contents_only {
+            self.target.make_dirs(dest, self.parents_mode, self.parents_owner)?;
             dest.to_owned()
         } else {
-            dest.join(selected.named.file_name().unwrap_or_default())
-        };
-        self.target.make_dirs(resolve::parent(&dest), 0o755, self.parents_owner)?;
-        let dir = self.source.tree.open_dir(&selected.path).map_err(io)?;
-        let existed = resolve::stat(self.target.root(), &dest).is_ok();
-        if existed {
-            self.target.make_dirs(&dest, 0o755, self.parents_owner)?;
-        } else {
+            let dest = dest.join(selected.named.file_name().unwrap_or_default());
+            self.target.make_dirs(resolve::parent(&dest), self.parents_mode, self.parents_owner)?;
             self.entry(dir.as_fd(), OsStr::new("."), &selected.stat, dest.clone())?;
-        }
-        let filters = Filter::of_copy(exclude, &self.source.tree, &selected.path);
+            dest
+        };
+        let filters = patterns.filters(&self.source.tree, &selected.path);
         let mut dirs = vec![(dest.clone(), selected.stat.mtime)];
         let mut failure = None;
         let mut visit = |seen: Visit<'_>| {
@@ -196,10 +193,7 @@ impl Copier<'_> {
             Err(rustix::io::Errno::EXIST) => {
                 let there = cwalk::stat_at(parent.as_fd(), dest).map_err(failed)?;
                 if there.kind != FileKind::Dir {
-                    return Err(FileError::Conflict {
-                        operation: "copy to non-directory",
-                        path: path.to_owned(),
-                    });
+                    return Err(FileError::NotADirectory(path.to_owned()));
                 }
             }
             Err(error) => return Err(failed(error.into())),
@@ -229,11 +223,11 @@ impl Copier<'_> {
             return self.target.hard_link(first, &path);
         }
         let failed = |source| io_error("copy to", &path, source);
-        let mut read = cwalk::open_file_at(from, name).map_err(failed)?;
+        let mut read = open_regular(from, name, &path)?;
         let mut write = self.target.create(&path)?;
         copy_bytes(&mut read, &mut write, stat.size, &mut self.buffer).map_err(failed)?;
         set_file_owner(&write, owner, mode).map_err(failed)?;
-        let xattrs = cwalk::xattrs_at(from, name).map_err(failed)?;
+        let xattrs = cwalk::xattrs_of(read.as_fd()).map_err(failed)?;
         set_xattrs(write.as_fd(), &xattrs).map_err(failed)?;
         let (seconds, nanoseconds) = self.mtime(stat.mtime);
         let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
@@ -247,6 +241,16 @@ impl Copier<'_> {
 
     fn mtime(&self, own: (i64, u32)) -> (i64, u32) {
         self.action.timestamp_s.map_or(own, |seconds| (seconds, 0))
+    }
+}
+
+/// Opens what was a regular file when it was looked at. Anything else in its place might never end.
+fn open_regular(dir: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<File, FileError> {
+    let failed = |source| io_error("read", path, source);
+    let file = cwalk::open_file_at(dir, name).map_err(failed)?;
+    match file.metadata().map_err(failed)?.is_file() {
+        true => Ok(file),
+        false => Err(FileError::Replaced(path.to_owned())),
     }
 }
 
@@ -295,9 +299,10 @@ fn set_file_owner(file: &File, (uid, gid): (u32, u32), mode: u32) -> io::Result<
     Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
 
-/// Sets extended attributes; those the file system does not know are left out, as every builder does.
+/// Sets extended attributes; those the file system does not know are left out, as every builder does, and so are those
+/// that mean something to overlayfs.
 fn set_xattrs(fd: BorrowedFd<'_>, xattrs: &[(std::ffi::OsString, Vec<u8>)]) -> io::Result<()> {
-    for (name, value) in xattrs {
+    for (name, value) in xattrs.iter().filter(|(name, _)| is_content_xattr(name)) {
         match rustix::fs::fsetxattr(fd, &**name, value, XattrFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::PERM) => {}
             Err(error) => return Err(error.into()),

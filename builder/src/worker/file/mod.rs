@@ -2,17 +2,18 @@
 
 mod copy;
 pub mod mode;
+mod owner;
 mod target;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-use wharf_runtime::resolve_user;
-use wharf_solver::llb::{FileChange, Owner, UserRef};
+use wharf_solver::llb::FileChange;
 
 use crate::context::Tree;
 use crate::context::select::SelectError;
+use owner::resolve_owner;
 pub(crate) use target::Target;
 
 /// Why a file operation failed.
@@ -21,23 +22,29 @@ pub enum FileError {
     /// The source names nothing readable.
     #[error(transparent)]
     Select(#[from] SelectError),
-    /// `--exclude` is not a pattern.
-    #[error("bad exclude pattern")]
-    Pattern(#[from] wharf_frontend::dockerignore::PatternError),
     /// `--chmod` is not a mode.
     #[error(transparent)]
     Mode(#[from] mode::ModeError),
     /// `--chown` names nobody.
     #[error("cannot find the owner")]
     Owner(#[source] wharf_runtime::RuntimeError),
-    /// A directory would replace something else, or the other way round.
-    #[error("cannot {operation} \"/{}\"", path.display())]
-    Conflict {
-        /// What was refused.
-        operation: &'static str,
-        /// Where.
-        path: PathBuf,
+    /// `--chown` has a name, and there is nothing to look names up in.
+    #[error("cannot find the owner: there is no /{file} to look {name:?} up in; a number needs none")]
+    NoAccounts {
+        /// `etc/passwd` or `etc/group`.
+        file: &'static str,
+        /// The name.
+        name: String,
     },
+    /// A directory would replace something else.
+    #[error("cannot copy to non-directory \"/{}\"", .0.display())]
+    NotADirectory(PathBuf),
+    /// Something else would replace a directory.
+    #[error("cannot replace to directory \"/{}\" with file", .0.display())]
+    IsADirectory(PathBuf),
+    /// The source of a copy became something else before it was read.
+    #[error("\"/{}\" of the source was replaced while it was copied", .0.display())]
+    Replaced(PathBuf),
     /// The file system refused.
     #[error("cannot {operation} \"/{}\"", path.display())]
     Io {
@@ -101,26 +108,4 @@ pub(super) fn execute(
             target.symlink(path, Path::new(to), owner)
         }
     }
-}
-
-/// Owner ids of `--chown`: names from the root's passwd and group; a number alone is also the group.
-fn resolve_owner(root: BorrowedFd<'_>, owner: Option<&Owner>) -> Result<Option<(u32, u32)>, FileError> {
-    let Some(owner) = owner else { return Ok(None) };
-    let (uid, primary) = match &owner.user {
-        UserRef::Id(uid) => (*uid, *uid),
-        UserRef::Name(name) => {
-            let user = resolve_user(root, name).map_err(FileError::Owner)?;
-            (user.uid, user.gid)
-        }
-    };
-    let gid = match &owner.group {
-        None => primary,
-        Some(UserRef::Id(gid)) => *gid,
-        Some(UserRef::Name(name)) => resolve_user(root, &format!("0:{name}")).map_err(FileError::Owner)?.gid,
-    };
-    // The kernel takes this number for "leave it as it is".
-    if uid == u32::MAX || gid == u32::MAX {
-        return Err(FileError::Unsupported("an owner with the number 4294967295"));
-    }
-    Ok(Some((uid, gid)))
 }

@@ -60,6 +60,10 @@ impl<'a> Target<'a> {
 
     /// Makes the directory `path` and all that are missing above it; those that exist stay as they are.
     pub(crate) fn make_dirs(&self, path: &Path, mode: u32, owner: (u32, u32)) -> Result<(), FileError> {
+        // Mostly all of it is there, and asking once is faster than trying every component.
+        if self.dir(path).is_ok() {
+            return Ok(());
+        }
         let mut made = PathBuf::new();
         for name in path.iter() {
             let parent = self.dir(&made)?;
@@ -72,9 +76,7 @@ impl<'a> Target<'a> {
                 }
                 Err(rustix::io::Errno::EXIST) => match cwalk::stat_at(parent.as_fd(), name) {
                     Ok(stat) if stat.kind == FileKind::Dir => {}
-                    Ok(_) => {
-                        return Err(FileError::Conflict { operation: "copy to non-directory", path: made });
-                    }
+                    Ok(_) => return Err(FileError::NotADirectory(made)),
                     Err(error) => return Err(failed(error)),
                 },
                 Err(error) => return Err(failed(error.into())),
@@ -122,10 +124,7 @@ impl<'a> Target<'a> {
         let parent = self.dir(resolve::parent(path))?;
         match rustix::fs::unlinkat(&*parent, name_of(path)?, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
-            Err(rustix::io::Errno::ISDIR | rustix::io::Errno::PERM) => Err(FileError::Conflict {
-                operation: "replace a directory with a file at",
-                path: path.to_owned(),
-            }),
+            Err(rustix::io::Errno::ISDIR) => Err(FileError::IsADirectory(path.to_owned())),
             Err(error) => Err(io_error("replace", path, error.into())),
         }
     }
@@ -229,8 +228,7 @@ pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) 
 }
 
 fn name_of(path: &Path) -> Result<&OsStr, FileError> {
-    path.file_name()
-        .ok_or_else(|| FileError::Conflict { operation: "replace the root", path: path.to_owned() })
+    path.file_name().ok_or_else(|| FileError::IsADirectory(path.to_owned()))
 }
 
 fn remove_tree(dir: BorrowedFd<'_>, name: &OsStr, kind: FileKind) -> io::Result<()> {

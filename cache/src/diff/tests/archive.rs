@@ -20,7 +20,7 @@ fn check(bytes: &[u8], before: impl FnOnce(&Path), expected: Expect) {
 }
 
 #[test]
-fn entries_get_the_owner_and_directories_stay() {
+fn entries_get_the_owner_and_the_destination_stays() {
     let items = [
         dir(".", 0o700),
         Item { owner: (77, 88), mode: 0o4711, ..file("a", "1") },
@@ -46,7 +46,7 @@ fn entries_get_the_owner_and_directories_stay() {
             dest/implied Dir 755 1:2
             dest/implied/c File 644 1:2 "3"
             dest/l Symlink 777 1:2 -> a
-            dest/there Dir 751
+            dest/there Dir 700 1:2
             dest/there/b File 644 1:2 "2"
         "#]],
     );

@@ -114,6 +114,104 @@ fn the_roots_metadata_is_inherited() {
 }
 
 #[test]
+fn a_link_keeps_a_file_that_its_layer_takes_away() {
+    let below = [
+        dir("d", 0o750),
+        Item { owner: (5, 6), mode: 0o640, ..file("d/low", "deep") },
+        file("a", "1"),
+        file("b", "2"),
+        dir("o", 0o755),
+        file("o/x", "3"),
+    ];
+    check(
+        &[
+            &below,
+            &[
+                hard_link("kept", "a"),
+                hard_link("kept2", "a"),
+                file(".wh.a", ""),
+                hard_link("from-d", "d/low"),
+                file(".wh.d", ""),
+                hard_link("before", "b"),
+                file("b", "new"),
+                hard_link("from-o", "o/x"),
+                dir("o", 0o755),
+                file("o/.wh..wh..opq", ""),
+            ],
+        ],
+        expect![[r#"
+            b File 644 "new"
+            before File 644 "2"
+            from-d File 640 5:6 "deep"
+            from-o File 644 "3"
+            kept File 644 "1"
+            kept2 File 644 "1" = kept
+            o Dir 755
+        "#]],
+    );
+}
+
+#[test]
+fn implied_directories_are_found_through_symlinks_below() {
+    let below = [
+        dir("usr", 0o755),
+        dir("usr/bin", 0o711),
+        file("usr/bin/old", "1"),
+        file("usr/bin/gone", "2"),
+        dir("usr/bin/sub", 0o700),
+        symlink("bin", "usr/bin"),
+        symlink("abs", "/usr/bin"),
+        symlink("nowhere", "missing"),
+        symlink("to-file", "usr/bin/old"),
+    ];
+    check(
+        &[
+            &below,
+            &[
+                file("bin/new", "3"),
+                file("bin/.wh.gone", ""),
+                hard_link("bin/link", "usr/bin/old"),
+                file("bin/sub/deep", "4"),
+                file("abs/other", "5"),
+                file("usr/bin/listed", "6"),
+                file("nowhere/x", "7"),
+                file("to-file/y", "8"),
+            ],
+        ],
+        expect![[r#"
+            abs Symlink 777 -> /usr/bin
+            bin Symlink 777 -> usr/bin
+            nowhere Dir 755
+            nowhere/x File 644 "7"
+            to-file Dir 755
+            to-file/y File 644 "8"
+            usr Dir 755
+            usr/bin Dir 711
+            usr/bin/link File 644 "1"
+            usr/bin/listed File 644 "6"
+            usr/bin/new File 644 "3"
+            usr/bin/old File 644 "1" = usr/bin/link
+            usr/bin/other File 644 "5"
+            usr/bin/sub Dir 700
+            usr/bin/sub/deep File 644 "4"
+        "#]],
+    );
+    // A directory that the layer lists takes the symlink's place.
+    check(
+        &[&below[..6], &[dir("bin", 0o755), file("bin/x", "")]],
+        expect![[r#"
+        bin Dir 755
+        bin/x File 644 ""
+        usr Dir 755
+        usr/bin Dir 711
+        usr/bin/gone File 644 "2"
+        usr/bin/old File 644 "1"
+        usr/bin/sub Dir 700
+    "#]],
+    );
+}
+
+#[test]
 fn hard_links_reach_into_lower_layers() {
     check(
         &[
