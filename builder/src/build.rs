@@ -26,6 +26,7 @@ use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
+use crate::secrets::Secrets;
 use crate::signals::{self, Listening};
 use crate::source::ImageSources;
 use crate::worker::{StoreCache, Worker, WorkerError};
@@ -64,6 +65,8 @@ pub struct BuildRequest {
     pub insecure_registries: Vec<String>,
     /// Docker's config.json, for credentials.
     pub docker_config: Option<PathBuf>,
+    /// What `--secret` gives.
+    pub secrets: Secrets,
 }
 
 /// What a named context is.

@@ -8,10 +8,11 @@ use clap::{Args, ValueEnum};
 
 use super::{open_store, variable};
 use crate::build::{self, BuildRequest, ContextSpec};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, causes};
 use crate::exporter::spec::Output;
 use crate::progress::Mode;
 use crate::registry::Reference;
+use crate::secrets::Secrets;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -61,6 +62,9 @@ pub(super) struct BuildArgs {
     /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
+    /// A secret for RUN --mount=type=secret: id=ID[,src=PATH|env=NAME][,type=file|env]
+    #[arg(long, value_name = "SPEC")]
+    secret: Vec<String>,
     /// The build context: a directory
     context: PathBuf,
 }
@@ -141,6 +145,8 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         jobs: args.jobs.into(),
         insecure_registries: args.insecure_registry,
         docker_config,
+        secrets: Secrets::parse(&args.secret, &|name| std::env::var_os(name))
+            .map_err(|error| usage(causes(&error)))?,
     })
 }
 
