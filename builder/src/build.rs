@@ -27,6 +27,7 @@ use crate::layers::Layers;
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
+use crate::secrets::Secrets;
 use crate::signals::{self, Listening};
 use crate::source::ImageSources;
 use crate::worker::{StoreCache, Worker, WorkerError};
@@ -69,6 +70,8 @@ pub struct BuildRequest {
     pub docker_config: Option<PathBuf>,
     /// The limit of open files that steps get.
     pub open_files: OpenFiles,
+    /// What `--secret` gives.
+    pub secrets: Secrets,
 }
 
 /// What a build gave.

@@ -10,11 +10,12 @@ use clap::{Args, ValueEnum};
 use super::{open_store, variable};
 use crate::build::{self, BuildRequest};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, causes};
 use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
 use crate::progress::Mode;
 use crate::registry::Reference;
+use crate::secrets::Secrets;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -67,6 +68,9 @@ pub(super) struct BuildArgs {
     /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
+    /// A secret for RUN --mount=type=secret: id=ID[,src=PATH|env=NAME][,type=file|env]
+    #[arg(long, value_name = "SPEC")]
+    secret: Vec<String>,
     /// What COPY reads from: a directory, a tar archive, `-` (an archive or a Dockerfile on standard input), the URL of an
     /// archive, Dockerfile or git repository, docker-image://IMAGE or oci-layout://PATH[:TAG]
     #[arg(value_name = "CONTEXT")]
@@ -166,6 +170,8 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         insecure_registries: args.insecure_registry,
         docker_config,
         open_files: OpenFiles::raise(),
+        secrets: Secrets::parse(&args.secret, &|name| std::env::var_os(name))
+            .map_err(|error| usage(causes(&error)))?,
     })
 }
 
