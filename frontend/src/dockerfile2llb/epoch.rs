@@ -164,14 +164,10 @@ impl StageReader<'_> {
     }
 
     fn add(&self, add: &Add, place: &Range<usize>) -> Result<SourceOp, Diagnostic> {
-        let [source] = add.paths.sources.as_slice() else {
+        let ([source], []) = (add.paths.sources.as_slice(), add.paths.heredocs.as_slice()) else {
             let message = format!("{NAME} stage must contain exactly one remote ADD source");
             return Err(Diagnostic::error(place.clone(), message));
         };
-        if let Some(heredoc) = add.paths.heredocs.first() {
-            let message = format!("{NAME} stage must contain exactly one remote ADD source");
-            return Err(Diagnostic::error(heredoc.span.clone(), message));
-        }
         let checksum = add.checksum.as_ref().map(|checksum| self.expand(checksum)).transpose()?;
         let checksum = checksum.filter(|checksum| !checksum.text.is_empty());
         copy::remote_source(&self.expand(source)?, add, checksum.as_ref())?.ok_or_else(|| {

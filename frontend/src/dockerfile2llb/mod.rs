@@ -18,6 +18,8 @@ mod mounts;
 mod owner;
 mod path;
 mod platform;
+#[cfg(test)]
+mod properties;
 mod remote;
 mod run;
 mod scope;

@@ -78,8 +78,11 @@ impl<'a> Converter<'a> {
                 .ok_or_else(|| Diagnostic::error(0..0, "dockerfile contains no stages to build"));
         }
         self.stage_named(target, stages.len()).ok_or_else(|| {
-            Diagnostic::error(0..0, format!("target stage {target:?} could not be found"))
-                .with_suggestion(target, &self.stage_names())
+            let error = Diagnostic::error(0..0, format!("target stage {target:?} could not be found"));
+            match target.parse::<usize>() {
+                Ok(_) => error.with_hint("a stage has no number here: name it with FROM … AS name"),
+                Err(_) => error.with_suggestion(target, &self.stage_names()),
+            }
         })
     }
 

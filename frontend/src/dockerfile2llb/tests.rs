@@ -5,7 +5,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use expect_test::expect_file;
-use proptest::prelude::*;
 use wharf_solver::llb::{
     ActionInput, CopyAction, Definition, ExecOp, FileChange, FileOp, Mount, MountKind, Op, Owner, UserRef,
     Vertex,
@@ -45,89 +44,16 @@ fn every_real_dockerfile_converts_or_says_why() {
     assert!(converted * 10 > all * 9, "{converted} of {all}");
 }
 
-#[test]
-fn nothing_of_a_broken_file_panics() {
-    let whole = "ARG A=1\nFROM debian:${A} AS x\nRUN --mount=type=cache,target=/a,id=$A <<E\nb\nE\nFROM x\nCOPY --from=x a b\n";
-    for end in 0..whole.len() {
-        run(&whole[..end], "build-arg A=2");
-    }
-    let (mut dockerfile, _) = instructions::parse(&parser::parse(whole).0);
-    dockerfile.stages.clear();
-    convert(&dockerfile, &Options::default(), &mut Registry::default()).unwrap_err();
-}
-
-proptest! {
-    /// Lines in any order and number, with words that mean something in one place or another.
-    #[test]
-    fn no_combination_of_instructions_panics(lines in prop::collection::vec((0..INSTRUCTIONS.len(), prop::collection::vec(0..WORDS.len(), 0..4)), 0..8)) {
-        let mut text = "ARG V=1\nFROM debian AS a\n".to_owned();
-        for (instruction, words) in lines {
-            text.push_str(INSTRUCTIONS[instruction]);
-            for word in words {
-                text.push(' ');
-                text.push_str(WORDS[word]);
-            }
-            text.push('\n');
-        }
-        run(&text, "build-arg V=\u{e9}");
-    }
-}
-
-const INSTRUCTIONS: [&str; 20] = [
-    "FROM",
-    "FROM trigger",
-    "FROM a",
-    "RUN",
-    "RUN --mount=type=cache,target=$V",
-    "RUN --mount=",
-    "COPY",
-    "COPY --from=0",
-    "COPY --from=a --link",
-    "ADD",
-    "ADD --checksum=$V",
-    "ENV",
-    "ARG",
-    "LABEL",
-    "WORKDIR",
-    "EXPOSE",
-    "STOPSIGNAL",
-    "ONBUILD RUN",
-    "HEALTHCHECK",
-    "VOLUME",
-];
-
-const WORDS: [&str; 20] = [
-    "a",
-    "AS b",
-    "$V",
-    "${V",
-    "${V:?x}",
-    "\"",
-    "[\"a\"]",
-    "<<E",
-    "E",
-    "\u{e9}/..",
-    "http://",
-    "git@:",
-    "https://h/r.git#:",
-    "*[",
-    "80-90",
-    "A=$A$A",
-    "=",
-    "--mount=type=secret,env=V",
-    "NONE",
-    "\\",
-];
-
 fn eprint_skipped(why: &str) {
     eprintln!("skipped: {why}");
 }
 
 /// A few images and sources with times, and what was asked for.
 #[derive(Default)]
-struct Registry {
+pub(super) struct Registry {
     asked: Vec<String>,
     has_everything: bool,
+    context_time: Option<u64>,
 }
 
 impl ImageMetaResolver for Registry {
@@ -143,6 +69,9 @@ impl ImageMetaResolver for Registry {
             "nulls" => ("nulls:latest@sha256:90", NULLS),
             "empty" => ("empty:latest@sha256:e0", EMPTY),
             "arm" => ("arm:latest@sha256:a0", ARM),
+            "full" => ("full:latest@sha256:f0", FULL),
+            "windows" => ("windows:latest@sha256:30", WINDOWS),
+            "everything" => ("everything:latest@sha256:72", EVERYTHING),
             "broken" => ("broken:latest@sha256:ff", "{"),
             _ if self.has_everything => (reference, BUSYBOX),
             _ => return Err("not found".to_owned()),
@@ -155,10 +84,13 @@ impl ImageMetaResolver for Registry {
 
     fn time(&mut self, of: &TimeOf) -> Result<Option<u64>, String> {
         let (question, time) = match of {
-            TimeOf::Context(name) if name == "dated" => (format!("time of {name}"), Ok(Some(111))),
+            TimeOf::Context(name) if name.eq_ignore_ascii_case("dated") => {
+                (format!("time of {name}"), Ok(Some(111)))
+            }
             TimeOf::Context(name) if name == "gone" => {
                 (format!("time of {name}"), Err("not found".to_owned()))
             }
+            TimeOf::Context(name) if name == "context" => (format!("time of {name}"), Ok(self.context_time)),
             TimeOf::Context(name) => (format!("time of {name}"), Ok(None)),
             TimeOf::Source(source) => {
                 (format!("time of {} {:?}", source.identifier, source.attrs), Ok(Some(222)))
@@ -183,6 +115,30 @@ const TRIGGER: &str = r#"{"architecture": "amd64", "os": "linux",
     "config": {"OnBuild": ["ARG FLAVOUR=plain", "COPY --from=assets /in /out", "RUN echo $FLAVOUR $UNKNOWN", "WORKDIR /app"]},
     "history": [{"created_by": "x"}], "rootfs": {"type": "layers", "diff_ids": ["sha256:3333"]}}"#;
 
+/// Everything that a config can have and a few things that are left out of the next one.
+const FULL: &str = r#"{"architecture": "amd64", "variant": "v1", "os": "linux", "author": "base", "docker_version": "20",
+    "created": "2024-01-01T00:00:00Z", "container_config": {"Cmd": ["x"]},
+    "config": {"User": "app", "ExposedPorts": {"80/tcp": {}}, "Env": ["B=1", "A"], "Entrypoint": ["e"], "Cmd": ["c"],
+               "Volumes": {"/v": {}}, "WorkingDir": "/w", "Labels": {"l": "base", "m": "base"}, "StopSignal": "SIGINT",
+               "ArgsEscaped": true, "Healthcheck": {"Test": ["CMD", "h"], "Interval": 1000000000, "Retries": 3},
+               "OnBuild": null, "Shell": ["/bin/bash", "-c"], "Hostname": "x"},
+    "history": [{"created": "2024-01-01T00:00:00Z", "created_by": "a", "author": "base", "comment": "theirs"},
+                {"created_by": "b", "empty_layer": true}],
+    "rootfs": {"type": null, "diff_ids": ["sha256:6666"]}}"#;
+
+const WINDOWS: &str = r#"{"architecture": "amd64", "os": "windows", "os.version": "10.0.20348.1",
+    "os.features": ["win32k"], "config": {"Env": ["X=1"]}, "history": [{"created_by": "x"}],
+    "rootfs": {"type": "layers", "diff_ids": ["sha256:7777"]}}"#;
+
+/// A trigger of every kind.
+const EVERYTHING: &str = r##"{"architecture": "amd64", "os": "linux",
+    "config": {"Cmd": ["inherited"], "OnBuild": [
+        "ARG GIVEN DEFAULT=d", "ENV E=$GIVEN", "LABEL l=$E", "USER app", "WORKDIR /w", "EXPOSE 80", "VOLUME /v",
+        "STOPSIGNAL 9", "SHELL [\"/bin/bash\", \"-c\"]", "RUN --mount=type=cache,target=c --mount=from=tools,target=/t a",
+        "RUN <<E\nin bash\nE", "run <<E\n#!/bin/x\nE", "COPY --from=tools --chown=1:1 /x y", "COPY <<F /f\n$E\nF",
+        "ADD https://h/x /", "COPY . .", "HEALTHCHECK CMD h", "ENTRYPOINT e", "CMD [\"c\"]"]},
+    "history": [{"created_by": "x"}], "rootfs": {"type": "layers", "diff_ids": ["sha256:3333"]}}"##;
+
 const BAD_TRIGGER: &str = r#"{"architecture": "amd64", "os": "linux",
     "config": {"OnBuild": ["FROM x", "RUN --mount=type=bnd,target=/x y"]},
     "history": [{"created_by": "x"}], "rootfs": {"type": "layers", "diff_ids": ["sha256:3333"]}}"#;
@@ -196,7 +152,7 @@ const EMPTY: &str = r#"{"architecture": "amd64", "os": "linux", "config": {"Env"
 const ARM: &str = r#"{"architecture": "arm64", "variant": "v8", "os": "linux", "config": {},
     "history": [{"created_by": "x"}], "rootfs": {"type": "layers", "diff_ids": ["sha256:5555"]}}"#;
 
-fn run(text: &str, flags: &str) -> String {
+pub(super) fn run(text: &str, flags: &str) -> String {
     run_with(text, flags, Registry::default())
 }
 
@@ -205,6 +161,7 @@ fn run_with(text: &str, flags: &str, mut registry: Registry) -> String {
     let (dockerfile, more) = instructions::parse(&ast);
     diagnostics.extend(more);
     let options = options(flags);
+    registry.context_time = flags.lines().find_map(|line| line.strip_prefix("context-time ")?.parse().ok());
     let mut out = String::new();
     dump_diagnostics("parse", &diagnostics, text, &mut out);
     match convert(&dockerfile, &options, &mut registry) {
@@ -218,7 +175,7 @@ fn run_with(text: &str, flags: &str, mut registry: Registry) -> String {
     out
 }
 
-fn options(flags: &str) -> Options {
+pub(super) fn options(flags: &str) -> Options {
     let amd64 = Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), ..Platform::default() };
     let mut options =
         Options { platform: amd64.clone(), build_platform: amd64.clone(), ..Options::default() };
@@ -245,6 +202,8 @@ fn options(flags: &str) -> Options {
             "no-cache" => options.no_cache = true,
             "no-cache-stage" => options.no_cache_stages.push(value.to_owned()),
             "network" => options.run.network = NetworkMode::None,
+            // What the registry answers.
+            "context-time" => {}
             "add-host" => options.run.extra_hosts.push(pair),
             other => panic!("{other}"),
         }

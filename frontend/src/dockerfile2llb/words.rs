@@ -27,10 +27,27 @@ pub(super) fn part(token: &Token, range: Range<usize>) -> Range<usize> {
     }
 }
 
-/// The error of an expansion: from where it went wrong to the end of the word.
+/// The error of an expansion: the `${…}` that went wrong or, where it has no end, the rest of the word.
 pub(super) fn at(token: &Token, error: &ExpandError) -> Diagnostic {
-    let end = token.text.len();
-    Diagnostic::error(part(token, error.at.min(end)..end), error.message.clone())
+    let start = error.at.min(token.text.len());
+    let rest = token.text.get(start..).unwrap_or_default();
+    let end = start + reference_end(rest).unwrap_or(rest.len());
+    Diagnostic::error(part(token, start..end), error.message.clone())
+}
+
+/// Where the `${…}` at the beginning of a text ends.
+fn reference_end(text: &str) -> Option<usize> {
+    let mut depth = 0;
+    for (at, byte) in text.bytes().enumerate() {
+        match byte {
+            b'$' if text[at + 1..].starts_with('{') => depth += 1,
+            b'}' if depth == 1 => return Some(at + 1),
+            b'}' => depth -= 1,
+            _ if depth == 0 && at > 0 => return None,
+            _ => {}
+        }
+    }
+    None
 }
 
 impl Converter<'_> {
