@@ -20,6 +20,7 @@ use wharf_solver::llb::{Definition, MountKind, Op, Platform, Vertex, VertexDiges
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
+use crate::context::open::Opener;
 use crate::context::{ContextSpec, DockerfileSpec, LocalContext};
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full};
 use crate::exporter::spec::Output;
@@ -29,7 +30,8 @@ use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::secrets::Secrets;
 use crate::signals::{self, Listening};
-use crate::source::ImageSources;
+use crate::source::http::{HttpOptions, SecretLookup};
+use crate::source::{HttpSources, ImageSources};
 use crate::worker::{StoreCache, Worker, WorkerError};
 
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
@@ -98,9 +100,11 @@ struct Build<'a> {
     progress: &'a Progress,
     registry: Arc<OciRegistry>,
     images: ImageSources,
+    http: HttpSources,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
+    platform: Platform,
     cancel: Cancel,
     signals: Listening,
 }
@@ -111,31 +115,57 @@ impl<'a> Build<'a> {
             |error: &(dyn Error + 'static)| Failure::from_error(Kind::Environment, "cannot start", error);
         let cancel = Cancel::new().map_err(|error| failed(&error))?;
         let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
-        let loaded = load::load(&request, store, &cancel, progress)?;
         let registry = Arc::new(OciRegistry::new(RegistryOptions {
             insecure: request.insecure_registries.clone(),
             docker_config: request.docker_config.clone(),
             ..RegistryOptions::default()
         }));
         let images = ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone());
-        Ok(Self {
+        // No secret is known yet.
+        let secrets: SecretLookup = Arc::new(|_| None);
+        let http = HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default());
+        let mut build = Self {
             store,
             request,
             progress,
             registry,
             images,
-            source: loaded.source,
-            contexts: loaded.contexts,
-            ignore: loaded.ignore,
+            http,
+            source: SourceText { name: String::new(), text: String::new() },
+            contexts: HashMap::new(),
+            ignore: Vec::new(),
+            platform: host_platform(),
             cancel,
             signals,
-        })
+        };
+        let loaded = load::load(&build.request, &build.opener())?;
+        build.source = loaded.source;
+        build.contexts.insert(MAIN_CONTEXT.to_owned(), loaded.main.context);
+        build.ignore = loaded.ignore;
+        Ok(build)
     }
 
-    fn run(self) -> Result<Outcome, Failure> {
-        let platform = host_platform();
+    /// What contexts are brought here with.
+    fn opener(&self) -> Opener<'_> {
+        let keep = self.request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+        Opener {
+            store: self.store,
+            images: &self.images,
+            http: &self.http,
+            platform: &self.platform,
+            pull: self.request.pull,
+            keep_git_dir: keep.is_some_and(|keep| matches!(&*keep.to_lowercase(), "1" | "t" | "true")),
+            progress: self.progress,
+            cancel: &self.cancel,
+        }
+    }
+
+    fn run(mut self) -> Result<Outcome, Failure> {
+        let platform = self.platform.clone();
         let converted = self.convert(&platform)?;
         self.refuse_unsupported(&converted.definition)?;
+        let named = load::named(&self.request, &converted.definition, &self.opener())?;
+        self.contexts.extend(named);
         let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
         let layers = &Layers::new(self.store, variant);
         let cancelled = &|| self.cancel.is_cancelled();
@@ -238,6 +268,7 @@ impl<'a> Build<'a> {
             definition: &converted.definition,
             store: self.store,
             images: &self.images,
+            http: &self.http,
             contexts: &self.contexts,
             progress: self.progress,
             cancel: self.cancel.clone(),
@@ -295,6 +326,9 @@ impl<'a> Build<'a> {
             hint: None,
         };
         let places = metadata.location.iter().map(place).collect();
+        if let Some(WorkerError::Source(source)) = error.downcast_ref() {
+            failure.hints.extend(source.hint());
+        }
         failure.evidence = Some(self.evidence(places, self.progress.tail(&vertex)));
         failure
     }
@@ -309,7 +343,6 @@ fn unsupported(definition: &Definition, vertex: &Vertex) -> Option<&'static str>
     match &vertex.op {
         Op::Source(source) => match source.scheme() {
             "git" => Some("ADD from a git repository"),
-            "http" | "https" => Some("ADD from a URL"),
             _ => None,
         },
         Op::Exec(exec) if exec.security == wharf_solver::llb::SecurityMode::Insecure => {

@@ -7,11 +7,13 @@ mod lock;
 mod pins;
 mod records;
 mod stat_cache;
+mod urls;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::snapshot::SnapshotId;
 use crate::{Chain, Digest};
 pub(crate) use images::import_index;
 pub(crate) use lock::is_in_place;
@@ -48,6 +50,23 @@ pub struct Pin {
     pub manifest: Digest,
     /// The image config; its blob is in the store.
     pub config: Digest,
+}
+
+/// What a URL gave when it was last downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UrlRecord {
+    /// Its entity tag, without `W/`; empty if there was none.
+    pub etag: String,
+    /// `Last-Modified` as the server wrote it, where it tells versions apart; empty otherwise.
+    pub last_modified: String,
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// Name of the file in the snapshot.
+    pub file_name: String,
+    /// `Last-Modified` in seconds since 1970.
+    pub modified_s: Option<i64>,
+    /// The snapshot with the file.
+    pub snapshot: SnapshotId,
 }
 
 /// Identity and stamp of a file, for the stat cache. A file whose stamp is equal has not changed.

@@ -1,22 +1,25 @@
-//! Reads what a build starts from: Dockerfile, ignore file, local contexts.
+//! Reads what a build starts from: the main context, the Dockerfile, the ignore file; and further contexts when it is known
+//! which are needed.
+//!
+//! | context | `-f` names | ignore file |
+//! |---|---|---|
+//! | a directory | a file of this machine | the Dockerfile's own, else the context's |
+//! | an archive, a repository, an image | a file in it, else one of this machine | none |
+//! | a Dockerfile alone | nothing | none |
 
 use std::collections::HashMap;
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use wharf_cache::Store;
 use wharf_frontend::dockerignore::{self, Matcher};
-use wharf_runtime::Cancel;
+use wharf_solver::llb::{Definition, Op};
 
-use super::{BuildRequest, MAIN_CONTEXT};
-use crate::context::LocalContext;
-use crate::context::git::{self, GitContext};
-use crate::context::spec::{ContextSpec, DockerfileSpec, redacted};
+use super::BuildRequest;
+use crate::context::open::{DOCKERFILE_BYTES_MAX, Opened, Opener, Stdin};
+use crate::context::spec::{ContextSpec, DockerfileSpec};
+use crate::context::{Found, LocalContext, read_text};
 use crate::error::{Failure, Kind, SourceText, causes};
-use crate::progress::Progress;
-
-/// A Dockerfile or ignore file is text that somebody wrote; more than this is something else.
-const DOCKERFILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Where the Dockerfile is looked for in the context.
 const DOCKERFILE_NAMES: [&str; 3] = ["Dockerfile", "dockerfile", "Containerfile"];
@@ -27,156 +30,235 @@ const IGNORE_NAMES: [&str; 2] = [".containerignore", ".dockerignore"];
 /// What was read.
 pub(super) struct Loaded {
     pub(super) source: SourceText,
-    pub(super) contexts: HashMap<String, LocalContext>,
+    pub(super) main: Opened,
     pub(super) ignore: Vec<String>,
 }
 
-pub(super) fn load(
-    request: &BuildRequest,
-    store: &Store,
-    cancel: &Cancel,
-    progress: &Progress,
-) -> Result<Loaded, Failure> {
-    let context = &directory(&request.context, request, store, cancel)?;
-    check_context(context)?;
-    let dockerfile = dockerfile_path(request, context)?;
-    let name = dockerfile.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let text = progress.internal(&format!("[internal] load build definition from {name}"), || {
-        read_dockerfile(&dockerfile)
-    })?;
-    let ignore_path = ignore_path(context, &dockerfile);
-    let ignore = match &ignore_path {
+/// Where a Dockerfile was found.
+enum Place {
+    /// In the context.
+    Context(PathBuf),
+    /// On this machine.
+    Local(PathBuf),
+    /// Somewhere without neighbours.
+    Alone,
+}
+
+pub(super) fn load(request: &BuildRequest, opener: &Opener<'_>) -> Result<Loaded, Failure> {
+    if (&request.context, &request.dockerfile) == (&ContextSpec::Stdin, &Some(DockerfileSpec::Stdin)) {
+        let message = "both the context and the Dockerfile are to come from standard input";
+        return Err(Failure::new(Kind::Usage, message)
+            .hint("leave `-f -` out: a Dockerfile is found in an archive, and may also be all that comes"));
+    }
+    let mut main = opener.main(&request.context)?;
+    let (source, place) = match main.dockerfile.take() {
+        None => dockerfile(request, opener, &main.context)?,
+        Some(_) if request.dockerfile.is_some() => {
+            let message =
+                format!("the context `{}` is a Dockerfile, and `-f` names another", request.context);
+            return Err(Failure::new(Kind::Usage, message).hint("leave one of them out"));
+        }
+        Some(text) => (SourceText { name: main.context.path().display().to_string(), text }, Place::Alone),
+    };
+    let ignore = if main.context.is_private() { None } else { ignore_file(&main.context, &place)? };
+    let ignore = match ignore {
         None => Vec::new(),
-        Some(path) => progress.internal("[internal] load .dockerignore", || {
-            read_text(path).map(|text| dockerignore::read(&text)).map_err(|error| {
-                Failure::from_error(Kind::Usage, &format!("cannot read `{}`", path.display()), &error)
-            })
-        })?,
+        Some((file, path)) => {
+            let read = || read_text(file, DOCKERFILE_BYTES_MAX).map_err(|error| cannot_read(&path, &error));
+            let text = opener.progress.internal("[internal] load .dockerignore", read)?;
+            let patterns = dockerignore::read(&text);
+            main.context = main.context.ignoring(matcher(&patterns, &path)?);
+            patterns
+        }
+    };
+    Ok(Loaded { source, main, ignore })
+}
+
+/// Opens the named contexts that the graph reads; those of this machine in any case, so that a mistake shows.
+pub(super) fn named(
+    request: &BuildRequest,
+    definition: &Definition,
+    opener: &Opener<'_>,
+) -> Result<HashMap<String, LocalContext>, Failure> {
+    let is_read = |name: &str| {
+        definition.iter().any(|(_, vertex)| match &vertex.op {
+            Op::Source(source) => source.is_local() && source.name() == name,
+            _ => false,
+        })
     };
     let mut contexts = HashMap::new();
-    let main = open_context(context, &ignore, ignore_path.as_deref())?;
-    contexts.insert(MAIN_CONTEXT.to_owned(), main);
     for (name, spec) in &request.contexts {
-        if !matches!(spec, ContextSpec::Image(_) | ContextSpec::Stage(_)) {
-            contexts.insert(name.clone(), open_named(&directory(spec, request, store, cancel)?)?);
+        let is_wanted = match spec {
+            ContextSpec::Image(_) | ContextSpec::Stage(_) => false,
+            ContextSpec::Path(_) => true,
+            ContextSpec::Stdin | ContextSpec::Http(_) | ContextSpec::Git(_) => is_read(name),
+        };
+        if !is_wanted {
+            continue;
         }
+        let mut context = opener.named(name, spec)?.context;
+        if !context.is_private()
+            && let Some((file, path)) = ignore_file(&context, &Place::Alone)?
+        {
+            let text = read_text(file, DOCKERFILE_BYTES_MAX).map_err(|error| cannot_read(&path, &error))?;
+            context = context.ignoring(matcher(&dockerignore::read(&text), &path)?);
+        }
+        contexts.insert(name.clone(), context);
     }
-    let source = SourceText { name: display_name(&dockerfile), text };
-    Ok(Loaded { source, contexts, ignore })
+    Ok(contexts)
 }
 
-/// The directory that a context is.
-fn directory(
-    spec: &ContextSpec,
+/// Finds and reads the Dockerfile.
+fn dockerfile(
     request: &BuildRequest,
-    store: &Store,
-    cancel: &Cancel,
-) -> Result<PathBuf, Failure> {
-    match spec {
-        ContextSpec::Path(path) => Ok(path.clone()),
-        ContextSpec::Git(url) => {
-            let scratch = store.temp_dir().map_err(|error| {
-                Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
-            })?;
-            let keep = request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
-            let keep_git_dir = keep.is_some_and(|value| matches!(&**value, "1" | "true"));
-            let context = GitContext { url, keep_git_dir, scratch: &scratch, cancel };
-            Ok(git::checkout(&context)?.directory)
-        }
-        _ => Err(Failure::new(Kind::Usage, format!("the context `{spec}` is not a directory"))
-            .hint("contexts of this kind are not supported yet; give a directory")),
-    }
-}
-
-fn check_context(context: &Path) -> Result<(), Failure> {
-    let text = context.to_string_lossy();
-    match std::fs::metadata(context) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(Failure::new(Kind::Usage, format!("the context `{text}` is not a directory"))
-            .hint("the Dockerfile is named with `-f`; the context is the directory that COPY reads from")),
-        Err(error) => {
-            Err(Failure::from_error(Kind::Usage, &format!("cannot read the context `{text}`"), &error))
-        }
-    }
-}
-
-fn dockerfile_path(request: &BuildRequest, context: &Path) -> Result<PathBuf, Failure> {
-    match &request.dockerfile {
-        None => {}
-        Some(DockerfileSpec::Path(path)) => return Ok(path.clone()),
-        Some(DockerfileSpec::Stdin) => return Ok(PathBuf::from("-")),
+    opener: &Opener<'_>,
+    context: &LocalContext,
+) -> Result<(SourceText, Place), Failure> {
+    let (file, place): (Box<dyn io::Read>, Place) = match &request.dockerfile {
         Some(DockerfileSpec::Http(url)) => {
-            let message = format!("the Dockerfile `{}` is a URL", redacted(url));
-            return Err(Failure::new(Kind::Usage, message).hint("this is not supported yet"));
+            let text = opener.dockerfile(url)?;
+            return Ok((SourceText { name: crate::context::spec::redacted(url), text }, Place::Alone));
+        }
+        Some(DockerfileSpec::Stdin) => (Box::new(Stdin { cancel: opener.cancel }), Place::Alone),
+        Some(DockerfileSpec::Path(path)) if context.is_private() => match find(context, path)? {
+            Some(file) => (Box::new(file), Place::Context(path.clone())),
+            None if path.is_file() => (Box::new(open_local(path, context)?), Place::Local(path.clone())),
+            None => return Err(not_found(request, std::slice::from_ref(path))),
+        },
+        Some(DockerfileSpec::Path(path)) => {
+            (Box::new(open_local(path, context)?), Place::Local(path.clone()))
+        }
+        None => {
+            let names = DOCKERFILE_NAMES.map(PathBuf::from);
+            let mut found = None;
+            for name in &names {
+                found = find(context, name)?.map(|file| (file, name.clone()));
+                if found.is_some() {
+                    break;
+                }
+            }
+            let (file, name) = found.ok_or_else(|| not_found(request, &names))?;
+            (Box::new(file), Place::Context(name))
+        }
+    };
+    let (short, name) = match &place {
+        Place::Alone => ("<standard input>".to_owned(), "<standard input>".to_owned()),
+        Place::Local(path) => (file_name(path), path.display().to_string()),
+        Place::Context(path) => (file_name(path), context.path().join(path).display().to_string()),
+    };
+    let text = opener.progress.internal(&format!("[internal] load build definition from {short}"), || {
+        read_text(file, DOCKERFILE_BYTES_MAX).map_err(|error| cannot_read(Path::new(&name), &error))
+    })?;
+    Ok((SourceText { name, text }, place))
+}
+
+/// A Dockerfile in the context; `None` if there is nothing of that name.
+fn find(context: &LocalContext, path: &Path) -> Result<Option<File>, Failure> {
+    let shown = context.path().join(path.strip_prefix("/").unwrap_or(path));
+    let usage = |message: String| Failure::new(Kind::Usage, message);
+    match context.find(path) {
+        Ok(Found::File(file)) => Ok(Some(file)),
+        Ok(Found::Nothing) => Ok(None),
+        Ok(Found::Dangling) => {
+            let message = format!(
+                "the Dockerfile `{}` is a symbolic link to nothing inside the context",
+                shown.display()
+            );
+            Err(usage(message).hint("name the file that is meant with `-f FILE`"))
+        }
+        Ok(Found::NoFile) => Err(usage(format!("the Dockerfile `{}` is not a file", shown.display()))
+            .hint("name the file with `-f FILE`")),
+        Err(error) => Err(cannot_read(&shown, &error)),
+    }
+}
+
+/// A Dockerfile of this machine.
+fn open_local(path: &Path, context: &LocalContext) -> Result<File, Failure> {
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.is_dir(), file)));
+    match opened {
+        Ok((false, file)) => Ok(file),
+        Ok((true, _)) => {
+            let message = format!("the Dockerfile `{}` is a directory", path.display());
+            Err(Failure::new(Kind::Usage, message).hint("name the file in it with `-f FILE`"))
+        }
+        Err(error) => {
+            let failure = cannot_read(path, &error);
+            let in_context = path.is_relative() && matches!(context.find(path), Ok(Found::File(_)));
+            Err(match in_context {
+                true => {
+                    let there = context.path().join(path);
+                    failure
+                        .hint(format!("`-f` is not looked for in the context; say `-f {}`", there.display()))
+                }
+                false => failure,
+            })
         }
     }
-    let found = DOCKERFILE_NAMES.iter().map(|name| context.join(name)).find(|path| path.exists());
-    found.ok_or_else(|| {
-        Failure::new(Kind::Usage, format!("there is no Dockerfile in `{}`", context.display()))
-            .hint("name it with `-f FILE`")
-    })
 }
 
-fn read_dockerfile(path: &Path) -> Result<String, Failure> {
-    let read = if path == Path::new("-") { limited(io::stdin().lock()) } else { read_text(path) };
-    read.map_err(|error| {
-        Failure::new(
+fn not_found(request: &BuildRequest, tried: &[PathBuf]) -> Failure {
+    let names: Vec<String> = tried.iter().map(|path| format!("`{}`", path.display())).collect();
+    let names = names.join(", ");
+    match &request.dockerfile {
+        None => Failure::new(Kind::Usage, format!("there is no Dockerfile in `{}`", request.context))
+            .hint(format!("looked for {names}; name another with `-f FILE`")),
+        Some(_) => Failure::new(
             Kind::Usage,
-            format!("cannot read the Dockerfile `{}`: {}", path.display(), causes(&error)),
-        )
-    })
-}
-
-fn read_text(path: &Path) -> io::Result<String> {
-    limited(std::fs::File::open(path)?)
-}
-
-fn limited(reader: impl io::Read) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    reader.take(DOCKERFILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > DOCKERFILE_BYTES_MAX {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("more than {DOCKERFILE_BYTES_MAX} bytes"),
-        ));
+            format!(
+                "the Dockerfile {names} is not in the context `{}`, nor on this machine",
+                request.context
+            ),
+        ),
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let line =
-            1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        io::Error::new(io::ErrorKind::InvalidData, format!("line {line} is not UTF-8"))
-    })
 }
 
 /// The ignore file: the Dockerfile's own, else the context's.
-fn ignore_path(context: &Path, dockerfile: &Path) -> Option<PathBuf> {
-    let mut own = dockerfile.as_os_str().to_owned();
-    own.push(".dockerignore");
-    std::iter::once(PathBuf::from(own))
-        .chain(IGNORE_NAMES.map(|name| context.join(name)))
-        .find(|path| path.is_file())
-}
-
-fn open_named(path: &Path) -> Result<LocalContext, Failure> {
-    let ignore_path = IGNORE_NAMES.map(|name| path.join(name)).into_iter().find(|path| path.is_file());
-    let ignore = match &ignore_path {
-        None => Vec::new(),
-        Some(path) => dockerignore::read(&read_text(path).map_err(|error| {
-            Failure::from_error(Kind::Usage, &format!("cannot read `{}`", path.display()), &error)
-        })?),
+fn ignore_file(context: &LocalContext, place: &Place) -> Result<Option<(File, PathBuf)>, Failure> {
+    let own = |path: &Path| {
+        let mut own = path.as_os_str().to_owned();
+        own.push(".dockerignore");
+        PathBuf::from(own)
     };
-    open_context(path, &ignore, ignore_path.as_deref())
+    let mut names: Vec<PathBuf> = IGNORE_NAMES.map(PathBuf::from).into();
+    match place {
+        Place::Context(path) => names.insert(0, own(path)),
+        Place::Local(path) => {
+            let path = own(path);
+            match File::open(&path) {
+                Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => {
+                    return Ok(Some((file, path)));
+                }
+                Err(error) if !is_absent(&error) => return Err(cannot_read(&path, &error)),
+                _ => {}
+            }
+        }
+        Place::Alone => {}
+    }
+    for name in names {
+        let path = context.path().join(&name);
+        match context.find(&name) {
+            Ok(Found::File(file)) => return Ok(Some((file, path))),
+            Ok(_) => {}
+            Err(error) => return Err(cannot_read(&path, &error)),
+        }
+    }
+    Ok(None)
 }
 
-fn open_context(path: &Path, ignore: &[String], ignore_path: Option<&Path>) -> Result<LocalContext, Failure> {
-    let matcher = Matcher::new(ignore).map_err(|error| {
-        let file = ignore_path.unwrap_or(Path::new(".dockerignore"));
-        Failure::new(Kind::Usage, format!("`{}`: pattern {}", file.display(), causes(&error)))
-    })?;
-    LocalContext::open(path, matcher).map_err(|error| {
-        Failure::from_error(Kind::Usage, &format!("cannot open the context `{}`", path.display()), &error)
+fn matcher(patterns: &[String], path: &Path) -> Result<Matcher, Failure> {
+    Matcher::new(patterns).map_err(|error| {
+        Failure::new(Kind::Usage, format!("`{}`: pattern {}", path.display(), causes(&error)))
     })
 }
 
-fn display_name(path: &Path) -> String {
-    if path == Path::new("-") { "<standard input>".to_owned() } else { path.display().to_string() }
+fn cannot_read(path: &Path, error: &io::Error) -> Failure {
+    Failure::from_error(Kind::Usage, &format!("cannot read `{}`", path.display()), error)
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

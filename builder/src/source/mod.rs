@@ -1,5 +1,6 @@
 //! Where the files of a build's sources come from.
 
+pub mod http;
 mod image;
 mod layout;
 pub mod platform;
@@ -18,6 +19,7 @@ use wharf_solver::progress::{Event, Sink};
 use crate::registry::manifest::ManifestError;
 use crate::registry::{ParseReferenceError, RegistryError, Transfer};
 
+pub use http::{HttpError, HttpSources};
 pub use image::{ImageSources, ResolvedImage};
 
 /// Why a source could not be resolved or brought here.
@@ -44,6 +46,9 @@ pub enum SourceError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A file behind a URL.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// A layout could not be read.
     #[error("cannot {operation} `{}` of the OCI layout", path.display())]
     Layout {
@@ -149,6 +154,7 @@ impl SourceError {
         match self {
             Self::Reference(error) => error.hint(),
             Self::Registry(error) => error.hint(),
+            Self::Http(error) => error.hint(),
             Self::Manifest { source, .. } => source.hint(),
             Self::NoPlatform { available, .. } if !available.is_empty() => {
                 Some(format!("choose one with --platform, for example --platform={}", available[0]))

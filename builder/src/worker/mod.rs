@@ -27,7 +27,8 @@ use wharf_solver::progress::{Event, Sink};
 use crate::context::digest::{DigestError, Seen, TreeKind, content_digest, stamps};
 use crate::context::{LocalContext, Tree};
 use crate::limits::OpenFiles;
-use crate::source::{ImageSources, SourceError, transfer_events};
+use crate::source::http::{Fetched, UrlFile};
+use crate::source::{HttpError, HttpSources, ImageSources, SourceError, transfer_events};
 use file::{FileError, Source};
 
 /// Does the work of one build.
@@ -39,6 +40,8 @@ pub struct Worker<'a> {
     pub store: &'a Store,
     /// Where base images come from.
     pub images: &'a ImageSources,
+    /// Where files behind URLs come from.
+    pub http: &'a HttpSources,
     /// Local directories by name.
     pub contexts: &'a HashMap<String, LocalContext>,
     /// Hears what steps print.
@@ -129,9 +132,12 @@ impl OpResolver for Worker<'_> {
         Ok(ResultRef::Image { vertex: *digest, content })
     }
 
-    fn pin_source(&self, _digest: &VertexDigest, vertex: &Vertex) -> Result<ContentDigest, OpError> {
+    fn pin_source(&self, digest: &VertexDigest, vertex: &Vertex) -> Result<ContentDigest, OpError> {
         let source = source_op(vertex)?;
-        Err(OpError::new(WorkerError::Unsupported(format!("reading from {}://", source.scheme()))))
+        match source.scheme() {
+            "http" | "https" => self.pin_url(digest, source).map_err(|error| OpError::new(from_http(error))),
+            other => Err(OpError::new(WorkerError::Unsupported(format!("reading from {other}://")))),
+        }
     }
 
     fn content_digest(
@@ -173,15 +179,37 @@ impl OpResolver for Worker<'_> {
             }),
             Op::Merge(_) => merge(inputs).map(|chain| vec![chain]),
             Op::Diff(_) => Err(WorkerError::Unsupported("the difference of two file systems".to_owned())),
-            Op::Source(source) => {
-                Err(WorkerError::Unsupported(format!("reading from {}://", source.scheme())))
-            }
+            Op::Source(source) => match source.scheme() {
+                "http" | "https" => {
+                    self.fetch_url(digest, source).map(|file| vec![file.chain]).map_err(from_http)
+                }
+                other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
+            },
         };
         done.map_err(OpError::new)
     }
 }
 
 impl Worker<'_> {
+    fn pin_url(&self, vertex: &VertexDigest, source: &SourceOp) -> Result<ContentDigest, HttpError> {
+        let file = UrlFile::of_source(source)?;
+        self.http.pin(&file, &self.url_events(vertex, &file))
+    }
+
+    fn fetch_url(&self, vertex: &VertexDigest, source: &SourceOp) -> Result<Fetched, HttpError> {
+        let file = UrlFile::of_source(source)?;
+        self.http.fetch(&file, &self.url_events(vertex, &file))
+    }
+
+    /// Reports a download as progress of a vertex.
+    fn url_events(&self, vertex: &VertexDigest, file: &UrlFile) -> impl Fn(u64, Option<u64>) {
+        let (vertex, id) = (*vertex, file.shown());
+        move |current, total| {
+            let done = total == Some(current);
+            self.progress.send(Event::Status { vertex, id: id.clone(), current, total, done });
+        }
+    }
+
     fn digest(&self, result: &ResultRef, reads: &Reads) -> Result<Seen, WorkerError> {
         match (result, reads) {
             (ResultRef::Snapshots(chain), Reads::Whole) => {
@@ -193,7 +221,11 @@ impl Worker<'_> {
 
     fn digest_copies(&self, result: &ResultRef, copies: &[CopyAction]) -> Result<Seen, WorkerError> {
         let input = self.open(result)?;
-        let kind = if input.is_local() { TreeKind::Local(self.store) } else { TreeKind::Snapshot };
+        // What is in a private tree was made for this build: its stamps say nothing to the next one.
+        let kind = match &input {
+            Input::Local(context) if !context.is_private() => TreeKind::Local(self.store),
+            _ => TreeKind::Snapshot,
+        };
         let mut content = blake3::Hasher::new();
         let mut stamps = Some(blake3::Hasher::new());
         for copy in copies {
@@ -220,6 +252,9 @@ impl Worker<'_> {
     fn compare_with_key(&self, vertex: &Vertex, inputs: &[ResultRef]) -> Result<(), WorkerError> {
         for (result, reads) in inputs.iter().zip(cache_map::reads(vertex)) {
             let ResultRef::Local(local) = result else { continue };
+            if self.local(local).is_ok_and(LocalContext::is_private) {
+                continue;
+            }
             for read in reads {
                 let known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
                 let before = known.iter().find(|(vertex, of, _)| vertex == local && *of == read);
@@ -235,6 +270,15 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// The local directory of a source.
+    fn local(&self, vertex: &VertexDigest) -> Result<&LocalContext, WorkerError> {
+        let name = match &self.definition.vertex(vertex).op {
+            Op::Source(source) => source.name(),
+            _ => "",
+        };
+        self.contexts.get(name).ok_or_else(|| WorkerError::NoContext(name.to_owned()))
+    }
+
     /// Whether what is read is what it was. Files that can no longer be found or read are not.
     fn is_unchanged(&self, result: &ResultRef, reads: &Reads, before: Option<Seen>) -> bool {
         let Some(before) = before else { return false };
@@ -247,16 +291,7 @@ impl Worker<'_> {
     /// Opens an input for reading.
     fn open(&self, result: &ResultRef) -> Result<Input<'_>, WorkerError> {
         match result {
-            ResultRef::Local(vertex) => {
-                let name = match &self.definition.vertex(vertex).op {
-                    Op::Source(source) => source.name(),
-                    _ => "",
-                };
-                self.contexts
-                    .get(name)
-                    .map(Input::Local)
-                    .ok_or_else(|| WorkerError::NoContext(name.to_owned()))
-            }
+            ResultRef::Local(vertex) => self.local(vertex).map(Input::Local),
             ResultRef::Snapshots(chain) => Ok(Input::View(self.store.view(chain)?)),
             ResultRef::Image { .. } => {
                 Err(WorkerError::Unsupported("reading an image that was not pulled".to_owned()))
@@ -355,6 +390,10 @@ fn chain_of(result: &ResultRef) -> Result<Chain, WorkerError> {
         ResultRef::Snapshots(chain) => Ok(chain.clone()),
         _ => Err(WorkerError::Unsupported("changing a build context".to_owned())),
     }
+}
+
+fn from_http(error: HttpError) -> WorkerError {
+    WorkerError::Source(error.into())
 }
 
 fn source_op(vertex: &Vertex) -> Result<&SourceOp, OpError> {

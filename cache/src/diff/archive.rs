@@ -27,6 +27,16 @@ pub(super) fn extract(
     Ok(true)
 }
 
+pub(super) fn newest(archive: &mut File) -> Result<Option<i64>, DiffError> {
+    let Some((first, mut tar)) = open(archive)? else { return Ok(None) };
+    let failed = |source| DiffError::Read { object: OBJECT.to_owned(), source };
+    let mut newest = first.mtime.0;
+    while let Some(entry) = tar.next().map_err(failed)? {
+        newest = newest.max(entry.mtime.0);
+    }
+    Ok(Some(newest))
+}
+
 /// Reads an archive up to its first entry; `None` if it is none, which is so when its first header cannot be read.
 fn open(archive: &mut File) -> Result<Option<(Entry, TarReader<impl Read>)>, DiffError> {
     const BUFFER_BYTES: usize = 128 * 1024;

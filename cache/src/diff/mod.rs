@@ -180,6 +180,11 @@ pub fn extract_archive(
     archive::extract(archive, dest, owner)
 }
 
+/// The time of the newest entry of a local archive, seconds since 1970; `None` when `archive` is none.
+pub fn newest_entry(archive: &mut std::fs::File) -> Result<Option<i64>, DiffError> {
+    archive::newest(archive)
+}
+
 /// Why a layer could not be read or made.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -6,7 +6,8 @@ use crate::StoreError;
 
 /// Step *n* takes a database from version *n* to *n* + 1; the version is in `PRAGMA user_version`. A step that has been
 /// released never changes.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE snapshots (
         id          INTEGER PRIMARY KEY,
         content     BLOB NOT NULL,
@@ -57,7 +58,19 @@ const MIGRATIONS: &[&str] = &["
         content     BLOB NOT NULL,
         PRIMARY KEY (dev, ino)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    CREATE TABLE urls (
+        key           BLOB PRIMARY KEY,
+        etag          TEXT NOT NULL,
+        last_modified TEXT NOT NULL,
+        digest        BLOB NOT NULL,
+        file_name     TEXT NOT NULL,
+        modified_s    INTEGER,
+        snapshot      INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// The version this program writes.
 pub(super) const VERSION: u32 = MIGRATIONS.len() as u32;

@@ -1,0 +1,336 @@
+//! Brings contexts of every kind here: as a tree to read from, or as a Dockerfile alone.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek as _};
+use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::fs::{Timespec, Timestamps};
+use wharf_cache::Store;
+use wharf_cache::diff::{extract_archive, newest_entry};
+use wharf_frontend::dockerignore::Matcher;
+use wharf_runtime::Cancel;
+use wharf_solver::llb::Platform;
+use wharf_solver::progress::{Event, Sink as _};
+
+use super::git::{self, GitContext};
+use super::spec::{ContextSpec, redacted};
+use super::{LocalContext, read_text};
+use crate::error::{Failure, Kind, causes, is_disk_full};
+use crate::progress::Progress;
+use crate::source::http::{DOWNLOAD_BYTES_MAX, Fetched, UrlFile};
+use crate::source::{HttpSources, ImageSources, SourceError, transfer_events};
+
+/// A Dockerfile or ignore file is text that somebody wrote; more than this is something else.
+pub const DOCKERFILE_BYTES_MAX: u64 = 64 << 20;
+
+/// The most bytes that are taken from standard input.
+const STDIN_BYTES_MAX: u64 = DOWNLOAD_BYTES_MAX;
+
+/// Mode of a context's root where nothing else says what it is.
+const ROOT_MODE: u32 = 0o755;
+
+/// What the file of a context behind a URL is called.
+const URL_FILE_NAME: &str = "context";
+
+/// What contexts are brought with.
+#[derive(Debug, Clone, Copy)]
+pub struct Opener<'a> {
+    /// Where what is brought here is kept.
+    pub store: &'a Store,
+    /// Images and layouts.
+    pub images: &'a ImageSources,
+    /// URLs.
+    pub http: &'a HttpSources,
+    /// Which image of several.
+    pub platform: &'a Platform,
+    /// Whether registries are asked for images that are here.
+    pub pull: bool,
+    /// Whether the `.git` of a repository stays (`BUILDKIT_CONTEXT_KEEP_GIT_DIR`).
+    pub keep_git_dir: bool,
+    /// Hears what takes time.
+    pub progress: &'a Progress,
+    /// Ends it.
+    pub cancel: &'a Cancel,
+}
+
+/// A context that is here.
+#[derive(Debug)]
+pub struct Opened {
+    /// What COPY reads from; empty if the context is a Dockerfile alone.
+    pub context: LocalContext,
+    /// The context as a Dockerfile.
+    pub dockerfile: Option<String>,
+    /// The time it stands for (`SOURCE_DATE_EPOCH=context`), seconds since 1970: of a commit, of an archive's newest entry,
+    /// of a URL's last modification.
+    pub modified_s: Option<i64>,
+}
+
+impl Opener<'_> {
+    /// Brings the main context here.
+    pub fn main(&self, spec: &ContextSpec) -> Result<Opened, Failure> {
+        match spec {
+            ContextSpec::Path(path) => self.path(path),
+            ContextSpec::Stdin => self.stdin(),
+            ContextSpec::Http(url) => self.url(url),
+            ContextSpec::Git(url) => self.git("load git source", url),
+            ContextSpec::Image(reference) => self.image(reference),
+            ContextSpec::Stage(stage) => {
+                Err(Failure::new(Kind::Usage, format!("stage `{stage}` cannot be the main context")))
+            }
+        }
+    }
+
+    /// Brings a named context here. An URL is a file called `context`, archive or not.
+    pub fn named(&self, name: &str, spec: &ContextSpec) -> Result<Opened, Failure> {
+        match spec {
+            ContextSpec::Http(url) => {
+                let title = format!("[context {name}] {}", redacted(url));
+                let (file, fetched) = self.fetch(url, &title)?;
+                let root = self.store.view(&fetched.chain).map_err(|error| prepare_failure(&error))?;
+                let modified_s = self
+                    .http
+                    .modified_s(&file, &|_, _| {})
+                    .map_err(|error| self.source_failure(url, error))?;
+                Ok(Opened {
+                    context: LocalContext::private(Path::new(url), root),
+                    dockerfile: None,
+                    modified_s,
+                })
+            }
+            ContextSpec::Git(url) => self.git(&format!("[context {name}] load git source"), url),
+            other => self.main(other),
+        }
+    }
+
+    fn path(&self, path: &Path) -> Result<Opened, Failure> {
+        let shown = path.display();
+        let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+        if metadata.is_dir() {
+            let context =
+                LocalContext::open(path, Matcher::default()).map_err(|error| unreadable(path, &error))?;
+            return Ok(Opened { context, dockerfile: None, modified_s: None });
+        }
+        if !metadata.is_file() {
+            return Err(not_a_context(path));
+        }
+        let unpacked =
+            self.progress.internal(&format!("[internal] unpack {shown}"), || self.unpack(&mut file, path))?;
+        unpacked.ok_or_else(|| not_a_context(path))
+    }
+
+    /// Standard input is told apart by its content: an archive, else a Dockerfile.
+    fn stdin(&self) -> Result<Opened, Failure> {
+        let name = Path::new("<standard input>");
+        self.progress.internal("[internal] load remote build context", || {
+            let mut file = self.spool(Stdin { cancel: self.cancel })?;
+            let is_empty = file.metadata().is_ok_and(|metadata| metadata.len() == 0);
+            if is_empty {
+                return Err(Failure::new(Kind::Usage, "standard input is empty")
+                    .hint("the context `-` is an archive or a Dockerfile on standard input"));
+            }
+            match self.unpack(&mut file, name)? {
+                Some(opened) => Ok(opened),
+                None => self.dockerfile_alone(&mut file, name, None),
+            }
+        })
+    }
+
+    fn url(&self, url: &str) -> Result<Opened, Failure> {
+        let (file, fetched) = self.fetch(url, "[internal] load remote build context")?;
+        let mut opened = fetched.open(self.store, &file).map_err(|error| self.source_failure(url, error))?;
+        let name = PathBuf::from(file.shown());
+        match self.unpack(&mut opened, &name)? {
+            Some(opened) => Ok(opened),
+            None => self.dockerfile_alone(&mut opened, &name, fetched.modified_s),
+        }
+    }
+
+    /// Downloads the Dockerfile of `-f URL`.
+    pub fn dockerfile(&self, url: &str) -> Result<String, Failure> {
+        let title = format!("[internal] load build definition from {}", redacted(url));
+        self.progress.internal(&title, || {
+            let file = UrlFile::new(url).map_err(|error| self.source_failure(url, error))?;
+            let file = file.called("Dockerfile").at_most(DOCKERFILE_BYTES_MAX);
+            let fetched =
+                self.http.fetch(&file, &|_, _| {}).map_err(|error| self.source_failure(url, error))?;
+            let opened = fetched.open(self.store, &file).map_err(|error| self.source_failure(url, error))?;
+            read_text(opened, DOCKERFILE_BYTES_MAX).map_err(|error| {
+                let message = format!("cannot read the Dockerfile `{}`: {}", file.shown(), causes(&error));
+                Failure::new(Kind::Source, message)
+            })
+        })
+    }
+
+    fn fetch(&self, url: &str, title: &str) -> Result<(UrlFile, Fetched), Failure> {
+        self.progress.internal_with(title, |vertex| {
+            let file = UrlFile::new(url).map_err(|error| self.source_failure(url, error))?;
+            let file = file.called(URL_FILE_NAME);
+            let report = |current, total| {
+                let (id, done) = (file.shown(), total == Some(current));
+                self.progress.send(Event::Status { vertex, id, current, total, done });
+            };
+            let fetched = self.http.fetch(&file, &report).map_err(|error| self.source_failure(url, error))?;
+            Ok((file, fetched))
+        })
+    }
+
+    fn git(&self, title: &str, url: &str) -> Result<Opened, Failure> {
+        self.progress.internal(&format!("[internal] {title} {}", redacted(url)), || {
+            let scratch = self.store.temp_dir().map_err(|error| prepare_failure(&error))?;
+            let (keep_git_dir, cancel) = (self.keep_git_dir, self.cancel);
+            let checkout = git::checkout(&GitContext { url, keep_git_dir, scratch: &scratch, cancel })?;
+            let root = File::open(&checkout.directory).map_err(|error| prepare_failure(&error))?;
+            Ok(Opened {
+                context: LocalContext::private(Path::new(url), root.into()),
+                dockerfile: None,
+                modified_s: checkout.committed_s,
+            })
+        })
+    }
+
+    /// The file system of an image.
+    fn image(&self, reference: &str) -> Result<Opened, Failure> {
+        let title = format!("[internal] load build context from {reference}");
+        let chain = self.progress.internal_with(&title, |vertex| {
+            let image = self.images.resolve(reference, self.platform, self.pull);
+            let image = image.map_err(|error| self.source_failure(reference, error))?;
+            let report = transfer_events(vertex, self.progress);
+            self.images
+                .pull(&image.identifier, &report)
+                .map_err(|error| self.source_failure(reference, error))
+        })?;
+        let root = self.store.view(&chain).map_err(|error| prepare_failure(&error))?;
+        let context = LocalContext::private(Path::new(reference), root);
+        Ok(Opened { context, dockerfile: None, modified_s: None })
+    }
+
+    /// Unpacks an archive into a directory of this process; `None` if it is none.
+    fn unpack(&self, archive: &mut File, name: &Path) -> Result<Option<Opened>, Failure> {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
+            let kind = if is_disk_full(error) { Kind::Environment } else { Kind::Source };
+            Failure::from_error(kind, &format!("cannot unpack the context `{}`", name.display()), error)
+        };
+        let scratch = self.scratch()?;
+        let root = File::open(&scratch).map_err(|error| prepare_failure(&error))?;
+        let unpacked = extract_archive(archive, root.as_fd(), (0, 0)).map_err(|error| failed(&error))?;
+        if !unpacked {
+            return Ok(None);
+        }
+        let modified_s = newest_entry(archive).map_err(|error| failed(&error))?;
+        // The directory itself is in no archive; its time must not be that of this build.
+        set_time(&root, modified_s.unwrap_or(0)).map_err(|error| prepare_failure(&error))?;
+        let context = LocalContext::private(name, root.into());
+        Ok(Some(Opened { context, dockerfile: None, modified_s }))
+    }
+
+    /// The context is a Dockerfile; there is nothing to copy.
+    fn dockerfile_alone(
+        &self,
+        file: &mut File,
+        name: &Path,
+        modified_s: Option<i64>,
+    ) -> Result<Opened, Failure> {
+        let read = file.rewind().and_then(|()| read_text(&*file, DOCKERFILE_BYTES_MAX));
+        let text = read.map_err(|error| {
+            let message = format!("`{}` is neither an archive nor a Dockerfile: {error}", name.display());
+            Failure::new(Kind::Source, message)
+                .hint("an archive is a tar, as it is or compressed with gzip, bzip2, xz or zstd")
+        })?;
+        let root = File::open(self.scratch()?).map_err(|error| prepare_failure(&error))?;
+        let context = LocalContext::private(name, root.into());
+        Ok(Opened { context, dockerfile: Some(text), modified_s })
+    }
+
+    /// An empty directory that goes when this process does. Nobody else gets to it, whatever its own mode is.
+    fn scratch(&self) -> Result<PathBuf, Failure> {
+        let path = self.store.temp_dir().map_err(|error| prepare_failure(&error))?;
+        let mode = fs::Permissions::from_mode(ROOT_MODE);
+        fs::set_permissions(&path, mode).map_err(|error| prepare_failure(&error))?;
+        Ok(path)
+    }
+
+    /// Puts a stream into a file without a name.
+    fn spool(&self, reader: impl Read) -> Result<File, Failure> {
+        let path = self.scratch()?.join("stdin");
+        let options = File::options().read(true).write(true).create_new(true).open(&path);
+        let mut file = options.map_err(|error| prepare_failure(&error))?;
+        fs::remove_file(&path).map_err(|error| prepare_failure(&error))?;
+        let mut limited = reader.take(STDIN_BYTES_MAX + 1);
+        let copied = io::copy(&mut limited, &mut file).map_err(|error| {
+            let kind = if self.cancel.is_cancelled() { Kind::Cancelled } else { Kind::Environment };
+            Failure::from_error(kind, "cannot read standard input", &error)
+        })?;
+        if copied > STDIN_BYTES_MAX {
+            let message = format!("standard input has more than {STDIN_BYTES_MAX} bytes");
+            return Err(Failure::new(Kind::Source, message));
+        }
+        Ok(file)
+    }
+
+    fn source_failure(&self, name: &str, error: impl Into<SourceError>) -> Failure {
+        let error = error.into();
+        let kind = match () {
+            () if self.cancel.is_cancelled() => Kind::Cancelled,
+            () if is_disk_full(&error) => Kind::Environment,
+            () => Kind::Source,
+        };
+        let doing = format!("cannot load `{}`", redacted(name));
+        let mut failure = Failure::from_error(kind, &doing, &error);
+        failure.hints.extend(error.hint());
+        failure
+    }
+}
+
+/// Standard input, until the build is cancelled.
+#[derive(Debug)]
+pub struct Stdin<'a> {
+    /// Ends it.
+    pub cancel: &'a Cancel,
+}
+
+impl Read for Stdin<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let stdin = io::stdin();
+        let mut polled = [
+            PollFd::new(&stdin, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
+        ];
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("the build was interrupted"));
+        }
+        // Not through `std`, whose buffer would hide from `poll` what it holds.
+        Ok(rustix::io::retry_on_intr(|| rustix::io::read(&stdin, &mut *buffer))?)
+    }
+}
+
+fn set_time(dir: &File, seconds: i64) -> io::Result<()> {
+    let time = Timespec { tv_sec: seconds, tv_nsec: 0 };
+    Ok(rustix::fs::futimens(dir, &Timestamps { last_access: time, last_modification: time })?)
+}
+
+fn prepare_failure(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::from_error(Kind::Environment, "cannot prepare the build context", error)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    let failure =
+        Failure::from_error(Kind::Usage, &format!("cannot read the context `{}`", path.display()), error);
+    match error.kind() {
+        io::ErrorKind::NotFound => failure.hint(format!(
+            "looked for a directory or an archive of this name in `{}`; a URL begins with https://",
+            std::env::current_dir().unwrap_or_default().display()
+        )),
+        _ => failure,
+    }
+}
+
+fn not_a_context(path: &Path) -> Failure {
+    let message = format!("the context `{}` is neither a directory nor a tar archive", path.display());
+    Failure::new(Kind::Usage, message)
+        .hint("the Dockerfile is named with `-f`; the context is what COPY reads from")
+}
