@@ -6,13 +6,13 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+use super::steps::StepArgs;
 use super::{open_store, variable};
 use crate::build::{self, BuildRequest, ContextSpec};
-use crate::error::{Failure, Kind, causes};
+use crate::error::{Failure, Kind};
 use crate::exporter::spec::Output;
 use crate::progress::Mode;
 use crate::registry::Reference;
-use crate::secrets::Secrets;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -62,9 +62,8 @@ pub(super) struct BuildArgs {
     /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
-    /// A secret for RUN --mount=type=secret: id=ID[,src=PATH|env=NAME][,type=file|env]
-    #[arg(long, value_name = "SPEC")]
-    secret: Vec<String>,
+    #[command(flatten)]
+    steps: StepArgs,
     /// The build context: a directory
     context: PathBuf,
 }
@@ -130,6 +129,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".docker")))
         .map(|dir| dir.join("config.json"));
+    let steps = args.steps.parse()?;
     Ok(BuildRequest {
         context: args.context,
         dockerfile: args.file,
@@ -145,8 +145,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         jobs: args.jobs.into(),
         insecure_registries: args.insecure_registry,
         docker_config,
-        secrets: Secrets::parse(&args.secret, &|name| std::env::var_os(name))
-            .map_err(|error| usage(causes(&error)))?,
+        run: steps.run,
+        allowed: steps.allowed,
+        secrets: steps.secrets,
+        ssh: steps.ssh,
     })
 }
 
