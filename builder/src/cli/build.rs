@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+use super::steps::StepArgs;
 use super::{open_store, variable};
 use crate::build::{self, BuildRequest};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
@@ -63,6 +64,8 @@ pub(super) struct BuildArgs {
     /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
+    #[command(flatten)]
+    steps: StepArgs,
     /// What COPY reads from: a directory, a tar archive, `-` (an archive or a Dockerfile on standard input), the URL of an
     /// archive, Dockerfile or git repository, docker-image://IMAGE or oci-layout://PATH[:TAG]
     #[arg(value_name = "CONTEXT")]
@@ -141,6 +144,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".docker")))
         .map(|dir| dir.join("config.json"));
+    let steps = args.steps.parse()?;
     Ok(BuildRequest {
         context,
         dockerfile: args.file.map(DockerfileSpec::parse),
@@ -156,6 +160,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         jobs: args.jobs.into(),
         insecure_registries: args.insecure_registry,
         docker_config,
+        run: steps.run,
+        allowed: steps.allowed,
+        secrets: steps.secrets,
+        ssh: steps.ssh,
     })
 }
 

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use super::Destination;
+use crate::csv;
 
 /// What one `--output` asks for. Names are as they were given; making them full is the caller's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +68,7 @@ fn keys_of(kind: &str) -> &'static [&'static str] {
 impl Output {
     /// Parses `spec`. `tags` are the names given beside it (`-t`): an image output without a `name=` has those.
     pub fn parse(spec: &str, tags: &[String]) -> Result<Self, SpecError> {
-        let fields = split_csv(spec)?;
+        let fields = csv::split(spec).map_err(|reason| SpecError::Csv { spec: spec.to_owned(), reason })?;
         if let [field] = fields.as_slice()
             && field == spec
             && !spec.starts_with("type=")
@@ -203,50 +204,6 @@ impl<'a> Attributes<'a> {
         match self.destination()? {
             Destination::File(path) => Ok(path),
             Destination::Stdout => Err(SpecError::NoDest { spec: self.spec.to_owned(), kind: self.kind }),
-        }
-    }
-}
-
-/// The fields of one CSV line (RFC 4180).
-fn split_csv(line: &str) -> Result<Vec<String>, SpecError> {
-    let error = |reason| Err(SpecError::Csv { spec: line.to_owned(), reason });
-    let mut fields = Vec::new();
-    let mut rest = line;
-    loop {
-        let Some(quoted) = rest.strip_prefix('"') else {
-            let (field, after) =
-                rest.split_once(',').map_or((rest, None), |(field, after)| (field, Some(after)));
-            if field.contains('"') {
-                return error("a quote stands inside a field that does not begin with one");
-            }
-            fields.push(field.to_owned());
-            match after {
-                Some(after) => rest = after,
-                None => return Ok(fields),
-            }
-            continue;
-        };
-        let mut field = String::new();
-        rest = quoted;
-        loop {
-            let Some((text, after)) = rest.split_once('"') else {
-                return error("a quote is not closed");
-            };
-            field.push_str(text);
-            rest = after;
-            match rest.strip_prefix('"') {
-                Some(after) => {
-                    field.push('"');
-                    rest = after;
-                }
-                None => break,
-            }
-        }
-        fields.push(field);
-        match rest.strip_prefix(',') {
-            Some(after) => rest = after,
-            None if rest.is_empty() => return Ok(fields),
-            None => return error("something other than a comma follows a closing quote"),
         }
     }
 }

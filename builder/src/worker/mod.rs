@@ -2,6 +2,7 @@
 
 mod exec;
 pub mod file;
+pub mod mounts;
 pub(crate) mod sandbox_files;
 pub(crate) mod spec;
 
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
@@ -25,9 +27,12 @@ use wharf_solver::progress::{Event, Sink};
 
 use crate::context::digest::{DigestError, TreeKind, content_digest};
 use crate::context::{LocalContext, Tree};
+use crate::secrets::Secrets;
 use crate::source::http::{Fetched, UrlFile};
 use crate::source::{HttpError, HttpSources, ImageSources, SourceError, transfer_events};
+use crate::ssh::SshAgents;
 use file::{FileError, Source};
+use mounts::{MountError, Part};
 
 /// Does the work of one build.
 #[expect(missing_debug_implementations, reason = "holds trait objects")]
@@ -53,6 +58,12 @@ pub struct Worker<'a> {
     pub stale: &'a AtomicBool,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
     pub sandbox_dir: PathBuf,
+    /// What `--secret` gave.
+    pub secrets: &'a Secrets,
+    /// What `--ssh` gave.
+    pub ssh: &'a SshAgents,
+    /// The caches that this build has begun anew, and which instance of each.
+    pub emptied_caches: Mutex<HashMap<MountName, u32>>,
 }
 
 /// Why a vertex failed.
@@ -73,6 +84,15 @@ pub enum WorkerError {
         command: String,
         /// Why.
         source: RuntimeError,
+    },
+    /// A mount of a RUN could not be had.
+    #[error("{error}")]
+    Mount {
+        /// Which.
+        part: Part,
+        /// Why.
+        #[source]
+        error: Box<MountError>,
     },
     /// Files could not be copied or made.
     #[error(transparent)]
@@ -168,7 +188,10 @@ impl OpResolver for Worker<'_> {
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, OpError> {
         let done = match &vertex.op {
-            Op::Exec(exec) => self.exec(digest, exec, inputs),
+            Op::Exec(exec) => self.exec(digest, vertex, exec, inputs).and_then(|chains| {
+                self.compare_with_key(vertex, inputs)?;
+                Ok(chains)
+            }),
             Op::File(file) => self.file(file, inputs).and_then(|chain| {
                 self.compare_with_key(vertex, inputs)?;
                 Ok(vec![chain])
@@ -368,6 +391,11 @@ fn chain_of(result: &ResultRef) -> Result<Chain, WorkerError> {
 
 fn from_http(error: HttpError) -> WorkerError {
     WorkerError::Source(error.into())
+}
+
+/// The snapshots that a mount reads; without an input an empty file system.
+fn chain_of_mount(input: Option<&ResultRef>) -> Result<Chain, WorkerError> {
+    input.map_or_else(|| Ok(Chain::default()), chain_of)
 }
 
 fn source_op(vertex: &Vertex) -> Result<&SourceOp, OpError> {

@@ -125,8 +125,8 @@ impl Converter<'_> {
         spec: Spec,
         exec: &mut Exec,
     ) -> Result<Mount, Diagnostic> {
-        let target = spec.target.as_deref().unwrap_or_default();
-        let target = path::join(stage.directory(), target);
+        let written = spec.target.as_deref().unwrap_or_default();
+        let target = path::join(stage.directory(), written);
         let files = match &spec.from {
             _ if spec.kind == Type::Tmpfs => Files { edge: None, is_local: false },
             Some(from) => {
@@ -142,7 +142,7 @@ impl Converter<'_> {
         };
         let kind = match spec.kind {
             Type::Cache => MountKind::Cache {
-                id: self.cache_id(spec.id.filter(|id| !id.is_empty()).unwrap_or_else(|| target.clone())),
+                id: self.cache_id(spec.id.filter(|id| !id.is_empty()).unwrap_or_else(|| default_id(written))),
                 sharing: spec.sharing.unwrap_or_default(),
                 mode: spec.mode,
                 uid: spec.uid,
@@ -295,6 +295,12 @@ fn check(spec: &Spec) -> Result<(), String> {
     }
 }
 
+/// What a cache without an id is called: its target as it was written, cleaned.
+fn default_id(target: &str) -> String {
+    let cleaned = path::clean(target);
+    if target.starts_with('/') { cleaned } else { cleaned.trim_start_matches('/').to_owned() }
+}
+
 /// A secret as a variable, as a file, or (with a target beside the variable) both.
 fn secret_mount(stage: &Stage, spec: Spec, op: &mut ExecOp) -> Option<Mount> {
     let target = spec.target.filter(|target| !target.is_empty());
@@ -427,8 +433,8 @@ fn parse_mode(text: &str) -> Option<u32> {
     if is_octal { u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777) } else { None }
 }
 
-/// `10`, `1.5g`, `64MiB`, `64 mb`: units are powers of 1024.
-fn parse_size(text: &str) -> Option<u64> {
+/// Bytes of `10`, `1.5g`, `64MiB`, `64 mb`: units are powers of 1024.
+pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.to_lowercase();
     let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);
