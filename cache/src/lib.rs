@@ -9,6 +9,7 @@ pub mod contenthash;
 pub mod diff;
 pub mod digest;
 pub mod mounts;
+mod repositories;
 #[cfg(test)]
 mod scratch;
 pub mod snapshot;

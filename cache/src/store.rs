@@ -36,11 +36,12 @@ const STATEMENTS_CACHED: usize = 64;
 
 /// The directories of a store and their modes. The root, if it has to be made, is private; who opens it to others
 /// lets them read the OCI layout but no unpacked file, because there may be setuid programs among these.
-const DIRECTORIES: [(&str, u32); 6] = [
+const DIRECTORIES: [(&str, u32); 7] = [
     ("blobs", 0o755),
     ("blobs/sha256", 0o755),
     ("snapshots", 0o700),
     ("mounts", 0o700),
+    ("git", 0o700),
     ("locks", 0o700),
     ("tmp", 0o700),
 ];
@@ -70,10 +71,11 @@ struct Inner {
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 11] = [
+const ENTRIES: [&str; 12] = [
     "blobs",
     "snapshots",
     "mounts",
+    "git",
     "locks",
     "tmp",
     "oci-layout",
