@@ -18,6 +18,7 @@
 
 mod cancel;
 mod capability;
+mod host;
 mod process;
 mod rootfs;
 mod seccomp;
@@ -31,6 +32,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use cancel::Cancel;
+pub use host::spawn_on_host;
 pub use oci_spec::runtime::Spec;
 pub use process::run;
 pub use spec::{default_seccomp, default_spec, insecure_spec};
