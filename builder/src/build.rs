@@ -29,9 +29,10 @@ use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::secrets::Secrets;
 use crate::signals::{self, Listening};
+use crate::source::git::Access;
 use crate::source::http::{HttpOptions, SecretLookup};
-use crate::source::{HttpSources, ImageSources};
-use crate::ssh::SshAgents;
+use crate::source::{GitError, GitSources, HttpSources, ImageSources, SourceError};
+use crate::ssh::{self, SshAgents};
 use crate::worker::mounts::Part;
 use crate::worker::{StoreCache, Worker, WorkerError};
 
@@ -69,12 +70,14 @@ pub struct BuildRequest {
     pub insecure_registries: Vec<String>,
     /// Docker's config.json, for credentials.
     pub docker_config: Option<PathBuf>,
+    /// The user's home directory.
+    pub home: Option<PathBuf>,
     /// What is said of every RUN.
     pub run: RunOptions,
     /// What steps may ask for.
     pub allowed: Allowed,
     /// What `--secret` gives.
-    pub secrets: Secrets,
+    pub secrets: Arc<Secrets>,
     /// What `--ssh` gives.
     pub ssh: SshAgents,
 }
@@ -113,6 +116,7 @@ struct Build<'a> {
     registry: Arc<OciRegistry>,
     images: ImageSources,
     http: HttpSources,
+    repositories: GitSources,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
@@ -133,9 +137,16 @@ impl<'a> Build<'a> {
             ..RegistryOptions::default()
         }));
         let images = ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone());
-        // No secret is known yet.
-        let secrets: SecretLookup = Arc::new(|_| None);
+        let given = Arc::clone(&request.secrets);
+        let secrets: SecretLookup = Arc::new(move |id| given.get(id).ok().flatten());
         let http = HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default());
+        let given = Arc::clone(&request.secrets);
+        let access = Access {
+            secrets: Arc::new(move |id| Ok(given.get(id)?)),
+            ssh_agent: request.ssh.get(ssh::DEFAULT_ID).cloned(),
+            home: request.home.clone(),
+        };
+        let repositories = GitSources::new(store.clone(), access, cancel.clone());
         let mut build = Self {
             store,
             request,
@@ -143,6 +154,7 @@ impl<'a> Build<'a> {
             registry,
             images,
             http,
+            repositories,
             source: SourceText { name: String::new(), text: String::new() },
             contexts: HashMap::new(),
             ignore: Vec::new(),
@@ -164,6 +176,7 @@ impl<'a> Build<'a> {
             store: self.store,
             images: &self.images,
             http: &self.http,
+            repositories: &self.repositories,
             platform: &self.platform,
             pull: self.request.pull,
             keep_git_dir: keep.is_some_and(|keep| matches!(&*keep.to_lowercase(), "1" | "t" | "true")),
@@ -291,6 +304,7 @@ impl<'a> Build<'a> {
             store: self.store,
             images: &self.images,
             http: &self.http,
+            repositories: &self.repositories,
             contexts: &self.contexts,
             progress: self.progress,
             cancel: self.cancel.clone(),
@@ -341,6 +355,7 @@ impl<'a> Build<'a> {
                 Kind::Step
             }
             Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
+            Some(WorkerError::Source(SourceError::Git(GitError::NoProgram))) => Kind::Environment,
             Some(WorkerError::Source(_)) => Kind::Source,
             _ => Kind::Environment,
         };
@@ -372,15 +387,11 @@ impl<'a> Build<'a> {
 /// What a vertex asks for that is not done yet.
 fn unsupported(vertex: &Vertex) -> Option<&'static str> {
     match &vertex.op {
-        Op::Source(source) => match source.scheme() {
-            "git" => Some("ADD from a git repository"),
-            _ => None,
-        },
         Op::File(file) => file.actions.iter().find_map(|action| match &action.change {
             FileChange::Copy(copy) if copy.parents => Some("COPY --parents"),
             _ => None,
         }),
-        Op::Exec(_) | Op::Merge(_) | Op::Diff(_) => None,
+        Op::Source(_) | Op::Exec(_) | Op::Merge(_) | Op::Diff(_) => None,
     }
 }
 

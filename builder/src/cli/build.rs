@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
@@ -15,6 +16,7 @@ use crate::error::{Failure, Kind};
 use crate::exporter::spec::Output;
 use crate::progress::Mode;
 use crate::registry::Reference;
+use crate::source::git;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -132,7 +134,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     let named = |text: &String| {
         ContextSpec::named(text, &is_dir).map_err(|error| context_failure("--build-context ", text, &error))
     };
-    let contexts = args.build_context.iter().map(named).collect::<Result<_, _>>()?;
+    let contexts = args.build_context.iter().map(named).collect::<Result<BTreeMap<_, _>, _>>()?;
     let progress = match args.progress {
         _ if args.quiet => Mode::Quiet,
         ProgressMode::Auto => Mode::Auto,
@@ -144,7 +146,12 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".docker")))
         .map(|dir| dir.join("config.json"));
-    let steps = args.steps.parse()?;
+    let is_ssh = |spec: &ContextSpec| matches!(spec, ContextSpec::Git(url) if git::is_ssh(url));
+    let mut steps = args.steps;
+    if is_ssh(&context) || contexts.values().any(is_ssh) {
+        steps.give_own_agent();
+    }
+    let steps = steps.parse()?;
     Ok(BuildRequest {
         context,
         dockerfile: args.file.map(DockerfileSpec::parse),
@@ -160,9 +167,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         jobs: args.jobs.into(),
         insecure_registries: args.insecure_registry,
         docker_config,
+        home: variable("HOME").map(PathBuf::from),
         run: steps.run,
         allowed: steps.allowed,
-        secrets: steps.secrets,
+        secrets: Arc::new(steps.secrets),
         ssh: steps.ssh,
     })
 }

@@ -60,6 +60,13 @@ pub(super) struct Steps {
 }
 
 impl StepArgs {
+    /// A context that is reached over SSH is the user's own choice: the user's agent opens it without being asked for.
+    pub(super) fn give_own_agent(&mut self) {
+        if self.ssh.is_empty() && super::variable("SSH_AUTH_SOCK").is_some() {
+            self.ssh.push(crate::ssh::DEFAULT_ID.to_owned());
+        }
+    }
+
     pub(super) fn parse(self) -> Result<Steps, Failure> {
         let usage = |message: String| Failure::new(Kind::Usage, message);
         if self.cgroup_parent.is_some() {

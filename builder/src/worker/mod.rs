@@ -23,13 +23,16 @@ use wharf_solver::llb::{
     ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
 };
 use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
-use wharf_solver::progress::{Event, Sink};
+use wharf_solver::progress::{Event, LogStream, Sink};
 
 use crate::context::digest::{DigestError, TreeKind, content_digest};
 use crate::context::{LocalContext, Tree};
 use crate::secrets::Secrets;
+use crate::source::git::{GitSource, Pinned};
 use crate::source::http::{Fetched, UrlFile};
-use crate::source::{HttpError, HttpSources, ImageSources, SourceError, transfer_events};
+use crate::source::{
+    GitError, GitSources, HttpError, HttpSources, ImageSources, SourceError, transfer_events,
+};
 use crate::ssh::SshAgents;
 use file::{FileError, Source};
 use mounts::{MountError, Part};
@@ -45,6 +48,8 @@ pub struct Worker<'a> {
     pub images: &'a ImageSources,
     /// Where files behind URLs come from.
     pub http: &'a HttpSources,
+    /// Where repositories come from.
+    pub repositories: &'a GitSources,
     /// Local directories by name.
     pub contexts: &'a HashMap<String, LocalContext>,
     /// Hears what steps print.
@@ -152,6 +157,7 @@ impl OpResolver for Worker<'_> {
         let source = source_op(vertex)?;
         match source.scheme() {
             "http" | "https" => self.pin_url(digest, source).map_err(|error| OpError::new(from_http(error))),
+            "git" => self.commit(digest, source, |pinned, _| Ok(pinned.content())).map_err(OpError::new),
             other => Err(OpError::new(WorkerError::Unsupported(format!("reading from {other}://")))),
         }
     }
@@ -202,6 +208,9 @@ impl OpResolver for Worker<'_> {
                 "http" | "https" => {
                     self.fetch_url(digest, source).map(|file| vec![file.chain]).map_err(from_http)
                 }
+                "git" => self
+                    .commit(digest, source, |pinned, log| self.repositories.checkout(pinned, log))
+                    .map(|chain| vec![chain]),
                 other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
             },
         };
@@ -210,6 +219,25 @@ impl OpResolver for Worker<'_> {
 }
 
 impl Worker<'_> {
+    /// Does something with the commit that a repository's source stands for. What git says is the vertex's output.
+    fn commit<T>(
+        &self,
+        vertex: &VertexDigest,
+        source: &SourceOp,
+        work: impl FnOnce(&Pinned, &dyn Fn(&[u8])) -> Result<T, GitError>,
+    ) -> Result<T, WorkerError> {
+        let log = |data: &[u8]| {
+            let (vertex, data) = (*vertex, data.to_vec());
+            self.progress.send(Event::Log { vertex, stream: LogStream::Stderr, data });
+        };
+        let work = || {
+            let source = GitSource::from_op(source)?;
+            let pinned = self.repositories.resolve(&source, &log)?;
+            work(&pinned, &log)
+        };
+        work().map_err(|error| WorkerError::Source(error.into()))
+    }
+
     fn pin_url(&self, vertex: &VertexDigest, source: &SourceOp) -> Result<ContentDigest, HttpError> {
         let file = UrlFile::of_source(source)?;
         self.http.pin(&file, &self.url_events(vertex, &file))

@@ -38,6 +38,7 @@ use crate::instructions::{Dockerfile, InstructionKind};
 use env::Env;
 use images::Images;
 pub use mounts::parse_size;
+pub use remote::git_context;
 use stage::{Stage, Step};
 use stages::Plan;
 
