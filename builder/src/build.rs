@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
-use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext};
+use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext, RunOptions, RunPlaces};
 use wharf_frontend::{Diagnostic, Severity};
 use wharf_runtime::Cancel;
-use wharf_solver::llb::{Definition, MountKind, Op, Platform, Vertex, VertexDigest};
+use wharf_solver::llb::{ExecOp, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
@@ -30,8 +30,11 @@ use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::secrets::Secrets;
 use crate::signals::{self, Listening};
+use crate::source::git::Access;
 use crate::source::http::{HttpOptions, SecretLookup};
-use crate::source::{HttpSources, ImageSources};
+use crate::source::{GitError, GitSources, HttpSources, ImageSources, SourceError};
+use crate::ssh::{self, SshAgents};
+use crate::worker::mounts::Part;
 use crate::worker::{StoreCache, Worker, WorkerError};
 
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
@@ -72,8 +75,25 @@ pub struct BuildRequest {
     pub docker_config: Option<PathBuf>,
     /// The limit of open files that steps get.
     pub open_files: OpenFiles,
+    /// The user's home directory.
+    pub home: Option<PathBuf>,
+    /// What is said of every RUN.
+    pub run: RunOptions,
+    /// What steps may ask for.
+    pub allowed: Allowed,
     /// What `--secret` gives.
-    pub secrets: Secrets,
+    pub secrets: Arc<Secrets>,
+    /// What `--ssh` gives.
+    pub ssh: SshAgents,
+}
+
+/// `--allow`: rights that a Dockerfile cannot take by itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Allowed {
+    /// `network.host`, for `RUN --network=host`.
+    pub host_network: bool,
+    /// `security.insecure`, for `RUN --security=insecure`.
+    pub insecure: bool,
 }
 
 /// What a build gave.
@@ -101,6 +121,7 @@ struct Build<'a> {
     registry: Arc<OciRegistry>,
     images: ImageSources,
     http: HttpSources,
+    repositories: GitSources,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
@@ -121,9 +142,16 @@ impl<'a> Build<'a> {
             ..RegistryOptions::default()
         }));
         let images = ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone());
-        // No secret is known yet.
-        let secrets: SecretLookup = Arc::new(|_| None);
+        let given = Arc::clone(&request.secrets);
+        let secrets: SecretLookup = Arc::new(move |id| given.get(id).ok().flatten());
         let http = HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default());
+        let given = Arc::clone(&request.secrets);
+        let access = Access {
+            secrets: Arc::new(move |id| Ok(given.get(id)?)),
+            ssh_agent: request.ssh.get(ssh::DEFAULT_ID).cloned(),
+            home: request.home.clone(),
+        };
+        let repositories = GitSources::new(store.clone(), access, cancel.clone());
         let mut build = Self {
             store,
             request,
@@ -131,6 +159,7 @@ impl<'a> Build<'a> {
             registry,
             images,
             http,
+            repositories,
             source: SourceText { name: String::new(), text: String::new() },
             contexts: HashMap::new(),
             ignore: Vec::new(),
@@ -152,6 +181,7 @@ impl<'a> Build<'a> {
             store: self.store,
             images: &self.images,
             http: &self.http,
+            repositories: &self.repositories,
             platform: &self.platform,
             pull: self.request.pull,
             keep_git_dir: keep.is_some_and(|keep| matches!(&*keep.to_lowercase(), "1" | "t" | "true")),
@@ -163,7 +193,7 @@ impl<'a> Build<'a> {
     fn run(mut self) -> Result<Outcome, Failure> {
         let platform = self.platform.clone();
         let converted = self.convert(&platform)?;
-        self.refuse_unsupported(&converted.definition)?;
+        self.refuse_forbidden(&converted)?;
         let named = load::named(&self.request, &converted.definition, &self.opener())?;
         self.contexts.extend(named);
         let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
@@ -212,6 +242,7 @@ impl<'a> Build<'a> {
             labels: self.request.labels.clone(),
             no_cache: self.request.no_cache,
             implicit_platform: true,
+            run: self.request.run.clone(),
             ..dockerfile2llb::Options::default()
         };
         let mut resolver = meta::Resolver::new(&self.images, self.request.pull, self.progress);
@@ -243,20 +274,16 @@ impl<'a> Build<'a> {
         Box::new(Evidence { source: self.source.clone(), places, log_tail })
     }
 
-    /// Tells before anything runs what this version cannot do.
-    fn refuse_unsupported(&self, definition: &Definition) -> Result<(), Failure> {
-        let problems: Vec<Diagnostic> = definition
-            .iter()
-            .filter_map(|(_, vertex)| {
-                let what = unsupported(definition, vertex)?;
-                Some(Diagnostic {
-                    severity: Severity::Error,
-                    span: vertex.metadata.location.clone().unwrap_or(0..0),
-                    message: format!("{what} is not supported yet"),
-                    hint: None,
-                })
-            })
-            .collect();
+    /// Tells before anything runs what steps ask for and was not allowed, or cannot be had.
+    fn refuse_forbidden(&self, converted: &Converted) -> Result<(), Failure> {
+        let mut problems = Vec::new();
+        for (digest, vertex) in converted.definition.iter() {
+            let location = vertex.metadata.location.clone().unwrap_or(0..0);
+            if let Op::Exec(exec) = &vertex.op {
+                let places = converted.run_places.get(digest).cloned().unwrap_or_default();
+                problems.extend(forbidden(exec, self.request.allowed, &places, &location));
+            }
+        }
         if problems.is_empty() { Ok(()) } else { Err(self.dockerfile_failure(problems)) }
     }
 
@@ -269,6 +296,7 @@ impl<'a> Build<'a> {
             store: self.store,
             images: &self.images,
             http: &self.http,
+            repositories: &self.repositories,
             contexts: &self.contexts,
             progress: self.progress,
             cancel: self.cancel.clone(),
@@ -278,6 +306,9 @@ impl<'a> Build<'a> {
             sandbox_dir: self.store.temp_dir().map_err(|error| {
                 Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
             })?,
+            secrets: &self.request.secrets,
+            ssh: &self.request.ssh,
+            emptied_caches: Mutex::default(),
         };
         let exported: HashSet<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
@@ -300,11 +331,11 @@ impl<'a> Build<'a> {
             cancel: &|| self.cancel.cancel(),
             jobs: self.request.jobs,
         });
-        let mut solved = solved.map_err(|error| self.solve_failure(&converted.definition, error))?;
+        let mut solved = solved.map_err(|error| self.solve_failure(converted, error))?;
         Ok(Some(solved.results.remove(0)))
     }
 
-    fn solve_failure(&self, definition: &Definition, error: SolveError) -> Failure {
+    fn solve_failure(&self, converted: &Converted, error: SolveError) -> Failure {
         let (vertex, error) = match error {
             SolveError::Vertex { vertex, error } if !self.signals.interrupted() => (vertex, error),
             _ => return Failure::new(Kind::Cancelled, "the build was interrupted"),
@@ -312,57 +343,60 @@ impl<'a> Build<'a> {
         let OpError(error) = &error;
         let kind = match error.downcast_ref::<WorkerError>() {
             _ if is_disk_full(error.as_ref()) => Kind::Environment,
-            Some(WorkerError::Process { .. } | WorkerError::Run { .. }) => Kind::Step,
+            Some(WorkerError::Mount { error, .. }) if error.is_environment() => Kind::Environment,
+            Some(WorkerError::Process { .. } | WorkerError::Run { .. } | WorkerError::Mount { .. }) => {
+                Kind::Step
+            }
             Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
+            Some(WorkerError::Source(SourceError::Git(GitError::NoProgram))) => Kind::Environment,
             Some(WorkerError::Source(_)) => Kind::Source,
             _ => Kind::Environment,
         };
-        let metadata = &definition.vertex(&vertex).metadata;
+        let metadata = &converted.definition.vertex(&vertex).metadata;
         let mut failure = Failure::from_error(kind, &metadata.name, error.as_ref());
-        let place = |span: &Range<usize>| Diagnostic {
+        let (part, hint) = match error.downcast_ref::<WorkerError>() {
+            Some(WorkerError::Mount { part, error }) => (Some(*part), error.hint()),
+            _ => (None, None),
+        };
+        let places = converted.run_places.get(&vertex);
+        let place = part.zip(places).and_then(|(part, places)| match part {
+            Part::Mount(number) => places.mounts.get(number),
+            Part::SecretEnv(number) => places.secret_env.get(number),
+        });
+        let place = place.or(metadata.location.as_ref()).map(|span| Diagnostic {
             severity: Severity::Error,
             span: span.clone(),
             message: causes(error.as_ref()),
-            hint: None,
-        };
-        let places = metadata.location.iter().map(place).collect();
+            hint,
+        });
         if let Some(WorkerError::Source(source)) = error.downcast_ref() {
             failure.hints.extend(source.hint());
         }
-        failure.evidence = Some(self.evidence(places, self.progress.tail(&vertex)));
+        failure.evidence = Some(self.evidence(place.into_iter().collect(), self.progress.tail(&vertex)));
         failure
     }
 }
 
-/// What a vertex asks for that is not done yet.
-fn unsupported(definition: &Definition, vertex: &Vertex) -> Option<&'static str> {
-    let is_local = |input: usize| match &definition.vertex(&vertex.inputs[input].vertex).op {
-        Op::Source(source) => source.is_local(),
-        _ => false,
-    };
-    match &vertex.op {
-        Op::Source(source) => match source.scheme() {
-            "git" => Some("ADD from a git repository"),
-            _ => None,
-        },
-        Op::Exec(exec) if exec.security == wharf_solver::llb::SecurityMode::Insecure => {
-            Some("RUN --security=insecure")
-        }
-        Op::Exec(exec) if !exec.secret_env.is_empty() => Some("RUN --mount=type=secret"),
-        Op::Exec(exec) => exec.mounts.iter().find_map(|mount| match mount.kind {
-            MountKind::Cache { .. } => Some("RUN --mount=type=cache"),
-            MountKind::Secret { .. } => Some("RUN --mount=type=secret"),
-            MountKind::Ssh { .. } => Some("RUN --mount=type=ssh"),
-            MountKind::Bind if mount.input.is_some_and(is_local) => {
-                Some("RUN --mount=type=bind from a build context")
-            }
-            MountKind::Bind if mount.target != "/" && !mount.readonly => {
-                Some("a writable RUN --mount=type=bind")
-            }
-            MountKind::Bind | MountKind::Tmpfs { .. } => None,
-        }),
-        Op::File(_) | Op::Merge(_) | Op::Diff(_) => None,
+/// What a RUN asks for that nobody allowed, or that cannot be had.
+fn forbidden(exec: &ExecOp, allowed: Allowed, places: &RunPlaces, run: &Range<usize>) -> Vec<Diagnostic> {
+    let mut problems = Vec::new();
+    let place = |of: Option<&Range<usize>>| of.unwrap_or(run).clone();
+    if exec.network == NetworkMode::Host && !allowed.host_network {
+        let message = "network.host is not allowed";
+        let hint = "allow it with `--allow network.host`";
+        problems.push(Diagnostic::error(place(places.network.as_ref()), message).with_hint(hint));
     }
+    if exec.security == SecurityMode::Insecure && !allowed.insecure {
+        let message = "security.insecure is not allowed";
+        let hint = "allow it with `--allow security.insecure`: the step then has every right on this machine";
+        problems.push(Diagnostic::error(place(places.security.as_ref()), message).with_hint(hint));
+    }
+    for number in 0..exec.devices.len() {
+        let message = "RUN --device (CDI devices) is not supported";
+        let hint = "`--security=insecure` gives a step the right to make and use any device";
+        problems.push(Diagnostic::error(place(places.devices.get(number)), message).with_hint(hint));
+    }
+    problems
 }
 
 /// The platform of the machine.

@@ -16,4 +16,5 @@ pub mod registry;
 pub mod secrets;
 pub mod signals;
 pub mod source;
+pub mod ssh;
 pub mod worker;

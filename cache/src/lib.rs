@@ -8,6 +8,8 @@ pub mod content;
 pub mod contenthash;
 pub mod diff;
 pub mod digest;
+pub mod mounts;
+mod repositories;
 #[cfg(test)]
 mod scratch;
 pub mod snapshot;

@@ -36,8 +36,15 @@ const STATEMENTS_CACHED: usize = 64;
 
 /// The directories of a store and their modes. The root, if it has to be made, is private; who opens it to others
 /// lets them read the OCI layout but no unpacked file, because there may be setuid programs among these.
-const DIRECTORIES: [(&str, u32); 5] =
-    [("blobs", 0o755), ("blobs/sha256", 0o755), ("snapshots", 0o700), ("locks", 0o700), ("tmp", 0o700)];
+const DIRECTORIES: [(&str, u32); 7] = [
+    ("blobs", 0o755),
+    ("blobs/sha256", 0o755),
+    ("snapshots", 0o700),
+    ("mounts", 0o700),
+    ("git", 0o700),
+    ("locks", 0o700),
+    ("tmp", 0o700),
+];
 
 /// Marks the root as an OCI image layout (OCI image-spec, image-layout.md#oci-layout-file).
 const OCI_LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -54,6 +61,7 @@ struct Inner {
     root: PathBuf,
     root_fd: OwnedFd,
     snapshots: OwnedFd,
+    mounts: OwnedFd,
     locks: Arc<OwnedFd>,
     blobs: Blobs,
     connection: Mutex<Connection>,
@@ -63,9 +71,11 @@ struct Inner {
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 10] = [
+const ENTRIES: [&str; 12] = [
     "blobs",
     "snapshots",
+    "mounts",
+    "git",
     "locks",
     "tmp",
     "oci-layout",
@@ -131,6 +141,7 @@ impl Store {
         let store = Self {
             inner: Arc::new(Inner {
                 snapshots: open_dir(&root.join("snapshots"))?,
+                mounts: open_dir(&root.join("mounts"))?,
                 locks: Arc::new(open_dir(&root.join("locks"))?),
                 blobs: Blobs::new(open_dir(&root.join("blobs/sha256"))?, Arc::clone(&process)),
                 connection: Mutex::new(connection),
@@ -192,6 +203,11 @@ impl Store {
     /// `snapshots/`.
     pub(crate) fn snapshots_dir(&self) -> &OwnedFd {
         &self.inner.snapshots
+    }
+
+    /// `mounts/`.
+    pub(crate) fn mounts_dir(&self) -> &OwnedFd {
+        &self.inner.mounts
     }
 
     /// `locks/`.

@@ -16,6 +16,11 @@ impl CapabilitySet {
         Self(bits)
     }
 
+    /// Every capability there is.
+    pub(crate) fn all() -> impl Iterator<Item = Capability> {
+        BY_NUMBER.into_iter()
+    }
+
     /// Whether `capability` is in the set.
     pub(crate) fn contains(self, capability: Capability) -> bool {
         self.0 & Self::bit(capability) != 0

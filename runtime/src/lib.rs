@@ -18,6 +18,7 @@
 
 mod cancel;
 mod capability;
+mod host;
 mod process;
 mod rootfs;
 mod seccomp;
@@ -31,9 +32,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use cancel::Cancel;
+pub use host::spawn_on_host;
 pub use oci_spec::runtime::Spec;
 pub use process::run;
-pub use spec::{default_seccomp, default_spec};
+pub use spec::{default_seccomp, default_spec, insecure_spec};
 pub use user::{User, resolve_user};
 
 /// Which of the process's streams some output came from.
@@ -68,6 +70,19 @@ pub enum Stdio<'a> {
     },
 }
 
+/// A tree that is bound into the container.
+#[derive(Debug)]
+pub struct Bind {
+    /// Where, as the container sees it.
+    pub target: PathBuf,
+    /// A detached mount, or any directory or file.
+    pub tree: OwnedFd,
+    /// Whether writing to it is refused.
+    pub read_only: bool,
+    /// Whether it is data alone: nothing in it can be executed.
+    pub no_exec: bool,
+}
+
 /// One process to run.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
 pub struct Request<'a> {
@@ -77,9 +92,8 @@ pub struct Request<'a> {
     /// Root of a (detached) mount that becomes `/`, or any directory. It stays usable afterwards; only before Linux
     /// 6.15 a detached mount is used up.
     pub root: BorrowedFd<'a>,
-    /// Further trees to bind, as descriptors of detached mounts or directories: target path and fd. They are mounted
-    /// after the mounts of the spec, in this order.
-    pub binds: Vec<(PathBuf, OwnedFd)>,
+    /// Further trees to bind. They are mounted after the mounts of the spec, in this order.
+    pub binds: Vec<Bind>,
     /// Standard streams.
     pub stdio: Stdio<'a>,
     /// Ends the process when triggered.

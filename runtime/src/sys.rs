@@ -276,6 +276,23 @@ pub(crate) fn die_with_parent() -> Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0).map(drop)
 }
 
+/// Makes a program of the host die with the thread that starts it, so that a killed builder leaves none behind.
+pub(crate) fn spawn_dying_with_parent(
+    command: &mut std::process::Command,
+) -> io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt as _;
+    let parent = std::process::id();
+    let prepare = move || {
+        die_with_parent()?;
+        // The parent may have died before.
+        // SAFETY: takes and gives numbers.
+        let now = unsafe { syscall!(libc::SYS_getppid) }?;
+        if u32::try_from(now) == Ok(parent) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+    };
+    // SAFETY: `prepare` does two system calls and touches no memory that the parent shares.
+    unsafe { command.pre_exec(prepare) }.spawn()
+}
+
 /// Other processes without CAP_SYS_PTRACE may not look into this one.
 pub(crate) fn forbid_inspection() -> Result<()> {
     prctl(libc::PR_SET_DUMPABLE, 0, 0).map(drop)

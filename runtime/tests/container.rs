@@ -18,7 +18,7 @@ use rustix::fs::CWD;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use serde_json::{Value, json};
 use wharf_runtime::{
-    Cancel, ExitStatus, Request, RuntimeError, Spec, Stdio, Stream, default_seccomp, default_spec,
+    Bind, Cancel, ExitStatus, Request, RuntimeError, Spec, Stdio, Stream, default_seccomp, default_spec,
     resolve_user, run,
 };
 
@@ -85,12 +85,7 @@ impl World {
         self.run_with(spec, Vec::new(), &Cancel::new().unwrap())
     }
 
-    fn run_with(
-        &self,
-        spec: &Spec,
-        binds: Vec<(PathBuf, OwnedFd)>,
-        cancel: &Cancel,
-    ) -> Result<Outcome, RuntimeError> {
+    fn run_with(&self, spec: &Spec, binds: Vec<Bind>, cancel: &Cancel) -> Result<Outcome, RuntimeError> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let root = self.mount().unwrap();
         let mut sink = |stream, chunk: &[u8]| match stream {
@@ -428,7 +423,11 @@ fn mounts_of_the_spec_and_of_the_caller_appear() {
         ],
     );
     let given = OwnedFd::from(File::open(&outside).unwrap());
-    let result = world.run_with(&spec, vec![(PathBuf::from("/given"), given)], &Cancel::new().unwrap());
+    let result = world.run_with(
+        &spec,
+        vec![Bind { target: PathBuf::from("/given"), tree: given, read_only: false, no_exec: false }],
+        &Cancel::new().unwrap(),
+    );
     let outcome = result.unwrap();
     let expected = "hello\nhello\nro\nin\nhello\nhello\nnodev\n700\n";
     assert_eq!(outcome.stdout, expected, "{}", outcome.stderr);

@@ -29,9 +29,8 @@
 //! | image: manifest digest, layer limit | | | yes | |
 //! | image: registry, repository, tag, layout name | | | no | the digest says it all (an image that is not pinned has its name) |
 //! | image: resolve mode, record type, checksum, session, store | | | no | they say how to find or check it |
-//! | git: address, commit, sub-directory, further attributes | | | yes | |
-//! | git: credentials in the address, auth secrets, SSH options | | | no | they say how to get in |
 //! | git and http: what the source was pinned to | | | yes, as content | |
+//! | git: everything else | | | no | the pin holds the commit and what of it is wanted |
 //! | http: file name, mode, owner, headers, auth secret | | | yes | |
 //! | http: address, checksum | | | no | the pin says what the bytes are |
 //! | local: name, patterns, session | | | no | only the content that is read counts |
@@ -231,15 +230,7 @@ fn keyed_source(source: &SourceOp) -> SourceOp {
                 keyed.attrs.insert("image.layerlimit".to_owned(), limit);
             }
         }
-        "git" => {
-            const LEFT_OUT: [&str; 4] =
-                ["git.authheadersecret", "git.authtokensecret", "git.knownsshhosts", "git.mountsshsock"];
-            keyed.attrs.retain(|name, _| !LEFT_OUT.contains(&&**name));
-            keyed.identifier = without_credentials(&source.identifier);
-            if let Some(url) = keyed.attrs.get_mut("git.fullurl") {
-                *url = without_credentials(url);
-            }
-        }
+        "git" => keyed = SourceOp { identifier: "git://".to_owned(), attrs: Default::default() },
         "http" | "https" => {
             keyed.identifier = "https://".to_owned();
             keyed.attrs.remove("http.checksum");
@@ -248,15 +239,6 @@ fn keyed_source(source: &SourceOp) -> SourceOp {
         _ => {}
     }
     keyed
-}
-
-/// `scheme://user:password@host/path` without what precedes the `@`.
-fn without_credentials(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let authority_len = rest.find('/').unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(authority_len);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
 }
 
 fn keyed_exec(exec: &ExecOp) -> ExecOp {

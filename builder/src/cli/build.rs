@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 
+use super::steps::StepArgs;
 use super::{open_store, variable};
 use crate::build::{self, BuildRequest};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
-use crate::error::{Failure, Kind, causes};
+use crate::error::{Failure, Kind};
 use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
 use crate::progress::Mode;
 use crate::registry::Reference;
-use crate::secrets::Secrets;
+use crate::source::git;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -68,9 +70,8 @@ pub(super) struct BuildArgs {
     /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
-    /// A secret for RUN --mount=type=secret: id=ID[,src=PATH|env=NAME][,type=file|env]
-    #[arg(long, value_name = "SPEC")]
-    secret: Vec<String>,
+    #[command(flatten)]
+    steps: StepArgs,
     /// What COPY reads from: a directory, a tar archive, `-` (an archive or a Dockerfile on standard input), the URL of an
     /// archive, Dockerfile or git repository, docker-image://IMAGE or oci-layout://PATH[:TAG]
     #[arg(value_name = "CONTEXT")]
@@ -141,7 +142,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     let named = |text: &String| {
         ContextSpec::named(text, &is_dir).map_err(|error| context_failure("--build-context ", text, &error))
     };
-    let contexts = args.build_context.iter().map(named).collect::<Result<_, _>>()?;
+    let contexts = args.build_context.iter().map(named).collect::<Result<BTreeMap<_, _>, _>>()?;
     let progress = match args.progress {
         _ if args.quiet => Mode::Quiet,
         ProgressMode::Auto => Mode::Auto,
@@ -153,6 +154,12 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".docker")))
         .map(|dir| dir.join("config.json"));
+    let is_ssh = |spec: &ContextSpec| matches!(spec, ContextSpec::Git(url) if git::is_ssh(url));
+    let mut steps = args.steps;
+    if is_ssh(&context) || contexts.values().any(is_ssh) {
+        steps.give_own_agent();
+    }
+    let steps = steps.parse()?;
     Ok(BuildRequest {
         context,
         dockerfile: args.file.map(DockerfileSpec::parse),
@@ -170,8 +177,11 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         insecure_registries: args.insecure_registry,
         docker_config,
         open_files: OpenFiles::raise(),
-        secrets: Secrets::parse(&args.secret, &|name| std::env::var_os(name))
-            .map_err(|error| usage(causes(&error)))?,
+        home: variable("HOME").map(PathBuf::from),
+        run: steps.run,
+        allowed: steps.allowed,
+        secrets: Arc::new(steps.secrets),
+        ssh: steps.ssh,
     })
 }
 

@@ -3,6 +3,7 @@
 mod build;
 mod image;
 mod run;
+mod steps;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -13,15 +13,15 @@ use wharf_cache::diff::{extract_archive, newest_entry};
 use wharf_frontend::dockerignore::Matcher;
 use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
-use wharf_solver::progress::{Event, Sink as _};
+use wharf_solver::progress::{Event, LogStream, Sink as _};
 
-use super::git::{self, GitContext};
 use super::spec::{ContextSpec, redacted};
 use super::{LocalContext, read_text};
 use crate::error::{Failure, Kind, causes, is_disk_full};
 use crate::progress::Progress;
+use crate::source::git::GitSource;
 use crate::source::http::{DOWNLOAD_BYTES_MAX, Fetched, UrlFile};
-use crate::source::{HttpSources, ImageSources, SourceError, transfer_events};
+use crate::source::{GitError, GitSources, HttpSources, ImageSources, SourceError, transfer_events};
 
 /// A Dockerfile or ignore file is text that somebody wrote; more than this is something else.
 pub const DOCKERFILE_BYTES_MAX: u64 = 64 << 20;
@@ -44,6 +44,8 @@ pub struct Opener<'a> {
     pub images: &'a ImageSources,
     /// URLs.
     pub http: &'a HttpSources,
+    /// Repositories.
+    pub repositories: &'a GitSources,
     /// Which image of several.
     pub platform: &'a Platform,
     /// Whether registries are asked for images that are here.
@@ -179,15 +181,23 @@ impl Opener<'_> {
     }
 
     fn git(&self, title: &str, url: &str) -> Result<Opened, Failure> {
-        self.progress.internal(&format!("[internal] {title} {}", redacted(url)), || {
-            let scratch = self.store.temp_dir().map_err(|error| prepare_failure(&error))?;
-            let (keep_git_dir, cancel) = (self.keep_git_dir, self.cancel);
-            let checkout = git::checkout(&GitContext { url, keep_git_dir, scratch: &scratch, cancel })?;
-            let root = File::open(&checkout.directory).map_err(|error| prepare_failure(&error))?;
+        self.progress.internal_with(&format!("[internal] {title} {}", redacted(url)), |vertex| {
+            let log = |data: &[u8]| {
+                self.progress.send(Event::Log { vertex, stream: LogStream::Stderr, data: data.to_vec() });
+            };
+            let bring = || {
+                let source = GitSource::from_context(url, self.keep_git_dir)?;
+                let pinned = self.repositories.resolve(&source, &log)?;
+                let chain = self.repositories.checkout(&pinned, &log)?;
+                let committed_s = self.repositories.commit_time(&chain)?;
+                Ok((source, self.store.view(&chain)?, committed_s))
+            };
+            let brought: Result<_, GitError> = bring();
+            let (source, root, committed_s) = brought.map_err(|error| self.source_failure(url, error))?;
             Ok(Opened {
-                context: LocalContext::private(Path::new(url), root.into()),
+                context: LocalContext::private(Path::new(source.url()), root),
                 dockerfile: None,
-                modified_s: checkout.committed_s,
+                modified_s: Some(committed_s),
             })
         })
     }

@@ -1,5 +1,6 @@
 //! Where the files of a build's sources come from.
 
+pub mod git;
 pub mod http;
 mod image;
 mod layout;
@@ -19,6 +20,7 @@ use wharf_solver::progress::{Event, Sink};
 use crate::registry::manifest::ManifestError;
 use crate::registry::{ParseReferenceError, RegistryError, Transfer};
 
+pub use git::{GitError, GitSources};
 pub use http::{HttpError, HttpSources};
 pub use image::{ImageSources, ResolvedImage};
 
@@ -46,6 +48,9 @@ pub enum SourceError {
     /// The registry.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// A repository.
+    #[error(transparent)]
+    Git(#[from] GitError),
     /// A file behind a URL.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -154,6 +159,7 @@ impl SourceError {
         match self {
             Self::Reference(error) => error.hint(),
             Self::Registry(error) => error.hint(),
+            Self::Git(error) => error.hint().map(str::to_owned),
             Self::Http(error) => error.hint(),
             Self::Manifest { source, .. } => source.hint(),
             Self::NoPlatform { available, .. } if !available.is_empty() => {

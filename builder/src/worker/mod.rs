@@ -2,6 +2,7 @@
 
 mod exec;
 pub mod file;
+pub mod mounts;
 pub(crate) mod sandbox_files;
 pub(crate) mod spec;
 
@@ -13,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
@@ -22,14 +24,20 @@ use wharf_solver::llb::{
     ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
 };
 use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
-use wharf_solver::progress::{Event, Sink};
+use wharf_solver::progress::{Event, LogStream, Sink};
 
 use crate::context::digest::{DigestError, Seen, TreeKind, content_digest, stamps};
 use crate::context::{LocalContext, Tree};
 use crate::limits::OpenFiles;
+use crate::secrets::Secrets;
+use crate::source::git::{GitSource, Pinned};
 use crate::source::http::{Fetched, UrlFile};
-use crate::source::{HttpError, HttpSources, ImageSources, SourceError, transfer_events};
+use crate::source::{
+    GitError, GitSources, HttpError, HttpSources, ImageSources, SourceError, transfer_events,
+};
+use crate::ssh::SshAgents;
 use file::{FileError, Source};
+use mounts::{MountError, Part};
 
 /// Does the work of one build.
 #[expect(missing_debug_implementations, reason = "holds trait objects")]
@@ -42,6 +50,8 @@ pub struct Worker<'a> {
     pub images: &'a ImageSources,
     /// Where files behind URLs come from.
     pub http: &'a HttpSources,
+    /// Where repositories come from.
+    pub repositories: &'a GitSources,
     /// Local directories by name.
     pub contexts: &'a HashMap<String, LocalContext>,
     /// Hears what steps print.
@@ -57,6 +67,12 @@ pub struct Worker<'a> {
     pub open_files: OpenFiles,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
     pub sandbox_dir: PathBuf,
+    /// What `--secret` gave.
+    pub secrets: &'a Secrets,
+    /// What `--ssh` gave.
+    pub ssh: &'a SshAgents,
+    /// The caches that this build has begun anew, and which instance of each.
+    pub emptied_caches: Mutex<HashMap<MountName, u32>>,
 }
 
 /// Why a vertex failed.
@@ -77,6 +93,15 @@ pub enum WorkerError {
         command: String,
         /// Why.
         source: RuntimeError,
+    },
+    /// A mount of a RUN could not be had.
+    #[error("{error}")]
+    Mount {
+        /// Which.
+        part: Part,
+        /// Why.
+        #[source]
+        error: Box<MountError>,
     },
     /// Files could not be copied or made.
     #[error(transparent)]
@@ -136,6 +161,7 @@ impl OpResolver for Worker<'_> {
         let source = source_op(vertex)?;
         match source.scheme() {
             "http" | "https" => self.pin_url(digest, source).map_err(|error| OpError::new(from_http(error))),
+            "git" => self.commit(digest, source, |pinned, _| Ok(pinned.content())).map_err(OpError::new),
             other => Err(OpError::new(WorkerError::Unsupported(format!("reading from {other}://")))),
         }
     }
@@ -172,7 +198,10 @@ impl OpResolver for Worker<'_> {
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, OpError> {
         let done = match &vertex.op {
-            Op::Exec(exec) => self.exec(digest, exec, inputs),
+            Op::Exec(exec) => self.exec(digest, vertex, exec, inputs).and_then(|chains| {
+                self.compare_with_key(vertex, inputs)?;
+                Ok(chains)
+            }),
             Op::File(file) => self.file(file, inputs).and_then(|chain| {
                 self.compare_with_key(vertex, inputs)?;
                 Ok(vec![chain])
@@ -183,6 +212,9 @@ impl OpResolver for Worker<'_> {
                 "http" | "https" => {
                     self.fetch_url(digest, source).map(|file| vec![file.chain]).map_err(from_http)
                 }
+                "git" => self
+                    .commit(digest, source, |pinned, log| self.repositories.checkout(pinned, log))
+                    .map(|chain| vec![chain]),
                 other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
             },
         };
@@ -191,6 +223,25 @@ impl OpResolver for Worker<'_> {
 }
 
 impl Worker<'_> {
+    /// Does something with the commit that a repository's source stands for. What git says is the vertex's output.
+    fn commit<T>(
+        &self,
+        vertex: &VertexDigest,
+        source: &SourceOp,
+        work: impl FnOnce(&Pinned, &dyn Fn(&[u8])) -> Result<T, GitError>,
+    ) -> Result<T, WorkerError> {
+        let log = |data: &[u8]| {
+            let (vertex, data) = (*vertex, data.to_vec());
+            self.progress.send(Event::Log { vertex, stream: LogStream::Stderr, data });
+        };
+        let work = || {
+            let source = GitSource::from_op(source)?;
+            let pinned = self.repositories.resolve(&source, &log)?;
+            work(&pinned, &log)
+        };
+        work().map_err(|error| WorkerError::Source(error.into()))
+    }
+
     fn pin_url(&self, vertex: &VertexDigest, source: &SourceOp) -> Result<ContentDigest, HttpError> {
         let file = UrlFile::of_source(source)?;
         self.http.pin(&file, &self.url_events(vertex, &file))
@@ -394,6 +445,11 @@ fn chain_of(result: &ResultRef) -> Result<Chain, WorkerError> {
 
 fn from_http(error: HttpError) -> WorkerError {
     WorkerError::Source(error.into())
+}
+
+/// The snapshots that a mount reads; without an input an empty file system.
+fn chain_of_mount(input: Option<&ResultRef>) -> Result<Chain, WorkerError> {
+    input.map_or_else(|| Ok(Chain::default()), chain_of)
 }
 
 fn source_op(vertex: &Vertex) -> Result<&SourceOp, OpError> {

@@ -1,12 +1,12 @@
 //! What a step changes in the runtime's default spec.
 
-use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::OciSpecError;
-use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, MountBuilder, Spec, UserBuilder};
-use rustix::mount::OpenTreeFlags;
+use oci_spec::runtime::{
+    LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceBuilder, LinuxNamespaceType,
+    MountBuilder, PosixRlimitBuilder, PosixRlimitType, Spec, UserBuilder,
+};
 use wharf_runtime::User;
 
 /// Sets program, environment, working directory and ids.
@@ -37,18 +37,6 @@ pub(crate) fn bind_read_only(spec: &mut Spec, source: &Path, target: &str) -> Re
     Ok(())
 }
 
-/// Adds a fresh memory file system of at most `size_bytes` (0: no limit).
-pub(crate) fn add_tmpfs(spec: &mut Spec, target: &str, size_bytes: u64) -> Result<(), OciSpecError> {
-    let mut options = vec!["nosuid".to_owned(), "nodev".to_owned()];
-    if size_bytes > 0 {
-        options.push(format!("size={size_bytes}"));
-    }
-    let mount =
-        MountBuilder::default().typ("tmpfs").source("tmpfs").destination(target).options(options).build()?;
-    spec.mounts_mut().get_or_insert_default().push(mount);
-    Ok(())
-}
-
 /// Gives the process a network namespace of its own, with loopback alone.
 pub(crate) fn isolate_network(spec: &mut Spec) -> Result<(), OciSpecError> {
     let mut linux = spec.linux().clone().unwrap_or_default();
@@ -58,10 +46,86 @@ pub(crate) fn isolate_network(spec: &mut Spec) -> Result<(), OciSpecError> {
     Ok(())
 }
 
-/// A detached mount of `path` below the directory `root`; an empty path is the directory itself.
-pub(crate) fn subtree(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
-    let flags =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-    Ok(rustix::mount::open_tree(root, path, flags)?)
+/// The spec of a process with every right: nothing is masked or filtered, and devices work.
+pub(crate) fn insecure() -> Result<Spec, OciSpecError> {
+    let mut spec = wharf_runtime::insecure_spec();
+    let mut devices = vec![device("/dev/loop-control", LinuxDeviceType::C, 10, 237)?];
+    for number in 0..loop_devices() {
+        devices.push(device(&format!("/dev/loop{number}"), LinuxDeviceType::B, 7, number)?);
+    }
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_devices(Some(devices));
+    }
+    Ok(spec)
+}
+
+/// Loop devices that a process with every right is given beyond those the host has.
+const LOOP_DEVICES_MORE: i64 = 8;
+
+/// Loop devices at most: each costs a descriptor.
+const LOOP_DEVICES_MAX: i64 = 40;
+
+/// How many loop devices are to be there.
+fn loop_devices() -> i64 {
+    let numbers = std::fs::read_dir("/sys/block").into_iter().flatten().flatten().filter_map(|entry| {
+        entry.file_name().to_str()?.strip_prefix("loop")?.parse::<u16>().ok().map(i64::from)
+    });
+    (numbers.max().map_or(0, |number| number + 1) + LOOP_DEVICES_MORE).min(LOOP_DEVICES_MAX)
+}
+
+fn device(path: &str, kind: LinuxDeviceType, major: i64, minor: i64) -> Result<LinuxDevice, OciSpecError> {
+    LinuxDeviceBuilder::default()
+        .path(path)
+        .typ(kind)
+        .major(major)
+        .minor(minor)
+        .file_mode(0o660_u32)
+        .uid(0_u32)
+        .gid(0_u32)
+        .build()
+}
+
+/// The resource limits that have a name, as `ulimit` and `--ulimit` spell it.
+pub(crate) const LIMITS: [(&str, PosixRlimitType); 15] = [
+    ("core", PosixRlimitType::RlimitCore),
+    ("cpu", PosixRlimitType::RlimitCpu),
+    ("data", PosixRlimitType::RlimitData),
+    ("fsize", PosixRlimitType::RlimitFsize),
+    ("locks", PosixRlimitType::RlimitLocks),
+    ("memlock", PosixRlimitType::RlimitMemlock),
+    ("msgqueue", PosixRlimitType::RlimitMsgqueue),
+    ("nice", PosixRlimitType::RlimitNice),
+    ("nofile", PosixRlimitType::RlimitNofile),
+    ("nproc", PosixRlimitType::RlimitNproc),
+    ("rss", PosixRlimitType::RlimitRss),
+    ("rtprio", PosixRlimitType::RlimitRtprio),
+    ("rttime", PosixRlimitType::RlimitRttime),
+    ("sigpending", PosixRlimitType::RlimitSigpending),
+    ("stack", PosixRlimitType::RlimitStack),
+];
+
+/// Sets resource limits: name, soft, hard; -1 is no limit.
+pub(crate) fn set_limits(spec: &mut Spec, limits: &[(String, i64, i64)]) -> Result<(), OciSpecError> {
+    let Some(process) = spec.process_mut() else { return Ok(()) };
+    let mut all = process.rlimits().clone().unwrap_or_default();
+    for (name, soft, hard) in limits {
+        // Names were checked where they were parsed.
+        let Some((_, kind)) = LIMITS.iter().find(|(known, _)| known == name) else { continue };
+        let number = |limit: i64| u64::try_from(limit).unwrap_or(u64::MAX);
+        all.retain(|limit| limit.typ() != *kind);
+        all.push(PosixRlimitBuilder::default().typ(*kind).soft(number(*soft)).hard(number(*hard)).build()?);
+    }
+    process.set_rlimits(Some(all));
+    Ok(())
+}
+
+/// Sets the size of `/dev/shm`.
+pub(crate) fn set_shm_size(spec: &mut Spec, bytes: u64) {
+    let mounts = spec.mounts_mut().iter_mut().flatten();
+    for mount in mounts.filter(|mount| mount.destination() == Path::new("/dev/shm")) {
+        if let Some(options) = mount.options_mut() {
+            options.retain(|option| !option.starts_with("size="));
+            options.push(format!("size={bytes}"));
+        }
+    }
 }

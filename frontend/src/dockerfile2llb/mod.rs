@@ -30,9 +30,10 @@ mod tests;
 mod words;
 mod workdir;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 
-use wharf_solver::llb::{Definition, Edge, NetworkMode, Platform};
+use wharf_solver::llb::{Definition, Edge, NetworkMode, Platform, VertexDigest};
 
 use crate::Diagnostic;
 use crate::dockerignore::Matcher;
@@ -42,6 +43,8 @@ use contexts::Contexts;
 use env::Env;
 pub use epoch::TimeOf;
 use images::Images;
+pub use mounts::parse_size;
+pub use remote::git_context;
 use stage::{Stage, Step};
 use stages::Plan;
 
@@ -144,8 +147,26 @@ pub struct Converted {
     pub platform: Platform,
     /// `SOURCE_DATE_EPOCH` in seconds.
     pub source_date_epoch: Option<u64>,
+    /// For each RUN, where its parts stand.
+    pub run_places: HashMap<VertexDigest, RunPlaces>,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// Where the parts of a RUN stand in the Dockerfile, for errors that come up only when it runs. Those of a trigger stand
+/// at the FROM that pulled it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RunPlaces {
+    /// The mounts of the operation, by their number there; those that no `--mount` asked for are missing at the end.
+    pub mounts: Vec<Range<usize>>,
+    /// The secrets that are variables.
+    pub secret_env: Vec<Range<usize>>,
+    /// `--network`.
+    pub network: Option<Range<usize>>,
+    /// `--security`.
+    pub security: Option<Range<usize>>,
+    /// `--device`.
+    pub devices: Vec<Range<usize>>,
 }
 
 /// Why there is no graph: problems with places in the Dockerfile. Those that come from no place in it (`--target`,
@@ -184,6 +205,7 @@ pub fn convert(
         definition: Definition::default(),
         ignore: ignore_matcher(&options.ignore),
         done: Vec::new(),
+        run_places: HashMap::new(),
         problems,
     }
     .convert()
@@ -209,6 +231,8 @@ struct Converter<'a> {
     ignore: Option<Matcher>,
     /// The stages converted so far, by number; `None` for those nobody needs.
     done: Vec<Option<Stage>>,
+    /// Where the parts of the RUNs stand.
+    run_places: HashMap<VertexDigest, RunPlaces>,
     /// What was wrong so far. The conversion goes on after an error, with what is left, to find the others.
     problems: Vec<Diagnostic>,
 }
@@ -299,6 +323,7 @@ impl<'a> Converter<'a> {
             base_layers: stage.base_layers,
             platform: stage.platform,
             source_date_epoch: self.source_date_epoch,
+            run_places: self.run_places,
             warnings: self.problems,
         }
     }

@@ -124,10 +124,8 @@ impl Converter<'_> {
         spec: Spec,
         exec: &mut Exec,
     ) -> Result<Mount, Diagnostic> {
-        let target = spec.target.as_deref().unwrap_or_default();
-        // The target as written: a relative one is the same cache in every directory.
-        let default_id = path::clean_relative(target);
-        let target = path::join(stage.directory(), target);
+        let written = spec.target.as_deref().unwrap_or_default();
+        let target = path::join(stage.directory(), written);
         let files = match &spec.from {
             _ if spec.kind == Type::Tmpfs => Files { edge: None, is_local: false },
             Some(from) => {
@@ -143,7 +141,10 @@ impl Converter<'_> {
         };
         let kind = match spec.kind {
             Type::Cache => MountKind::Cache {
-                id: self.cache_id(spec.id.filter(|id| !id.is_empty()).unwrap_or(default_id)),
+                // Without an id it is the target as written: a relative one is the same cache in every directory.
+                id: self.cache_id(
+                    spec.id.filter(|id| !id.is_empty()).unwrap_or_else(|| path::clean_relative(written)),
+                ),
                 sharing: spec.sharing.unwrap_or_default(),
                 mode: spec.mode,
                 uid: spec.uid,
@@ -453,8 +454,8 @@ fn parse_mode(text: &str) -> Option<u32> {
     if is_octal { u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777) } else { None }
 }
 
-/// `10`, `1.5g`, `64MiB`, `64 mb`: units are powers of 1024.
-fn parse_size(text: &str) -> Option<u64> {
+/// Bytes of `10`, `1.5g`, `64MiB`, `64 mb`: units are powers of 1024.
+pub fn parse_size(text: &str) -> Option<u64> {
     let lower = text.to_lowercase();
     let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);

@@ -58,6 +58,17 @@ pub(super) fn parse(text: &str) -> Result<Option<Remote>, String> {
     Ok(Some(Remote::Http { url: text.to_owned(), file_name }))
 }
 
+/// The source of a build context: what ADD takes for a repository, or `github.com/OWNER/REPOSITORY`, which is one in
+/// this place only. `keep_git_dir` holds unless the address says otherwise.
+pub fn git_context(text: &str, keep_git_dir: bool) -> Result<SourceOp, String> {
+    let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
+    let (url, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let url = if url.starts_with("github.com/") { format!("https://{url}") } else { url.to_owned() };
+    let mut git = parse_git(&url, query, fragment)?;
+    git.keep_git_dir = git.keep_git_dir.or(Some(keep_git_dir));
+    Ok(git.source())
+}
+
 impl Git {
     /// The source: `git://HOST/PATH#REF:SUBDIR`, the URL itself in an attribute.
     pub(super) fn source(&self) -> SourceOp {

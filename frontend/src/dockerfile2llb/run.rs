@@ -6,7 +6,7 @@ use wharf_solver::llb::{
 };
 
 use super::stage::{Stage, Step};
-use super::{Converter, history, owner, path, scope};
+use super::{Converter, RunPlaces, history, owner, path, scope};
 use crate::Diagnostic;
 use crate::instructions::{CommandLine, Run};
 use crate::parser::{Heredoc, Token, heredoc_word};
@@ -19,6 +19,7 @@ const SCRIPT_DIRECTORY: &str = "/dev/pipes";
 pub(super) struct Exec {
     pub(super) op: ExecOp,
     pub(super) inputs: Vec<Edge>,
+    places: RunPlaces,
 }
 
 impl Exec {
@@ -53,6 +54,13 @@ impl Converter<'_> {
             kind: MountKind::Bind,
         };
         exec.op.mounts.push(root);
+        exec.places = RunPlaces {
+            mounts: vec![step.location.clone()],
+            secret_env: Vec::new(),
+            network: run.network.as_ref().map(|token| step.place(token)),
+            security: run.security.as_ref().map(|token| step.place(token)),
+            devices: run.devices.iter().map(|token| step.place(token)).collect(),
+        };
         exec.op.network = self.network(run.network.as_ref())?;
         exec.op.security = security(run.security.as_ref())?;
         exec.op.devices = run.devices.iter().map(|device| device.text.clone()).collect();
@@ -60,6 +68,9 @@ impl Converter<'_> {
         exec.op.meta = self.process(stage, command.args);
         for token in &run.mounts {
             self.mount(stage, step, token, &mut exec)?;
+            let place = step.place(token);
+            exec.places.mounts.resize(exec.op.mounts.len(), place.clone());
+            exec.places.secret_env.resize(exec.op.secret_env.len(), place);
         }
         exec.op.mounts.extend(command.script);
         let created_by = history::run_text(stage, &exec.op.meta.args);
@@ -72,6 +83,7 @@ impl Converter<'_> {
             metadata,
         };
         let edge = self.definition.add(vertex);
+        self.run_places.entry(edge.vertex).or_insert(exec.places);
         stage.head = Some(edge);
         stage.layers.push(edge);
         history::layer(stage, &created_by);

@@ -9,6 +9,7 @@ use super::env::Env;
 use super::{Converter, platform};
 use crate::image::ImageConfig;
 use crate::instructions::{Instruction, InstructionKind};
+use crate::parser::Token;
 use crate::shell::{Lex, Mode};
 
 /// An instruction to convert: the stage's own or a trigger of its base.
@@ -20,6 +21,13 @@ pub(super) struct Step<'a> {
     pub(super) is_trigger: bool,
     /// Where it stands; a trigger stands at the FROM that pulled it.
     pub(super) location: Range<usize>,
+}
+
+impl Step<'_> {
+    /// Where to point at for a token of the instruction.
+    pub(super) fn place(&self, token: &Token) -> Range<usize> {
+        if self.is_trigger { self.location.clone() } else { token.span.clone() }
+    }
 }
 
 /// What the instructions so far have made of a stage.

@@ -17,7 +17,7 @@ use crate::rootfs::{MountPoints, TargetKind};
 use crate::seccomp::Filter;
 use crate::spec::plan::{CgroupVersion, Device, Host, Mount, MountKind, Plan, ProcessPlan, path_string};
 use crate::sys::{Arguments, StringArray};
-use crate::{RuntimeError, sys};
+use crate::{Bind, RuntimeError, sys};
 
 /// Enough for the steps of the launch, which call nothing deep.
 const COMMAND_STACK_BYTES: usize = 256 << 10;
@@ -26,7 +26,7 @@ const COMMAND_STACK_BYTES: usize = 256 << 10;
 pub(super) struct Parts<'a> {
     pub(super) root: BorrowedFd<'a>,
     /// Trees to bind after the plan's mounts.
-    pub(super) binds: Vec<(PathBuf, OwnedFd)>,
+    pub(super) binds: Vec<Bind>,
     pub(super) filter: Option<Arc<Filter>>,
     pub(super) streams: Streams,
     /// Where the child reports to.
@@ -164,7 +164,7 @@ impl Builder {
         &mut self,
         plan: &Plan,
         root: BorrowedFd<'_>,
-        binds: Vec<(PathBuf, OwnedFd)>,
+        binds: Vec<Bind>,
         points: &mut MountPoints,
     ) -> Result<(), RuntimeError> {
         let mut covered: Vec<PathBuf> = Vec::new();
@@ -201,9 +201,12 @@ impl Builder {
                 }
             }
         }
-        for (target, tree) in binds {
+        for Bind { target, tree, read_only, no_exec } in binds {
             let target = crate::spec::plan::absolute(&target);
-            let tree = own_tree(tree.as_fd(), attributes(plan.all_devices))
+            let set = attributes(plan.all_devices)
+                | if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 }
+                | if no_exec { libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID } else { 0 };
+            let tree = own_tree(tree.as_fd(), set)
                 .map_err(failed(format!("prepare the bind at {}", target.display())))?;
             self.bind(root, &target, tree, &mut covered, points)?;
         }

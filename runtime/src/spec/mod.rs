@@ -26,7 +26,7 @@ pub fn default_spec() -> Spec {
     let capabilities: Capabilities = CAPABILITIES.into_iter().collect();
     let linux = LinuxBuilder::default()
         .namespaces(NAMESPACES.map(namespace).to_vec())
-        .resources(no_devices())
+        .resources(devices(false))
         .masked_paths(MASKED_PATHS.map(str::to_owned).to_vec())
         .readonly_paths(READONLY_PATHS.map(str::to_owned).to_vec())
         .seccomp(default_seccomp(&capabilities))
@@ -42,6 +42,33 @@ pub fn default_spec() -> Spec {
         .hostname("localhost")
         .build()
         .expect("every field has a default")
+}
+
+/// The default [`Spec`] without what confines it: every capability, also for a user who is not root, no seccomp, nothing
+/// masked or read-only, every device. Namespaces and the root file system stay.
+pub fn insecure_spec() -> Spec {
+    let mut spec = default_spec();
+    let capabilities: Capabilities = CapabilitySet::all().collect();
+    let mut sets = capability_sets(capabilities.clone());
+    sets.set_inheritable(Some(capabilities.clone())).set_ambient(Some(capabilities));
+    if let Some(process) = spec.process_mut() {
+        process.set_capabilities(Some(sets));
+    }
+    if let Some(linux) = spec.linux_mut() {
+        linux
+            .set_seccomp(None)
+            .set_masked_paths(None)
+            .set_readonly_paths(None)
+            .set_resources(Some(devices(true)));
+    }
+    for mount in spec.mounts_mut().iter_mut().flatten() {
+        if mount.destination().starts_with("/sys")
+            && let Some(options) = mount.options_mut()
+        {
+            options.retain(|option| option != "ro");
+        }
+    }
+    spec
 }
 
 /// The default seccomp profile of a container whose bounding set is `capabilities`.
@@ -75,10 +102,10 @@ fn capability_sets(capabilities: Capabilities) -> LinuxCapabilities {
     sets
 }
 
-/// Says that only the default devices can be used.
-fn no_devices() -> LinuxResources {
+/// Says whether all devices can be used, or only the default ones.
+fn devices(all: bool) -> LinuxResources {
     let rule = LinuxDeviceCgroupBuilder::default()
-        .allow(false)
+        .allow(all)
         .access("rwm")
         .build()
         .expect("every field has a default");
@@ -159,6 +186,21 @@ mod tests {
         let spec = default_spec();
         let text = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+    }
+
+    #[test]
+    fn the_insecure_spec_confines_nothing() {
+        let spec = insecure_spec();
+        let process = spec.process().as_ref().unwrap();
+        let sets = process.capabilities().as_ref().unwrap();
+        for set in [sets.bounding(), sets.permitted(), sets.effective(), sets.inheritable(), sets.ambient()] {
+            assert_eq!(set.as_ref().map(Capabilities::len), Some(41));
+        }
+        let linux = spec.linux().as_ref().unwrap();
+        assert_eq!((linux.seccomp(), linux.masked_paths(), linux.readonly_paths()), (&None, &None, &None));
+        let mounts = spec.mounts().iter().flatten();
+        let options = mounts.flat_map(|mount| mount.options().iter().flatten());
+        assert_eq!(options.filter(|option| *option == "ro").count(), 0);
     }
 
     #[test]

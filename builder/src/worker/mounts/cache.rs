@@ -1,0 +1,127 @@
+//! `type=cache`: directories of the store that stay between builds.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::PoisonError;
+
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use wharf_cache::mounts::{CacheMount, MountName, MountRequest, Sharing};
+use wharf_solver::llb::{ActionInput, CacheSharing, CopyAction, FileChange, Mount, MountKind};
+use wharf_solver::op::ResultRef;
+
+use super::files::subtree;
+use super::{MountError, Part, Worker};
+use crate::worker::file;
+use crate::worker::{LOCK_POLL, whole};
+
+/// The caches of a step: which of its ordered mounts is the first of each, and how it is used.
+type Wanted = BTreeMap<MountName, (usize, Sharing)>;
+
+impl Worker<'_> {
+    /// What caches the mounts name. A step that names one twice has it once, as the stricter mount says.
+    pub(super) fn caches(
+        &self,
+        mounts: &[(usize, &Mount)],
+        inputs: &[ResultRef],
+    ) -> Result<Wanted, (Part, MountError)> {
+        let mut wanted = Wanted::new();
+        for (at, (number, mount)) in mounts.iter().enumerate() {
+            let MountKind::Cache { sharing, .. } = &mount.kind else { continue };
+            let name = self.cache_name(mount, mount.input.map(|input| &inputs[input]));
+            let name = name.map_err(|error| (Part::Mount(*number), error))?;
+            let sharing = match sharing {
+                CacheSharing::Shared => Sharing::Shared,
+                CacheSharing::Private => Sharing::Private,
+                CacheSharing::Locked => Sharing::Locked,
+            };
+            let (_, strictest) = wanted.entry(name).or_insert((at, sharing));
+            *strictest = (*strictest).max(sharing);
+        }
+        Ok(wanted)
+    }
+
+    pub(super) fn cache_name(
+        &self,
+        mount: &Mount,
+        input: Option<&ResultRef>,
+    ) -> Result<MountName, MountError> {
+        let MountKind::Cache { id, mode, uid, gid, .. } = &mount.kind else {
+            return Ok(MountName::new("", None, [None; 3]));
+        };
+        Ok(MountName::new(id, self.seed_digest(input)?.as_ref(), [*mode, *uid, *gid]))
+    }
+
+    /// Takes a cache, and waits for it if it must. `fresh`: the first step of the build that wants it finds it empty.
+    pub(super) fn take_cache(
+        &self,
+        name: &MountName,
+        sharing: Sharing,
+        mount: &Mount,
+        inputs: &[ResultRef],
+        fresh: bool,
+    ) -> Result<CacheMount, MountError> {
+        let fill = |root: BorrowedFd<'_>| self.fill(root, mount, inputs);
+        loop {
+            // Two steps that are the first ones take turns.
+            let mut emptied = self.emptied_caches.lock().unwrap_or_else(PoisonError::into_inner);
+            let instance = emptied.get(name).copied();
+            let request = MountRequest {
+                name,
+                sharing,
+                first: instance.unwrap_or(0),
+                fresh: fresh && instance.is_none(),
+            };
+            if let Some(cache) = self.store.try_mount(&request, &fill)? {
+                if request.fresh {
+                    emptied.insert(name.clone(), cache.number());
+                }
+                return Ok(cache);
+            }
+            drop(emptied);
+            if self.cancel.is_cancelled() {
+                return Err(MountError::Cancelled);
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
+    }
+
+    /// What a new cache begins with: the files of `from`, and the owner that was asked for.
+    fn fill(&self, root: BorrowedFd<'_>, mount: &Mount, inputs: &[ResultRef]) -> Result<(), MountError> {
+        if let Some(input) = mount.input {
+            let seed = self.open(&inputs[input])?;
+            let copy = CopyAction { from: Some(ActionInput::Input(0)), dest: "/".to_owned(), ..whole("/") };
+            file::execute(&FileChange::Copy(copy), root, Some(seed.source())).map_err(MountError::Copy)?;
+            if !seed.is_local() {
+                look_like(root, seed.tree().root).map_err(MountError::io("make a cache"))?;
+            }
+        }
+        let MountKind::Cache { mode, uid, gid, .. } = &mount.kind else { return Ok(()) };
+        if mode.is_none() && uid.is_none() && gid.is_none() {
+            return Ok(());
+        }
+        own(root, uid.unwrap_or(0), gid.unwrap_or(0), mode.unwrap_or(0o755))
+            .map_err(MountError::io("make a cache"))
+    }
+}
+
+/// The part of a cache that a mount shows.
+pub(super) fn part(cache: &CacheMount, name: &MountName, mount: &Mount) -> Result<OwnedFd, MountError> {
+    subtree(cache.root(), &mount.selector, "the cache").map_err(|error| match error {
+        MountError::NotFound { path, .. } => MountError::NotInCache { id: name.id().to_owned(), path },
+        error => error,
+    })
+}
+
+/// Gives the directory `root` mode and owner of the directory `model`.
+fn look_like(root: BorrowedFd<'_>, model: BorrowedFd<'_>) -> io::Result<()> {
+    let model = rustix::fs::fstat(model)?;
+    own(root, model.st_uid, model.st_gid, model.st_mode & 0o7777)
+}
+
+fn own(root: BorrowedFd<'_>, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::openat(root, ".", flags, Mode::empty())?;
+    rustix::fs::fchown(dir.as_fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    Ok(rustix::fs::fchmod(dir.as_fd(), Mode::from_raw_mode(mode))?)
+}

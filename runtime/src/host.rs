@@ -1,0 +1,26 @@
+//! Programs of the host that work for the builder, unconfined.
+
+use std::io;
+use std::process::{Child, Command};
+
+/// Starts `command`; it is killed when the thread that calls this ends, however it does. So a killed builder leaves no
+/// program behind that goes on writing.
+pub fn spawn_on_host(command: &mut Command) -> io::Result<Child> {
+    crate::sys::spawn_dying_with_parent(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
+    use super::*;
+
+    #[test]
+    fn it_runs_and_dies_with_its_thread() {
+        assert!(spawn_on_host(&mut Command::new("true")).unwrap().wait().unwrap().success());
+        let start = || spawn_on_host(Command::new("sleep").arg("1000")).unwrap();
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        assert!(spawn_on_host(&mut Command::new("/no/such/program")).is_err());
+    }
+}
