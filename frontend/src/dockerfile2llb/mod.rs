@@ -98,7 +98,7 @@ pub enum NamedContext {
     /// reference). `scratch` is no files.
     Image(String),
     /// A stage of the same file (`target:NAME`).
-    Target(String),
+    Stage(String),
 }
 
 /// Asked for base images. Filled by `builder`.

@@ -229,7 +229,7 @@ impl<'a> Converter<'a> {
             NamedContext::Local => return Ok(Origin::Local(given.to_owned())),
             NamedContext::Image(reference) if reference == SCRATCH => return Ok(Origin::Scratch),
             NamedContext::Image(reference) => return Ok(Origin::Image(reference.clone())),
-            NamedContext::Target(stage) => stage,
+            NamedContext::Stage(stage) => stage,
         };
         match self.stage_named(stage, self.dockerfile.stages.len()) {
             Some(found) if found < index => Ok(Origin::Stage(found)),
