@@ -30,7 +30,7 @@ mod tests;
 mod words;
 mod workdir;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use wharf_solver::llb::{Definition, Edge, NetworkMode, Platform};
 
@@ -176,6 +176,7 @@ pub fn convert(
     problems.extend(contexts.warn_reserved());
     Converter {
         dockerfile,
+        stage_numbers: stages::numbers(dockerfile),
         options: &options,
         globals,
         source_date_epoch,
@@ -198,6 +199,7 @@ fn ignore_matcher(patterns: &[String]) -> Option<Matcher> {
 /// One conversion.
 struct Converter<'a> {
     dockerfile: &'a Dockerfile,
+    stage_numbers: HashMap<&'a str, Vec<usize>>,
     options: &'a Options,
     /// Arguments of the global scope.
     globals: Env,
