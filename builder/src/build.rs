@@ -227,7 +227,7 @@ impl<'a> Build<'a> {
         }
         let named = |spec: &ContextSpec| match spec {
             ContextSpec::Image(reference) => NamedContext::Image(reference.clone()),
-            ContextSpec::Stage(stage) => NamedContext::Target(stage.clone()),
+            ContextSpec::Stage(stage) => NamedContext::Stage(stage.clone()),
             ContextSpec::Path(_) | ContextSpec::Stdin | ContextSpec::Http(_) | ContextSpec::Git(_) => {
                 NamedContext::Local
             }
@@ -265,7 +265,10 @@ impl<'a> Build<'a> {
             1 => format!("cannot build from `{}`", self.source.name),
             errors => format!("cannot build from `{}`: {errors} errors", self.source.name),
         };
-        let mut failure = Failure::new(Kind::Dockerfile, message);
+        // What stands nowhere in the file was asked for on the command line.
+        let is_usage = !self.source.text.is_empty() && !places.iter().any(Diagnostic::has_place);
+        let kind = if is_usage { Kind::Usage } else { Kind::Dockerfile };
+        let mut failure = Failure::new(kind, message);
         failure.evidence = Some(self.evidence(places, Vec::new()));
         failure
     }

@@ -134,7 +134,10 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bo
     let span = clamp(&diagnostic.span, &source.text);
     let snippet =
         Snippet::source(&source.text).path(&source.name).annotation(AnnotationKind::Primary.span(span));
-    let mut group: Group<'_> = level.primary_title(&diagnostic.message).element(snippet);
+    let mut group = Group::with_title(level.primary_title(&diagnostic.message));
+    if diagnostic.has_place() {
+        group = group.element(snippet);
+    }
     if let Some(hint) = &diagnostic.hint {
         group = group.element(Level::HELP.message(hint));
     }
@@ -233,6 +236,17 @@ mod tests {
               | the last line
             ERROR: the Dockerfile has an error"#]]
         .assert_eq(&failure.render(false));
+    }
+
+    #[test]
+    fn what_has_no_place_is_shown_without_one() {
+        let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM a\n".to_owned() };
+        let problem = Diagnostic::error(0..0, "target stage \"b\" could not be found").with_hint("a hint");
+        expect_test::expect![[r#"
+            error: target stage "b" could not be found
+             |
+             = help: a hint"#]]
+        .assert_eq(&render_diagnostic(&problem, &source, false));
     }
 
     #[test]

@@ -30,6 +30,11 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
+    /// Whether it stands in the file: what comes from an option does not.
+    pub fn has_place(&self) -> bool {
+        self.span != (0..0)
+    }
+
     /// An error without a constructor of its own: for the conversion's many one-off messages.
     pub fn error(span: Range<usize>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, span, message: message.into(), hint: None }

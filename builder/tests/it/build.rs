@@ -82,7 +82,7 @@ fn independent_stages_are_built_side_by_side() {
     let mut dockerfile = String::new();
     for stage in 0..STAGES {
         let meet = format!("test \"$(timeout 60 nc 127.0.0.1 {port})\" = met");
-        dockerfile += &format!("FROM busybox AS s{stage}\nRUN --network=host {meet} && echo {stage} >/out\n");
+        dockerfile += &format!("FROM busybox AS s{stage}\nRUN {meet} && echo {stage} >/out\n");
     }
     dockerfile += "FROM busybox\n";
     for stage in 0..STAGES {

@@ -95,6 +95,17 @@ fn a_file_with_another_mode_is_another_file() {
 }
 
 #[test]
+fn a_renamed_file_is_another_match_of_a_wildcard() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.file("file1", "same").dockerfile("FROM busybox\nCOPY file* /files/\nRUN ls /files >/seen\n");
+    wharf.build(&["-t", "app"]).success();
+    fs::rename(wharf.context().join("file1"), wharf.context().join("file2")).unwrap();
+    let steps = wharf.build(&["-t", "app"]).success().steps();
+    steps.check_ran(&["COPY file* /files/", "RUN ls /files >/seen"]);
+    assert_eq!(wharf.run(&["run", "--rm", "app", "cat", "/seen"]).success().text(), "file2\n");
+}
+
+#[test]
 fn the_registry_is_not_asked_again() {
     let (Some(_), Some(wharf), Some(registry)) = (busybox_layout(), Wharf::new(), Registry::start()) else {
         return;

@@ -66,7 +66,8 @@ fn a_missing_stage_is_named() {
         SOURCE,
         &["biuld"],
     );
-    check("FROM busybox AS build\n", &["--target", "biuld"], DOCKERFILE, &["biuld", "build"]);
+    check("FROM busybox AS build\n", &["--target", "biuld"], USAGE, &["biuld", "build"]);
+    check("FROM busybox\nFROM busybox\n", &["--target", "0"], USAGE, &["no number"]);
 }
 
 #[test]

@@ -204,6 +204,15 @@ fn one_variable_makes_the_image_the_same_anywhere() {
         &["inspect", &format!("oci:{}:docker.io/library/app:latest", wharf.path("two").display())],
     ))["Created"];
     assert_eq!(created, "2023-11-14T22:13:20Z");
+    // What the file says is a default, with the seconds in the argument; labels are given from outside.
+    let with_default = "ARG SOURCE_DATE_EPOCH=1700000002\nFROM busybox\nARG SOURCE_DATE_EPOCH\nLABEL a=file b=file\n\
+                        RUN test $SOURCE_DATE_EPOCH = 1700000002 && touch /new\n";
+    wharf.dockerfile(with_default);
+    digests(&wharf, "four", &["--label=a=given", "--label", "c"], None);
+    let image = format!("oci:{}:docker.io/library/app:latest", wharf.path("four").display());
+    let config = json(&tool("skopeo", &["inspect", "--config", &image]));
+    assert_eq!(config["created"], "2023-11-14T22:13:22Z");
+    assert_eq!(config["config"]["Labels"], json(r#"{"a": "given", "b": "file", "c": ""}"#));
     for bad in ["yesterday", "-1", "1.5"] {
         let mut command = wharf.build_command("one", &[]);
         command.env("SOURCE_DATE_EPOCH", bad);

@@ -98,7 +98,7 @@ fn read(
     let stage = match contexts.get(value, &options.platform) {
         Some((name, NamedContext::Local)) => return Ok(Epoch::Of(TimeOf::Context(name.to_owned()))),
         Some((_, NamedContext::Image(_))) => return Ok(Epoch::Timeless),
-        Some((_, NamedContext::Target(stage))) => stage.as_str(),
+        Some((_, NamedContext::Stage(stage))) => stage.as_str(),
         None => value,
     };
     let named =

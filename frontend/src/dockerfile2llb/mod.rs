@@ -101,7 +101,7 @@ pub enum NamedContext {
     /// reference). `scratch` is no files.
     Image(String),
     /// A stage of the same file (`target:NAME`).
-    Target(String),
+    Stage(String),
 }
 
 /// Asked for base images. Filled by `builder`.
@@ -197,6 +197,7 @@ pub fn convert(
     problems.extend(contexts.warn_reserved());
     Converter {
         dockerfile,
+        stage_numbers: stages::numbers(dockerfile),
         options: &options,
         globals,
         source_date_epoch,
@@ -220,6 +221,7 @@ fn ignore_matcher(patterns: &[String]) -> Option<Matcher> {
 /// One conversion.
 struct Converter<'a> {
     dockerfile: &'a Dockerfile,
+    stage_numbers: HashMap<&'a str, Vec<usize>>,
     options: &'a Options,
     /// Arguments of the global scope.
     globals: Env,

@@ -1,6 +1,7 @@
 //! Which stages are needed, and where each name leads: a stage, a named context, or an image.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -10,7 +11,7 @@ use super::images::BaseImage;
 use super::stage::Step;
 use super::{Converter, NamedContext, mounts, platform, words};
 use crate::Diagnostic;
-use crate::instructions::{self, Copy, Instruction, InstructionKind};
+use crate::instructions::{self, Copy, Dockerfile, Instruction, InstructionKind};
 use crate::parser::Token;
 
 /// The base name that means no files at all.
@@ -196,10 +197,8 @@ impl<'a> Converter<'a> {
 
     /// The last stage before `end` with this name, whatever its case.
     fn stage_named(&self, name: &str, end: usize) -> Option<usize> {
-        let name = name.to_lowercase();
-        self.dockerfile.stages[..end]
-            .iter()
-            .rposition(|stage| stage.name.as_ref().is_some_and(|token| token.text == name))
+        let numbers = self.stage_numbers.get(name.to_lowercase().as_str())?;
+        numbers[..numbers.partition_point(|number| *number < end)].last().copied()
     }
 
     /// What a name that is no stage leads to from stage `index`.
@@ -229,7 +228,7 @@ impl<'a> Converter<'a> {
             NamedContext::Local => return Ok(Origin::Local(given.to_owned())),
             NamedContext::Image(reference) if reference == SCRATCH => return Ok(Origin::Scratch),
             NamedContext::Image(reference) => return Ok(Origin::Image(reference.clone())),
-            NamedContext::Target(stage) => stage,
+            NamedContext::Stage(stage) => stage,
         };
         match self.stage_named(stage, self.dockerfile.stages.len()) {
             Some(found) if found < index => Ok(Origin::Stage(found)),
@@ -476,6 +475,17 @@ impl<'a> Converter<'a> {
 
 fn circular(from: &Token) -> Diagnostic {
     Diagnostic::error(from.span.clone(), format!("circular dependency detected on stage: {}", from.text))
+}
+
+/// The numbers of the stages of each name, in order.
+pub(super) fn numbers(dockerfile: &Dockerfile) -> HashMap<&str, Vec<usize>> {
+    let mut numbers: HashMap<&str, Vec<usize>> = HashMap::new();
+    for (number, stage) in dockerfile.stages.iter().enumerate() {
+        if let Some(name) = &stage.name {
+            numbers.entry(&name.text).or_default().push(number);
+        }
+    }
+    numbers
 }
 
 /// A problem in a trigger, at the FROM that pulled it.

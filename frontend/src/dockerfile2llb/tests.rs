@@ -191,7 +191,7 @@ pub(super) fn options(flags: &str) -> Options {
             "multi-platform" => options.multi_platform = true,
             "context" => {
                 let context = match pair.1.strip_prefix("target:") {
-                    Some(stage) => NamedContext::Target(stage.to_owned()),
+                    Some(stage) => NamedContext::Stage(stage.to_owned()),
                     None if pair.1 == "local" => NamedContext::Local,
                     None => NamedContext::Image(pair.1),
                 };
@@ -202,6 +202,12 @@ pub(super) fn options(flags: &str) -> Options {
             "no-cache" => options.no_cache = true,
             "no-cache-stage" => options.no_cache_stages.push(value.to_owned()),
             "network" => options.run.network = NetworkMode::None,
+            "ulimit" => {
+                let (soft, hard) = pair.1.split_once('=').unwrap();
+                options.run.ulimits.push((pair.0, soft.parse().unwrap(), hard.parse().unwrap()));
+            }
+            "shm" => options.run.shm_size_bytes = value.parse().unwrap(),
+            "cgroup" => options.run.cgroup_parent = value.to_owned(),
             // What the registry answers.
             "context-time" => {}
             "add-host" => options.run.extra_hosts.push(pair),
@@ -279,6 +285,14 @@ fn dump_exec(exec: &ExecOp, out: &mut String) {
             out,
             "    network {:?} security {:?} devices {:?}",
             exec.network, exec.security, exec.devices
+        )
+        .unwrap();
+    }
+    if !meta.ulimits.is_empty() || meta.shm_size_bytes != 0 || !meta.cgroup_parent.is_empty() {
+        writeln!(
+            out,
+            "    ulimits {:?} shm {} cgroup {:?}",
+            meta.ulimits, meta.shm_size_bytes, meta.cgroup_parent
         )
         .unwrap();
     }
