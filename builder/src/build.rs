@@ -351,7 +351,9 @@ impl<'a> Build<'a> {
                 Kind::Step
             }
             Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
-            Some(WorkerError::Source(SourceError::Git(GitError::NoProgram))) => Kind::Environment,
+            Some(WorkerError::Source(SourceError::Git(error))) if matches!(**error, GitError::NoProgram) => {
+                Kind::Environment
+            }
             Some(WorkerError::Source(_)) => Kind::Source,
             _ => Kind::Environment,
         };

@@ -50,7 +50,7 @@ pub enum SourceError {
     Registry(#[from] RegistryError),
     /// A repository.
     #[error(transparent)]
-    Git(#[from] GitError),
+    Git(Box<GitError>),
     /// A file behind a URL.
     #[error(transparent)]
     Http(#[from] HttpError),
@@ -151,6 +151,12 @@ pub fn transfer_events(vertex: VertexDigest, sink: &dyn Sink) -> impl Fn(Transfe
 
 fn listed(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+impl From<GitError> for SourceError {
+    fn from(error: GitError) -> Self {
+        Self::Git(Box::new(error))
+    }
 }
 
 impl SourceError {

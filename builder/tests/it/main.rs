@@ -8,6 +8,8 @@ mod copy;
 mod damage;
 mod errors;
 mod export;
+mod git;
+mod git_fixture;
 mod harness;
 mod hostile;
 mod interrupt;

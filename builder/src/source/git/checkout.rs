@@ -46,6 +46,15 @@ pub(super) struct Commit<'a> {
     pub(super) reference: Option<&'a str>,
 }
 
+/// What is of interest in a commit before it is checked out.
+#[derive(Default)]
+struct Contents {
+    /// Path and commit of each submodule.
+    links: Vec<(String, ObjectId)>,
+    /// Whether `.gitmodules` is a file.
+    has_modules: bool,
+}
+
 /// A submodule of a commit.
 struct Submodule {
     path: String,
@@ -76,8 +85,8 @@ impl<'a> Checkout<'a> {
             tree::clear(tree)?;
             repository.fetch(commit.object, commit.reference)?;
             let number = repository.peel(commit.object)?;
-            let links = self.look_through(repository, &number)?;
-            let submodules = self.submodules(repository, &number, links)?;
+            let contents = self.look_through(repository, &number)?;
+            let submodules = self.submodules(repository, &number, contents)?;
             if self.keep_git_dir {
                 repository.clone_into(tree, commit.object, commit.reference)?;
             } else {
@@ -101,18 +110,14 @@ impl<'a> Checkout<'a> {
     }
 
     /// Counts what is in a commit, and returns its submodules' paths and commits.
-    fn look_through(
-        &self,
-        repository: &Repository<'_>,
-        commit: &ObjectId,
-    ) -> Result<Vec<(String, ObjectId)>, GitError> {
+    fn look_through(&self, repository: &Repository<'_>, commit: &ObjectId) -> Result<Contents, GitError> {
         let too_large = |what, max| GitError::TooLarge {
             url: repository.remote.url.to_owned(),
             commit: commit.to_string(),
             what,
             max,
         };
-        let mut links = Vec::new();
+        let mut contents = Contents::default();
         repository.entries(commit, &mut |entry| {
             self.entries.set(self.entries.get() + 1);
             self.bytes.set(self.bytes.get().saturating_add(entry.size));
@@ -122,17 +127,18 @@ impl<'a> Checkout<'a> {
             if self.bytes.get() > BYTES_MAX {
                 return Err(too_large("bytes", BYTES_MAX));
             }
+            contents.has_modules |= entry.path == b".gitmodules" && entry.mode.starts_with("100");
             if entry.mode == "160000"
                 && let Some(object) = ObjectId::parse(entry.object)
             {
                 let path = std::str::from_utf8(entry.path);
                 let path =
                     path.map_err(|_| GitError::SubmoduleEntry("a submodule's path is no text".to_owned()))?;
-                links.push((path.to_owned(), object));
+                contents.links.push((path.to_owned(), object));
             }
             Ok(())
         })?;
-        Ok(links)
+        Ok(contents)
     }
 
     /// What `.gitmodules` says about the submodules that a commit has.
@@ -140,12 +146,14 @@ impl<'a> Checkout<'a> {
         &self,
         repository: &Repository<'_>,
         commit: &ObjectId,
-        links: Vec<(String, ObjectId)>,
+        contents: Contents,
     ) -> Result<Vec<Submodule>, GitError> {
+        let Contents { links, has_modules } = contents;
         if !self.source.submodules || links.is_empty() {
             return Ok(Vec::new());
         }
-        let modules = Modules::read(&repository.modules(commit)?);
+        let pairs = if has_modules { repository.modules(commit)? } else { Vec::new() };
+        let modules = Modules::read(&pairs);
         let mut submodules = Vec::new();
         for (path, object) in links {
             let (name, module) = modules.at(&path).ok_or_else(|| {

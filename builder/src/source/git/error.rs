@@ -163,6 +163,22 @@ impl GitError {
         }
     }
 
+    /// Whether this may come of a repository of the store that is broken.
+    pub(super) fn may_be_damage(&self) -> bool {
+        match self {
+            Self::Failed { .. } | Self::Answer { .. } | Self::Source { .. } => true,
+            Self::NoReference { .. } | Self::Io { .. } => true,
+            Self::NoProgram
+            | Self::Start { .. }
+            | Self::Cancelled
+            | Self::Url { .. }
+            | Self::Empty { .. } => false,
+            Self::Checksum { .. } | Self::NoDirectory { .. } | Self::TooLarge { .. } => false,
+            Self::Submodule { .. } | Self::SubmoduleEntry(_) | Self::Secret { .. } => false,
+            Self::Snapshot(_) | Self::Store(_) => false,
+        }
+    }
+
     pub(super) fn io(
         operation: &'static str,
         path: impl Into<PathBuf>,

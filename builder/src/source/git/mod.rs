@@ -368,7 +368,7 @@ impl GitSources {
             repository.create(format)?;
         }
         match work(&repository) {
-            Err(error) if was_here && !matches!(error, GitError::Cancelled) && repository.is_damaged() => {
+            Err(error) if was_here && error.may_be_damage() && repository.is_damaged() => {
                 (runner.log)(b"the repository in the store is damaged: fetching it anew\n");
                 self.store.discard_repository(&key)?;
                 repository.create(format)?;

@@ -84,7 +84,9 @@ impl Repository<'_> {
     pub(super) fn is_damaged(&self) -> bool {
         let arguments = ["fsck", "--no-dangling", "--no-progress"];
         let call = Call::new("check a repository", arguments).repository(&self.dir);
-        matches!(self.runner.run(&call), Err(GitError::Failed { .. }))
+        // What it finds is of interest to nobody.
+        let runner = Runner { log: &|_| {}, ..*self.runner };
+        matches!(runner.run(&call), Err(GitError::Failed { .. }))
     }
 
     /// Fetches `object` with all that belongs to it, if it is not here: alone if the remote allows that, else by the
