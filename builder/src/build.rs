@@ -7,7 +7,7 @@ mod output;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -16,11 +16,15 @@ use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext, RunOptions, RunPlaces};
 use wharf_frontend::{Diagnostic, Severity};
 use wharf_runtime::Cancel;
-use wharf_solver::llb::{ExecOp, FileChange, NetworkMode, Op, Platform, SecurityMode, Vertex, VertexDigest};
+use wharf_solver::llb::{
+    ExecOp, FileChange, Mount, NetworkMode, Op, Platform, SecurityMode, Vertex, VertexDigest,
+};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
 use crate::context::LocalContext;
+use crate::context::digest::DigestError;
+use crate::context::select::SelectError;
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
@@ -325,6 +329,7 @@ impl<'a> Build<'a> {
             Some(WorkerError::Mount { part, error }) => (Some(*part), error.hint()),
             _ => (None, None),
         };
+        let part = part.or_else(|| unread_mount(&converted.definition.vertex(&vertex).op, error.as_ref()));
         let places = converted.run_places.get(&vertex);
         let place = part.zip(places).and_then(|(part, places)| match part {
             Part::Mount(number) => places.mounts.get(number),
@@ -339,6 +344,18 @@ impl<'a> Build<'a> {
         failure.evidence = Some(self.evidence(place.into_iter().collect(), self.progress.tail(&vertex)));
         failure
     }
+}
+
+/// The mount whose files could not be read when the key of its RUN was made.
+fn unread_mount(op: &Op, error: &(dyn Error + 'static)) -> Option<Part> {
+    let Op::Exec(exec) = op else { return None };
+    let Some(WorkerError::Digest(DigestError::Select(SelectError::NotFound { path, .. }))) =
+        error.downcast_ref()
+    else {
+        return None;
+    };
+    let is_it = |mount: &Mount| Path::new(mount.selector.trim_start_matches('/')) == path;
+    exec.mounts.iter().position(is_it).map(Part::Mount)
 }
 
 /// What a vertex asks for that is not done yet.
