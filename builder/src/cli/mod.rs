@@ -29,7 +29,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Build an image from a Dockerfile
-    Build(build::BuildArgs),
+    Build(Box<build::BuildArgs>),
     /// Run a command in a new container of an image
     Run(run::RunArgs),
     /// List the images in the store
@@ -50,7 +50,7 @@ pub fn main() -> ExitCode {
         }
     };
     let done = match cli.command {
-        Command::Build(args) => build::build(args, cli.root),
+        Command::Build(args) => build::build(*args, cli.root),
         Command::Run(args) => run::run(&args, cli.root),
         Command::Images => image::images(cli.root),
         Command::Rmi(args) => image::rmi(&args, cli.root),
