@@ -7,7 +7,7 @@ mod output;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
 
@@ -16,11 +16,13 @@ use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext, RunOptions, RunPlaces};
 use wharf_frontend::{Diagnostic, Severity};
 use wharf_runtime::Cancel;
-use wharf_solver::llb::{ExecOp, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
+use wharf_solver::llb::{ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
+use crate::context::digest::DigestError;
 use crate::context::open::Opener;
+use crate::context::select::SelectError;
 use crate::context::{ContextSpec, DockerfileSpec, LocalContext};
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full};
 use crate::exporter::spec::Output;
@@ -125,6 +127,8 @@ struct Build<'a> {
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
+    /// The time that the main context stands for, in seconds since 1970.
+    main_time_s: Option<i64>,
     platform: Platform,
     cancel: Cancel,
     signals: Listening,
@@ -163,12 +167,14 @@ impl<'a> Build<'a> {
             source: SourceText { name: String::new(), text: String::new() },
             contexts: HashMap::new(),
             ignore: Vec::new(),
+            main_time_s: None,
             platform: host_platform(),
             cancel,
             signals,
         };
         let loaded = load::load(&build.request, &build.opener())?;
         build.source = loaded.source;
+        build.main_time_s = loaded.main.modified_s;
         build.contexts.insert(MAIN_CONTEXT.to_owned(), loaded.main.context);
         build.ignore = loaded.ignore;
         Ok(build)
@@ -245,7 +251,7 @@ impl<'a> Build<'a> {
             run: self.request.run.clone(),
             ..dockerfile2llb::Options::default()
         };
-        let mut resolver = meta::Resolver::new(&self.images, self.request.pull, self.progress);
+        let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
         let converted = dockerfile2llb::convert(&dockerfile, &options, &mut resolver);
         let source_failed = resolver.failed();
         let mut converted = converted.map_err(|error| {
@@ -363,6 +369,7 @@ impl<'a> Build<'a> {
             Some(WorkerError::Mount { part, error }) => (Some(*part), error.hint()),
             _ => (None, None),
         };
+        let part = part.or_else(|| unread_mount(&converted.definition.vertex(&vertex).op, error.as_ref()));
         let places = converted.run_places.get(&vertex);
         let place = part.zip(places).and_then(|(part, places)| match part {
             Part::Mount(number) => places.mounts.get(number),
@@ -380,6 +387,18 @@ impl<'a> Build<'a> {
         failure.evidence = Some(self.evidence(place.into_iter().collect(), self.progress.tail(&vertex)));
         failure
     }
+}
+
+/// The mount whose files could not be read when the key of its RUN was made.
+fn unread_mount(op: &Op, error: &(dyn Error + 'static)) -> Option<Part> {
+    let Op::Exec(exec) = op else { return None };
+    let Some(WorkerError::Digest(DigestError::Select(SelectError::NotFound { path, .. }))) =
+        error.downcast_ref()
+    else {
+        return None;
+    };
+    let is_it = |mount: &Mount| Path::new(mount.selector.trim_start_matches('/')) == path;
+    exec.mounts.iter().position(is_it).map(Part::Mount)
 }
 
 /// What a RUN asks for that nobody allowed, or that cannot be had.

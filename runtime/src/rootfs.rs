@@ -56,6 +56,21 @@ pub(crate) enum TargetKind {
     File,
 }
 
+impl TargetKind {
+    /// A directory can be mounted only over a directory, anything else only over something else.
+    fn goes_over(self, found: &OwnedFd, path: &Path) -> Result<(), RuntimeError> {
+        let stat = rustix::fs::fstat(found)
+            .map_err(|errno| step(format!("look at the mount point {}", path.display()), errno.into()))?;
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let (what, source) = match self {
+            Self::Directory if !is_directory => ("directory", io::ErrorKind::NotADirectory),
+            Self::File if is_directory => ("file", io::ErrorKind::IsADirectory),
+            _ => return Ok(()),
+        };
+        Err(step(format!("mount a {what} over {}", path.display()), source.into()))
+    }
+}
+
 /// The mount points that were missing and have been made. They are removed again by [`Self::remove`], or when this is
 /// dropped, unless the container changed them.
 #[derive(Debug, Default)]
@@ -84,7 +99,7 @@ impl MountPoints {
         kind: TargetKind,
     ) -> Result<(), RuntimeError> {
         match open(root, path, OFlags::PATH) {
-            Ok(_) => return Ok(()),
+            Ok(found) => return kind.goes_over(&found, path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(step(format!("look for the mount point {}", path.display()), source)),
         }
@@ -295,6 +310,17 @@ mod tests {
         check("/a/b/c", File, &["a", "a/b", "a/b/c"]);
         check("/etc/resolv.conf", File, &["usr/run/resolve", "usr/run/resolve/stub.conf"]);
         check("/../../etc/x", File, &["etc/x"]);
+    }
+
+    #[test]
+    fn directories_and_files_do_not_go_over_each_other() {
+        let directory = TempDir::new();
+        fs::write(directory.path().join("file"), "").unwrap();
+        let root = root(&directory);
+        let mut points = MountPoints::default();
+        let mut ensure = |path: &str, kind| points.ensure(root.as_fd(), Path::new(path), kind).is_ok();
+        assert!(ensure("/", TargetKind::Directory) && ensure("/file", TargetKind::File));
+        assert!(!ensure("/", TargetKind::File) && !ensure("/file", TargetKind::Directory));
     }
 
     #[test]

@@ -1,37 +1,71 @@
-//! Answers the frontend's questions about base images.
+//! Answers the frontend's questions about base images, and about the times of sources.
+
+use std::collections::BTreeMap;
 
 use wharf_frontend::dockerfile2llb::{ImageMetaResolver, ResolvedImage, TimeOf};
-use wharf_solver::llb::Platform;
+use wharf_solver::llb::{Platform, SourceOp};
 
+use super::MAIN_CONTEXT;
+use crate::context::open::Opener;
+use crate::context::spec::ContextSpec;
 use crate::error::causes;
-use crate::progress::Progress;
 use crate::registry::Reference;
-use crate::source::ImageSources;
+use crate::source::SourceError;
+use crate::source::git::GitSource;
+use crate::source::http::UrlFile;
 
-/// Looks base images up: in the store, else where they come from.
+/// Looks base images and times up: in the store, else where they come from.
 pub(super) struct Resolver<'a> {
-    images: &'a ImageSources,
-    pull: bool,
-    progress: &'a Progress,
+    opener: Opener<'a>,
+    contexts: &'a BTreeMap<String, ContextSpec>,
+    main_time_s: Option<i64>,
     failed: bool,
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(images: &'a ImageSources, pull: bool, progress: &'a Progress) -> Self {
-        Self { images, pull, progress, failed: false }
+    /// `contexts` are the named ones, `main_time_s` is the time that the main one stands for.
+    pub(super) fn new(
+        opener: Opener<'a>,
+        contexts: &'a BTreeMap<String, ContextSpec>,
+        main_time_s: Option<i64>,
+    ) -> Self {
+        Self { opener, contexts, main_time_s, failed: false }
     }
 
-    /// Whether some image could not be resolved.
+    /// Whether some image or source could not be reached.
     pub(super) fn failed(&self) -> bool {
         self.failed
+    }
+
+    fn context_time(&self, name: &str) -> Result<Option<i64>, String> {
+        match self.contexts.get(name) {
+            None if name == MAIN_CONTEXT => Ok(self.main_time_s),
+            Some(spec @ (ContextSpec::Http(_) | ContextSpec::Git(_) | ContextSpec::Stdin)) => {
+                let opened = self.opener.named(name, spec).map_err(|failure| failure.message)?;
+                Ok(opened.modified_s)
+            }
+            // The times of a directory say when its files were checked out; images have their own in their config.
+            Some(ContextSpec::Path(_) | ContextSpec::Image(_) | ContextSpec::Stage(_)) | None => Ok(None),
+        }
+    }
+
+    fn source_time(&self, source: &SourceOp) -> Result<Option<i64>, SourceError> {
+        if source.scheme() != "git" {
+            return Ok(self.opener.http.modified_s(&UrlFile::of_source(source)?, &|_, _| {})?);
+        }
+        let repositories = self.opener.repositories;
+        let pinned = repositories.resolve(&GitSource::from_op(source)?, &|_| {})?;
+        let chain = repositories.checkout(&pinned, &|_| {})?;
+        Ok(Some(repositories.commit_time(&chain)?))
     }
 }
 
 impl ImageMetaResolver for Resolver<'_> {
     fn resolve(&mut self, reference: &str, platform: &Platform) -> Result<ResolvedImage, String> {
         let name = format!("[internal] load metadata for {}", display_name(reference));
-        let resolved = self.progress.internal(&name, || {
-            self.images.resolve(reference, platform, self.pull).map_err(|error| {
+        let Opener { images, pull, progress, .. } = self.opener;
+        let resolved = progress.internal(&name, || {
+            images.resolve(reference, platform, pull).map_err(|error| {
                 let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
                 format!("{}{hint}", causes(&error))
             })
@@ -42,14 +76,13 @@ impl ImageMetaResolver for Resolver<'_> {
     }
 
     fn time(&mut self, of: &TimeOf) -> Result<Option<u64>, String> {
-        match of {
-            // Contexts are directories of this machine; the times of their files say when they were checked out.
-            TimeOf::Context(_) => Ok(None),
-            TimeOf::Source(source) => {
-                self.failed = true;
-                Err(format!("sources of kind {} are not supported yet", source.scheme()))
-            }
-        }
+        let time_s = match of {
+            TimeOf::Context(name) => self.context_time(name),
+            TimeOf::Source(source) => self.source_time(source).map_err(|error| causes(&error)),
+        };
+        self.failed |= time_s.is_err();
+        // An image cannot say a time before 1970.
+        Ok(time_s?.map(|seconds| u64::try_from(seconds).unwrap_or(0)))
     }
 }
 

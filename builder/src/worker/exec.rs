@@ -44,6 +44,7 @@ impl Worker<'_> {
             stdio: Stdio::Captured(&mut log),
             cancel: &self.cancel,
         };
+        let kills = oom_kills();
         let status = wharf_runtime::run(request).map_err(run_error)?;
         drop(mounted);
         let succeeded = match status {
@@ -52,7 +53,12 @@ impl Worker<'_> {
             ExitStatus::Signaled(_) => false,
         };
         if !succeeded {
-            return Err(WorkerError::Process { command, status });
+            let is_kill = matches!(status, ExitStatus::Signaled(9) | ExitStatus::Exited(137));
+            return Err(WorkerError::Process {
+                command,
+                status,
+                out_of_memory: is_kill && oom_kills() > kills,
+            });
         }
         Ok(vec![base.with(active.commit(SystemTime::now())?.id)])
     }
@@ -94,5 +100,26 @@ impl Worker<'_> {
         spec.set_hostname(Some(hostname.to_owned()));
         sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts)?;
         Ok(spec)
+    }
+}
+
+/// How many processes of the machine the kernel has killed for want of memory, where it says.
+fn oom_kills() -> Option<u64> {
+    parse_oom_kills(&std::fs::read_to_string("/proc/vmstat").ok()?)
+}
+
+fn parse_oom_kills(vmstat: &str) -> Option<u64> {
+    vmstat.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kills_for_want_of_memory_are_counted() {
+        assert_eq!(parse_oom_kills("pgfault 1\noom_kill 12\noom_killer 3\n"), Some(12));
+        assert_eq!(parse_oom_kills("pgfault 1\n"), None);
+        assert_eq!(parse_oom_kills("oom_kill x\n"), None);
     }
 }

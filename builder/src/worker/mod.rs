@@ -79,12 +79,14 @@ pub struct Worker<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The process of a RUN ended badly.
-    #[error("process {command:?} did not complete successfully: {}", describe(*status))]
+    #[error("process {command:?} did not complete successfully: {}", describe(*status, *out_of_memory))]
     Process {
         /// The command, arguments joined by spaces.
         command: String,
         /// How it ended.
         status: ExitStatus,
+        /// Whether it was killed when the machine's memory ran out.
+        out_of_memory: bool,
     },
     /// The process could not be run.
     #[error("cannot run {command:?}")]
@@ -140,10 +142,13 @@ pub enum WorkerError {
     Unsupported(String),
 }
 
-fn describe(status: ExitStatus) -> String {
+fn describe(status: ExitStatus, out_of_memory: bool) -> String {
+    let why = if out_of_memory { ", because memory ran out (the kernel's OOM killer)" } else { "" };
     match status {
-        ExitStatus::Exited(code) => format!("exit code: {code}"),
-        ExitStatus::Signaled(signal) => format!("killed by signal {signal} (exit code: {})", 128 + signal),
+        ExitStatus::Exited(code) => format!("exit code: {code}{why}"),
+        ExitStatus::Signaled(signal) => {
+            format!("killed by signal {signal} (exit code: {}){why}", 128 + signal)
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod harness;
 mod hostile;
 mod interrupt;
 mod layers;
+mod mounts;
 mod registry;
 mod registry_fixture;
 mod tidy;

@@ -51,6 +51,26 @@ pub(super) enum Step {
     Ambient(u64),
 }
 
+/// The names of the resource limits at the positions of their numbers.
+const LIMITS: [&str; 16] = [
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
+];
+
 /// A path and the directories above it, from the root downwards.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -222,7 +242,10 @@ impl fmt::Display for Step {
             Self::WriteFile { path: file, .. } => write!(f, "write {}", path(file)),
             Self::NewSession => f.write_str("start a session"),
             Self::OwnStream { .. } | Self::Stream { .. } => f.write_str("set up the standard streams"),
-            Self::Limit { resource, .. } => write!(f, "set resource limit {resource}"),
+            Self::Limit { resource, soft, hard } => {
+                let name = LIMITS.get(*resource as usize).unwrap_or(&"?");
+                write!(f, "set the limit `{name}` to {soft}:{hard}")
+            }
             Self::Bounding { .. } => f.write_str("limit the capabilities"),
             Self::NoNewPrivileges => f.write_str("forbid new privileges"),
             Self::KeepCapabilities => f.write_str("keep the capabilities"),

@@ -11,9 +11,8 @@ use wharf_solver::llb::{ActionInput, CacheSharing, CopyAction, FileChange, Mount
 use wharf_solver::op::ResultRef;
 
 use super::files::subtree;
-use super::{MountError, Part, Worker};
-use crate::worker::file;
-use crate::worker::{LOCK_POLL, whole};
+use super::{MountError, Part, Worker, at};
+use crate::worker::{LOCK_POLL, WorkerError, file, whole};
 
 /// The caches of a step: which of its ordered mounts is the first of each, and how it is used.
 type Wanted = BTreeMap<MountName, (usize, Sharing)>;
@@ -24,18 +23,18 @@ impl Worker<'_> {
         &self,
         mounts: &[(usize, &Mount)],
         inputs: &[ResultRef],
-    ) -> Result<Wanted, (Part, MountError)> {
+    ) -> Result<Wanted, WorkerError> {
         let mut wanted = Wanted::new();
-        for (at, (number, mount)) in mounts.iter().enumerate() {
+        for (index, (number, mount)) in mounts.iter().enumerate() {
             let MountKind::Cache { sharing, .. } = &mount.kind else { continue };
             let name = self.cache_name(mount, mount.input.map(|input| &inputs[input]));
-            let name = name.map_err(|error| (Part::Mount(*number), error))?;
+            let name = name.map_err(at(Part::Mount(*number)))?;
             let sharing = match sharing {
                 CacheSharing::Shared => Sharing::Shared,
                 CacheSharing::Private => Sharing::Private,
                 CacheSharing::Locked => Sharing::Locked,
             };
-            let (_, strictest) = wanted.entry(name).or_insert((at, sharing));
+            let (_, strictest) = wanted.entry(name).or_insert((index, sharing));
             *strictest = (*strictest).max(sharing);
         }
         Ok(wanted)

@@ -122,6 +122,11 @@ impl MountError {
     }
 }
 
+/// What is wrong with `part`.
+fn at(part: Part) -> impl FnOnce(MountError) -> WorkerError {
+    move |error| WorkerError::Mount { part, error: Box::new(error) }
+}
+
 impl From<WorkerError> for MountError {
     fn from(error: WorkerError) -> Self {
         Self::Worker(Box::new(error))
@@ -136,16 +141,13 @@ impl Worker<'_> {
         inputs: &[ResultRef],
         fresh: bool,
     ) -> Result<Mounted, WorkerError> {
-        let at = |part| move |error| WorkerError::Mount { part, error: Box::new(error) };
         let mut mounted = Mounted::default();
         let mut order: Vec<(usize, &Mount)> =
             op.mounts.iter().enumerate().filter(|(_, mount)| mount.target != "/").collect();
         // What lies below another mount comes after it. Of two at one place the later one is seen.
         order.sort_by(|(_, a), (_, b)| Path::new(&a.target).cmp(Path::new(&b.target)));
         // Locks are taken in one order by all steps, so that none waits for another in a circle.
-        for (name, (number, sharing)) in
-            self.caches(&order, inputs).map_err(|(part, error)| at(part)(error))?
-        {
+        for (name, (number, sharing)) in self.caches(&order, inputs)? {
             let (_, mount) = order[number];
             let part = Part::Mount(order[number].0);
             let cache = self.take_cache(&name, sharing, mount, inputs, fresh).map_err(at(part))?;
