@@ -114,7 +114,7 @@ impl<'a> Build<'a> {
         }));
         let images = ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone());
         // No secret is known yet.
-        let secrets: SecretLookup = Arc::new(|_| None);
+        let secrets: SecretLookup = Arc::new(|_| Ok(None));
         let http = HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default());
         let mut build = Self {
             store,

@@ -235,6 +235,10 @@ impl Opener<'_> {
         modified_s: Option<i64>,
     ) -> Result<Opened, Failure> {
         let read = file.rewind().and_then(|()| read_text(&*file, DOCKERFILE_BYTES_MAX));
+        let read = read.and_then(|text| match text.contains('\0') {
+            true => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no text")),
+            false => Ok(text),
+        });
         let text = read.map_err(|error| {
             let message = format!("`{}` is neither an archive nor a Dockerfile: {error}", name.display());
             Failure::new(Kind::Source, message)
