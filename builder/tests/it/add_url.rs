@@ -130,7 +130,7 @@ pub(crate) fn archive(scratch: &Scratch, mode: &str) -> Vec<u8> {
         \x20   m = tarfile.TarInfo(name); m.size = len(data); m.type = kind; m.uid = 7; m.gid = 8\n\
         \x20   m.mode = 0o755 if kind == tarfile.DIRTYPE else 0o640; m.mtime = mtime\n\
         \x20   t.addfile(m, io.BytesIO(data))\n\
-        add('d', b'', tarfile.DIRTYPE)\n\
+        add('d', b'', tarfile.DIRTYPE, mtime=3000)\n\
         add('d/f', b'file', mtime=2000)\n\
         add('Dockerfile', b'FROM scratch\\nCOPY d /x\\n')\n\
         t.close()\n";
@@ -408,15 +408,18 @@ fn silence_and_too_much_are_errors() {
 }
 
 #[test]
-fn the_time_of_a_url_is_the_servers_or_the_newest_entrys() {
+fn the_time_of_a_url_is_the_servers_or_the_newest_files() {
     if !have(&["python3"]) {
         return;
     }
     let scratch = Scratch::new();
     let pages = Pages::default();
-    pages.put("/a.tar", &[MODIFIED], archive(&scratch, "")).put("/f", &[MODIFIED], "x").put("/n", &[], "x");
+    pages.put("/a.tar", &[], archive(&scratch, "")).put("/f", &[MODIFIED], "x").put("/n", &[], "x");
+    pages.put("/b.tar", &[MODIFIED], archive(&scratch, ""));
     let web = pages.serve();
-    for (path, expected) in [("/a.tar", Some(2000)), ("/f", Some(1_609_459_200)), ("/n", None)] {
+    for (path, expected) in
+        [("/a.tar", Some(2000)), ("/b.tar", Some(1_609_459_200)), ("/f", Some(1_609_459_200)), ("/n", None)]
+    {
         let scratch = Scratch::new();
         let (_, http) = sources(&scratch, &[]);
         let file = UrlFile::new(&format!("http://{}{path}", web.host())).unwrap();

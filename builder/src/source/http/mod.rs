@@ -223,14 +223,16 @@ impl HttpSources {
         }
     }
 
-    /// The time that a source stands for (`SOURCE_DATE_EPOCH` from a context or a stage): of an archive its newest
-    /// entry's, else the server's `Last-Modified`.
+    /// The time that a source stands for (`SOURCE_DATE_EPOCH` from a context or a stage): the server's `Last-Modified`,
+    /// else of an archive its newest file's.
     pub fn modified_s(&self, file: &UrlFile, progress: HttpProgress<'_>) -> Result<Option<i64>, HttpError> {
         let fetched = self.fetch(file, progress)?;
+        if fetched.modified_s.is_some() {
+            return Ok(fetched.modified_s);
+        }
         let mut opened = fetched.open(&self.store, file)?;
-        let newest = wharf_cache::diff::newest_entry(&mut opened)
-            .map_err(|source| HttpError::Archive { url: file.shown(), source: Box::new(source) })?;
-        Ok(newest.or(fetched.modified_s))
+        wharf_cache::diff::newest_file(&mut opened)
+            .map_err(|source| HttpError::Archive { url: file.shown(), source: Box::new(source) })
     }
 
     fn fetch_again(
