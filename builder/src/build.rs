@@ -147,7 +147,7 @@ impl<'a> Build<'a> {
         }));
         let images = ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone());
         let given = Arc::clone(&request.secrets);
-        let secrets: SecretLookup = Arc::new(move |id| given.get(id).ok().flatten());
+        let secrets: SecretLookup = Arc::new(move |id| Ok(given.get(id)?));
         let http = HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default());
         let given = Arc::clone(&request.secrets);
         let access = Access {

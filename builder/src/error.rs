@@ -19,7 +19,7 @@ pub enum Kind {
     Usage,
     /// The Dockerfile makes no sense.
     Dockerfile,
-    /// A registry, an image or a layout did not give what was asked.
+    /// A registry, an image, a layout, a URL or an archive did not give what was asked.
     Source,
     /// The machine or the store: permissions, disk, kernel.
     Environment,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use wharf_frontend::dockerignore::{self, Matcher};
 use wharf_solver::llb::{Definition, Op};
 
-use super::BuildRequest;
+use super::{BuildRequest, MAIN_CONTEXT};
 use crate::context::open::{DOCKERFILE_BYTES_MAX, Opened, Opener, Stdin};
 use crate::context::spec::{ContextSpec, DockerfileSpec};
 use crate::context::{Found, LocalContext, read_text};
@@ -90,6 +90,8 @@ pub(super) fn named(
     for (name, spec) in &request.contexts {
         let is_wanted = match spec {
             ContextSpec::Image(_) | ContextSpec::Stage(_) => false,
+            // The name of the main context; no other can have it.
+            _ if name == MAIN_CONTEXT => false,
             ContextSpec::Path(_) => true,
             ContextSpec::Stdin | ContextSpec::Http(_) | ContextSpec::Git(_) => is_read(name),
         };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Timespec, Timestamps};
 use wharf_cache::Store;
-use wharf_cache::diff::{extract_archive, newest_entry};
+use wharf_cache::diff::{extract_archive, newest_file};
 use wharf_frontend::dockerignore::Matcher;
 use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
@@ -65,8 +65,8 @@ pub struct Opened {
     pub context: LocalContext,
     /// The context as a Dockerfile.
     pub dockerfile: Option<String>,
-    /// The time it stands for (`SOURCE_DATE_EPOCH=context`), seconds since 1970: of a commit, of an archive's newest entry,
-    /// of a URL's last modification.
+    /// The time it stands for (`SOURCE_DATE_EPOCH=context`), seconds since 1970: of a commit, of a URL's last modification,
+    /// else of an archive's newest file.
     pub modified_s: Option<i64>,
 }
 
@@ -146,7 +146,9 @@ impl Opener<'_> {
         let mut opened = fetched.open(self.store, &file).map_err(|error| self.source_failure(url, error))?;
         let name = PathBuf::from(file.shown());
         match self.unpack(&mut opened, &name)? {
-            Some(opened) => Ok(opened),
+            Some(unpacked) => {
+                Ok(Opened { modified_s: fetched.modified_s.or(unpacked.modified_s), ..unpacked })
+            }
             None => self.dockerfile_alone(&mut opened, &name, fetched.modified_s),
         }
     }
@@ -230,7 +232,7 @@ impl Opener<'_> {
         if !unpacked {
             return Ok(None);
         }
-        let modified_s = newest_entry(archive).map_err(|error| failed(&error))?;
+        let modified_s = newest_file(archive).map_err(|error| failed(&error))?;
         // The directory itself is in no archive; its time must not be that of this build.
         set_time(&root, modified_s.unwrap_or(0)).map_err(|error| prepare_failure(&error))?;
         let context = LocalContext::private(name, root.into());
@@ -245,6 +247,10 @@ impl Opener<'_> {
         modified_s: Option<i64>,
     ) -> Result<Opened, Failure> {
         let read = file.rewind().and_then(|()| read_text(&*file, DOCKERFILE_BYTES_MAX));
+        let read = read.and_then(|text| match text.contains('\0') {
+            true => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no text")),
+            false => Ok(text),
+        });
         let text = read.map_err(|error| {
             let message = format!("`{}` is neither an archive nor a Dockerfile: {error}", name.display());
             Failure::new(Kind::Source, message)

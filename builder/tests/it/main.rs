@@ -1,9 +1,11 @@
 //! End-to-end and repository tests, one binary.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it skips")]
 
+mod add_url;
 mod build;
 mod cache;
 mod conformance;
+mod contexts;
 mod copy;
 mod damage;
 mod errors;

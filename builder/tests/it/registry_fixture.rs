@@ -167,6 +167,8 @@ pub(crate) enum Answer {
     Whole(u16, Vec<String>, Vec<u8>),
     /// Promises so many bytes, sends these and hangs up.
     Cut(u64, Vec<u8>),
+    /// Promises so many bytes, sends these and nothing more until the client hangs up.
+    Stalled(u64, Vec<u8>),
     /// A body without announced length that goes on until the client hangs up.
     Endless,
 }
@@ -263,6 +265,12 @@ fn send(mut connection: TcpStream, answer: Answer) -> std::io::Result<()> {
             let head = format!("HTTP/1.1 200 X\r\nConnection: close\r\nContent-Length: {promised}\r\n\r\n");
             connection.write_all(head.as_bytes())?;
             connection.write_all(&body)
+        }
+        Answer::Stalled(promised, body) => {
+            let head = format!("HTTP/1.1 200 X\r\nConnection: close\r\nContent-Length: {promised}\r\n\r\n");
+            connection.write_all(head.as_bytes())?;
+            connection.write_all(&body)?;
+            connection.read(&mut [0]).map(drop)
         }
         Answer::Endless => {
             connection.write_all(b"HTTP/1.1 200 X\r\nConnection: close\r\n\r\n")?;

@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use super::DiffError;
 use super::decompress::{Format, peek};
+use super::tar_header::TypeFlag;
 use super::tar_reader::{Entry, TarReader};
 use super::unpack::{Rules, Unpacker};
 
@@ -30,11 +31,16 @@ pub(super) fn extract(
 pub(super) fn newest(archive: &mut File) -> Result<Option<i64>, DiffError> {
     let Some((first, mut tar)) = open(archive)? else { return Ok(None) };
     let failed = |source| DiffError::Read { object: OBJECT.to_owned(), source };
-    let mut newest = first.mtime.0;
-    while let Some(entry) = tar.next().map_err(failed)? {
-        newest = newest.max(entry.mtime.0);
+    let mut newest = None;
+    let mut next = Some(first);
+    while let Some(entry) = next {
+        if entry.kind == TypeFlag::File {
+            newest = newest.max(Some(entry.mtime.0));
+        }
+        let Some(following) = unless_malformed(tar.next()).map_err(failed)? else { return Ok(None) };
+        next = following;
     }
-    Ok(Some(newest))
+    Ok(newest)
 }
 
 /// Reads an archive up to its first entry; `None` if it is none, which is so when its first header cannot be read.

@@ -180,8 +180,9 @@ pub fn extract_archive(
     archive::extract(archive, dest, owner)
 }
 
-/// The time of the newest entry of a local archive, seconds since 1970; `None` when `archive` is none.
-pub fn newest_entry(archive: &mut std::fs::File) -> Result<Option<i64>, DiffError> {
+/// The time of the newest file of a local archive, seconds since 1970; `None` when `archive` is none, not to its end, or
+/// has no files.
+pub fn newest_file(archive: &mut std::fs::File) -> Result<Option<i64>, DiffError> {
     archive::newest(archive)
 }
 

@@ -25,6 +25,14 @@ pub enum HttpError {
         /// Who would get it.
         host: String,
     },
+    /// A secret cannot be had.
+    #[error("cannot read secret `{id}`")]
+    NoSecret {
+        /// Its id.
+        id: String,
+        /// Why not.
+        source: Box<dyn Error + Send + Sync>,
+    },
     /// No answer.
     #[error("cannot download {url}")]
     Unreachable {
@@ -103,7 +111,7 @@ pub enum HttpError {
         /// What.
         url: String,
         /// Why not.
-        source: wharf_cache::diff::DiffError,
+        source: Box<wharf_cache::diff::DiffError>,
     },
     /// The build was cancelled.
     #[error("the download of {url} was stopped")]

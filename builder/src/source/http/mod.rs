@@ -50,7 +50,10 @@ const AUTH_HEADER_SECRET: &str = "HTTP_AUTH_HEADER_";
 const AUTH_TOKEN_SECRET: &str = "HTTP_AUTH_TOKEN_";
 
 /// Finds a secret by its id.
-pub type SecretLookup = Arc<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
+pub type SecretLookup = Arc<dyn Fn(&str) -> Result<Option<Vec<u8>>, SecretFailure> + Send + Sync>;
+
+/// Why a secret that is there cannot be had.
+pub type SecretFailure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Hears how many bytes are here, and how many there will be if that is known.
 pub type HttpProgress<'a> = &'a dyn Fn(u64, Option<u64>);
@@ -220,14 +223,16 @@ impl HttpSources {
         }
     }
 
-    /// The time that a source stands for (`SOURCE_DATE_EPOCH` from a context or a stage): of an archive its newest
-    /// entry's, else the server's `Last-Modified`.
+    /// The time that a source stands for (`SOURCE_DATE_EPOCH` from a context or a stage): the server's `Last-Modified`,
+    /// else of an archive its newest file's.
     pub fn modified_s(&self, file: &UrlFile, progress: HttpProgress<'_>) -> Result<Option<i64>, HttpError> {
         let fetched = self.fetch(file, progress)?;
+        if fetched.modified_s.is_some() {
+            return Ok(fetched.modified_s);
+        }
         let mut opened = fetched.open(&self.store, file)?;
-        let newest = wharf_cache::diff::newest_entry(&mut opened)
-            .map_err(|source| HttpError::Archive { url: file.shown(), source })?;
-        Ok(newest.or(fetched.modified_s))
+        wharf_cache::diff::newest_file(&mut opened)
+            .map_err(|source| HttpError::Archive { url: file.shown(), source: Box::new(source) })
     }
 
     fn fetch_again(
@@ -313,7 +318,9 @@ impl HttpSources {
         let mut authorization = None;
         for (prefix, scheme) in [(AUTH_TOKEN_SECRET, "Bearer "), (AUTH_HEADER_SECRET, "")] {
             let id = format!("{prefix}{host}");
-            if let Some(secret) = (self.secrets)(&id) {
+            let found = (self.secrets)(&id);
+            let found = found.map_err(|source| HttpError::NoSecret { id: id.clone(), source })?;
+            if let Some(secret) = found {
                 let value = [scheme.as_bytes(), secret.trim_ascii_end()].concat();
                 let mut value = HeaderValue::from_bytes(&value)
                     .map_err(|_| HttpError::Secret { id, host: host.to_owned() })?;
