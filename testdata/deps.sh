@@ -3,7 +3,7 @@
 set -eu
 
 missing=
-for package in build-essential busybox-static debootstrap docker-registry python3 skopeo umoci; do
+for package in build-essential busybox-static bzip2 debootstrap docker-registry python3 skopeo umoci xz-utils zstd; do
     dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
         missing="$missing $package"
 done

@@ -4,6 +4,8 @@
 mod build;
 mod cache;
 mod copy;
+mod copy_matrix;
+mod copy_rows;
 mod damage;
 mod errors;
 mod export;
