@@ -3,7 +3,8 @@
 set -eu
 
 missing=
-for package in build-essential busybox-static debootstrap docker-registry git openssh-client openssh-server python3 skopeo umoci zstd; do
+for package in build-essential busybox-static bzip2 debootstrap docker-registry git openssh-client openssh-server python3 \
+    skopeo umoci xz-utils zstd; do
     dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
         missing="$missing $package"
 done

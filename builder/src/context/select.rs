@@ -120,12 +120,7 @@ impl Tree<'_> {
                 self.existing(source.join(path), copy.follow_symlinks)?;
             }
         }
-        let mut selected = named
-            .into_iter()
-            .map(|path| self.existing(path, copy.follow_symlinks))
-            .collect::<Result<Vec<_>, _>>()?;
-        selected.retain(|selected| !copy.parents || selected.stat.kind == FileKind::Dir);
-        Ok(selected)
+        named.into_iter().map(|path| self.existing(path, copy.follow_symlinks)).collect()
     }
 
     /// What is at a path that must be there.

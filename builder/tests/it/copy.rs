@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Wharf, busybox_layout};
+use crate::harness::{Step, Wharf, busybox_layout};
 
 /// Makes a context with `prepare`, builds busybox with `copies` and then a step that fails unless `holds` does.
 #[track_caller]
@@ -61,4 +61,49 @@ fn an_empty_stage_is_a_source() {
     let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
     wharf.dockerfile("FROM scratch AS a\nFROM busybox\nCOPY --from=a / /x/\nRUN test -z \"$(ls /x)\"\n");
     wharf.build(&[]).success();
+}
+
+/// Builds, changes the context and builds again: whether the COPY ran again.
+#[track_caller]
+fn check_reruns(copy: &str, change: impl Fn(&Path), expected: bool) {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    write(&wharf.context(), &[("foo1", "1"), ("foo2", "2"), ("bar", "b"), ("d/in", "i"), ("d/out", "o")]);
+    wharf.dockerfile(&format!("FROM busybox\n{copy}\n")).build(&["-t", "one"]).success();
+    change(&wharf.context());
+    let steps = wharf.build(&["-t", "two"]).success().steps();
+    assert_eq!(!steps.that(Step::Ran).is_empty(), expected, "{copy}: {steps:?}");
+}
+
+#[test]
+fn a_copy_depends_on_what_it_finds_and_on_nothing_else() {
+    let add = |name: &'static str| move |context: &Path| fs::write(context.join(name), "new").unwrap();
+    let rename = |from: &'static str, to: &'static str| {
+        move |context: &Path| fs::rename(context.join(from), context.join(to)).unwrap()
+    };
+    check_reruns("COPY foo* /o/", add("bar"), false);
+    check_reruns("COPY foo* /o/", add("foo2"), true);
+    check_reruns("COPY foo* /o/", add("foo3"), true);
+    check_reruns("COPY foo* /o/", rename("foo1", "foo3"), true);
+    check_reruns("COPY d* /o/", rename("d", "dd"), false);
+    check_reruns("COPY d /o/", rename("d/in", "d/other"), true);
+    check_reruns("COPY none* foo1 /o/", add("nothing"), false);
+    check_reruns("COPY none* foo1 /o/", add("none"), true);
+    check_reruns("COPY --exclude=out d /o/", add("d/out"), false);
+    check_reruns("COPY --exclude=out d /o/", add("d/in"), true);
+    check_reruns("COPY --parents d/./i* /o/", add("d/out"), false);
+    check_reruns("COPY --parents d/./i* /o/", add("d/in"), true);
+    check_reruns("COPY --parents d/**/in /o/", rename("d/in", "d/n"), true);
+    // A directory that becomes a file.
+    let replace = |context: &Path| {
+        fs::remove_dir_all(context.join("d")).unwrap();
+        fs::write(context.join("d"), "file").unwrap();
+    };
+    check_reruns("COPY d /o", replace, true);
+    // Two names of one file are no two files.
+    let link = |context: &Path| {
+        fs::write(context.join("d/in"), "o").unwrap();
+        fs::remove_file(context.join("d/out")).unwrap();
+        fs::hard_link(context.join("d/in"), context.join("d/out")).unwrap();
+    };
+    check_reruns("COPY d /o/", link, true);
 }

@@ -63,12 +63,20 @@ fn a_full_disk_under_the_store_is_named() {
     let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
     fs::write(wharf.context().join("fits"), noise(7 << 20)).unwrap();
     fs::write(wharf.context().join("large"), noise(20 << 20)).unwrap();
+    let mut archive = tar::Builder::new(fs::File::create(wharf.context().join("large.tar")).unwrap());
+    archive.append_path_with_name(wharf.context().join("large"), "in/large").unwrap();
+    archive.finish().unwrap();
     for (dockerfile, code, words) in [
         // The files do not fit.
         (
             "FROM busybox\nCOPY large /\n",
             5,
             &["Dockerfile:2", "/large", "No space left", "hint: the disk is full"][..],
+        ),
+        (
+            "FROM busybox\nADD large.tar /\n",
+            5,
+            &["Dockerfile:2", "in/large", "No space left", "hint: the disk is full"],
         ),
         // They do, but not their layer as well.
         ("FROM busybox\nCOPY fits /\n", 5, &["No space left", "hint: the disk is full"]),
@@ -335,6 +343,104 @@ fn no_layer_writes_outside_its_root() {
         assert_eq!(escaped(&wharf.path(""), &wharf.path("store/snapshots")), Vec::<PathBuf>::new(), "{what}");
     }
     wharf.dockerfile("FROM busybox\nRUN true\n").build(&["-t", "app"]).success();
+}
+
+#[test]
+fn archives_for_add_cannot_write_outside_and_are_refused_when_they_lie() {
+    use Entry::{Directory, File, HardLink, Symlink};
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let outside = wharf.path("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("victim"), "untouched").unwrap();
+    let short = PathBuf::from(format!("/tmp/wharf-add-{}", std::process::id()));
+    symlink(&outside, &short).unwrap();
+    let _short = ShortName(short.clone());
+    let victim = format!("{}/victim", short.display());
+    let directory = short.display().to_string();
+    // A header that promises more than there is.
+    let mut lying = layer(&[File("big")]);
+    lying[124..136].copy_from_slice(b"77777777777\0");
+    let mut header = tar::Header::from_byte_slice(&lying[..512]).clone();
+    header.set_cksum();
+    lying[..512].copy_from_slice(header.as_bytes());
+    let mut long = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    long.append_data(&mut header, "n/".repeat(50_000), &b""[..]).unwrap();
+    let many: Vec<_> = (0..100_000).map(|_| Directory("same")).collect();
+
+    let add = |what: &str, bytes: Vec<u8>, error: Option<&str>| {
+        fs::write(wharf.context().join("a.tar"), bytes).unwrap();
+        wharf.dockerfile("FROM busybox\nADD a.tar /n/m/\n");
+        let built = wharf.build(&["-o", "type=oci,dest=out.tar"]);
+        match error {
+            Some(words) => drop(built.fails_with(1, &["Dockerfile:2", "cannot unpack", words])),
+            None => drop(built.success()),
+        }
+        assert_eq!(wharf.path("out.tar").exists(), error.is_none(), "{what}");
+        let _ = fs::remove_file(wharf.path("out.tar"));
+        assert_eq!(fs::read_to_string(outside.join("victim")).unwrap(), "untouched", "{what}");
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 1, "{what}");
+        assert_eq!(escaped(&wharf.path(""), &wharf.path("store/snapshots")), Vec::<PathBuf>::new(), "{what}");
+        assert_eq!(wharf.leftovers("store"), Vec::<String>::new(), "{what}");
+    };
+    add("a parent", layer(&[File("../escaped")]), Some("leads upward"));
+    add("parents", layer(&[File("a/../../escaped")]), Some("leads upward"));
+    add("an absolute name", layer(&[File("/abs/x")]), None);
+    add("a symlink", layer(&[Symlink("l", &directory), File("l/escaped")]), None);
+    add("symlinks", layer(&[Directory("d"), Symlink("d/l", "../../../.."), File("d/l/escaped")]), None);
+    add("a hard link", layer(&[HardLink("l", &victim), File("l")]), Some("which does not exist"));
+    add(
+        "a hard link through a symlink",
+        layer(&[Symlink("o", &directory), HardLink("l", "o/victim"), File("l")]),
+        Some("which does not exist"),
+    );
+    add("a loop", layer(&[Symlink("l", "l"), File("l/x")]), Some("symbolic links"));
+    add("a size that lies", lying, Some("a.tar"));
+    add("a long name", long.into_inner().unwrap(), Some("more than 4096"));
+    add("many entries", layer(&many), None);
+}
+
+/// Makes `depth` directories `d`, each in the one before.
+fn nest(top: &Path, depth: usize) {
+    let mut dir: std::os::fd::OwnedFd = fs::File::open(top).unwrap().into();
+    for _ in 0..depth {
+        rustix::fs::mkdirat(&dir, "d", 0o755.into()).unwrap();
+        let flags = rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+        dir = rustix::fs::openat(&dir, "d", flags, rustix::fs::Mode::empty()).unwrap();
+    }
+}
+
+#[test]
+fn paths_end_where_the_kernel_ends_them() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    fs::create_dir(wharf.context().join("deep")).unwrap();
+    fs::create_dir(wharf.context().join("deeper")).unwrap();
+    nest(&wharf.context().join("deep"), 1500);
+    nest(&wharf.context().join("deeper"), 2100);
+    wharf.file("f", "");
+    let name = "n".repeat(256);
+    for (instruction, words) in [
+        (format!("COPY f /{name}"), "File name too long"),
+        (format!("COPY f /{name}/"), "File name too long"),
+        ("COPY deeper /d".to_owned(), "nested deeper than 2048"),
+        (format!("COPY deep /{}", "d/".repeat(700)), "File name too long"),
+    ] {
+        wharf.dockerfile(&format!("FROM busybox\n{instruction}\n"));
+        wharf.build(&["-o", "type=oci,dest=out.tar"]).fails_with(1, &["Dockerfile:2", words]);
+        assert!(!wharf.path("out.tar").exists());
+    }
+    wharf
+        .dockerfile("FROM busybox\nCOPY deep /d\nRUN test -d /d/d/d/d/d/d\n")
+        .build(&["-t", "deep"])
+        .success();
+    // A step has the limit of open files that the build was started with, whatever the build itself takes.
+    wharf.dockerfile("FROM busybox\nRUN test \"$(ulimit -n)\" = 700\n");
+    let mut limited = Command::new("prlimit");
+    let build = wharf.build_command("store", &["--no-cache"]);
+    limited.arg("--nofile=700:4000").arg(build.get_program()).args(build.get_args());
+    limited.current_dir(wharf.path("")).stdout(std::process::Stdio::piped());
+    crate::harness::Outcome::of(limited).success();
 }
 
 #[test]

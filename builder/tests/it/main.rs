@@ -7,6 +7,8 @@ mod cache;
 mod conformance;
 mod contexts;
 mod copy;
+mod copy_matrix;
+mod copy_rows;
 mod damage;
 mod errors;
 mod export;
