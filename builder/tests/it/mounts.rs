@@ -71,8 +71,8 @@ fn binds_show_files_and_take_no_writes() {
          RUN --mount=from=other,source=d,target=/o [ -f /o/e/f ] && [ ! -e /o/new ]\n\
          RUN --mount=from=busybox,source=/bin/busybox,target=/x/busybox /x/busybox true\n\
          RUN --mount=from=empty,target=/e [ -z \"$(ls /e)\" ]\n\
-         WORKDIR /work\n\
-         RUN --mount=target=ctx,source=sub [ -f /work/ctx/b.txt ]\n",
+         WORKDIR /w\n\
+         RUN --mount=target=ctx,source=sub [ -f /w/ctx/b.txt ]\n",
     );
     assert_eq!(fs::read_to_string(wharf.context().join("a.txt")).unwrap(), "a");
     assert!(!wharf.context().join("x").exists());
