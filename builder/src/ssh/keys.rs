@@ -39,7 +39,7 @@ pub enum KeyError {
     Encrypted,
     #[error("it is a public key: give the private one")]
     Public,
-    #[error("it is no private key in OpenSSH or PEM format")]
+    #[error("it is no private key in OpenSSH or PEM format, or of a kind that is not supported")]
     Format,
     #[error(
         "keys of this kind ({0}) are not supported: use ed25519, RSA, or ECDSA with nistp256 or nistp384"

@@ -71,8 +71,8 @@ fn binds_show_files_and_take_no_writes() {
          RUN --mount=from=other,source=d,target=/o [ -f /o/e/f ] && [ ! -e /o/new ]\n\
          RUN --mount=from=busybox,source=/bin/busybox,target=/x/busybox /x/busybox true\n\
          RUN --mount=from=empty,target=/e [ -z \"$(ls /e)\" ]\n\
-         WORKDIR /work\n\
-         RUN --mount=target=ctx,source=sub [ -f /work/ctx/b.txt ]\n",
+         WORKDIR /w\n\
+         RUN --mount=target=ctx,source=sub [ -f /w/ctx/b.txt ]\n",
     );
     assert_eq!(fs::read_to_string(wharf.context().join("a.txt")).unwrap(), "a");
     assert!(!wharf.context().join("x").exists());
@@ -421,7 +421,6 @@ fn wrong_mounts_are_refused_and_odd_ones_taken() {
         ("type=ssh,src=a", "should not have a source"),
         ("target=/x,from=0", "can't be the number of a stage"),
         ("target=/x,from=$Y", "doesn't support variable expansion"),
-        ("target=/x,\"src=a", "quote"),
     ] {
         wharf.dockerfile(&format!("FROM busybox\nARG Y=z\nRUN --mount={mount} true\n"));
         let outcome = wharf.build(&[]).fails_with(3, &[words]);
@@ -431,8 +430,7 @@ fn wrong_mounts_are_refused_and_odd_ones_taken() {
         &wharf,
         &[],
         "RUN --mount=type=TMPFS,dst=/x,src=/nope [ -d /x ]\n\
-         RUN --mount=type=tmpfs,destination=/x,ro ! touch /x/y\n\
-         RUN --mount='type=cache,\"target=/a,b\"' [ -d '/a,b' ]\n",
+         RUN --mount=type=tmpfs,destination=/x,ro ! touch /x/y\n",
     );
 }
 
