@@ -135,9 +135,7 @@ impl Matcher {
     fn walk_to(&self, directory: &[u8]) -> Matched {
         let slashes = directory.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         let root = Matched { matched: false, by_pattern: Some(Vec::new()) };
-        slashes
-            .chain([directory.len()])
-            .fold(root, |above, end| self.matches(&directory[..end], &above))
+        slashes.chain([directory.len()]).fold(root, |above, end| self.matches(&directory[..end], &above))
     }
 
     /// Whether something below the matched directory `path` could be re-included by a `!` pattern; if not, a walk
