@@ -272,7 +272,7 @@ impl<'a> Build<'a> {
             errors => format!("cannot build from `{}`: {errors} errors", self.source.name),
         };
         // What stands nowhere in the file was asked for on the command line.
-        let is_usage = !self.source.text.is_empty() && !places.iter().any(Diagnostic::has_place);
+        let is_usage = !self.source.text.is_empty() && !places.iter().any(|place| place.place().is_some());
         let kind = if is_usage { Kind::Usage } else { Kind::Dockerfile };
         let mut failure = Failure::new(kind, message);
         failure.evidence = Some(self.evidence(places, Vec::new()));

@@ -131,12 +131,10 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bo
         Severity::Warning => Level::WARNING,
         Severity::Error => Level::ERROR,
     };
-    let span = clamp(&diagnostic.span, &source.text);
-    let snippet =
-        Snippet::source(&source.text).path(&source.name).annotation(AnnotationKind::Primary.span(span));
     let mut group = Group::with_title(level.primary_title(&diagnostic.message));
-    if diagnostic.has_place() {
-        group = group.element(snippet);
+    if let Some(place) = diagnostic.place() {
+        let span = AnnotationKind::Primary.span(clamp(&place, &source.text));
+        group = group.element(Snippet::source(&source.text).path(&source.name).annotation(span));
     }
     if let Some(hint) = &diagnostic.hint {
         group = group.element(Level::HELP.message(hint));

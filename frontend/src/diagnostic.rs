@@ -16,7 +16,7 @@ pub enum Severity {
 pub struct Diagnostic {
     /// How bad.
     pub severity: Severity,
-    /// Byte range of the offending token in the Dockerfile.
+    /// Byte range of the offending token in the Dockerfile; `0..0` where there is none ([`Self::place`]).
     pub span: Range<usize>,
     /// What is wrong, in BuildKit's words where it has some.
     pub message: String,
@@ -30,14 +30,14 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
-    /// Whether it stands in the file: what comes from an option does not.
-    pub fn has_place(&self) -> bool {
-        self.span != (0..0)
-    }
-
     /// An error without a constructor of its own: for the conversion's many one-off messages.
     pub fn error(span: Range<usize>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, span, message: message.into(), hint: None }
+    }
+
+    /// The offending token; `None` if it is not in the Dockerfile but on the command line, or if the file is empty.
+    pub fn place(&self) -> Option<Range<usize>> {
+        (self.span != (0..0)).then(|| self.span.clone())
     }
 
     /// A warning without a constructor of its own.
@@ -65,8 +65,8 @@ impl Diagnostic {
         Self::error(0..0, "the Dockerfile cannot be empty")
     }
 
-    pub(crate) fn no_instructions(end: usize) -> Self {
-        Self::error(0..end, "file with no instructions")
+    pub(crate) fn no_instructions() -> Self {
+        Self::error(0..0, "file with no instructions")
     }
 
     pub(crate) fn no_stages(span: Range<usize>) -> Self {
@@ -74,6 +74,11 @@ impl Diagnostic {
     }
 
     // Directives and lines.
+
+    pub(crate) fn foreign_syntax(span: Range<usize>, frontend: &str) -> Self {
+        Self::warning(span, format!("syntax {} is no frontend for Dockerfiles", excerpt(frontend)))
+            .with_hint("the file is read as a Dockerfile all the same")
+    }
 
     pub(crate) fn repeated_directive(span: Range<usize>, name: &str) -> Self {
         Self::error(span, format!("only one {name} parser directive can be used"))
@@ -210,6 +215,10 @@ impl Diagnostic {
             None => None,
         };
         this
+    }
+
+    pub(crate) fn flag_without_effect(span: Range<usize>, instruction: &str) -> Self {
+        Self::warning(span, format!("{instruction} takes no flags: this one has no effect"))
     }
 
     pub(crate) fn duplicate_flag(span: Range<usize>, name: &str) -> Self {

@@ -109,7 +109,7 @@ fn triggers_are_read_as_they_stand_in_an_image() {
         ("RUN <<EOF\n", Err("unterminated heredoc")),
     ] {
         let result = instructions::parse_trigger(trigger);
-        let result = result.as_ref().map(|instruction| instruction.display.as_str());
+        let result = result.as_ref().map(|instruction| &*instruction.display);
         assert_eq!(result.map_err(|problems| problems[0].message.as_str()), expected, "{trigger}");
     }
 }

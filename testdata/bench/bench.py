@@ -214,6 +214,13 @@ def bench_copy(table, builders, scratch, runs):
     table.add("COPY 20,000 files, 200 MB, to an OCI archive", interleaved(runs, dict.fromkeys(names), fresh))
 
 
+def bench_parse():
+    """Prints what the parser says of itself: best of some rounds in one process, no file read or written."""
+    command = ["cargo", "bench", "-q", "-p", "wharf-frontend", "--bench", "parse"]
+    for line in subprocess.run(command, cwd=REPO, capture_output=True, check=True, text=True).stdout.splitlines():
+        print(f"parse and type a Dockerfile: {line}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("wharf", type=Path)
@@ -238,6 +245,7 @@ def main():
         "true-debian": lambda: bench_run_true(table, builders, scratch, runs, "debian"),
         "runtimes": lambda: bench_runtimes(table, scratch, runs),
         "parallel": lambda: bench_parallel(table, builders, scratch, runs),
+        "parse": bench_parse,
         "copy": lambda: bench_copy(table, builders, scratch, max(1, runs - 2)),
     }
     try:

@@ -1,5 +1,7 @@
 //! Variables: the ordered list a stage's steps see, and ENV.
 
+use std::collections::{BTreeMap, HashMap};
+
 use super::stage::{Stage, Step};
 use super::{Converter, history};
 use crate::Diagnostic;
@@ -15,39 +17,71 @@ pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:
 /// Variables in the order in which they were last set.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Env {
-    variables: Vec<(String, String)>,
+    /// Name and value by when they were set.
+    variables: BTreeMap<u64, (String, String)>,
+    /// When each name was set.
+    set_at: HashMap<String, u64>,
+    settings: u64,
     bytes: usize,
+    /// Where in the config's list each name stands that ENV put there or met there.
+    listed: HashMap<String, usize>,
 }
 
 impl Env {
     /// The value, if it is set.
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.variables.get(self.set_at.get(name)?).map(|(_, value)| value.as_str())
     }
 
     /// Sets a variable; it becomes the last of the list.
     pub(super) fn set(&mut self, name: &str, value: &str) {
         self.remove(name);
-        self.variables.push((name.to_owned(), value.to_owned()));
+        self.settings += 1;
+        self.set_at.insert(name.to_owned(), self.settings);
+        self.variables.insert(self.settings, (name.to_owned(), value.to_owned()));
         self.bytes += name.len() + value.len();
     }
 
     /// Takes a variable away.
     pub(super) fn remove(&mut self, name: &str) {
-        if let Some(at) = self.variables.iter().position(|(key, _)| key == name) {
-            let (key, value) = self.variables.remove(at);
+        let set_at = self.set_at.remove(name);
+        if let Some((key, value)) = set_at.and_then(|set_at| self.variables.remove(&set_at)) {
             self.bytes -= key.len() + value.len();
         }
     }
 
+    /// Puts a variable into the config's list: in the place that it has there, else at the end.
+    fn list_in(&mut self, list: &mut Vec<String>, name: &str, value: &str) {
+        let stands_at = |at: &usize| list.get(*at).is_some_and(|old| split(old).0 == name);
+        let known = self.listed.get(name).copied().filter(stands_at);
+        let found = known.or_else(|| {
+            if self.listed.len() == list.len() {
+                return None;
+            }
+            // Others have put something there. Of a name that stands there twice the first counts.
+            self.listed.clear();
+            for (at, old) in list.iter().enumerate() {
+                self.listed.entry(split(old).0.to_owned()).or_insert(at);
+            }
+            self.listed.get(name).copied()
+        });
+        let variable = format!("{name}={value}");
+        match found {
+            Some(at) => list[at] = variable,
+            None => list.push(variable),
+        }
+        let at = found.unwrap_or(list.len() - 1);
+        self.listed.insert(name.to_owned(), at);
+    }
+
     /// The names, in order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.variables.iter().map(|(name, _)| name.as_str())
+        self.variables.values().map(|(name, _)| name.as_str())
     }
 
     /// `K=V` for each.
     pub(super) fn to_list(&self) -> Vec<String> {
-        self.variables.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        self.variables.values().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
     /// Whether it is small enough to start a process with.
@@ -83,11 +117,7 @@ impl Converter<'_> {
             stage.env.set(name, value);
             stage.env.check_size(at)?;
             let list = stage.config.config.env.get_or_insert_default();
-            let variable = format!("{name}={value}");
-            match list.iter_mut().find(|old| split(old).0 == name) {
-                Some(old) => *old = variable,
-                None => list.push(variable),
-            }
+            stage.env.list_in(list, name, value);
         }
         history::metadata(stage, format!("ENV{}", pairs_text(&pairs)));
         Ok(())

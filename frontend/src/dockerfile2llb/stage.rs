@@ -142,7 +142,7 @@ impl Converter<'_> {
         let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
         let lex = Lex { escape: self.dockerfile.escape, lookup: &lookup };
         let text = lex.word(&step.instruction.display).map(|expanded| expanded.text);
-        let text = text.unwrap_or_else(|_| step.instruction.display.clone());
+        let text = text.unwrap_or_else(|_| step.instruction.display.to_string());
         self.named_metadata(stage, step, &text)
     }
 
@@ -161,7 +161,7 @@ impl Converter<'_> {
         let lex = Lex { escape: self.dockerfile.escape, lookup: &lookup };
         let mode = Mode { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Mode::default() };
         let text = lex.word_in(mode, &step.instruction.display);
-        let mut text = text.unwrap_or_else(|_| step.instruction.display.clone());
+        let mut text = text.unwrap_or_else(|_| step.instruction.display.to_string());
         text.push_str(summary);
         self.named_metadata(stage, step, &text)
     }

@@ -106,15 +106,13 @@ impl Matcher {
     /// otherwise). Pass the returned value for the children of a directory. With the root's value for a path deeper
     /// down, its parents are looked at here.
     pub fn matches(&self, path: &[u8], parent: &Matched) -> Matched {
-        let inherited = parent.by_pattern.as_deref();
+        let above = match (&parent.by_pattern, path.iter().rposition(|byte| *byte == b'/')) {
+            (None, Some(slash)) => &self.walk_to(&path[..slash]),
+            _ => parent,
+        };
+        let inherited = above.by_pattern.as_deref().unwrap_or_default();
         let mut found = Vec::new();
         self.index.matching(&self.patterns, path, &mut found);
-        if inherited.is_none() {
-            for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
-                self.index.matching(&self.patterns, &path[..at], &mut found);
-            }
-        }
-        let inherited = inherited.unwrap_or_default();
         // Patterns that neither match nor did above change nothing.
         let mut to_ask: Vec<(usize, bool)> = found.into_iter().map(|index| (index, false)).collect();
         to_ask.extend(inherited.iter().map(|index| (*index, true)));
@@ -131,6 +129,13 @@ impl Matcher {
             }
         }
         Matched { matched, by_pattern: Some(by_pattern) }
+    }
+
+    /// What a walk from the root knows of a directory.
+    fn walk_to(&self, directory: &[u8]) -> Matched {
+        let slashes = directory.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let root = Matched { matched: false, by_pattern: Some(Vec::new()) };
+        slashes.chain([directory.len()]).fold(root, |above, end| self.matches(&directory[..end], &above))
     }
 
     /// Whether something below the matched directory `path` could be re-included by a `!` pattern; if not, a walk

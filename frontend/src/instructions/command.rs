@@ -1,7 +1,7 @@
 //! RUN, CMD, ENTRYPOINT and SHELL.
 
 use super::flags::{Flags, Kind, Spec};
-use super::{CommandLine, Reader, Run};
+use super::{CommandLine, Reader, Run, blamed};
 use crate::Diagnostic;
 use crate::diagnostic::excerpt;
 use crate::parser::json::{self, JsonForm};
@@ -45,7 +45,7 @@ impl Reader {
                 None
             }
             _ => {
-                self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "SHELL"));
+                self.tell(Diagnostic::at_least_one_argument(blamed(node), "SHELL"));
                 None
             }
         }
@@ -57,8 +57,8 @@ impl Reader {
             JsonForm::Strings(words) => {
                 Some(CommandLine::Exec(words.into_iter().map(|word| word.text).collect()))
             }
-            JsonForm::NotStrings => {
-                self.tell(Diagnostic::json_not_strings(args.span()));
+            JsonForm::NotStrings(place) => {
+                self.tell(Diagnostic::json_not_strings(place));
                 None
             }
             JsonForm::No => Some(CommandLine::Shell(args.token())),

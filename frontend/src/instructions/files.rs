@@ -1,7 +1,7 @@
 //! COPY and ADD.
 
 use super::flags::{Flags, Kind, Spec};
-use super::{Add, Copy, Paths, Reader};
+use super::{Add, Copy, Paths, Reader, blamed};
 use crate::Diagnostic;
 use crate::parser::json::{self, JsonForm};
 use crate::parser::{Mapped, Node, heredoc_word};
@@ -58,15 +58,15 @@ impl Reader {
     fn paths(&mut self, node: &Node, name: &str) -> Option<Paths> {
         let (mut words, is_json) = match json::parse(node.mapped_args()) {
             JsonForm::Strings(strings) => (strings, true),
-            JsonForm::NotStrings => {
-                self.tell(Diagnostic::json_not_strings(node.args.span.clone()));
+            JsonForm::NotStrings(place) => {
+                self.tell(Diagnostic::json_not_strings(place));
                 return None;
             }
             JsonForm::No => (node.mapped_args().split_blanks().iter().map(Mapped::token).collect(), false),
         };
         let dest = words.pop();
         let Some(dest) = dest.filter(|_| !words.is_empty()) else {
-            self.tell(Diagnostic::no_destination(node.span.clone(), name));
+            self.tell(Diagnostic::no_destination(blamed(node), name));
             return None;
         };
         let mut paths = Paths::default();

@@ -20,8 +20,11 @@ impl Reader {
                 }
                 Some(name)
             }
-            _ => {
-                self.tell(Diagnostic::from_arguments(node.span.clone()));
+            words => {
+                // What stands where `AS NAME` should, or the name where there is no image.
+                let excess = words.get(1).zip(words.last());
+                let place = excess.map(|(first, last)| first.span().start..last.span().end);
+                self.tell(Diagnostic::from_arguments(place.unwrap_or_else(|| node.name.span.clone())));
                 return None;
             }
         };

@@ -25,7 +25,7 @@ impl Reader {
         let kind = args.slice(0..kind_end);
         let rest = args.slice(kind_end..args.text.len()).trim();
         match kind.text.to_ascii_uppercase().as_str() {
-            "" => self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "HEALTHCHECK")),
+            "" => self.tell(Diagnostic::at_least_one_argument(node.name.span.clone(), "HEALTHCHECK")),
             // Flags before NONE have no meaning and are not looked at.
             "NONE" if rest.text.is_empty() => return Some(Healthcheck::None),
             "NONE" => self.tell(Diagnostic::healthcheck_none_arguments(rest.span())),
@@ -38,7 +38,7 @@ impl Reader {
                     CommandLine::Exec(words) => words.is_empty(),
                 };
                 if empty {
-                    self.tell(Diagnostic::healthcheck_no_command(node.span.clone()));
+                    self.tell(Diagnostic::healthcheck_no_command(kind.span()));
                     return None;
                 }
                 return self.healthcheck_with(&flags, command);

@@ -9,6 +9,7 @@ mod healthcheck;
 mod pairs;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::Diagnostic;
 use crate::diagnostic::nearest;
@@ -51,7 +52,7 @@ pub struct Instruction {
     pub span: Range<usize>,
     /// The instruction as written but for its name in capitals, continuation lines joined by one space: for step
     /// names.
-    pub display: String,
+    pub display: Arc<str>,
 }
 
 /// The instructions. Words are not yet expanded.
@@ -252,7 +253,7 @@ pub fn parse(ast: &Ast) -> (Dockerfile, Vec<Diagnostic>) {
         && !seen_from
         && reader.diagnostics.is_empty()
     {
-        reader.tell(Diagnostic::no_stages(last.span.clone()));
+        reader.tell(Diagnostic::no_stages(last.name.span.clone()));
     }
     reader.diagnostics.sort_by_key(|diagnostic| diagnostic.span.start);
     (dockerfile, reader.diagnostics)
@@ -281,6 +282,11 @@ pub fn parse_trigger(trigger: &str) -> Result<Instruction, Vec<Diagnostic>> {
     }
 }
 
+/// The arguments; where there are none, the name of the instruction that lacks them.
+fn blamed(node: &Node) -> Range<usize> {
+    if node.args.text.is_empty() { node.name.span.clone() } else { node.args.span.clone() }
+}
+
 /// Types one instruction after the other. Methods return `None` once they have told why.
 struct Reader {
     escape: char,
@@ -291,8 +297,8 @@ impl Reader {
     /// An instruction other than FROM.
     fn instruction(&mut self, node: &Node) -> Option<InstructionKind> {
         use InstructionKind as Kind;
-        let name = node.name.text.to_ascii_uppercase();
-        match name.as_str() {
+        let known = NAMES.iter().find(|name| name.eq_ignore_ascii_case(&node.name.text));
+        match known.copied().unwrap_or_default() {
             "ADD" => self.add(node).map(Kind::Add),
             "ARG" => self.arg(node).map(Kind::Arg),
             "CMD" => self.plain_command(node).map(Kind::Cmd),
@@ -306,7 +312,10 @@ impl Reader {
             "ONBUILD" => self.onbuild(node).map(Kind::OnBuild),
             "RUN" => self.run(node).map(Kind::Run),
             "SHELL" => self.shell(node).map(Kind::Shell),
-            "STOPSIGNAL" => self.single(node, "STOPSIGNAL").map(Kind::StopSignal),
+            "STOPSIGNAL" => {
+                self.warn_of_flags(node, "STOPSIGNAL");
+                self.one_argument(node, "STOPSIGNAL").map(Kind::StopSignal)
+            }
             "USER" => self.single(node, "USER").map(Kind::User),
             "VOLUME" => self.volume(node).map(Kind::Volume),
             "WORKDIR" => self.single(node, "WORKDIR").map(Kind::Workdir),
@@ -325,11 +334,22 @@ impl Reader {
         Flags::read(node, &[], self).map(|_| ())
     }
 
+    /// For ARG and STOPSIGNAL, whose flags BuildKit drops without a look at them.
+    fn warn_of_flags(&mut self, node: &Node, instruction: &str) {
+        for flag in &node.flags {
+            self.tell(Diagnostic::flag_without_effect(flag.span.clone(), instruction));
+        }
+    }
+
     /// One raw string.
     fn single(&mut self, node: &Node, name: &str) -> Option<Token> {
         self.no_flags(node)?;
+        self.one_argument(node, name)
+    }
+
+    fn one_argument(&mut self, node: &Node, name: &str) -> Option<Token> {
         if node.args.text.is_empty() {
-            self.tell(Diagnostic::exactly_one_argument(node.span.clone(), name));
+            self.tell(Diagnostic::exactly_one_argument(node.name.span.clone(), name));
             return None;
         }
         Some(node.args.clone())
@@ -339,7 +359,7 @@ impl Reader {
         self.no_flags(node)?;
         let words = node.mapped_args().split_blanks();
         if words.is_empty() {
-            self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "EXPOSE"));
+            self.tell(Diagnostic::at_least_one_argument(node.name.span.clone(), "EXPOSE"));
             return None;
         }
         Some(words.iter().map(Mapped::token).collect())
@@ -349,7 +369,7 @@ impl Reader {
         self.no_flags(node)?;
         let mut paths = self.list(node)?;
         if paths.is_empty() {
-            self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "VOLUME"));
+            self.tell(Diagnostic::at_least_one_argument(blamed(node), "VOLUME"));
             return None;
         }
         for path in &mut paths {
@@ -366,8 +386,8 @@ impl Reader {
     fn list(&mut self, node: &Node) -> Option<Vec<Token>> {
         match json::parse(node.mapped_args()) {
             JsonForm::Strings(strings) => Some(strings),
-            JsonForm::NotStrings => {
-                self.tell(Diagnostic::json_not_strings(node.args.span.clone()));
+            JsonForm::NotStrings(place) => {
+                self.tell(Diagnostic::json_not_strings(place));
                 None
             }
             JsonForm::No => Some(node.mapped_args().split_blanks().iter().map(Mapped::token).collect()),
@@ -378,7 +398,7 @@ impl Reader {
     fn onbuild(&mut self, node: &Node) -> Option<Token> {
         self.no_flags(node)?;
         let Some(trigger) = parser::trigger(node) else {
-            self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "ONBUILD"));
+            self.tell(Diagnostic::at_least_one_argument(node.name.span.clone(), "ONBUILD"));
             return None;
         };
         self.triggered(&trigger)?;

@@ -11,7 +11,7 @@ impl Reader {
         let args = node.mapped_args();
         let words = args.split_quoted(self.escape);
         let Some(first) = words.first() else {
-            self.tell(Diagnostic::at_least_one_argument(node.span.clone(), instruction));
+            self.tell(Diagnostic::at_least_one_argument(node.name.span.clone(), instruction));
             return None;
         };
         if !first.text.contains('=') {
@@ -35,7 +35,7 @@ impl Reader {
     fn pair_without_equals_sign(&mut self, node: &Node, instruction: &str) -> Option<(Token, Token)> {
         let args = node.mapped_args();
         let Some(name_end) = args.text.find(is_blank) else {
-            self.tell(Diagnostic::two_arguments(node.span.clone(), instruction));
+            self.tell(Diagnostic::two_arguments(node.args.span.clone(), instruction));
             return None;
         };
         let (name, rest) = (args.slice(0..name_end), args.slice(name_end..args.text.len()));
@@ -43,10 +43,10 @@ impl Reader {
     }
 
     pub(super) fn arg(&mut self, node: &Node) -> Option<Vec<Arg>> {
-        self.no_flags(node)?;
+        self.warn_of_flags(node, "ARG");
         let words = node.mapped_args().split_quoted(self.escape);
         if words.is_empty() {
-            self.tell(Diagnostic::at_least_one_argument(node.span.clone(), "ARG"));
+            self.tell(Diagnostic::at_least_one_argument(node.name.span.clone(), "ARG"));
             return None;
         }
         let mut args = Vec::with_capacity(words.len());

@@ -44,6 +44,9 @@ impl SourceMap {
     }
 }
 
+/// Most instructions have no more words.
+const WORDS_USUAL: usize = 4;
+
 /// A piece of an instruction after its lines were joined.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mapped<'a> {
@@ -113,7 +116,7 @@ impl<'a> Mapped<'a> {
 
     /// The words between blanks.
     pub(crate) fn split_blanks(&self) -> Vec<Mapped<'a>> {
-        let mut words = Vec::new();
+        let mut words = Vec::with_capacity(WORDS_USUAL);
         let mut start = None;
         // All blanks are ASCII: no byte within another character is one.
         for (at, byte) in self.text.bytes().enumerate() {
@@ -132,7 +135,7 @@ impl<'a> Mapped<'a> {
 
     /// The words of ENV, LABEL and ARG: quotes and escapes group, and stay in the word.
     pub(crate) fn split_quoted(&self, escape: char) -> Vec<Mapped<'a>> {
-        let mut words = Vec::new();
+        let mut words = Vec::with_capacity(WORDS_USUAL);
         let mut start = None;
         let mut quote = None;
         let mut end = self.text.len();

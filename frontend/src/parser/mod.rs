@@ -12,6 +12,7 @@ mod line;
 mod mapped;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::Diagnostic;
 use directive::DirectiveParser;
@@ -57,7 +58,7 @@ pub struct Node {
     /// Comment lines directly above the instruction, without `#`.
     pub comments: Vec<Token>,
     /// The instruction on one line for people: name in capitals, continuations joined by one space.
-    pub display: String,
+    pub display: Arc<str>,
     /// From the name to the end of the last line (heredoc bodies included).
     pub span: Range<usize>,
 }
@@ -89,10 +90,11 @@ pub fn parse(source: &str) -> (Ast, Vec<Diagnostic>) {
         diagnostics: Vec::new(),
     };
     parser.file();
+    parser.diagnostics.extend(directive::foreign_syntax(source, &parser.ast));
     if parser.ast.nodes.is_empty() {
         parser.diagnostics.push(match source {
             "" => Diagnostic::empty_file(),
-            _ => Diagnostic::no_instructions(source.len()),
+            _ => Diagnostic::no_instructions(),
         });
     }
     (parser.ast, parser.diagnostics)
@@ -184,7 +186,7 @@ fn node(line: Mapped<'_>, display: impl FnOnce(usize) -> String) -> Node {
         args_map: args.map(),
         heredocs: Vec::new(),
         comments: Vec::new(),
-        display: display(name.text.len()),
+        display: display(name.text.len()).into(),
         span,
     }
 }

@@ -384,17 +384,17 @@ impl<'a> Scan<'a> {
     /// `#pattern}`, `##pattern}`, `%pattern}`, `%%pattern}`.
     fn strip(&mut self, start: usize, name: &'a str, operator: char) -> Result<String, ExpandError> {
         let word = self.closed('}', true, start)?;
-        let Some(value) = (self.lex.lookup)(name) else {
-            if self.mode.keep_unset {
-                return Ok(format!("${{{name}{operator}{word}}}"));
-            }
-            return Ok(self.missing(name, start));
-        };
+        let value = (self.lex.lookup)(name);
+        if value.is_none() && self.mode.keep_unset {
+            return Ok(format!("${{{name}{operator}{word}}}"));
+        }
         let (pattern, longest) = match word.strip_prefix(operator) {
             Some(rest) => (rest, true),
             None => (word.as_str(), false),
         };
+        // A pattern that is none is an error even when there is nothing to match.
         let pattern = self.pattern(pattern, start)?;
+        let Some(value) = value else { return Ok(self.missing(name, start)) };
         let rest = match operator {
             '#' => pattern.strip_prefix(&value, longest),
             _ => pattern.strip_suffix(&value, longest),
@@ -410,14 +410,13 @@ impl<'a> Scan<'a> {
         }
         let pattern = self.closed('/', true, start)?;
         let replacement = self.closed('}', true, start)?;
-        let Some(value) = (self.lex.lookup)(name) else {
-            if self.mode.keep_unset {
-                let slash = if all { "//" } else { "/" };
-                return Ok(format!("${{{name}{slash}{pattern}/{replacement}}}"));
-            }
-            return Ok(self.missing(name, start));
-        };
+        let value = (self.lex.lookup)(name);
+        if value.is_none() && self.mode.keep_unset {
+            let slash = if all { "//" } else { "/" };
+            return Ok(format!("${{{name}{slash}{pattern}/{replacement}}}"));
+        }
         let pattern = self.pattern(&pattern, start)?;
+        let Some(value) = value else { return Ok(self.missing(name, start)) };
         pattern
             .replace(&value, &replacement, all, self.budget)
             .map_err(|reason| ExpandError { message: reason, at: start })

@@ -57,10 +57,16 @@ impl Pattern {
         let regex = compile(&self.regex(true, false))?;
         let mut result = String::new();
         let mut done = 0;
-        for found in regex.find_iter(value).take(if all { usize::MAX } else { 1 }) {
-            result.push_str(&value[done..found.start()]);
-            result.push_str(replacement);
-            done = found.end();
+        for found in regex.captures_iter(value).take(if all { usize::MAX } else { 1 }) {
+            let place = found.get_match();
+            result.push_str(&value[done..place.start()]);
+            if all {
+                // `$0` in the replacement is the match and `$name` nothing, as BuildKit has it for `//` alone.
+                found.expand(replacement, &mut result);
+            } else {
+                result.push_str(replacement);
+            }
+            done = place.end();
             if result.len() > bytes_max {
                 return Err("the expanded text is too long".to_owned());
             }

@@ -34,6 +34,7 @@ pub(crate) fn dockerfile(
     dump.out + &self::diagnostics(source, diagnostics)
 }
 
+/// Each with the line it is about and carets under the token. A token of several lines is marked to the end of its first.
 pub(crate) fn diagnostics(source: &str, diagnostics: &[Diagnostic]) -> String {
     let mut dump = Dump { source, out: String::new() };
     for diagnostic in diagnostics {
@@ -41,8 +42,11 @@ pub(crate) fn diagnostics(source: &str, diagnostics: &[Diagnostic]) -> String {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        let place = dump.place(&diagnostic.span);
-        dump.line(0, &format!("{severity} {place} {}", diagnostic.message));
+        let place = diagnostic.place().map(|place| format!(" {}", dump.place(&place))).unwrap_or_default();
+        dump.line(0, &format!("{severity}{place} {}", diagnostic.message));
+        if let Some(place) = diagnostic.place() {
+            dump.excerpt(&place);
+        }
         if let Some(hint) = &diagnostic.hint {
             dump.line(1, &format!("hint: {hint}"));
         }
@@ -71,6 +75,18 @@ impl Dump<'_> {
             ((line, start), (end_line, end)) if line == end_line => format!("@{line}:{start}-{end}"),
             ((line, start), (end_line, end)) => format!("@{line}:{start}-{end_line}:{end}"),
         }
+    }
+
+    fn excerpt(&mut self, span: &Range<usize>) {
+        let start = self.source[..span.start].rfind('\n').map_or(0, |at| at + 1);
+        let end = self.source[span.start..].find('\n').map_or(self.source.len(), |at| span.start + at);
+        let line = self.source[start..end].trim_end_matches('\r');
+        let before = &self.source[start..span.start];
+        let indent: String = before.chars().map(|char| if char == '\t' { '\t' } else { ' ' }).collect();
+        let marked = self.source[span.start..span.end.min(end)].chars().count().max(1);
+        let goes_on = if span.end > end { "…" } else { "" };
+        self.line(0, &format!("  | {line}"));
+        self.line(0, &format!("  | {indent}{}{goes_on}", "^".repeat(marked)));
     }
 
     fn token(&self, token: &Token) -> String {

@@ -1,0 +1,1 @@
+{"syntax": "example/other:1", "steps": []}

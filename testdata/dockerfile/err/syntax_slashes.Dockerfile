@@ -1,0 +1,3 @@
+#!/usr/bin/env other
+// syntax = example/other:1 --flag
+FROM a

@@ -1,0 +1,4 @@
+FROM a
+ARG --x=1 A=1
+STOPSIGNAL --y SIGTERM
+HEALTHCHECK --interval=nonsense NONE

@@ -1,0 +1,2 @@
+# syntax=docker.io/docker/dockerfile@sha256:0000
+FROM a

@@ -1,0 +1,2 @@
+# syntax=dockerfile.v0
+FROM a

@@ -1,0 +1,2 @@
+# syntax=mirror.example.org:5000/x/dockerfile
+FROM a

@@ -1,0 +1,2 @@
+# syntax=ghcr.io/somebody/nix:latest arg
+FROM a
