@@ -1,5 +1,7 @@
 //! One build, from the request to its outputs.
 
+pub mod call;
+mod dockerfile;
 mod load;
 mod meta;
 mod output;
@@ -13,15 +15,15 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
-use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext};
-use wharf_frontend::{Diagnostic, Severity};
+use wharf_frontend::Diagnostic;
+use wharf_frontend::dockerfile2llb::Converted;
 use wharf_runtime::Cancel;
 use wharf_solver::llb::{Definition, FileChange, MountKind, Op, Platform, Vertex, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
 use crate::context::LocalContext;
-use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full};
+use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_diagnostic};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
@@ -29,6 +31,7 @@ use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals::{self, Listening};
 use crate::source::ImageSources;
 use crate::worker::{StoreCache, Worker, WorkerError};
+use dockerfile::Parsed;
 
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
 pub const JOBS_DEFAULT: u16 = 32;
@@ -148,62 +151,30 @@ impl<'a> Build<'a> {
             let result = self.solve(&converted, made)?;
             self.export(&converted, result, layers, platform)
         })?;
-        for warning in &converted.warnings {
-            self.progress.warn(crate::error::render_diagnostic(
-                warning,
-                &self.source,
-                crate::progress::color(),
-            ));
-        }
         Ok(outcome)
     }
 
-    /// Text → graph.
+    /// Text → graph. What is only a warning is said at the end, whatever becomes of the build.
     fn convert(&self, platform: &Platform) -> Result<Converted, Failure> {
-        let (ast, mut problems) = wharf_frontend::parser::parse(&self.source.text);
-        let (dockerfile, more) = wharf_frontend::instructions::parse(&ast);
-        problems.extend(more);
-        if problems.iter().any(|problem| problem.severity == Severity::Error) {
-            return Err(self.dockerfile_failure(problems));
-        }
-        let named = |spec: &ContextSpec| match spec {
-            ContextSpec::Directory(_) => NamedContext::Local,
-            ContextSpec::Image(reference) => NamedContext::Image(reference.clone()),
-        };
-        let options = dockerfile2llb::Options {
-            build_args: self.request.build_args.clone(),
-            target: self.request.target.clone(),
-            platform: platform.clone(),
-            build_platform: platform.clone(),
-            contexts: self.request.contexts.iter().map(|(name, spec)| (name.clone(), named(spec))).collect(),
-            ignore: self.ignore.clone(),
-            no_cache: self.request.no_cache,
-            implicit_platform: true,
-            ..dockerfile2llb::Options::default()
-        };
+        let mut parsed = Parsed::read(&self.source.text, &self.request.build_args);
+        let options = dockerfile::options(&self.request, &self.ignore, platform);
         let mut resolver = meta::Resolver::new(&self.images, self.request.pull, self.progress);
-        let converted = dockerfile2llb::convert(&dockerfile, &options, &mut resolver);
-        let source_failed = resolver.failed();
-        let mut converted = converted.map_err(|error| {
-            let mut failure = self.dockerfile_failure(error.diagnostics);
-            if source_failed {
+        let converted = parsed.convert(&options, &mut resolver);
+        let report = parsed.report();
+        for warning in &report.warnings {
+            self.progress.warn(render_diagnostic(warning, &self.source, false));
+        }
+        if let Some(violation) = report.violation.filter(|_| report.errors.is_empty()) {
+            let hint = "the Dockerfile says `check=error=true`; `check=skip=RULE` leaves a rule out";
+            return Err(Failure::new(Kind::Dockerfile, violation).hint(hint));
+        }
+        converted.ok_or_else(|| {
+            let mut failure = dockerfile_failure(&self.source, report.errors);
+            if resolver.failed() {
                 failure.kind = Kind::Source;
             }
             failure
-        })?;
-        problems.append(&mut converted.warnings);
-        converted.warnings = problems;
-        Ok(converted)
-    }
-
-    fn dockerfile_failure(&self, places: Vec<Diagnostic>) -> Failure {
-        let message = match places.iter().filter(|place| place.severity == Severity::Error).count() {
-            1 => format!("cannot build from `{}`", self.source.name),
-            errors => format!("cannot build from `{}`: {errors} errors", self.source.name),
-        };
-        let mut failure = Failure::new(Kind::Dockerfile, message);
-        failure.evidence = Some(self.evidence(places, Vec::new()));
-        failure
+        })
     }
 
     fn evidence(&self, places: Vec<Diagnostic>, log_tail: Vec<String>) -> Box<Evidence> {
@@ -216,15 +187,11 @@ impl<'a> Build<'a> {
             .iter()
             .filter_map(|(_, vertex)| {
                 let what = unsupported(definition, vertex)?;
-                Some(Diagnostic {
-                    severity: Severity::Error,
-                    span: vertex.metadata.location.clone().unwrap_or(0..0),
-                    message: format!("{what} is not supported yet"),
-                    hint: None,
-                })
+                let span = vertex.metadata.location.clone().unwrap_or(0..0);
+                Some(Diagnostic::error(span, format!("{what} is not supported yet")))
             })
             .collect();
-        if problems.is_empty() { Ok(()) } else { Err(self.dockerfile_failure(problems)) }
+        if problems.is_empty() { Ok(()) } else { Err(dockerfile_failure(&self.source, problems)) }
     }
 
     /// `SOURCE_DATE_EPOCH` as a number of seconds.
@@ -296,16 +263,23 @@ impl<'a> Build<'a> {
         };
         let metadata = &definition.vertex(&vertex).metadata;
         let mut failure = Failure::from_error(kind, &metadata.name, error.as_ref());
-        let place = |span: &Range<usize>| Diagnostic {
-            severity: Severity::Error,
-            span: span.clone(),
-            message: causes(error.as_ref()),
-            hint: None,
-        };
+        let place = |span: &Range<usize>| Diagnostic::error(span.clone(), causes(error.as_ref()));
         let places = metadata.location.iter().map(place).collect();
         failure.evidence = Some(self.evidence(places, self.progress.tail(&vertex)));
         failure
     }
+}
+
+/// Says that a Dockerfile cannot be built, and shows why.
+fn dockerfile_failure(source: &SourceText, errors: Vec<Diagnostic>) -> Failure {
+    let message = match errors.len() {
+        1 => format!("cannot build from `{}`", source.name),
+        count => format!("cannot build from `{}`: {count} errors", source.name),
+    };
+    let mut failure = Failure::new(Kind::Dockerfile, message);
+    failure.evidence =
+        Some(Box::new(Evidence { source: source.clone(), places: errors, log_tail: Vec::new() }));
+    failure
 }
 
 /// What a vertex asks for that is not done yet.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use wharf_cache::StoreError;
 use wharf_cache::content::ContentError;
-use wharf_frontend::{Diagnostic, Severity};
+use wharf_frontend::{Diagnostic, Rule, Severity};
 
 /// What went wrong, as the exit status says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,11 +132,24 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bo
         Severity::Error => Level::ERROR,
     };
     let span = clamp(&diagnostic.span, &source.text);
-    let snippet =
-        Snippet::source(&source.text).path(&source.name).annotation(AnnotationKind::Primary.span(span));
-    let mut group: Group<'_> = level.primary_title(&diagnostic.message).element(snippet);
+    let related = diagnostic
+        .related
+        .as_ref()
+        .map(|related| AnnotationKind::Context.span(clamp(&related.span, &source.text)).label(related.label));
+    let snippet = Snippet::source(&source.text)
+        .path(&source.name)
+        .annotation(AnnotationKind::Primary.span(span))
+        .annotations(related);
+    let mut title = level.primary_title(&diagnostic.message);
+    if let Some(rule) = diagnostic.rule {
+        title = title.id(rule.name());
+    }
+    let mut group: Group<'_> = title.element(snippet);
     if let Some(hint) = &diagnostic.hint {
         group = group.element(Level::HELP.message(hint));
+    }
+    if let Some(url) = diagnostic.rule.and_then(Rule::url) {
+        group = group.element(Level::NOTE.message(url));
     }
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     renderer.render(&[group])
@@ -213,12 +226,7 @@ mod tests {
     fn a_place_is_shown_with_a_caret() {
         let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM a\nRUM true\n".to_owned() };
         let mut failure = Failure::new(Kind::Dockerfile, "the Dockerfile has an error");
-        let place = Diagnostic {
-            severity: Severity::Error,
-            span: 7..10,
-            message: "unknown instruction: RUM".to_owned(),
-            hint: Some("did you mean RUN?".to_owned()),
-        };
+        let place = Diagnostic::error(7..10, "unknown instruction: RUM").with_hint("did you mean RUN?");
         let log_tail = vec!["the last line".to_owned()];
         failure.evidence = Some(Box::new(Evidence { source, places: vec![place], log_tail }));
         expect_test::expect![[r#"
@@ -240,8 +248,7 @@ mod tests {
         let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM ä".to_owned() };
         for (start, end) in [(0, 100), (50, 60), (6, 7), (100, 2)] {
             let span = Range { start, end };
-            let diagnostic =
-                Diagnostic { severity: Severity::Error, span, message: "x".to_owned(), hint: None };
+            let diagnostic = Diagnostic::error(span, "x");
             assert!(render_diagnostic(&diagnostic, &source, false).contains("error: x"));
         }
     }

@@ -6,12 +6,16 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::{open_store, variable};
+use super::{existing_store, open_store, variable};
+use crate::build::call::{Call, Images, Question};
 use crate::build::{self, BuildRequest, ContextSpec};
 use crate::error::{Failure, Kind};
 use crate::exporter::spec::Output;
 use crate::progress::Mode;
 use crate::registry::Reference;
+
+/// What `--check` ends with when there are warnings and nothing worse, as with buildx.
+const WARNINGS_EXIT_CODE: u8 = 1;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -43,6 +47,12 @@ pub(super) struct BuildArgs {
     /// Push the image to the registry of its name
     #[arg(long)]
     push: bool,
+    /// Show what the checks say of the Dockerfile and build nothing: short for --call=check
+    #[arg(long, conflicts_with = "call")]
+    check: bool,
+    /// What to do: build, check, outline (arguments, secrets, …), targets or subrequests.describe; `,format=json` for JSON
+    #[arg(long, value_name = "WHAT[,format=json]")]
+    call: Option<Call>,
     /// How progress is shown
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto, env = "BUILDKIT_PROGRESS", hide_env = true)]
     progress: ProgressMode,
@@ -75,8 +85,12 @@ enum ProgressMode {
 
 pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
+    let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let request = request(args)?;
     let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
+    if let Some(call) = call.filter(|call| call.question != Question::Build) {
+        return ask(&request, &call, root);
+    }
     let store = open_store(root)?;
     let outcome = build::build(&store, request)?;
     if quiet
@@ -86,6 +100,17 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
         crate::progress::print_result(&id.to_string());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers a question about the Dockerfile. That there are warnings is told by the exit status.
+fn ask(request: &BuildRequest, call: &Call, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let is_clean = if request.pull {
+        let store = open_store(root)?;
+        build::call::call(request, call, &Images::Pull(&store))?
+    } else {
+        build::call::call(request, call, &Images::Here(&|| existing_store(root.clone())))?
+    };
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(WARNINGS_EXIT_CODE) })
 }
 
 fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {

@@ -80,6 +80,12 @@ fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
     })
 }
 
+/// The store at `root` if there is one that this process may use.
+fn existing_store(root: Option<PathBuf>) -> Option<Store> {
+    let root = root.or_else(default_root)?;
+    if root.join("state.db").is_file() { Store::open(&root).ok() } else { None }
+}
+
 fn default_root() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/wharf"));

@@ -18,7 +18,7 @@ use wharf_solver::progress::{Event, Sink};
 use crate::registry::manifest::ManifestError;
 use crate::registry::{ParseReferenceError, RegistryError, Transfer};
 
-pub use image::{ImageSources, ResolvedImage};
+pub use image::{ImageSources, ResolvedImage, known};
 
 /// Why a source could not be resolved or brought here.
 #[derive(Debug, thiserror::Error)]

@@ -35,6 +35,11 @@ impl Env {
         self.bytes += name.len() + value.len();
     }
 
+    /// Names and values, in order.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The names, in order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.iter().map(|(name, _)| name.as_str())

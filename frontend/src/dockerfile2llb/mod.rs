@@ -4,6 +4,7 @@
 //! images asked for, triggers parsed. Then they are converted from the first to the last (`from` and one file for each
 //! group of instructions): each instruction takes the stage one step further.
 
+mod checks;
 mod copy;
 mod env;
 mod expose;
@@ -13,6 +14,7 @@ mod history;
 mod images;
 mod metadata;
 mod mounts;
+mod outline;
 mod owner;
 mod path;
 mod platform;
@@ -36,6 +38,7 @@ use crate::image::ImageConfig;
 use crate::instructions::{Dockerfile, InstructionKind};
 use env::Env;
 use images::Images;
+pub use outline::{Outline, OutlineArg, Resource, Target, outline, targets};
 use stage::{Stage, Step};
 use stages::Plan;
 
@@ -54,6 +57,8 @@ pub struct Options {
     pub multi_platform: bool,
     /// Platform the builder runs on.
     pub build_platform: Platform,
+    /// Convert every stage, whether or not the target needs it: for what is wrong with them.
+    pub every_stage: bool,
     /// Named contexts (`--build-context`): name (lower-cased) and what it is.
     pub contexts: BTreeMap<String, NamedContext>,
     /// Patterns of the main context's ignore file.
@@ -96,6 +101,12 @@ pub trait ImageMetaResolver {
     /// Config of an image. `reference` is as written (`debian`, `oci-layout://…`); the answer says what source to use.
     /// Each reference and platform is asked for once.
     fn resolve(&mut self, reference: &str, platform: &Platform) -> Result<ResolvedImage, String>;
+
+    /// Whether a base image that cannot be had is one that nothing is known of, rather than an error: checks do
+    /// without.
+    fn is_optional(&self) -> bool {
+        false
+    }
 }
 
 /// A base image that was looked up.
@@ -128,8 +139,19 @@ pub struct Converted {
     pub base_layers: usize,
     /// Platform of the target stage.
     pub platform: Platform,
+    /// Build arguments of the stages that were converted.
+    pub args: Args,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// Build arguments and their values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Args {
+    /// Those of the global scope, predefined ones too.
+    pub global: Vec<(String, String)>,
+    /// For each stage that was converted, by number, what it declares or inherits from the stages below it.
+    pub stages: Vec<(usize, Vec<(String, Option<String>)>)>,
 }
 
 /// Why there is no graph: problems with places in the Dockerfile. Those that come from no place in it (`--target`,
@@ -195,6 +217,7 @@ impl<'a> Converter<'a> {
                 return Err(self.failed());
             }
         };
+        self.check_bases();
         let plans = self.plan(target);
         let triggers = plans.iter().flatten().flat_map(|plan| &plan.steps).filter(|step| step.is_trigger);
         let trigger_args = triggers.filter_map(|step| match &step.instruction.kind {
@@ -202,13 +225,17 @@ impl<'a> Converter<'a> {
             _ => None,
         });
         let unused = scope::unused_build_args(self.dockerfile, trigger_args.flatten(), self.options);
-        self.problems.extend(unused);
+        // An image that nothing is known of may have triggers that use them.
+        if plans.iter().flatten().all(|plan| plan.base.is_known()) {
+            self.problems.extend(unused);
+        }
         for plan in &plans {
             let stage = plan.as_ref().map(|plan| self.stage(plan));
             self.done.push(stage);
         }
+        let args = self.args();
         match self.done.pop().flatten() {
-            Some(stage) if !self.problems.iter().any(Diagnostic::is_error) => Ok(self.finish(stage)),
+            Some(stage) if !self.problems.iter().any(Diagnostic::is_error) => Ok(self.finish(stage, args)),
             _ => Err(self.failed()),
         }
     }
@@ -231,6 +258,7 @@ impl<'a> Converter<'a> {
 
     fn step(&mut self, stage: &mut Stage, step: &Step<'_>) -> Result<(), Diagnostic> {
         use InstructionKind as K;
+        self.check_step(stage, step);
         match &step.instruction.kind {
             K::Run(run) => return self.run(stage, step, run),
             K::Copy(copy) => return self.copy(stage, step, copy),
@@ -253,7 +281,15 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
-    fn finish(mut self, stage: Stage) -> Converted {
+    fn args(&self) -> Args {
+        let stages = self.done.iter().enumerate();
+        Args {
+            global: self.globals.pairs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            stages: stages.filter_map(|(index, stage)| Some((index, stage.as_ref()?.args.clone()))).collect(),
+        }
+    }
+
+    fn finish(mut self, stage: Stage, args: Args) -> Converted {
         let mut config = stage.config;
         if !self.options.implicit_platform {
             from::set_platform(&mut config, &self.options.platform);
@@ -268,6 +304,7 @@ impl<'a> Converter<'a> {
             base: stage.base,
             base_layers: stage.base_layers,
             platform: stage.platform,
+            args,
             warnings: self.problems,
         }
     }

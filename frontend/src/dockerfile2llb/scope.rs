@@ -49,6 +49,11 @@ pub(super) fn globals(dockerfile: &Dockerfile, options: &Options, problems: &mut
     globals
 }
 
+/// Whether it is an argument that never is a variable.
+pub(super) fn is_non_env(name: &str) -> bool {
+    NON_ENV_ARGS.contains(&name)
+}
+
 /// `K=V` of the proxies for RUN, both spellings.
 pub(super) fn proxy_env(build_args: &BTreeMap<String, String>) -> Vec<String> {
     let mut env = Vec::new();

@@ -392,8 +392,13 @@ fn dump_diagnostics(title: &str, diagnostics: &[Diagnostic], text: &str, out: &m
     for diagnostic in diagnostics {
         let hint = diagnostic.hint.as_ref().map_or(String::new(), |hint| format!(" ({hint})"));
         let severity = if diagnostic.is_error() { "error" } else { "warning" };
-        writeln!(out, "{title}: {severity} {}: {}{hint}", place(text, &diagnostic.span), diagnostic.message)
-            .unwrap();
+        writeln!(
+            out,
+            "{title}: {severity} {}: {}{hint}",
+            place(text, &diagnostic.span),
+            diagnostic.headline()
+        )
+        .unwrap();
     }
 }
 

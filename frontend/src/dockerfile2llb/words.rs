@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::Converter;
 use super::env::Env;
 use super::stage::{Stage, Step};
+use super::{Converter, scope};
 use crate::Diagnostic;
+use crate::diagnostic::nearest;
 use crate::parser::Token;
 use crate::shell::{ExpandError, Expanded, Lex};
 
@@ -59,23 +60,25 @@ impl Converter<'_> {
 
     /// Warns of variables that were used without being set.
     pub(super) fn warn_unset(&mut self, stage: &Stage, step: &Step<'_>, token: &Token, expanded: &Expanded) {
-        // What a trigger expects from the file it runs in is not visible there.
-        if step.is_trigger {
+        // What a trigger expects from the file it runs in is not visible there; neither is what a base sets that is
+        // not known.
+        if step.is_trigger || stage.seen.unknown_base {
             return;
         }
         for name in &expanded.unset {
-            if stage.args.iter().any(|(declared, _)| declared == name) {
+            if stage.args.iter().any(|(declared, _)| declared == name) || scope::is_non_env(name) {
                 continue;
             }
-            let message = format!("UndefinedVar: Usage of undefined variable '${name}'");
-            let mut warning = Diagnostic::warning(place_of(token, name), message);
+            let mut warning = Diagnostic::undefined_variable(place_of(token, name), name);
             if self.globals.get(name).is_some() {
                 warning = warning.with_hint(format!(
                     "add ARG {name} to this stage: arguments above the first FROM are only for FROM"
                 ));
             } else if name.len() >= SUGGESTION_BYTES_MIN {
                 let known: Vec<&str> = stage.env.names().collect();
-                warning = warning.with_suggestion(name, &known);
+                if let Some(found) = nearest(name, &known) {
+                    warning = warning.with_hint(format!("did you mean ${found}?"));
+                }
             }
             self.problems.push(warning);
         }
@@ -83,7 +86,7 @@ impl Converter<'_> {
 }
 
 /// Where a variable is used in a word; the whole word if that cannot be told.
-fn place_of(token: &Token, name: &str) -> Range<usize> {
+pub(super) fn place_of(token: &Token, name: &str) -> Range<usize> {
     let mut forms = [format!("${name}"), format!("${{{name}}}")].into_iter();
     let found = forms.find_map(|form| token.text.find(&form).map(|start| start..start + form.len()));
     found.map_or_else(|| token.span.clone(), |range| part(token, range))

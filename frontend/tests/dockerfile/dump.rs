@@ -42,7 +42,7 @@ pub(crate) fn diagnostics(source: &str, diagnostics: &[Diagnostic]) -> String {
             Severity::Error => "error",
         };
         let place = dump.place(&diagnostic.span);
-        dump.line(0, &format!("{severity} {place} {}", diagnostic.message));
+        dump.line(0, &format!("{severity} {place} {}", diagnostic.headline()));
         if let Some(hint) = &diagnostic.hint {
             dump.line(1, &format!("hint: {hint}"));
         }
