@@ -93,13 +93,6 @@ impl Diagnostic {
         self
     }
 
-    /// Adds "did you mean" if one of `candidates` is near `name`, else leaves the hint as it is.
-    #[must_use]
-    pub(crate) fn with_suggestion_or_hint(mut self, name: &str, candidates: &[&str]) -> Self {
-        self.hint = nearest(name, candidates).map(|found| format!("did you mean {found}?")).or(self.hint);
-        self
-    }
-
     /// The message as checks are listed: `RULE: message`.
     pub fn headline(&self) -> String {
         match self.rule {

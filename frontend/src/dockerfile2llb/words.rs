@@ -87,7 +87,29 @@ impl Converter<'_> {
 
 /// Where a variable is used in a word; the whole word if that cannot be told.
 pub(super) fn place_of(token: &Token, name: &str) -> Range<usize> {
-    let mut forms = [format!("${name}"), format!("${{{name}}}")].into_iter();
-    let found = forms.find_map(|form| token.text.find(&form).map(|start| start..start + form.len()));
+    let text = token.text.as_str();
+    let (bare, braced) = (format!("${name}"), format!("${{{name}}}"));
+    let is_whole = |end: usize| !text[end..].starts_with(|next: char| next.is_alphanumeric() || next == '_');
+    let bare = text.match_indices(&bare).map(|(at, form)| at..at + form.len()).find(|it| is_whole(it.end));
+    let found = bare.or_else(|| text.find(&braced).map(|at| at..at + braced.len()));
     found.map_or_else(|| token.span.clone(), |range| part(token, range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_not_taken_for_the_beginning_of_another() {
+        for (text, expected) in [
+            ("$AB/$A", 14..16),
+            ("${A}x", 10..14),
+            ("$AB${A}", 13..17),
+            ("${A:-$B}", 10..18),
+            ("x$A", 11..13),
+        ] {
+            let token = Token { text: text.to_owned(), span: 10..10 + text.len() };
+            assert_eq!(place_of(&token, "A"), expected, "{text}");
+        }
+    }
 }

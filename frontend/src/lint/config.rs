@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::Rule;
 use crate::Diagnostic;
-use crate::diagnostic::excerpt;
+use crate::diagnostic::{excerpt, nearest};
 use crate::parser::Token;
 
 const KEYS: [&str; 3] = ["skip", "error", "experimental"];
@@ -125,9 +125,11 @@ fn place(value: &Token, part: &Range<usize>) -> Range<usize> {
 
 fn invalid_option(value: &Token, part: &Range<usize>) -> Diagnostic {
     let text = value.text[part.clone()].trim();
-    Diagnostic::error(place(value, part), format!("invalid check option {:?}", excerpt(text)))
-        .with_hint("write skip=RULE,…;error=true;experimental=RULE,…")
-        .with_suggestion_or_hint(text, &KEYS)
+    let problem = Diagnostic::error(place(value, part), format!("invalid check option {:?}", excerpt(text)));
+    match nearest(text, &KEYS) {
+        Some(key) if key != text => problem.with_hint(format!("did you mean {key}?")),
+        _ => problem.with_hint("write skip=RULE,…;error=true;experimental=RULE,…"),
+    }
 }
 
 fn invalid_bool(value: &Token, part: &Range<usize>, setting: &Range<usize>) -> Diagnostic {
