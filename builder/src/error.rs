@@ -131,20 +131,22 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bo
         Severity::Warning => Level::WARNING,
         Severity::Error => Level::ERROR,
     };
-    let span = clamp(&diagnostic.span, &source.text);
-    let related = diagnostic
-        .related
-        .as_ref()
-        .map(|related| AnnotationKind::Context.span(clamp(&related.span, &source.text)).label(related.label));
-    let snippet = Snippet::source(&source.text)
-        .path(&source.name)
-        .annotation(AnnotationKind::Primary.span(span))
-        .annotations(related);
     let mut title = level.primary_title(&diagnostic.message);
     if let Some(rule) = diagnostic.rule {
         title = title.id(rule.name());
     }
-    let mut group: Group<'_> = title.element(snippet);
+    let mut group = Group::with_title(title);
+    if let Some(span) = diagnostic.place() {
+        let span = clamp(span, &source.text);
+        let related = diagnostic.related.as_ref().map(|related| {
+            AnnotationKind::Context.span(clamp(&related.span, &source.text)).label(related.label)
+        });
+        let snippet = Snippet::source(&source.text)
+            .path(&source.name)
+            .annotation(AnnotationKind::Primary.span(span))
+            .annotations(related);
+        group = group.element(snippet);
+    }
     if let Some(hint) = &diagnostic.hint {
         group = group.element(Level::HELP.message(hint));
     }
@@ -241,6 +243,32 @@ mod tests {
               | the last line
             ERROR: the Dockerfile has an error"#]]
         .assert_eq(&failure.render(false));
+    }
+
+    #[test]
+    fn checks_are_named_and_explained() {
+        let text = "FROM scratch\nCMD [\"a\"]\nCMD [\"b\"]\n";
+        let source = SourceText { name: "Dockerfile".to_owned(), text: text.to_owned() };
+        let related = wharf_frontend::Related { span: 23..26, label: "this one" };
+        let mut diagnostic = Diagnostic::lint(Rule::MultipleInstructionsDisallowed, 13..16, "again");
+        diagnostic.related = Some(related);
+        expect_test::expect![[r#"
+            warning[MultipleInstructionsDisallowed]: again
+             --> Dockerfile:2:1
+              |
+            2 | CMD ["a"]
+              | ^^^
+            3 | CMD ["b"]
+              | --- this one
+              |
+              = note: https://docs.docker.com/go/dockerfile/rule/multiple-instructions-disallowed/"#]]
+        .assert_eq(&render_diagnostic(&diagnostic, &source, false));
+        let placeless = Diagnostic::warning(0..0, "about the command line").with_hint("change it");
+        expect_test::expect![[r#"
+            warning: about the command line
+             |
+             = help: change it"#]]
+        .assert_eq(&render_diagnostic(&placeless, &source, false));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub enum Severity {
 pub struct Diagnostic {
     /// How bad.
     pub severity: Severity,
-    /// Byte range of the offending token in the Dockerfile.
+    /// Byte range of the offending token in the Dockerfile; `0..0` is no place in it.
     pub span: Range<usize>,
     /// What is wrong, in BuildKit's words where it has some.
     pub message: String,
@@ -91,6 +91,11 @@ impl Diagnostic {
     pub fn with_suggestion(mut self, name: &str, candidates: &[&str]) -> Self {
         self.hint = nearest(name, candidates).map(|found| format!("did you mean {found}?"));
         self
+    }
+
+    /// Its place in the Dockerfile; what is about the command line has none.
+    pub fn place(&self) -> Option<&Range<usize>> {
+        Some(&self.span).filter(|span| **span != (0..0))
     }
 
     /// The message as checks are listed: `RULE: message`.

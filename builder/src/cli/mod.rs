@@ -80,10 +80,11 @@ fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
     })
 }
 
-/// The store at `root` if there is one that this process may use.
+/// The store at `root` if there is a whole one that this process may use.
 fn existing_store(root: Option<PathBuf>) -> Option<Store> {
     let root = root.or_else(default_root)?;
-    if root.join("state.db").is_file() { Store::open(&root).ok() } else { None }
+    let is_whole = ["state.db", "oci-layout", "index.json"].iter().all(|name| root.join(name).is_file());
+    if is_whole { Store::open(&root).ok() } else { None }
 }
 
 fn default_root() -> Option<PathBuf> {

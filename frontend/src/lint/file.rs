@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::Diagnostic;
+use crate::instructions::NAMES;
 use crate::parser::{Ast, Mapped, Node};
 
 /// Names of stages that mean something else.
@@ -120,7 +121,9 @@ fn casing_of(name: &str) -> Option<Casing> {
 /// All instructions from the first FROM on are written as most of them are; with as many of both kinds in capitals.
 fn casing(ast: &Ast, problems: &mut Vec<Diagnostic>) {
     let is_from = |node: &Node| node.name.text.eq_ignore_ascii_case("FROM");
-    let names = || ast.nodes.iter().skip_while(|node| !is_from(node)).map(|node| &node.name);
+    // What is no instruction has been told already.
+    let is_known = |node: &&Node| NAMES.iter().any(|name| node.name.text.eq_ignore_ascii_case(name));
+    let names = || ast.nodes.iter().skip_while(|node| !is_from(node)).filter(is_known).map(|node| &node.name);
     let count = |casing| names().filter(|name| casing_of(&name.text) == Some(casing)).count();
     let majority = if count(Casing::Lower) > count(Casing::Upper) { Casing::Lower } else { Casing::Upper };
     for name in names().filter(|name| casing_of(&name.text) != Some(majority)) {

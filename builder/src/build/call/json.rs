@@ -20,7 +20,7 @@ pub(super) fn check(source: &SourceText, warnings: &[Diagnostic], failure: Optio
         let places = failure.evidence.as_ref().map_or(&[][..], |evidence| &evidence.places);
         let messages: Vec<String> = places.iter().map(detail).collect();
         let message = if messages.is_empty() { failure.message.clone() } else { messages.join("\n") };
-        let spans: Vec<&Range<usize>> = places.iter().map(|place| &place.span).collect();
+        let spans: Vec<&Range<usize>> = places.iter().filter_map(Diagnostic::place).collect();
         result["buildError"] = json!({ "message": message, "location": location(&spans, &source.text) });
     }
     pretty(&result)
