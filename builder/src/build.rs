@@ -23,7 +23,7 @@ use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
 use crate::context::LocalContext;
-use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_diagnostic};
+use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_warnings};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::progress::{Mode, Progress};
@@ -161,8 +161,8 @@ impl<'a> Build<'a> {
         let mut resolver = meta::Resolver::new(&self.images, self.request.pull, self.progress);
         let converted = parsed.convert(&options, &mut resolver);
         let report = parsed.report();
-        for warning in &report.warnings {
-            self.progress.warn(render_diagnostic(warning, &self.source, false));
+        for warning in render_warnings(&report.warnings, &self.source, false) {
+            self.progress.warn(warning);
         }
         if let Some(violation) = report.violation.filter(|_| report.errors.is_empty()) {
             let hint = "the Dockerfile says `check=error=true`; `check=skip=RULE` leaves a rule out";

@@ -125,6 +125,20 @@ impl Failure {
     }
 }
 
+/// More warnings than this are counted and not shown: nobody reads them.
+const WARNINGS_SHOWN_MAX: usize = 1_000;
+
+/// Shows warnings, each a text of its own.
+pub fn render_warnings(warnings: &[Diagnostic], source: &SourceText, color: bool) -> Vec<String> {
+    let shown = warnings.iter().take(WARNINGS_SHOWN_MAX);
+    let mut texts: Vec<String> = shown.map(|it| render_diagnostic(it, source, color)).collect();
+    let more = warnings.len().saturating_sub(WARNINGS_SHOWN_MAX);
+    if more > 0 {
+        texts.push(format!("warning: {more} more warnings are not shown"));
+    }
+    texts
+}
+
 /// Shows a diagnostic with its line and a caret under the token.
 pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bool) -> String {
     let level = match diagnostic.severity {
@@ -138,13 +152,17 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bo
     let mut group = Group::with_title(title);
     if let Some(span) = diagnostic.place() {
         let span = clamp(span, &source.text);
-        let related = diagnostic.related.as_ref().map(|related| {
-            AnnotationKind::Context.span(clamp(&related.span, &source.text)).label(related.label)
-        });
-        let snippet = Snippet::source(&source.text)
+        let related = diagnostic.related.as_ref();
+        let related = related.map(|related| (clamp(&related.span, &source.text), related.label));
+        let window = lines_of(&source.text, &span, related.as_ref().map(|(span, _)| span));
+        let within = |span: Range<usize>| span.start - window.start..span.end - window.start;
+        let snippet = Snippet::source(&source.text[window.clone()])
+            .line_start(1 + source.text[..window.start].bytes().filter(|byte| *byte == b'\n').count())
             .path(&source.name)
-            .annotation(AnnotationKind::Primary.span(span))
-            .annotations(related);
+            .annotation(AnnotationKind::Primary.span(within(span)))
+            .annotations(
+                related.map(|(span, label)| AnnotationKind::Context.span(within(span)).label(label)),
+            );
         group = group.element(snippet);
     }
     if let Some(hint) = &diagnostic.hint {
@@ -155,6 +173,16 @@ pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bo
     }
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     renderer.render(&[group])
+}
+
+/// The whole lines that hold these places: all that a renderer needs of a file that may be large.
+fn lines_of(text: &str, span: &Range<usize>, related: Option<&Range<usize>>) -> Range<usize> {
+    let (mut start, mut end) = (span.start, span.end);
+    if let Some(related) = related {
+        (start, end) = (start.min(related.start), end.max(related.end));
+    }
+    let start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    start..text[end..].find('\n').map_or(text.len(), |newline| end + newline + 1)
 }
 
 /// A span that lies within the text, on character borders.

@@ -94,10 +94,9 @@ impl ImageSources {
         let platform = normalize(platform);
         if let Origin::Registry(reference) = &origin
             && (!pull || reference.digest().is_some())
+            && let Some(image) = in_store(&self.store, &origin, reference, &platform)?
         {
-            if let Some(image) = in_store(&self.store, &origin, reference, &platform)? {
-                return Ok(image);
-            }
+            return Ok(image);
         }
         let root = self.root(&origin)?;
         let target = root.digest;

@@ -69,6 +69,19 @@ fn without_a_target_every_stage_is_checked() {
 }
 
 #[test]
+fn what_nobody_reads_is_counted() {
+    let text = "FROM debian\n".to_owned() + &"MAINTAINER me\nCMD me\n".repeat(20_000);
+    let outcome = ask(&text, &["--check"]);
+    assert_eq!(outcome.text().matches("\nwarning[").count(), 999);
+    assert!(outcome.text().ends_with(
+        "\nwarning: 58999 more warnings are not shown\n\nCheck complete, 59999 warnings have been found!\n"
+    ));
+    let json = ask(&text, &["--call=check,format=json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["warnings"].as_array().unwrap().len(), 59_999);
+}
+
+#[test]
 fn json_is_for_programs() {
     let outcome = ask("FROM debian as a\nRUM x\n", &["--call=check,format=json", "--build-arg=X=1"]);
     let json: serde_json::Value = serde_json::from_slice(&outcome.stdout).unwrap();

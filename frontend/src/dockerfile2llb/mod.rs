@@ -150,8 +150,17 @@ pub struct Converted {
 pub struct Args {
     /// Those of the global scope, predefined ones too.
     pub global: Vec<(String, String)>,
-    /// For each stage that was converted, by number, what it declares or inherits from the stages below it.
-    pub stages: Vec<(usize, Vec<(String, Option<String>)>)>,
+    /// Those of each stage that was converted, in order.
+    pub stages: Vec<StageArgs>,
+}
+
+/// What a stage declares or inherits from the stages below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StageArgs {
+    /// Number of the stage.
+    pub stage: usize,
+    /// Names and values, as declared.
+    pub values: Vec<(String, Option<String>)>,
 }
 
 /// Why there is no graph: problems with places in the Dockerfile. Those that come from no place in it (`--target`,
@@ -282,10 +291,12 @@ impl<'a> Converter<'a> {
     }
 
     fn args(&self) -> Args {
-        let stages = self.done.iter().enumerate();
+        let stages = self.done.iter().enumerate().filter_map(|(index, stage)| {
+            Some(StageArgs { stage: index, values: stage.as_ref()?.args.clone() })
+        });
         Args {
             global: self.globals.pairs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            stages: stages.filter_map(|(index, stage)| Some((index, stage.as_ref()?.args.clone()))).collect(),
+            stages: stages.collect(),
         }
     }
 

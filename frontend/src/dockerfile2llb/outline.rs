@@ -1,12 +1,12 @@
 //! What can be set from outside: a target's build arguments, secrets, SSH agents and caches; a file's targets.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use wharf_solver::llb::{MountKind, Op};
 
-use super::{Converted, Options};
+use super::{Converted, Options, StageArgs};
 use crate::instructions::{Arg, Dockerfile, InstructionKind};
 use crate::lint::doc_comments;
 use crate::parser::{Ast, Token};
@@ -91,8 +91,8 @@ pub fn targets(ast: &Ast, dockerfile: &Dockerfile) -> Vec<Target> {
 /// What the stages that were converted take.
 pub fn outline(ast: &Ast, dockerfile: &Dockerfile, options: &Options, converted: &Converted) -> Outline {
     let mut outline = Outline::default();
-    if let Some((target, _)) = converted.args.stages.last() {
-        let stage = &dockerfile.stages[*target];
+    if let Some(target) = converted.args.stages.last() {
+        let stage = &dockerfile.stages[target.stage];
         outline.name = stage.name.as_ref().map(|name| name.text.clone()).unwrap_or_default();
         outline.description = description(ast, &stage.span, &outline.name);
     }
@@ -133,32 +133,37 @@ fn add(list: &mut Vec<Resource>, id: &str, required: bool, span: &Range<usize>) 
 /// The arguments of the stages, those of the global scope that they or their FROMs use, and what those are made of.
 /// Where two stages declare the same, the one nearer to the target counts.
 fn args(ast: &Ast, dockerfile: &Dockerfile, options: &Options, converted: &Converted) -> Vec<OutlineArg> {
+    let is_global: BTreeSet<&str> = dockerfile.global_args.iter().map(|arg| &*arg.name.text).collect();
     let mut args: Vec<OutlineArg> = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut wanted = BTreeSet::new();
-    for (index, values) in converted.args.stages.iter().rev() {
-        let stage = &dockerfile.stages[*index];
+    for StageArgs { stage, values } in converted.args.stages.iter().rev() {
+        let stage = &dockerfile.stages[*stage];
         for token in stage.platform.iter().chain([&stage.base]) {
             wanted.extend(names_in(token, dockerfile.escape));
         }
+        let values: BTreeMap<&str, &Option<String>> =
+            values.iter().map(|(name, value)| (name.as_str(), value)).collect();
         let declared = stage.instructions.iter().filter_map(|instruction| match &instruction.kind {
             InstructionKind::Arg(args) => Some(args),
             _ => None,
         });
         for arg in declared.flatten() {
-            let name = &arg.name.text;
-            let is_global = dockerfile.global_args.iter().any(|global| global.name.text == *name);
-            if arg.default.is_none() && is_global && !options.build_args.contains_key(name) {
-                wanted.insert(name.clone());
-            } else if !args.iter().any(|known| known.name == *name) {
-                let value =
-                    values.iter().rfind(|(known, _)| known == name).and_then(|(_, value)| value.clone());
-                args.push(outline_arg(ast, arg, value));
+            let name = arg.name.text.as_str();
+            let is_imported =
+                arg.default.is_none() && is_global.contains(name) && !options.build_args.contains_key(name);
+            if is_imported {
+                wanted.insert(name.to_owned());
+            } else if seen.insert(name) {
+                args.push(outline_arg(ast, arg, values.get(name).copied().cloned().flatten()));
             }
         }
     }
     // From the last to the first: each default sees those above it only.
+    let values: BTreeMap<&str, &str> =
+        converted.args.global.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     for arg in dockerfile.global_args.iter().rev() {
-        let name = &arg.name.text;
+        let name = arg.name.text.as_str();
         if !wanted.contains(name) {
             continue;
         }
@@ -167,9 +172,8 @@ fn args(ast: &Ast, dockerfile: &Dockerfile, options: &Options, converted: &Conve
         {
             wanted.extend(names_in(default, dockerfile.escape));
         }
-        if !args.iter().any(|known| known.name == *name) {
-            let value = converted.args.global.iter().find(|(known, _)| known == name);
-            args.push(outline_arg(ast, arg, value.map(|(_, value)| value.clone())));
+        if seen.insert(name) {
+            args.push(outline_arg(ast, arg, values.get(name).map(|value| (*value).to_owned())));
         }
     }
     args.sort_by_key(|arg| arg.span.start);

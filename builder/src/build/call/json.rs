@@ -12,7 +12,8 @@ use super::{REQUESTS, VERSION};
 use crate::error::{Failure, SourceText};
 
 pub(super) fn check(source: &SourceText, warnings: &[Diagnostic], failure: Option<&Failure>) -> String {
-    let warnings: Vec<Value> = warnings.iter().map(|it| warning(it, source)).collect();
+    let positions = Positions::new(&source.text);
+    let warnings: Vec<Value> = warnings.iter().map(|it| warning(it, &positions)).collect();
     let file =
         json!({ "filename": source.name, "language": "Dockerfile", "data": STANDARD.encode(&source.text) });
     let mut result = json!({ "warnings": warnings, "sources": [file] });
@@ -21,12 +22,12 @@ pub(super) fn check(source: &SourceText, warnings: &[Diagnostic], failure: Optio
         let messages: Vec<String> = places.iter().map(detail).collect();
         let message = if messages.is_empty() { failure.message.clone() } else { messages.join("\n") };
         let spans: Vec<&Range<usize>> = places.iter().filter_map(Diagnostic::place).collect();
-        result["buildError"] = json!({ "message": message, "location": location(&spans, &source.text) });
+        result["buildError"] = json!({ "message": message, "location": positions.location(&spans) });
     }
     pretty(&result)
 }
 
-fn warning(warning: &Diagnostic, source: &SourceText) -> Value {
+fn warning(warning: &Diagnostic, positions: &Positions<'_>) -> Value {
     let mut value = Map::new();
     value.insert("ruleName".to_owned(), json!(warning.rule.map_or("", |rule| rule.name())));
     if let Some(rule) = warning.rule {
@@ -37,7 +38,7 @@ fn warning(warning: &Diagnostic, source: &SourceText) -> Value {
     }
     value.insert("detail".to_owned(), json!(detail(warning)));
     value.insert("level".to_owned(), json!(1));
-    value.insert("location".to_owned(), location(&[&warning.span], &source.text));
+    value.insert("location".to_owned(), positions.location(&[&warning.span]));
     Value::Object(value)
 }
 
@@ -50,32 +51,32 @@ fn detail(diagnostic: &Diagnostic) -> String {
 }
 
 pub(super) fn outline(outline: &Outline, source: &SourceText) -> String {
-    let text = &source.text;
+    let positions = Positions::new(&source.text);
     let resource = |it: &Resource| {
         let mut value = object(&[("name", &it.id)]);
         if it.required {
             value.insert("required".to_owned(), json!(true));
         }
-        value.insert("location".to_owned(), location(&[&it.span], text));
+        value.insert("location".to_owned(), positions.location(&[&it.span]));
         Value::Object(value)
     };
     let args = outline.args.iter().map(|arg| {
         let mut value =
             object(&[("name", &arg.name), ("description", &arg.description), ("value", &arg.value)]);
-        value.insert("location".to_owned(), location(&[&arg.span], text));
+        value.insert("location".to_owned(), positions.location(&[&arg.span]));
         Value::Object(value)
     });
     let caches = outline
         .caches
         .iter()
-        .map(|cache| json!({ "ID": cache.id, "location": location(&[&cache.span], text) }));
+        .map(|cache| json!({ "ID": cache.id, "location": positions.location(&[&cache.span]) }));
     let mut result = object(&[("name", &outline.name), ("description", &outline.description)]);
     for (name, list) in [
         ("args", args.collect::<Vec<_>>()),
         ("secrets", outline.secrets.iter().map(resource).collect()),
         ("ssh", outline.ssh.iter().map(resource).collect()),
         ("cache", caches.collect()),
-        ("sources", vec![json!(STANDARD.encode(text))]),
+        ("sources", vec![json!(STANDARD.encode(&source.text))]),
     ] {
         if !list.is_empty() {
             result.insert(name.to_owned(), Value::Array(list));
@@ -85,6 +86,7 @@ pub(super) fn outline(outline: &Outline, source: &SourceText) -> String {
 }
 
 pub(super) fn targets(targets: &[Target], source: &SourceText) -> String {
+    let positions = Positions::new(&source.text);
     let target = |target: &Target| {
         let mut value = object(&[("name", &target.name)]);
         if target.is_default {
@@ -95,7 +97,7 @@ pub(super) fn targets(targets: &[Target], source: &SourceText) -> String {
             ("base", &target.base),
             ("platform", &target.platform),
         ]));
-        value.insert("location".to_owned(), location(&[&target.span], &source.text));
+        value.insert("location".to_owned(), positions.location(&[&target.span]));
         Value::Object(value)
     };
     let targets: Vec<Value> = targets.iter().map(target).collect();
@@ -129,19 +131,30 @@ fn object(fields: &[(&str, &str)]) -> Map<String, Value> {
     fields.map(|(name, value)| ((*name).to_owned(), json!(value))).collect()
 }
 
-fn location(spans: &[&Range<usize>], text: &str) -> Value {
-    let ranges: Vec<Value> = spans
-        .iter()
-        .map(|span| json!({ "start": position(text, span.start), "end": position(text, span.end) }))
-        .collect();
-    json!({ "ranges": ranges })
+/// A text that finds the line of an offset without reading it all again.
+struct Positions<'t> {
+    text: &'t str,
+    line_starts: Vec<usize>,
 }
 
-fn position(text: &str, at: usize) -> Value {
-    let before = &text.as_bytes()[..at.min(text.len())];
-    let line_start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
-    let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
-    json!({ "line": line, "character": String::from_utf8_lossy(&before[line_start..]).chars().count() })
+impl<'t> Positions<'t> {
+    fn new(text: &'t str) -> Self {
+        let newlines = text.match_indices('\n').map(|(at, _)| at + 1);
+        Self { text, line_starts: std::iter::once(0).chain(newlines).collect() }
+    }
+
+    fn location(&self, spans: &[&Range<usize>]) -> Value {
+        let range = |span: &&Range<usize>| json!({ "start": self.position(span.start), "end": self.position(span.end) });
+        let ranges: Vec<Value> = spans.iter().map(range).collect();
+        json!({ "ranges": ranges })
+    }
+
+    fn position(&self, at: usize) -> Value {
+        let at = at.min(self.text.len());
+        let line = self.line_starts.partition_point(|start| *start <= at);
+        let before = &self.text.as_bytes()[self.line_starts[line - 1]..at];
+        json!({ "line": line, "character": String::from_utf8_lossy(before).chars().count() })
+    }
 }
 
 fn pretty(value: &Value) -> String {

@@ -13,7 +13,7 @@ use wharf_solver::llb::Platform;
 
 use super::dockerfile::{Parsed, Report, options};
 use super::{BuildRequest, dockerfile_failure, host_platform, load, meta};
-use crate::error::{Failure, Kind, SourceText, causes};
+use crate::error::{Failure, Kind, SourceText, causes, render_warnings};
 use crate::progress::{self, Mode, Progress, print_result};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::source::{self, ImageSources};
@@ -197,8 +197,8 @@ impl Answer<'_> {
             // Not about the file's text but about the command: no part of the result.
             let (checks, others): (Vec<_>, Vec<_>) =
                 report.warnings.iter().cloned().partition(|warning| warning.rule.is_some());
-            for other in &others {
-                progress::print_note(&text::warning(other, self.source, false));
+            for other in render_warnings(&others, self.source, false) {
+                progress::print_note(&other);
             }
             print_result(&json::check(self.source, &checks, failure.as_ref()));
         } else {

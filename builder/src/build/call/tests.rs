@@ -116,8 +116,12 @@ fn checks_are_shown_at_their_places() {
         warnings {"description":"JSON arguments recommended for ENTRYPOINT/CMD to prevent unintended behavior related to OS signals","detail":"JSON arguments recommended for CMD to prevent unintended behavior related to OS signals","level":1,"location":{"ranges":[{"end":{"character":10,"line":17},"start":{"character":4,"line":17}}]},"ruleName":"JSONArgsRecommended","url":"https://docs.docker.com/go/dockerfile/rule/json-args-recommended/"}
     "#]].assert_eq(&without_sources(&json::check(&source, &report.warnings, None)));
     let (source, report) = checked("FROM scratch\n");
-    expect!["Check complete, no warnings found."]
-    .assert_eq(&text::check(&source, &report.warnings, false, false));
+    expect!["Check complete, no warnings found."].assert_eq(&text::check(
+        &source,
+        &report.warnings,
+        false,
+        false,
+    ));
     expect![[r#"
         {
           "sources": [

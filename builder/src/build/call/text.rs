@@ -4,13 +4,13 @@ use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::{Outline, Resource, Target};
 
 use super::{REQUESTS, VERSION};
-use crate::error::{SourceText, render_diagnostic};
+use crate::error::{SourceText, render_warnings};
 
 /// Each warning at its place, then how many there are. Where the build would fail somebody else says why.
 pub(super) fn check(source: &SourceText, warnings: &[Diagnostic], is_failure: bool, color: bool) -> String {
     let mut text = String::new();
-    for place in warnings {
-        text.push_str(&warning(place, source, color));
+    for warning in render_warnings(warnings, source, color) {
+        text.push_str(&warning);
         text.push_str("\n\n");
     }
     let state = if is_failure { "Check failed" } else { "Check complete" };
@@ -20,10 +20,6 @@ pub(super) fn check(source: &SourceText, warnings: &[Diagnostic], is_failure: bo
         count => format!("{state}, {count} warnings have been found!"),
     });
     text
-}
-
-pub(super) fn warning(warning: &Diagnostic, source: &SourceText, color: bool) -> String {
-    render_diagnostic(warning, source, color)
 }
 
 pub(super) fn outline(outline: &Outline) -> String {
