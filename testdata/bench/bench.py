@@ -163,8 +163,8 @@ def bench_check(table, builders, scratch, runs):
     """The whole process: with no store, and with one that is looked into for the base."""
     lines = ["FROM debian:12 AS base", "ARG VERSION=1", "ENV PATH=$PATH:/opt/bin"]
     for n in range(74):
-        lines += [f"RUN apt-get update && apt-get install -y package-{n}", f"ENV KEY_NUMBER_{n}=$VERSION-{n}",
-                  f"COPY src/{n} /dst/{n}/", f'LABEL label-{n}="${{KEY_NUMBER_{n}}}"']
+        lines += [f"RUN apt-get update && apt-get install -y package-{n}", f"ENV ITEM_{n}=$VERSION-{n}",
+                  f"COPY src/{n} /dst/{n}/", f'LABEL label-{n}="${{ITEM_{n}}}"']
     context = dockerfile(scratch, "check", "\n".join([*lines, 'CMD ["x"]']) + "\n")
     wharf = builders[0]
     wharf.reset()
