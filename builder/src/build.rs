@@ -1,5 +1,7 @@
 //! One build, from the request to its outputs.
 
+pub mod call;
+mod dockerfile;
 mod load;
 mod meta;
 mod output;
@@ -13,18 +15,18 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
-use wharf_frontend::dockerfile2llb::{self, Converted, NamedContext, RunOptions, RunPlaces};
-use wharf_frontend::{Diagnostic, Severity};
+use wharf_frontend::Diagnostic;
+use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
 use wharf_runtime::Cancel;
 use wharf_solver::llb::{ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Solve, SolveError, solve};
 
 use crate::context::digest::DigestError;
-use crate::context::open::Opener;
+use crate::context::open::{Opener, Reach};
 use crate::context::select::SelectError;
 use crate::context::{ContextSpec, DockerfileSpec, LocalContext};
-use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full};
+use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_warnings};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
 use crate::limits::OpenFiles;
@@ -34,10 +36,11 @@ use crate::secrets::Secrets;
 use crate::signals::{self, Listening};
 use crate::source::git::Access;
 use crate::source::http::{HttpOptions, SecretLookup};
-use crate::source::{GitError, GitSources, HttpSources, ImageSources, SourceError};
+use crate::source::{GitError, GitSources, HttpSources, ImageSources, SourceError, Sources};
 use crate::ssh::{self, SshAgents};
 use crate::worker::mounts::Part;
 use crate::worker::{StoreCache, Worker, WorkerError};
+use dockerfile::Parsed;
 
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
 pub const JOBS_DEFAULT: u16 = 32;
@@ -117,13 +120,9 @@ pub fn build(store: &Store, request: BuildRequest) -> Result<Outcome, Failure> {
 const MAIN_CONTEXT: &str = "context";
 
 struct Build<'a> {
-    store: &'a Store,
     request: BuildRequest,
     progress: &'a Progress,
-    registry: Arc<OciRegistry>,
-    images: ImageSources,
-    http: HttpSources,
-    repositories: GitSources,
+    sources: Sources,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
@@ -135,35 +134,16 @@ struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    fn prepare(store: &'a Store, request: BuildRequest, progress: &'a Progress) -> Result<Self, Failure> {
+    fn prepare(store: &Store, request: BuildRequest, progress: &'a Progress) -> Result<Self, Failure> {
         let failed =
             |error: &(dyn Error + 'static)| Failure::from_error(Kind::Environment, "cannot start", error);
         let cancel = Cancel::new().map_err(|error| failed(&error))?;
         let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
-        let registry = Arc::new(OciRegistry::new(RegistryOptions {
-            insecure: request.insecure_registries.clone(),
-            docker_config: request.docker_config.clone(),
-            ..RegistryOptions::default()
-        }));
-        let images = ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone());
-        let given = Arc::clone(&request.secrets);
-        let secrets: SecretLookup = Arc::new(move |id| Ok(given.get(id)?));
-        let http = HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default());
-        let given = Arc::clone(&request.secrets);
-        let access = Access {
-            secrets: Arc::new(move |id| Ok(given.get(id)?)),
-            ssh_agent: request.ssh.get(ssh::DEFAULT_ID).cloned(),
-            home: request.home.clone(),
-        };
-        let repositories = GitSources::new(store.clone(), access, cancel.clone());
+        let sources = sources(store, &request, &cancel);
         let mut build = Self {
-            store,
             request,
             progress,
-            registry,
-            images,
-            http,
-            repositories,
+            sources,
             source: SourceText { name: String::new(), text: String::new() },
             contexts: HashMap::new(),
             ignore: Vec::new(),
@@ -182,15 +162,11 @@ impl<'a> Build<'a> {
 
     /// What contexts are brought here with.
     fn opener(&self) -> Opener<'_> {
-        let keep = self.request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
         Opener {
-            store: self.store,
-            images: &self.images,
-            http: &self.http,
-            repositories: &self.repositories,
+            sources: Reach::Open(&self.sources),
             platform: &self.platform,
             pull: self.request.pull,
-            keep_git_dir: keep.is_some_and(|keep| matches!(&*keep.to_lowercase(), "1" | "t" | "true")),
+            keep_git_dir: keeps_git_dir(&self.request),
             progress: self.progress,
             cancel: &self.cancel,
         }
@@ -203,7 +179,7 @@ impl<'a> Build<'a> {
         let named = load::named(&self.request, &converted.definition, &self.opener())?;
         self.contexts.extend(named);
         let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
-        let layers = &Layers::new(self.store, variant);
+        let layers = &Layers::new(&self.sources.store, variant);
         let cancelled = &|| self.cancel.is_cancelled();
         let outcome = std::thread::scope(|scope| {
             let (made, chains) = mpsc::channel();
@@ -213,70 +189,30 @@ impl<'a> Build<'a> {
             let result = self.solve(&converted, made)?;
             self.export(&converted, result, layers, platform)
         })?;
-        for warning in &converted.warnings {
-            self.progress.warn(crate::error::render_diagnostic(
-                warning,
-                &self.source,
-                crate::progress::color(),
-            ));
-        }
         Ok(outcome)
     }
 
-    /// Text → graph.
+    /// Text → graph. What is only a warning is said at the end, whatever becomes of the build.
     fn convert(&self, platform: &Platform) -> Result<Converted, Failure> {
-        let (ast, mut problems) = wharf_frontend::parser::parse(&self.source.text);
-        let (dockerfile, more) = wharf_frontend::instructions::parse(&ast);
-        problems.extend(more);
-        if problems.iter().any(|problem| problem.severity == Severity::Error) {
-            return Err(self.dockerfile_failure(problems));
-        }
-        let named = |spec: &ContextSpec| match spec {
-            ContextSpec::Image(reference) => NamedContext::Image(reference.clone()),
-            ContextSpec::Stage(stage) => NamedContext::Stage(stage.clone()),
-            ContextSpec::Path(_) | ContextSpec::Stdin | ContextSpec::Http(_) | ContextSpec::Git(_) => {
-                NamedContext::Local
-            }
-        };
-        let options = dockerfile2llb::Options {
-            build_args: self.request.build_args.clone(),
-            target: self.request.target.clone(),
-            platform: platform.clone(),
-            build_platform: platform.clone(),
-            contexts: self.request.contexts.iter().map(|(name, spec)| (name.clone(), named(spec))).collect(),
-            ignore: self.ignore.clone(),
-            labels: self.request.labels.clone(),
-            no_cache: self.request.no_cache,
-            implicit_platform: true,
-            run: self.request.run.clone(),
-            ..dockerfile2llb::Options::default()
-        };
+        let mut parsed = Parsed::read(&self.source.text, &self.request.build_args);
+        let options = dockerfile::options(&self.request, &self.ignore, platform);
         let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
-        let converted = dockerfile2llb::convert(&dockerfile, &options, &mut resolver);
-        let source_failed = resolver.failed();
-        let mut converted = converted.map_err(|error| {
-            let mut failure = self.dockerfile_failure(error.diagnostics);
-            if source_failed {
+        let converted = parsed.convert(&options, &mut resolver);
+        let report = parsed.report();
+        for warning in render_warnings(&report.warnings, &self.source, false) {
+            self.progress.warn(warning);
+        }
+        if let Some(violation) = report.violation.filter(|_| report.errors.is_empty()) {
+            let hint = "the Dockerfile says `check=error=true`; `check=skip=RULE` leaves a rule out";
+            return Err(Failure::new(Kind::Dockerfile, violation).hint(hint));
+        }
+        converted.ok_or_else(|| {
+            let mut failure = dockerfile_failure(&self.source, report.errors);
+            if resolver.failed() {
                 failure.kind = Kind::Source;
             }
             failure
-        })?;
-        problems.append(&mut converted.warnings);
-        converted.warnings = problems;
-        Ok(converted)
-    }
-
-    fn dockerfile_failure(&self, places: Vec<Diagnostic>) -> Failure {
-        let message = match places.iter().filter(|place| place.severity == Severity::Error).count() {
-            1 => format!("cannot build from `{}`", self.source.name),
-            errors => format!("cannot build from `{}`: {errors} errors", self.source.name),
-        };
-        // What stands nowhere in the file was asked for on the command line.
-        let is_usage = !self.source.text.is_empty() && !places.iter().any(|place| place.place().is_some());
-        let kind = if is_usage { Kind::Usage } else { Kind::Dockerfile };
-        let mut failure = Failure::new(kind, message);
-        failure.evidence = Some(self.evidence(places, Vec::new()));
-        failure
+        })
     }
 
     fn evidence(&self, places: Vec<Diagnostic>, log_tail: Vec<String>) -> Box<Evidence> {
@@ -293,7 +229,7 @@ impl<'a> Build<'a> {
                 problems.extend(forbidden(exec, self.request.allowed, &places, &location));
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(self.dockerfile_failure(problems)) }
+        if problems.is_empty() { Ok(()) } else { Err(dockerfile_failure(&self.source, problems)) }
     }
 
     /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.
@@ -302,17 +238,17 @@ impl<'a> Build<'a> {
         let stale = AtomicBool::new(false);
         let worker = Worker {
             definition: &converted.definition,
-            store: self.store,
-            images: &self.images,
-            http: &self.http,
-            repositories: &self.repositories,
+            store: &self.sources.store,
+            images: &self.sources.images,
+            http: &self.sources.http,
+            repositories: &self.sources.repositories,
             contexts: &self.contexts,
             progress: self.progress,
             cancel: self.cancel.clone(),
             local_digests: Mutex::default(),
             stale: &stale,
             open_files: self.request.open_files,
-            sandbox_dir: self.store.temp_dir().map_err(|error| {
+            sandbox_dir: self.sources.store.temp_dir().map_err(|error| {
                 Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
             })?,
             secrets: &self.request.secrets,
@@ -333,7 +269,7 @@ impl<'a> Build<'a> {
             definition: &converted.definition,
             goals: &[head],
             resolver: &worker,
-            cache: &StoreCache { store: self.store, cancel: &self.cancel, stale: &stale },
+            cache: &StoreCache { store: &self.sources.store, cancel: &self.cancel, stale: &stale },
             progress: self.progress,
             completed: &completed,
             cancelled: &|| self.cancel.is_cancelled(),
@@ -375,11 +311,10 @@ impl<'a> Build<'a> {
             Part::Mount(number) => places.mounts.get(number),
             Part::SecretEnv(number) => places.secret_env.get(number),
         });
-        let place = place.or(metadata.location.as_ref()).map(|span| Diagnostic {
-            severity: Severity::Error,
-            span: span.clone(),
-            message: causes(error.as_ref()),
-            hint,
+        let place = place.or(metadata.location.as_ref()).map(|span| {
+            let mut place = Diagnostic::error(span.clone(), causes(error.as_ref()));
+            place.hint = hint;
+            place
         });
         if let Some(WorkerError::Source(source)) = error.downcast_ref() {
             failure.hints.extend(source.hint());
@@ -387,6 +322,50 @@ impl<'a> Build<'a> {
         failure.evidence = Some(self.evidence(place.into_iter().collect(), self.progress.tail(&vertex)));
         failure
     }
+}
+
+/// What the files of a build come from.
+fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
+    let registry = Arc::new(OciRegistry::new(RegistryOptions {
+        insecure: request.insecure_registries.clone(),
+        docker_config: request.docker_config.clone(),
+        ..RegistryOptions::default()
+    }));
+    let given = Arc::clone(&request.secrets);
+    let secrets: SecretLookup = Arc::new(move |id| Ok(given.get(id)?));
+    let access = Access {
+        secrets: Arc::clone(&secrets),
+        ssh_agent: request.ssh.get(ssh::DEFAULT_ID).cloned(),
+        home: request.home.clone(),
+    };
+    Sources {
+        store: store.clone(),
+        images: ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone()),
+        registry,
+        http: HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default()),
+        repositories: GitSources::new(store.clone(), access, cancel.clone()),
+    }
+}
+
+/// Whether `.git` stays in contexts that are repositories.
+fn keeps_git_dir(request: &BuildRequest) -> bool {
+    let keep = request.build_args.get("BUILDKIT_CONTEXT_KEEP_GIT_DIR");
+    keep.is_some_and(|keep| matches!(&*keep.to_lowercase(), "1" | "t" | "true"))
+}
+
+/// Says that a Dockerfile cannot be built, and shows why.
+fn dockerfile_failure(source: &SourceText, errors: Vec<Diagnostic>) -> Failure {
+    let message = match errors.len() {
+        1 => format!("cannot build from `{}`", source.name),
+        count => format!("cannot build from `{}`: {count} errors", source.name),
+    };
+    // What stands nowhere in the file was asked for on the command line.
+    let is_usage = !source.text.is_empty() && !errors.iter().any(|error| error.place().is_some());
+    let kind = if is_usage { Kind::Usage } else { Kind::Dockerfile };
+    let mut failure = Failure::new(kind, message);
+    failure.evidence =
+        Some(Box::new(Evidence { source: source.clone(), places: errors, log_tail: Vec::new() }));
+    failure
 }
 
 /// The mount whose files could not be read when the key of its RUN was made.

@@ -8,7 +8,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use wharf_cache::StoreError;
 use wharf_cache::content::ContentError;
-use wharf_frontend::{Diagnostic, Severity};
+use wharf_frontend::{Diagnostic, Rule, Severity};
 
 /// What went wrong, as the exit status says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,22 +125,64 @@ impl Failure {
     }
 }
 
+/// More warnings than this are counted and not shown: nobody reads them.
+const WARNINGS_SHOWN_MAX: usize = 1_000;
+
+/// Shows warnings, each a text of its own.
+pub fn render_warnings(warnings: &[Diagnostic], source: &SourceText, color: bool) -> Vec<String> {
+    let shown = warnings.iter().take(WARNINGS_SHOWN_MAX);
+    let mut texts: Vec<String> = shown.map(|it| render_diagnostic(it, source, color)).collect();
+    let more = warnings.len().saturating_sub(WARNINGS_SHOWN_MAX);
+    if more > 0 {
+        texts.push(format!("warning: {more} more warnings are not shown"));
+    }
+    texts
+}
+
 /// Shows a diagnostic with its line and a caret under the token.
 pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bool) -> String {
     let level = match diagnostic.severity {
         Severity::Warning => Level::WARNING,
         Severity::Error => Level::ERROR,
     };
-    let mut group = Group::with_title(level.primary_title(&diagnostic.message));
-    if let Some(place) = diagnostic.place() {
-        let span = AnnotationKind::Primary.span(clamp(&place, &source.text));
-        group = group.element(Snippet::source(&source.text).path(&source.name).annotation(span));
+    let mut title = level.primary_title(&diagnostic.message);
+    if let Some(rule) = diagnostic.rule {
+        title = title.id(rule.name());
+    }
+    let mut group = Group::with_title(title);
+    if let Some(span) = diagnostic.place() {
+        let span = clamp(span, &source.text);
+        let related = diagnostic.related.as_ref();
+        let related = related.map(|related| (clamp(&related.span, &source.text), related.label));
+        let window = lines_of(&source.text, &span, related.as_ref().map(|(span, _)| span));
+        let within = |span: Range<usize>| span.start - window.start..span.end - window.start;
+        let snippet = Snippet::source(&source.text[window.clone()])
+            .line_start(1 + source.text[..window.start].bytes().filter(|byte| *byte == b'\n').count())
+            .path(&source.name)
+            .annotation(AnnotationKind::Primary.span(within(span)))
+            .annotations(
+                related.map(|(span, label)| AnnotationKind::Context.span(within(span)).label(label)),
+            );
+        group = group.element(snippet);
     }
     if let Some(hint) = &diagnostic.hint {
         group = group.element(Level::HELP.message(hint));
     }
+    if let Some(url) = diagnostic.rule.and_then(Rule::url) {
+        group = group.element(Level::NOTE.message(url));
+    }
     let renderer = if color { Renderer::styled() } else { Renderer::plain() };
     renderer.render(&[group])
+}
+
+/// The whole lines that hold these places: all that a renderer needs of a file that may be large.
+fn lines_of(text: &str, span: &Range<usize>, related: Option<&Range<usize>>) -> Range<usize> {
+    let (mut start, mut end) = (span.start, span.end);
+    if let Some(related) = related {
+        (start, end) = (start.min(related.start), end.max(related.end));
+    }
+    let start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+    start..text[end..].find('\n').map_or(text.len(), |newline| end + newline + 1)
 }
 
 /// A span that lies within the text, on character borders.
@@ -214,12 +256,7 @@ mod tests {
     fn a_place_is_shown_with_a_caret() {
         let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM a\nRUM true\n".to_owned() };
         let mut failure = Failure::new(Kind::Dockerfile, "the Dockerfile has an error");
-        let place = Diagnostic {
-            severity: Severity::Error,
-            span: 7..10,
-            message: "unknown instruction: RUM".to_owned(),
-            hint: Some("did you mean RUN?".to_owned()),
-        };
+        let place = Diagnostic::error(7..10, "unknown instruction: RUM").with_hint("did you mean RUN?");
         let log_tail = vec!["the last line".to_owned()];
         failure.evidence = Some(Box::new(Evidence { source, places: vec![place], log_tail }));
         expect_test::expect![[r#"
@@ -237,14 +274,29 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_place_is_shown_without_one() {
-        let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM a\n".to_owned() };
-        let problem = Diagnostic::error(0..0, "target stage \"b\" could not be found").with_hint("a hint");
+    fn checks_are_named_and_explained() {
+        let text = "FROM scratch\nCMD [\"a\"]\nCMD [\"b\"]\n";
+        let source = SourceText { name: "Dockerfile".to_owned(), text: text.to_owned() };
+        let related = wharf_frontend::Related { span: 23..26, label: "this one" };
+        let mut diagnostic = Diagnostic::lint(Rule::MultipleInstructionsDisallowed, 13..16, "again");
+        diagnostic.related = Some(related);
         expect_test::expect![[r#"
-            error: target stage "b" could not be found
+            warning[MultipleInstructionsDisallowed]: again
+             --> Dockerfile:2:1
+              |
+            2 | CMD ["a"]
+              | ^^^
+            3 | CMD ["b"]
+              | --- this one
+              |
+              = note: https://docs.docker.com/go/dockerfile/rule/multiple-instructions-disallowed/"#]]
+        .assert_eq(&render_diagnostic(&diagnostic, &source, false));
+        let placeless = Diagnostic::warning(0..0, "about the command line").with_hint("change it");
+        expect_test::expect![[r#"
+            warning: about the command line
              |
-             = help: a hint"#]]
-        .assert_eq(&render_diagnostic(&problem, &source, false));
+             = help: change it"#]]
+        .assert_eq(&render_diagnostic(&placeless, &source, false));
     }
 
     #[test]
@@ -252,8 +304,7 @@ mod tests {
         let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM ä".to_owned() };
         for (start, end) in [(0, 100), (50, 60), (6, 7), (100, 2)] {
             let span = Range { start, end };
-            let diagnostic =
-                Diagnostic { severity: Severity::Error, span, message: "x".to_owned(), hint: None };
+            let diagnostic = Diagnostic::error(span, "x");
             assert!(render_diagnostic(&diagnostic, &source, false).contains("error: x"));
         }
     }

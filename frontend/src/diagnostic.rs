@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use crate::lint::Rule;
+
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -22,6 +24,19 @@ pub struct Diagnostic {
     pub message: String,
     /// What to do about it ("did you mean …").
     pub hint: Option<String>,
+    /// The check that says so, if it is one.
+    pub rule: Option<Rule>,
+    /// Another place that has to do with it.
+    pub related: Option<Related>,
+}
+
+/// A place that a diagnostic shows beside its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Related {
+    /// Byte range in the Dockerfile.
+    pub span: Range<usize>,
+    /// What is there.
+    pub label: &'static str,
 }
 
 impl Diagnostic {
@@ -32,17 +47,36 @@ impl Diagnostic {
 
     /// An error without a constructor of its own: for the conversion's many one-off messages.
     pub fn error(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, span, message: message.into(), hint: None }
-    }
-
-    /// The offending token; `None` if it is not in the Dockerfile but on the command line, or if the file is empty.
-    pub fn place(&self) -> Option<Range<usize>> {
-        (self.span != (0..0)).then(|| self.span.clone())
+        Self {
+            severity: Severity::Error,
+            span,
+            message: message.into(),
+            hint: None,
+            rule: None,
+            related: None,
+        }
     }
 
     /// A warning without a constructor of its own.
     pub fn warning(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, span, message: message.into(), hint: None }
+        Self { severity: Severity::Warning, ..Self::error(span, message) }
+    }
+
+    /// What a check says.
+    pub fn lint(rule: Rule, span: Range<usize>, message: impl Into<String>) -> Self {
+        Self { rule: Some(rule), ..Self::warning(span, message) }
+    }
+
+    /// The same, but the build goes on.
+    #[must_use]
+    pub(crate) fn into_warning(self) -> Self {
+        Self { severity: Severity::Warning, ..self }
+    }
+
+    /// Shows another place as well.
+    #[must_use]
+    pub(crate) fn with_related(self, span: Range<usize>, label: &'static str) -> Self {
+        Self { related: Some(Related { span, label }), ..self }
     }
 
     /// Adds what to do about it.
@@ -57,6 +91,19 @@ impl Diagnostic {
     pub fn with_suggestion(mut self, name: &str, candidates: &[&str]) -> Self {
         self.hint = nearest(name, candidates).map(|found| format!("did you mean {found}?"));
         self
+    }
+
+    /// Its place in the Dockerfile; what is about the command line has none.
+    pub fn place(&self) -> Option<&Range<usize>> {
+        Some(&self.span).filter(|span| **span != (0..0))
+    }
+
+    /// The message as checks are listed: `RULE: message`.
+    pub fn headline(&self) -> String {
+        match self.rule {
+            Some(rule) => format!("{rule}: {}", self.message),
+            None => self.message.clone(),
+        }
     }
 
     // The file as a whole.
@@ -86,11 +133,6 @@ impl Diagnostic {
 
     pub(crate) fn invalid_escape(span: Range<usize>, value: &str) -> Self {
         Self::error(span, format!("invalid escape token '{}' does not match ` or \\", excerpt(value)))
-    }
-
-    pub(crate) fn empty_continuation(span: Range<usize>) -> Self {
-        Self::warning(span, "NoEmptyContinuation: Empty continuation line")
-            .with_hint("remove the empty line, or put a comment there")
     }
 
     pub(crate) fn unterminated_heredoc(span: Range<usize>, name: &str) -> Self {

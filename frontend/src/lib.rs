@@ -10,7 +10,9 @@ pub mod dockerfile2llb;
 pub mod dockerignore;
 pub mod image;
 pub mod instructions;
+pub mod lint;
 pub mod parser;
 pub mod shell;
 
-pub use diagnostic::{Diagnostic, Severity};
+pub use diagnostic::{Diagnostic, Related, Severity};
+pub use lint::{Linter, Rule};

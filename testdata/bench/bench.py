@@ -159,6 +159,23 @@ def bench_unchanged(table, builders, scratch, runs):
     table.add("unchanged rebuild, 30 instructions", interleaved(runs, commands | {"limit: start a process": ["/bin/true"]}))
 
 
+def bench_check(table, builders, scratch, runs):
+    """The whole process: with no store, and with one that is looked into for the base."""
+    lines = ["FROM debian:12 AS base", "ARG VERSION=1", "ENV PATH=$PATH:/opt/bin"]
+    for n in range(74):
+        lines += [f"RUN apt-get update && apt-get install -y package-{n}", f"ENV ITEM_{n}=$VERSION-{n}",
+                  f"COPY src/{n} /dst/{n}/", f'LABEL label-{n}="${{ITEM_{n}}}"']
+    context = dockerfile(scratch, "check", "\n".join([*lines, 'CMD ["x"]']) + "\n")
+    wharf = builders[0]
+    wharf.reset()
+    made = dockerfile(scratch, "check-store", "FROM scratch\nCOPY Dockerfile /\n")
+    measure([wharf.binary, "--root", wharf.root, "build", made])
+    commands = {"wharf": [wharf.binary, "--root", scratch / "nowhere", "build", "--check", context],
+                "wharf, with a store": [wharf.binary, "--root", wharf.root, "build", "--check", context],
+                "limit: start a process": ["/bin/true"]}
+    table.add("--check of 300 instructions", interleaved(max(20, runs), commands))
+
+
 def bench_run_true(table, builders, scratch, runs, base):
     one = dockerfile(scratch, f"true-1-{base}", "FROM base\nRUN true 0\n")
     many = dockerfile(scratch, f"true-21-{base}", "FROM base\n" + "".join(f"RUN true {n}\n" for n in range(21)))
@@ -241,6 +258,7 @@ def main():
     runs = options.runs
     workloads = {
         "unchanged": lambda: bench_unchanged(table, builders, scratch, runs),
+        "check": lambda: bench_check(table, builders, scratch, runs),
         "true-busybox": lambda: bench_run_true(table, builders, scratch, runs, "busybox"),
         "true-debian": lambda: bench_run_true(table, builders, scratch, runs, "debian"),
         "runtimes": lambda: bench_runtimes(table, scratch, runs),

@@ -10,9 +10,9 @@ use crate::context::open::Opener;
 use crate::context::spec::ContextSpec;
 use crate::error::causes;
 use crate::registry::Reference;
-use crate::source::SourceError;
 use crate::source::git::GitSource;
 use crate::source::http::UrlFile;
+use crate::source::{SourceError, Sources};
 
 /// Looks base images and times up: in the store, else where they come from.
 pub(super) struct Resolver<'a> {
@@ -48,22 +48,13 @@ impl<'a> Resolver<'a> {
             Some(ContextSpec::Path(_) | ContextSpec::Image(_) | ContextSpec::Stage(_)) | None => Ok(None),
         }
     }
-
-    fn source_time(&self, source: &SourceOp) -> Result<Option<i64>, SourceError> {
-        if source.scheme() != "git" {
-            return Ok(self.opener.http.modified_s(&UrlFile::of_source(source)?, &|_, _| {})?);
-        }
-        let repositories = self.opener.repositories;
-        let pinned = repositories.resolve(&GitSource::from_op(source)?, &|_| {})?;
-        let chain = repositories.checkout(&pinned, &|_| {})?;
-        Ok(Some(repositories.commit_time(&chain)?))
-    }
 }
 
 impl ImageMetaResolver for Resolver<'_> {
     fn resolve(&mut self, reference: &str, platform: &Platform) -> Result<ResolvedImage, String> {
         let name = format!("[internal] load metadata for {}", display_name(reference));
-        let Opener { images, pull, progress, .. } = self.opener;
+        let Opener { sources, pull, progress, .. } = self.opener;
+        let images = &sources.get().map_err(|failure| failure.message)?.images;
         let resolved = progress.internal(&name, || {
             images.resolve(reference, platform, pull).map_err(|error| {
                 let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
@@ -78,12 +69,26 @@ impl ImageMetaResolver for Resolver<'_> {
     fn time(&mut self, of: &TimeOf) -> Result<Option<u64>, String> {
         let time_s = match of {
             TimeOf::Context(name) => self.context_time(name),
-            TimeOf::Source(source) => self.source_time(source).map_err(|error| causes(&error)),
+            TimeOf::Source(source) => {
+                let sources = self.opener.sources.get().map_err(|failure| failure.message);
+                sources.and_then(|sources| source_time(sources, source).map_err(|error| causes(&error)))
+            }
         };
         self.failed |= time_s.is_err();
         // An image cannot say a time before 1970.
         Ok(time_s?.map(|seconds| u64::try_from(seconds).unwrap_or(0)))
     }
+}
+
+/// The time of a file behind a URL, or of a commit, in seconds since 1970.
+fn source_time(sources: &Sources, source: &SourceOp) -> Result<Option<i64>, SourceError> {
+    let Sources { http, repositories, .. } = sources;
+    if source.scheme() != "git" {
+        return Ok(http.modified_s(&UrlFile::of_source(source)?, &|_, _| {})?);
+    }
+    let pinned = repositories.resolve(&GitSource::from_op(source)?, &|_| {})?;
+    let chain = repositories.checkout(&pinned, &|_| {})?;
+    Ok(Some(repositories.commit_time(&chain)?))
 }
 
 /// A reference as it is shown: images by their full name.

@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use wharf_cache::Chain;
 use wharf_cache::diff::DiffError;
 use wharf_cache::snapshot::Layer;
+use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::Converted;
-use wharf_frontend::{Diagnostic, Severity};
 use wharf_solver::llb::{Op, Platform, VertexDigest};
 use wharf_solver::op::ResultRef;
 
@@ -67,7 +67,7 @@ impl Build<'_> {
             Output::Image { names, push } => {
                 let names = full_names(names)?;
                 self.progress.internal("exporting to image", || {
-                    store::put(self.store, image, &texts(&names), SystemTime::now())
+                    store::put(&self.sources.store, image, &texts(&names), SystemTime::now())
                         .map_err(|error| export_failure("cannot put the image into the store", &error))
                 })?;
                 if *push {
@@ -78,17 +78,19 @@ impl Build<'_> {
             Output::OciArchive { names, dest } => {
                 let names = texts(&full_names(names)?);
                 self.exporting("oci image format", || {
-                    dest.write(|out| oci::write_archive(self.store, image, &names, out))
+                    dest.write(|out| oci::write_archive(&self.sources.store, image, &names, out))
                 })
             }
             Output::OciDirectory { names, dest } => {
                 let names = texts(&full_names(names)?);
-                self.exporting("oci image layout", || oci::write_directory(self.store, image, &names, dest))
+                self.exporting("oci image layout", || {
+                    oci::write_directory(&self.sources.store, image, &names, dest)
+                })
             }
             Output::DockerArchive { names, dest } => {
                 let names = texts(&full_names(names)?);
                 self.exporting("docker image format", || {
-                    dest.write(|out| docker::write_archive(self.store, image, &names, out))
+                    dest.write(|out| docker::write_archive(&self.sources.store, image, &names, out))
                 })
             }
             Output::Tar { .. } | Output::Local { .. } => unreachable!("these are no images"),
@@ -130,13 +132,19 @@ impl Build<'_> {
         let step = format!("pushing {name}");
         self.progress.internal_with(&step, |digest: VertexDigest| {
             let report = transfer_events(digest, self.progress);
-            push::push_image(self.store, &*self.registry, name, &image.descriptor.digest, None, &report)
-                .map_err(|error| {
-                    let mut failure =
-                        Failure::from_error(Kind::Source, &format!("cannot push `{name}`"), &error);
-                    failure.hints.extend(error.hint());
-                    failure
-                })
+            push::push_image(
+                &self.sources.store,
+                &*self.sources.registry,
+                name,
+                &image.descriptor.digest,
+                None,
+                &report,
+            )
+            .map_err(|error| {
+                let mut failure = Failure::from_error(Kind::Source, &format!("cannot push `{name}`"), &error);
+                failure.hints.extend(error.hint());
+                failure
+            })
         })
     }
 
@@ -156,7 +164,7 @@ impl Build<'_> {
             Some(ResultRef::Snapshots(chain)) => {
                 let mut all = layers.of(chain).map_err(|error| self.layer_failure(converted, &error))?;
                 let new = all.split_off(converted.base_layers.min(all.len()));
-                let snapshots = self.store.snapshots(chain).map_err(|error| failed(&error))?;
+                let snapshots = self.sources.store.snapshots(chain).map_err(|error| failed(&error))?;
                 let created = snapshots[all.len()..].iter().map(|snapshot| snapshot.created);
                 (all, new.into_iter().zip(created).collect())
             }
@@ -185,18 +193,15 @@ impl Build<'_> {
             error.number.checked_sub(converted.base_layers).and_then(|step| converted.layers.get(step));
         let location =
             step.and_then(|step| converted.definition.vertex(&step.vertex).metadata.location.clone());
-        failure.evidence = location.map(|span| {
-            let message = causes(error);
-            let place = Diagnostic { severity: Severity::Error, span, message, hint: None };
-            self.evidence(vec![place], Vec::new())
-        });
+        failure.evidence =
+            location.map(|span| self.evidence(vec![Diagnostic::error(span, causes(error))], Vec::new()));
         failure
     }
 
     /// The layers of a base image that no step needed.
     fn base_layers(&self, converted: &Converted) -> Result<Vec<Layer>, Failure> {
         let Some(identifier) = base_identifier(converted) else { return Ok(Vec::new()) };
-        let layers = self.images.layers(identifier).map_err(|error| self.source_failure(&error))?;
+        let layers = self.sources.images.layers(identifier).map_err(|error| self.source_failure(&error))?;
         Ok(layers
             .into_iter()
             .map(|layer| Layer {
@@ -209,13 +214,16 @@ impl Build<'_> {
     }
 
     fn bring_missing_blobs(&self, converted: &Converted, layers: &[Layer]) -> Result<(), Failure> {
-        let blobs = self.store.blobs();
+        let blobs = self.sources.store.blobs();
         let here = layers.iter().all(|layer| matches!(blobs.size(&layer.digest), Ok(Some(_))));
         match (here, base_identifier(converted)) {
             (false, Some(identifier)) => {
                 self.progress.internal_with("pulling layers of the base image", |digest| {
                     let report = transfer_events(digest, self.progress);
-                    self.images.ensure_blobs(identifier, &report).map_err(|error| self.source_failure(&error))
+                    self.sources
+                        .images
+                        .ensure_blobs(identifier, &report)
+                        .map_err(|error| self.source_failure(&error))
                 })
             }
             _ => Ok(()),
@@ -229,12 +237,12 @@ impl Build<'_> {
             (Some(_), Some(identifier)) => {
                 self.progress.internal_with("unpacking the base image", |digest| {
                     let report = transfer_events(digest, self.progress);
-                    self.images.pull(identifier, &report).map_err(|error| self.source_failure(&error))
+                    self.sources.images.pull(identifier, &report).map_err(|error| self.source_failure(&error))
                 })?
             }
             _ => Chain::default(),
         };
-        self.store.view(&chain).map_err(|error| {
+        self.sources.store.view(&chain).map_err(|error| {
             Failure::from_error(Kind::Environment, "cannot open the result's file system", &error)
         })
     }

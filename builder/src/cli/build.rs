@@ -9,7 +9,8 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use super::steps::StepArgs;
-use super::{open_store, variable};
+use super::{existing_store, open_store, variable};
+use crate::build::call::{Call, Question, Stores};
 use crate::build::{self, BuildRequest};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
 use crate::error::{Failure, Kind};
@@ -18,6 +19,9 @@ use crate::limits::OpenFiles;
 use crate::progress::Mode;
 use crate::registry::Reference;
 use crate::source::git;
+
+/// What `--check` ends with when there are warnings and nothing worse, as with buildx.
+const WARNINGS_EXIT_CODE: u8 = 1;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -52,6 +56,12 @@ pub(super) struct BuildArgs {
     /// Push the image to the registry of its name
     #[arg(long)]
     push: bool,
+    /// Show what the checks say of the Dockerfile and build nothing: short for --call=check
+    #[arg(long, conflicts_with = "call")]
+    check: bool,
+    /// What to do: build, check, outline (arguments, secrets, …), targets or subrequests.describe; `,format=json` for JSON
+    #[arg(long, value_name = "WHAT[,format=json]")]
+    call: Option<Call>,
     /// How progress is shown
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto, env = "BUILDKIT_PROGRESS", hide_env = true)]
     progress: ProgressMode,
@@ -88,8 +98,12 @@ enum ProgressMode {
 
 pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
+    let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let request = request(args)?;
     let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
+    if let Some(call) = call.filter(|call| call.question != Question::Build) {
+        return ask(&request, &call, root);
+    }
     let store = open_store(root)?;
     let outcome = build::build(&store, request)?;
     if quiet
@@ -99,6 +113,13 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
         crate::progress::print_result(&id.to_string());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers a question about the Dockerfile. That there are warnings is told by the exit status.
+fn ask(request: &BuildRequest, call: &Call, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    let stores = Stores { existing: &|| existing_store(root.clone()), open: &|| open_store(root.clone()) };
+    let is_clean = build::call::call(request, call, &stores)?;
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(WARNINGS_EXIT_CODE) })
 }
 
 fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {

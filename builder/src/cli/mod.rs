@@ -81,6 +81,13 @@ fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
     })
 }
 
+/// The store at `root` if there is a whole one that this process may use.
+fn existing_store(root: Option<PathBuf>) -> Option<Store> {
+    let root = root.or_else(default_root)?;
+    let is_whole = ["state.db", "oci-layout", "index.json"].iter().all(|name| root.join(name).is_file());
+    if is_whole { Store::open(&root).ok() } else { None }
+}
+
 fn default_root() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/wharf"));

@@ -1,5 +1,6 @@
 //! Brings contexts of every kind here: as a tree to read from, or as a Dockerfile alone.
 
+use std::cell::OnceCell;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek as _};
 use std::os::fd::AsFd;
@@ -8,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Timespec, Timestamps};
-use wharf_cache::Store;
 use wharf_cache::diff::{extract_archive, newest_file};
 use wharf_frontend::dockerignore::Matcher;
 use wharf_runtime::Cancel;
@@ -21,7 +21,7 @@ use crate::error::{Failure, Kind, causes, is_disk_full};
 use crate::progress::Progress;
 use crate::source::git::GitSource;
 use crate::source::http::{DOWNLOAD_BYTES_MAX, Fetched, UrlFile};
-use crate::source::{GitError, GitSources, HttpSources, ImageSources, SourceError, transfer_events};
+use crate::source::{GitError, SourceError, Sources, transfer_events};
 
 /// A Dockerfile or ignore file is text that somebody wrote; more than this is something else.
 pub const DOCKERFILE_BYTES_MAX: u64 = 64 << 20;
@@ -38,14 +38,8 @@ const URL_FILE_NAME: &str = "context";
 /// What contexts are brought with.
 #[derive(Debug, Clone, Copy)]
 pub struct Opener<'a> {
-    /// Where what is brought here is kept.
-    pub store: &'a Store,
-    /// Images and layouts.
-    pub images: &'a ImageSources,
-    /// URLs.
-    pub http: &'a HttpSources,
-    /// Repositories.
-    pub repositories: &'a GitSources,
+    /// Where those come from that are no directories.
+    pub sources: Reach<'a>,
     /// Which image of several.
     pub platform: &'a Platform,
     /// Whether registries are asked for images that are here.
@@ -56,6 +50,45 @@ pub struct Opener<'a> {
     pub progress: &'a Progress,
     /// Ends it.
     pub cancel: &'a Cancel,
+}
+
+/// Sources that may be opened only when they are wanted: what reads nothing but directories needs no store.
+#[derive(Clone, Copy)]
+pub enum Reach<'a> {
+    /// They are open.
+    Open(&'a Sources),
+    /// They are opened by the first who wants them.
+    OnDemand {
+        /// Where they are kept then.
+        opened: &'a OnceCell<Sources>,
+        /// Opens them.
+        open: &'a dyn Fn() -> Result<Sources, Failure>,
+    },
+}
+
+impl std::fmt::Debug for Reach<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Open(_) => "Open",
+            Self::OnDemand { .. } => "OnDemand",
+        })
+    }
+}
+
+impl<'a> Reach<'a> {
+    /// The sources.
+    pub fn get(self) -> Result<&'a Sources, Failure> {
+        match self {
+            Self::Open(sources) => Ok(sources),
+            Self::OnDemand { opened, open } => match opened.get() {
+                Some(sources) => Ok(sources),
+                None => {
+                    let sources = open()?;
+                    Ok(opened.get_or_init(|| sources))
+                }
+            },
+        }
+    }
 }
 
 /// A context that is here.
@@ -91,11 +124,10 @@ impl Opener<'_> {
             ContextSpec::Http(url) => {
                 let title = format!("[context {name}] {}", redacted(url));
                 let (file, fetched) = self.fetch(url, &title)?;
-                let root = self.store.view(&fetched.chain).map_err(|error| prepare_failure(&error))?;
-                let modified_s = self
-                    .http
-                    .modified_s(&file, &|_, _| {})
-                    .map_err(|error| self.source_failure(url, error))?;
+                let Sources { store, http, .. } = self.sources.get()?;
+                let root = store.view(&fetched.chain).map_err(|error| prepare_failure(&error))?;
+                let modified_s =
+                    http.modified_s(&file, &|_, _| {}).map_err(|error| self.source_failure(url, error))?;
                 Ok(Opened {
                     context: LocalContext::private(Path::new(url), root),
                     dockerfile: None,
@@ -143,7 +175,8 @@ impl Opener<'_> {
 
     fn url(&self, url: &str) -> Result<Opened, Failure> {
         let (file, fetched) = self.fetch(url, "[internal] load remote build context")?;
-        let mut opened = fetched.open(self.store, &file).map_err(|error| self.source_failure(url, error))?;
+        let store = &self.sources.get()?.store;
+        let mut opened = fetched.open(store, &file).map_err(|error| self.source_failure(url, error))?;
         let name = PathBuf::from(file.shown());
         match self.unpack(&mut opened, &name)? {
             Some(unpacked) => {
@@ -156,12 +189,12 @@ impl Opener<'_> {
     /// Downloads the Dockerfile of `-f URL`.
     pub fn dockerfile(&self, url: &str) -> Result<String, Failure> {
         let title = format!("[internal] load build definition from {}", redacted(url));
+        let Sources { store, http, .. } = self.sources.get()?;
         self.progress.internal(&title, || {
             let file = UrlFile::new(url).map_err(|error| self.source_failure(url, error))?;
             let file = file.called("Dockerfile").at_most(DOCKERFILE_BYTES_MAX);
-            let fetched =
-                self.http.fetch(&file, &|_, _| {}).map_err(|error| self.source_failure(url, error))?;
-            let opened = fetched.open(self.store, &file).map_err(|error| self.source_failure(url, error))?;
+            let fetched = http.fetch(&file, &|_, _| {}).map_err(|error| self.source_failure(url, error))?;
+            let opened = fetched.open(store, &file).map_err(|error| self.source_failure(url, error))?;
             read_text(opened, DOCKERFILE_BYTES_MAX).map_err(|error| {
                 let message = format!("cannot read the Dockerfile `{}`: {}", file.shown(), causes(&error));
                 Failure::new(Kind::Source, message)
@@ -170,6 +203,7 @@ impl Opener<'_> {
     }
 
     fn fetch(&self, url: &str, title: &str) -> Result<(UrlFile, Fetched), Failure> {
+        let http = &self.sources.get()?.http;
         self.progress.internal_with(title, |vertex| {
             let file = UrlFile::new(url).map_err(|error| self.source_failure(url, error))?;
             let file = file.called(URL_FILE_NAME);
@@ -177,22 +211,23 @@ impl Opener<'_> {
                 let (id, done) = (file.shown(), total == Some(current));
                 self.progress.send(Event::Status { vertex, id, current, total, done });
             };
-            let fetched = self.http.fetch(&file, &report).map_err(|error| self.source_failure(url, error))?;
+            let fetched = http.fetch(&file, &report).map_err(|error| self.source_failure(url, error))?;
             Ok((file, fetched))
         })
     }
 
     fn git(&self, title: &str, url: &str) -> Result<Opened, Failure> {
+        let Sources { store, repositories, .. } = self.sources.get()?;
         self.progress.internal_with(&format!("[internal] {title} {}", redacted(url)), |vertex| {
             let log = |data: &[u8]| {
                 self.progress.send(Event::Log { vertex, stream: LogStream::Stderr, data: data.to_vec() });
             };
             let bring = || {
                 let source = GitSource::from_context(url, self.keep_git_dir)?;
-                let pinned = self.repositories.resolve(&source, &log)?;
-                let chain = self.repositories.checkout(&pinned, &log)?;
-                let committed_s = self.repositories.commit_time(&chain)?;
-                Ok((source, self.store.view(&chain)?, committed_s))
+                let pinned = repositories.resolve(&source, &log)?;
+                let chain = repositories.checkout(&pinned, &log)?;
+                let committed_s = repositories.commit_time(&chain)?;
+                Ok((source, store.view(&chain)?, committed_s))
             };
             let brought: Result<_, GitError> = bring();
             let (source, root, committed_s) = brought.map_err(|error| self.source_failure(url, error))?;
@@ -207,15 +242,14 @@ impl Opener<'_> {
     /// The file system of an image.
     fn image(&self, reference: &str) -> Result<Opened, Failure> {
         let title = format!("[internal] load build context from {reference}");
+        let Sources { store, images, .. } = self.sources.get()?;
         let chain = self.progress.internal_with(&title, |vertex| {
-            let image = self.images.resolve(reference, self.platform, self.pull);
+            let image = images.resolve(reference, self.platform, self.pull);
             let image = image.map_err(|error| self.source_failure(reference, error))?;
             let report = transfer_events(vertex, self.progress);
-            self.images
-                .pull(&image.identifier, &report)
-                .map_err(|error| self.source_failure(reference, error))
+            images.pull(&image.identifier, &report).map_err(|error| self.source_failure(reference, error))
         })?;
-        let root = self.store.view(&chain).map_err(|error| prepare_failure(&error))?;
+        let root = store.view(&chain).map_err(|error| prepare_failure(&error))?;
         let context = LocalContext::private(Path::new(reference), root);
         Ok(Opened { context, dockerfile: None, modified_s: None })
     }
@@ -263,7 +297,7 @@ impl Opener<'_> {
 
     /// An empty directory that goes when this process does. Nobody else gets to it, whatever its own mode is.
     fn scratch(&self) -> Result<PathBuf, Failure> {
-        let path = self.store.temp_dir().map_err(|error| prepare_failure(&error))?;
+        let path = self.sources.get()?.store.temp_dir().map_err(|error| prepare_failure(&error))?;
         let mode = fs::Permissions::from_mode(ROOT_MODE);
         fs::set_permissions(&path, mode).map_err(|error| prepare_failure(&error))?;
         Ok(path)

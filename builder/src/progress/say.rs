@@ -15,6 +15,11 @@ pub fn color() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// The same for results on standard output.
+pub fn color_of_results() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
 /// Says something by the way.
 pub fn print_note(note: &str) {
     let _ = writeln!(std::io::stderr().lock(), "note: {note}");

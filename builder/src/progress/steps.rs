@@ -99,7 +99,7 @@ impl Steps {
                 Change::Completed(index, lines)
             }
             Event::Warning { message } => {
-                let message = one_line(&message);
+                let message = printable_lines(&message);
                 if !self.warnings.contains(&message) {
                     self.warnings.push(message);
                 }
@@ -142,7 +142,7 @@ impl Steps {
         let plural = if self.warnings.len() == 1 { "" } else { "s" };
         out.push_str(&format!("\n {} warning{plural} found:\n", self.warnings.len()));
         for warning in &self.warnings {
-            out.push_str(&format!(" - {warning}\n"));
+            out.push_str(&format!("{warning}\n"));
         }
     }
 
@@ -195,6 +195,12 @@ impl Step {
 pub(super) fn one_line(text: &str) -> String {
     let lines: Vec<String> = text.lines().map(|line| printable(line).trim().to_owned()).collect();
     lines.into_iter().filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// A text of several lines without control characters.
+fn printable_lines(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| printable(line).trim_end().to_owned()).collect();
+    lines.join("\n")
 }
 
 /// Seconds with four digits in all: `0.123`, `12.34`, `123.4`.

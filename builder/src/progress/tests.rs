@@ -97,7 +97,7 @@ fn plain_shows_steps_in_turn() {
             #4 ERROR: exit status 1: see above
 
              1 warning found:
-             - FROM casing
+            FROM casing
         "#]],
     );
 }
@@ -262,7 +262,7 @@ fn tty_redraws_in_place_and_ends_with_every_step() {
         ------
 
          1 warning found:
-         - slow
+        slow
         ^[[?25h"#]]
     .assert_eq(&out.replace('\u{1b}', "^["));
 }

@@ -94,13 +94,9 @@ impl ImageSources {
         let platform = normalize(platform);
         if let Origin::Registry(reference) = &origin
             && (!pull || reference.digest().is_some())
+            && let Some(image) = in_store(&self.store, &origin, reference, &platform)?
         {
-            if let Some(image) = self.built_here(&origin, reference, &platform)? {
-                return Ok(image);
-            }
-            if let Some(image) = self.pinned(&origin, reference, &platform)? {
-                return Ok(image);
-            }
+            return Ok(image);
         }
         let root = self.root(&origin)?;
         let target = root.digest;
@@ -203,45 +199,6 @@ impl ImageSources {
             hasher.update(layer.diff_id.0.as_bytes());
         }
         Ok(hasher.finalize().into())
-    }
-
-    /// An image of the store with that name: what was built here is a base without any registry.
-    fn built_here(
-        &self,
-        origin: &Origin,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<Option<ResolvedImage>, SourceError> {
-        let name = reference.to_string();
-        let images = self.store.images()?;
-        let Some(image) = images.iter().find(|image| image.name.as_deref() == Some(&*name)) else {
-            return Ok(None);
-        };
-        let bytes = self.store.blobs().read(&image.digest, MANIFEST_BYTES_MAX)?;
-        let Ok(Manifest::Image { config, .. }) = Manifest::parse(&bytes, &image.media_type) else {
-            return Ok(None);
-        };
-        let pin = Pin { target: image.digest, manifest: image.digest, config: config.digest };
-        let config = self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?;
-        Ok(Some(resolved(origin, pin, config)?).filter(|found| found.platform == *platform))
-    }
-
-    /// What the store knows of a reference, if that is enough to go on without the registry.
-    fn pinned(
-        &self,
-        origin: &Origin,
-        reference: &Reference,
-        platform: &Platform,
-    ) -> Result<Option<ResolvedImage>, SourceError> {
-        let Some(pin) = self.store.pin(&reference.to_string(), &platform.to_string())? else {
-            return Ok(None);
-        };
-        let blobs = self.store.blobs();
-        if blobs.size(&pin.manifest)?.is_none() || blobs.size(&pin.config)?.is_none() {
-            return Ok(None);
-        }
-        let config = blobs.read(&pin.config, CONFIG_BYTES_MAX)?;
-        resolved(origin, pin, config).map(Some)
     }
 
     /// What the name itself names: a manifest or an index.
@@ -378,6 +335,105 @@ impl Origin {
             Self::Layout(layout) => layout.to_string(),
         }
     }
+}
+
+/// What is known of an image without asking a registry: from the store, if there is one, or from a layout on disk.
+/// Nothing is written.
+pub fn known<'s>(
+    store: impl FnOnce() -> Option<&'s Store>,
+    name: &str,
+    platform: &Platform,
+) -> Result<Option<ResolvedImage>, SourceError> {
+    let origin = Origin::parse(name)?;
+    let platform = normalize(platform);
+    match &origin {
+        Origin::Registry(reference) => match store() {
+            Some(store) => in_store(store, &origin, reference, &platform),
+            None => Ok(None),
+        },
+        Origin::Layout(layout) => in_layout(layout, &origin, &platform),
+    }
+}
+
+fn in_layout(
+    layout: &LayoutReference,
+    origin: &Origin,
+    platform: &Platform,
+) -> Result<Option<ResolvedImage>, SourceError> {
+    let root = layout.root()?;
+    let target = root.digest;
+    let mut current = root;
+    for _ in 0..=INDEX_DEPTH_MAX {
+        let parsed = Manifest::parse(&current.bytes, &current.media_type);
+        match parsed.map_err(|source| SourceError::Manifest { object: origin.name(), source })? {
+            Manifest::Image { config, .. } if config.size > CONFIG_BYTES_MAX => return Ok(None),
+            Manifest::Image { config, .. } => {
+                let mut bytes = Vec::new();
+                layout.blob(&config.digest, config.size)?.read_to_end(&mut bytes).map_err(|source| {
+                    SourceError::Download { object: origin.name(), digest: config.digest, source }
+                })?;
+                let pin = Pin { target, manifest: current.digest, config: config.digest };
+                return resolved(origin, pin, bytes).map(Some);
+            }
+            Manifest::Index(entries) => match choose(&entries, platform) {
+                Some(entry) => current = layout.manifest(&entry.digest)?,
+                None => return Ok(None),
+            },
+        }
+    }
+    Ok(None)
+}
+
+/// What the store has under that name: an image that was built here comes before one that was pulled.
+fn in_store(
+    store: &Store,
+    origin: &Origin,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Option<ResolvedImage>, SourceError> {
+    match built_here(store, origin, reference, platform)? {
+        Some(image) => Ok(Some(image)),
+        None => pinned(store, origin, reference, platform),
+    }
+}
+
+/// An image of the store with that name: what was built here is a base without any registry.
+fn built_here(
+    store: &Store,
+    origin: &Origin,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Option<ResolvedImage>, SourceError> {
+    let name = reference.to_string();
+    let images = store.images()?;
+    let Some(image) = images.iter().find(|image| image.name.as_deref() == Some(&*name)) else {
+        return Ok(None);
+    };
+    let bytes = store.blobs().read(&image.digest, MANIFEST_BYTES_MAX)?;
+    let Ok(Manifest::Image { config, .. }) = Manifest::parse(&bytes, &image.media_type) else {
+        return Ok(None);
+    };
+    let pin = Pin { target: image.digest, manifest: image.digest, config: config.digest };
+    let config = store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?;
+    Ok(Some(resolved(origin, pin, config)?).filter(|found| found.platform == *platform))
+}
+
+/// What the store knows of a reference, if that is enough to go on without the registry.
+fn pinned(
+    store: &Store,
+    origin: &Origin,
+    reference: &Reference,
+    platform: &Platform,
+) -> Result<Option<ResolvedImage>, SourceError> {
+    let Some(pin) = store.pin(&reference.to_string(), &platform.to_string())? else {
+        return Ok(None);
+    };
+    let blobs = store.blobs();
+    if blobs.size(&pin.manifest)?.is_none() || blobs.size(&pin.config)?.is_none() {
+        return Ok(None);
+    }
+    let config = blobs.read(&pin.config, CONFIG_BYTES_MAX)?;
+    resolved(origin, pin, config).map(Some)
 }
 
 fn resolved(origin: &Origin, pin: Pin, config: Vec<u8>) -> Result<ResolvedImage, SourceError> {

@@ -9,20 +9,36 @@ pub mod platform;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use wharf_cache::content::ContentError;
 use wharf_cache::diff::DiffError;
-use wharf_cache::{Digest, StoreError};
+use wharf_cache::{Digest, Store, StoreError};
 
 use wharf_solver::llb::VertexDigest;
 use wharf_solver::progress::{Event, Sink};
 
 use crate::registry::manifest::ManifestError;
-use crate::registry::{ParseReferenceError, RegistryError, Transfer};
+use crate::registry::{OciRegistry, ParseReferenceError, RegistryError, Transfer};
 
 pub use git::{GitError, GitSources};
 pub use http::{HttpError, HttpSources};
-pub use image::{ImageSources, ResolvedImage};
+pub use image::{ImageSources, ResolvedImage, known};
+
+/// All that the files of a build come from, over one store.
+#[derive(Debug)]
+pub struct Sources {
+    /// Where what is brought here is kept.
+    pub store: Store,
+    /// Registries.
+    pub registry: Arc<OciRegistry>,
+    /// Images and layouts.
+    pub images: ImageSources,
+    /// URLs.
+    pub http: HttpSources,
+    /// Repositories.
+    pub repositories: GitSources,
+}
 
 /// Why a source could not be resolved or brought here.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 mod add_url;
 mod build;
 mod cache;
+mod check;
 mod conformance;
 mod contexts;
 mod copy;

@@ -216,10 +216,8 @@ impl Converter<'_> {
         }
         if matched.matched {
             let verb = if transfer.add.is_some() { "Add" } else { "Copy" };
-            let message = format!(
-                "CopyIgnoredFile: Attempting to {verb} file {source:?} that is excluded by .dockerignore"
-            );
-            self.problems.push(Diagnostic::warning(token.span.clone(), message));
+            let shown = if source.starts_with('/') { &cleaned } else { &cleaned[1..] };
+            self.problems.push(Diagnostic::copy_of_ignored_file(token.span.clone(), verb, shown));
         }
     }
 

@@ -74,6 +74,11 @@ impl Env {
         self.listed.insert(name.to_owned(), at);
     }
 
+    /// Names and values, in order.
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.variables.values().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The names, in order.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.values().map(|(name, _)| name.as_str())

@@ -65,7 +65,7 @@ fn parse(word: &str) -> Result<(std::ops::Range<u32>, String), String> {
 }
 
 /// Address, host port and container port.
-fn split(word: &str) -> (&str, &str, &str) {
+pub(super) fn split(word: &str) -> (&str, &str, &str) {
     let Some((rest, container)) = word.rsplit_once(':') else { return ("", "", word) };
     match rest.rsplit_once(':') {
         Some((address, host)) => (address, host, container),

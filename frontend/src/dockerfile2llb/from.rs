@@ -6,6 +6,7 @@ use wharf_solver::llb::{
     ActionInput, CopyAction, Edge, FileAction, FileChange, FileOp, Metadata, Op, Platform, SourceOp, Vertex,
 };
 
+use super::checks::Seen;
 use super::env::{self, DEFAULT_PATH, Env};
 use super::images::BaseImage;
 use super::stage::{Stage, StepNames};
@@ -50,6 +51,7 @@ impl Converter<'_> {
             env: Env::default(),
             args: Vec::new(),
             is_cmd_set: false,
+            seen: Seen::default(),
             names,
             ignore_cache: self.ignores_cache(plan.index),
         };
@@ -57,6 +59,7 @@ impl Converter<'_> {
             Base::Scratch => {}
             Base::Stage(below) => self.start_from_stage(&mut stage, *below),
             Base::Image(image) => {
+                stage.seen.unknown_base = !image.is_known;
                 // An image without layers is no step, though it was counted as one.
                 let name = match image.config.layer_count() {
                     0 => String::new(),
@@ -141,6 +144,7 @@ impl Converter<'_> {
         stage.config.config.on_build = None;
         stage.env.clone_from(&below.env);
         stage.args.clone_from(&below.args);
+        stage.seen = below.seen.inherited();
     }
 
     fn local_context(&mut self, name: &str) -> Edge {

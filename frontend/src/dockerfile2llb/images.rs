@@ -15,9 +15,16 @@ pub(super) struct BaseImage {
     pub(super) identifier: String,
     /// Its config.
     pub(super) config: ImageConfig,
+    /// Whether that is what it has: `false` if it could not be had and may be anything.
+    pub(super) is_known: bool,
 }
 
 impl BaseImage {
+    fn unknown(reference: &str) -> Self {
+        let identifier = format!("docker-image://{reference}");
+        Self { identifier, config: ImageConfig::default(), is_known: false }
+    }
+
     /// What it was built for; what its config leaves out is taken from `expected`.
     pub(super) fn platform(&self, expected: &Platform) -> Platform {
         let config = &self.config;
@@ -61,9 +68,12 @@ impl<'a> Images<'a> {
         self.known
             .entry((reference.to_owned(), platform.clone()))
             .or_insert_with(|| {
-                let image = resolver.resolve(reference, platform)?;
+                let image = match resolver.resolve(reference, platform) {
+                    Err(_) if resolver.is_optional() => return Ok(Rc::new(BaseImage::unknown(reference))),
+                    image => image?,
+                };
                 let config = ImageConfig::from_json(&image.config).map_err(|error| error.to_string())?;
-                Ok(Rc::new(BaseImage { identifier: image.identifier, config }))
+                Ok(Rc::new(BaseImage { identifier: image.identifier, config, is_known: true }))
             })
             .clone()
     }

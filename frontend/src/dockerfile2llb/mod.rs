@@ -4,6 +4,7 @@
 //! images asked for, triggers parsed. Then they are converted from the first to the last (`from` and one file for each
 //! group of instructions): each instruction takes the stage one step further.
 
+mod checks;
 mod contexts;
 mod copy;
 mod env;
@@ -15,6 +16,7 @@ mod history;
 mod images;
 mod metadata;
 mod mounts;
+mod outline;
 mod owner;
 mod path;
 mod platform;
@@ -44,6 +46,7 @@ use env::Env;
 pub use epoch::TimeOf;
 use images::Images;
 pub use mounts::parse_size;
+pub use outline::{Outline, OutlineArg, Resource, Target, outline, targets};
 pub use remote::git_context;
 use stage::{Stage, Step};
 use stages::Plan;
@@ -63,6 +66,8 @@ pub struct Options {
     pub multi_platform: bool,
     /// Platform the builder runs on.
     pub build_platform: Platform,
+    /// Convert every stage, whether or not the target needs it: for what is wrong with them.
+    pub every_stage: bool,
     /// Named contexts (`--build-context`): name, perhaps with `::PLATFORM`, and what it is.
     pub contexts: BTreeMap<String, NamedContext>,
     /// `--label`: they win over those of the file.
@@ -113,6 +118,11 @@ pub trait ImageMetaResolver {
     /// Time of a source in seconds since 1970, for `SOURCE_DATE_EPOCH`: that of a commit, `Last-Modified` of a file, of
     /// an archive without one that of its newest file. `None` is a source without a time, such as a local directory.
     fn time(&mut self, of: &TimeOf) -> Result<Option<u64>, String>;
+    /// Whether a base image that cannot be had is one that nothing is known of, rather than an error: checks do
+    /// without.
+    fn is_optional(&self) -> bool {
+        false
+    }
 }
 
 /// A base image that was looked up.
@@ -149,6 +159,8 @@ pub struct Converted {
     pub source_date_epoch: Option<u64>,
     /// For each RUN, where its parts stand.
     pub run_places: HashMap<VertexDigest, RunPlaces>,
+    /// Build arguments of the stages that were converted.
+    pub args: Args,
     /// Warnings.
     pub warnings: Vec<Diagnostic>,
 }
@@ -167,6 +179,24 @@ pub struct RunPlaces {
     pub security: Option<Range<usize>>,
     /// `--device`.
     pub devices: Vec<Range<usize>>,
+}
+
+/// Build arguments and their values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Args {
+    /// Those of the global scope, predefined ones too.
+    pub global: Vec<(String, String)>,
+    /// Those of each stage that was converted, in order.
+    pub stages: Vec<StageArgs>,
+}
+
+/// What a stage declares or inherits from the stages below it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StageArgs {
+    /// Number of the stage.
+    pub stage: usize,
+    /// Names and values, as declared.
+    pub values: Vec<(String, Option<String>)>,
 }
 
 /// Why there is no graph: problems with places in the Dockerfile. Those that come from no place in it (`--target`,
@@ -248,6 +278,7 @@ impl<'a> Converter<'a> {
                 return Err(self.failed());
             }
         };
+        self.check_bases();
         let plans = self.plan(target);
         let triggers = plans.iter().flatten().flat_map(|plan| &plan.steps).filter(|step| step.is_trigger);
         let trigger_args = triggers.filter_map(|step| match &step.instruction.kind {
@@ -255,13 +286,17 @@ impl<'a> Converter<'a> {
             _ => None,
         });
         let unused = scope::unused_build_args(self.dockerfile, trigger_args.flatten(), self.options);
-        self.problems.extend(unused);
+        // An image that nothing is known of may have triggers that use them.
+        if plans.iter().flatten().all(|plan| plan.base.is_known()) {
+            self.problems.extend(unused);
+        }
         for plan in &plans {
             let stage = plan.as_ref().map(|plan| self.stage(plan));
             self.done.push(stage);
         }
+        let args = self.args();
         match self.done.pop().flatten() {
-            Some(stage) if !self.problems.iter().any(Diagnostic::is_error) => Ok(self.finish(stage)),
+            Some(stage) if !self.problems.iter().any(Diagnostic::is_error) => Ok(self.finish(stage, args)),
             _ => Err(self.failed()),
         }
     }
@@ -284,6 +319,7 @@ impl<'a> Converter<'a> {
 
     fn step(&mut self, stage: &mut Stage, step: &Step<'_>) -> Result<(), Diagnostic> {
         use InstructionKind as K;
+        self.check_step(stage, step);
         match &step.instruction.kind {
             K::Run(run) => return self.run(stage, step, run),
             K::Copy(copy) => return self.copy(stage, step, copy),
@@ -306,7 +342,17 @@ impl<'a> Converter<'a> {
         Ok(())
     }
 
-    fn finish(mut self, stage: Stage) -> Converted {
+    fn args(&self) -> Args {
+        let stages = self.done.iter().enumerate().filter_map(|(index, stage)| {
+            Some(StageArgs { stage: index, values: stage.as_ref()?.args.clone() })
+        });
+        Args {
+            global: self.globals.pairs().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            stages: stages.collect(),
+        }
+    }
+
+    fn finish(mut self, stage: Stage, args: Args) -> Converted {
         let mut config = stage.config;
         if !self.options.labels.is_empty() {
             let labels = self.options.labels.iter().map(|(name, value)| (name.clone(), value.clone()));
@@ -326,6 +372,7 @@ impl<'a> Converter<'a> {
             platform: stage.platform,
             source_date_epoch: self.source_date_epoch,
             run_places: self.run_places,
+            args,
             warnings: self.problems,
         }
     }

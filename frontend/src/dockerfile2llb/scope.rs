@@ -49,6 +49,11 @@ pub(super) fn globals(dockerfile: &Dockerfile, options: &Options, problems: &mut
     globals
 }
 
+/// Whether it is an argument that never is a variable.
+pub(super) fn is_non_env(name: &str) -> bool {
+    NON_ENV_ARGS.contains(&name)
+}
+
 /// `K=V` of the proxies for RUN, both spellings. Of several spellings that were given the last in order counts, which is
 /// the one in lower case; an empty value is none.
 pub(super) fn proxy_env(build_args: &BTreeMap<String, String>) -> Vec<String> {

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use wharf_solver::llb::{Edge, Metadata, Op, Platform, Vertex};
 
+use super::checks::Seen;
 use super::env::Env;
 use super::{Converter, platform};
 use crate::image::ImageConfig;
@@ -55,6 +56,8 @@ pub(super) struct Stage {
     pub(super) args: Vec<(String, Option<String>)>,
     /// Whether this stage (not one below it) has had a CMD.
     pub(super) is_cmd_set: bool,
+    /// What the checks remember.
+    pub(super) seen: Seen,
     /// Its steps' names.
     pub(super) names: StepNames,
     /// Whether its steps ignore the cache.

@@ -50,6 +50,16 @@ pub(super) enum Base {
     Image(Rc<BaseImage>),
 }
 
+impl Base {
+    /// Whether everything is known of it.
+    pub(super) fn is_known(&self) -> bool {
+        match self {
+            Self::Image(image) => image.is_known,
+            Self::Scratch | Self::Stage(_) | Self::Local(_) => true,
+        }
+    }
+}
+
 /// A stage that is needed, looked through once: its base is known and so are all of its steps.
 #[derive(Debug)]
 pub(super) struct Plan<'a> {
@@ -93,7 +103,7 @@ impl<'a> Converter<'a> {
         for index in target + 1..self.dockerfile.stages.len() {
             self.check_unneeded(index);
         }
-        let mut needed = vec![false; target + 1];
+        let mut needed = vec![self.options.every_stage; target + 1];
         needed[target] = true;
         let mut plans: Vec<Option<Plan<'a>>> = Vec::new();
         for index in (0..=target).rev() {
@@ -358,19 +368,7 @@ impl<'a> Converter<'a> {
 
     fn expand_global(&mut self, token: &Token) -> Option<String> {
         match words::expand(token, self.dockerfile.escape, &self.globals) {
-            Ok(expanded) => {
-                let known: Vec<&str> = self.globals.names().collect();
-                for name in &expanded.unset {
-                    // Declared without a value: it is for `--build-arg` to give one.
-                    if self.dockerfile.global_args.iter().any(|arg| arg.name.text == *name) {
-                        continue;
-                    }
-                    let message = format!("UndefinedArgInFrom: FROM argument '{name}' is not declared");
-                    let warning = Diagnostic::warning(token.span.clone(), message);
-                    self.problems.push(warning.with_suggestion(name, &known));
-                }
-                Some(expanded.text)
-            }
+            Ok(expanded) => Some(expanded.text),
             Err(problem) => {
                 self.problems.push(problem);
                 None
@@ -381,11 +379,8 @@ impl<'a> Converter<'a> {
     fn warn_platform(&mut self, base: &Token, image: &BaseImage, expected: &Platform) {
         let actual = image.platform(expected);
         if (&actual.os, &actual.architecture) != (&expected.os, &expected.architecture) {
-            let message = format!(
-                "InvalidBaseImagePlatform: Base image {} was pulled with platform \"{actual}\", expected \"{expected}\" for current build",
-                base.text
-            );
-            self.problems.push(Diagnostic::warning(base.span.clone(), message));
+            let (actual, expected) = (platform::format_all(&actual), platform::format_all(expected));
+            self.problems.push(Diagnostic::base_platform(base.span.clone(), &base.text, &actual, &expected));
         }
     }
 

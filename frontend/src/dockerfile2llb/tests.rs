@@ -383,12 +383,20 @@ fn input(input: ActionInput) -> String {
     }
 }
 
+/// Checks that are not about names and scopes have tests of their own.
 fn dump_diagnostics(title: &str, diagnostics: &[Diagnostic], text: &str, out: &mut String) {
-    for diagnostic in diagnostics {
+    use crate::Rule::{CopyIgnoredFile, InvalidBaseImagePlatform, UndefinedArgInFrom, UndefinedVar};
+    let scopes = [CopyIgnoredFile, InvalidBaseImagePlatform, UndefinedArgInFrom, UndefinedVar];
+    for diagnostic in diagnostics.iter().filter(|it| it.rule.is_none_or(|rule| scopes.contains(&rule))) {
         let hint = diagnostic.hint.as_ref().map_or(String::new(), |hint| format!(" ({hint})"));
         let severity = if diagnostic.is_error() { "error" } else { "warning" };
-        writeln!(out, "{title}: {severity} {}: {}{hint}", place(text, &diagnostic.span), diagnostic.message)
-            .unwrap();
+        writeln!(
+            out,
+            "{title}: {severity} {}: {}{hint}",
+            place(text, &diagnostic.span),
+            diagnostic.headline()
+        )
+        .unwrap();
     }
 }
 

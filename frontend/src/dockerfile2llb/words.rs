@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::Converter;
 use super::env::Env;
 use super::stage::{Stage, Step};
+use super::{Converter, scope};
 use crate::Diagnostic;
+use crate::diagnostic::nearest;
 use crate::parser::Token;
 use crate::shell::{ExpandError, Expanded, Lex};
 
@@ -76,23 +77,25 @@ impl Converter<'_> {
 
     /// Warns of variables that were used without being set.
     pub(super) fn warn_unset(&mut self, stage: &Stage, step: &Step<'_>, token: &Token, expanded: &Expanded) {
-        // What a trigger expects from the file it runs in is not visible there.
-        if step.is_trigger {
+        // What a trigger expects from the file it runs in is not visible there; neither is what a base sets that is
+        // not known.
+        if step.is_trigger || stage.seen.unknown_base {
             return;
         }
         for name in &expanded.unset {
-            if stage.args.iter().any(|(declared, _)| declared == name) {
+            if stage.args.iter().any(|(declared, _)| declared == name) || scope::is_non_env(name) {
                 continue;
             }
-            let message = format!("UndefinedVar: Usage of undefined variable '${name}'");
-            let mut warning = Diagnostic::warning(place_of(token, name), message);
+            let mut warning = Diagnostic::undefined_variable(place_of(token, name), name);
             if self.globals.get(name).is_some() {
                 warning = warning.with_hint(format!(
                     "add ARG {name} to this stage: arguments above the first FROM are only for FROM"
                 ));
             } else if name.len() >= SUGGESTION_BYTES_MIN {
                 let known: Vec<&str> = stage.env.names().collect();
-                warning = warning.with_suggestion(name, &known);
+                if let Some(found) = nearest(name, &known) {
+                    warning = warning.with_hint(format!("did you mean ${found}?"));
+                }
             }
             self.problems.push(warning);
         }
@@ -100,8 +103,30 @@ impl Converter<'_> {
 }
 
 /// Where a variable is used in a word; the whole word if that cannot be told.
-fn place_of(token: &Token, name: &str) -> Range<usize> {
-    let mut forms = [format!("${name}"), format!("${{{name}}}")].into_iter();
-    let found = forms.find_map(|form| token.text.find(&form).map(|start| start..start + form.len()));
+pub(super) fn place_of(token: &Token, name: &str) -> Range<usize> {
+    let text = token.text.as_str();
+    let (bare, braced) = (format!("${name}"), format!("${{{name}}}"));
+    let is_whole = |end: usize| !text[end..].starts_with(|next: char| next.is_alphanumeric() || next == '_');
+    let bare = text.match_indices(&bare).map(|(at, form)| at..at + form.len()).find(|it| is_whole(it.end));
+    let found = bare.or_else(|| text.find(&braced).map(|at| at..at + braced.len()));
     found.map_or_else(|| token.span.clone(), |range| part(token, range))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_is_not_taken_for_the_beginning_of_another() {
+        for (text, expected) in [
+            ("$AB/$A", 14..16),
+            ("${A}x", 10..14),
+            ("$AB${A}", 13..17),
+            ("${A:-$B}", 10..18),
+            ("x$A", 11..13),
+        ] {
+            let token = Token { text: text.to_owned(), span: 10..10 + text.len() };
+            assert_eq!(place_of(&token, "A"), expected, "{text}");
+        }
+    }
 }

@@ -48,6 +48,8 @@ pub struct Stage {
 pub struct Instruction {
     /// What it is.
     pub kind: InstructionKind,
+    /// Its name as written.
+    pub name: Token,
     /// Its range in the file.
     pub span: Range<usize>,
     /// The instruction as written but for its name in capitals, continuation lines joined by one space: for step
@@ -239,6 +241,7 @@ pub fn parse(ast: &Ast) -> (Dockerfile, Vec<Diagnostic>) {
             (InstructionKind::Arg(args), None) if !seen_from => dockerfile.global_args.extend(args),
             (kind, Some(stage)) => stage.instructions.push(Instruction {
                 kind,
+                name: node.name.clone(),
                 span: node.span.clone(),
                 display: node.display.clone(),
             }),
@@ -266,6 +269,7 @@ pub fn parse_trigger(trigger: &str) -> Result<Instruction, Vec<Diagnostic>> {
     let instruction = match ast.nodes.as_slice() {
         [node] => reader.triggered(node).map(|kind| Instruction {
             kind,
+            name: node.name.clone(),
             span: node.span.clone(),
             display: node.display.clone(),
         }),

@@ -1,0 +1,5 @@
+from scratch
+env a=b
+label c=d
+copy a /
+user z

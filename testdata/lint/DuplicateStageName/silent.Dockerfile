@@ -1,0 +1,4 @@
+FROM scratch
+FROM scratch
+FROM scratch AS a
+FROM scratch AS b

@@ -1,0 +1,4 @@
+FROM scratch
+ARG port=8080:80
+EXPOSE 127.0.0.1:80:80 $port
+EXPOSE 90 [::1]:5000:5000/udp

@@ -1,0 +1,4 @@
+FROM scratch
+EXPOSE 80/TcP 53/udp
+EXPOSE \
+  53/UDP

@@ -1,0 +1,4 @@
+FROM scratch as upper
+from scratch AS lower
+FROM scratch As mixed
+From scratch as neither

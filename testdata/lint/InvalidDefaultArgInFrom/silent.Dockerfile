@@ -1,0 +1,7 @@
+ARG TAG=12
+ARG NAME
+FROM debian:$TAG AS a
+FROM debian${NAME}
+FROM ${NAME:-debian}
+FROM A
+FROM a

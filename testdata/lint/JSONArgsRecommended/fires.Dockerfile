@@ -1,0 +1,6 @@
+FROM debian
+ENTRYPOINT echo hello
+cmd exec \
+  "hello"
+FROM scratch
+CMD ["a", 'b']

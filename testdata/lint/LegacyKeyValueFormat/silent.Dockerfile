@@ -1,0 +1,6 @@
+FROM scratch
+ENV key=value k2="v 2"
+LABEL key="value"
+LABEL empty=
+ENV a=\
+b

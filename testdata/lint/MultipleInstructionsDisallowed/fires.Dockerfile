@@ -1,0 +1,8 @@
+FROM debian AS a
+HEALTHCHECK NONE
+ENTRYPOINT ["a"]
+CMD ["a"]
+CMD ["b"]
+ENTRYPOINT ["b"]
+HEALTHCHECK CMD ["true"]
+CMD ["c"]

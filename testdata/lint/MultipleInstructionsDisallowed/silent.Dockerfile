@@ -1,0 +1,10 @@
+FROM debian AS a
+CMD ["a"]
+ENTRYPOINT ["a"]
+HEALTHCHECK NONE
+FROM a
+CMD ["b"]
+ENTRYPOINT ["b"]
+HEALTHCHECK NONE
+SHELL ["a"]
+SHELL ["b"]

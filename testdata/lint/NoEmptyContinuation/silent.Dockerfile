@@ -1,0 +1,7 @@
+FROM scratch
+COPY a \
+  # a comment
+  b \
+  /c/
+
+COPY d /

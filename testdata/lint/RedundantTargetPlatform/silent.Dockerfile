@@ -1,0 +1,3 @@
+FROM --platform=$BUILDPLATFORM scratch AS a
+FROM --platform=${TARGETOS}/${TARGETARCH} scratch
+FROM scratch

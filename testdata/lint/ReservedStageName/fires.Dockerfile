@@ -1,0 +1,2 @@
+FROM scratch AS Scratch
+FROM scratch AS context

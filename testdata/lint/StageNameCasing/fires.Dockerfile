@@ -1,0 +1,3 @@
+FROM scratch AS BuilderBase
+FROM scratch AS b
+FROM scratch AS C

@@ -1,0 +1,2 @@
+FROM Debian
+FROM scratch AS a-b_c.d

@@ -1,0 +1,4 @@
+ARG VERSION=latest
+ARG NONE
+FROM --platform=$BUILDPLATFORM debian:$VERSION$NONE AS a
+FROM debian:${WHAT:-12}
