@@ -207,7 +207,7 @@ impl<'a> Build<'a> {
             return Err(Failure::new(Kind::Dockerfile, violation).hint(hint));
         }
         converted.ok_or_else(|| {
-            let mut failure = dockerfile_failure(&self.source, report.errors);
+            let mut failure = dockerfile_failure(report.kind, &self.source, report.errors);
             if resolver.failed() {
                 failure.kind = Kind::Source;
             }
@@ -229,7 +229,11 @@ impl<'a> Build<'a> {
                 problems.extend(forbidden(exec, self.request.allowed, &places, &location));
             }
         }
-        if problems.is_empty() { Ok(()) } else { Err(dockerfile_failure(&self.source, problems)) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(dockerfile_failure(Kind::Dockerfile, &self.source, problems))
+        }
     }
 
     /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.
@@ -354,14 +358,11 @@ fn keeps_git_dir(request: &BuildRequest) -> bool {
 }
 
 /// Says that a Dockerfile cannot be built, and shows why.
-fn dockerfile_failure(source: &SourceText, errors: Vec<Diagnostic>) -> Failure {
+fn dockerfile_failure(kind: Kind, source: &SourceText, errors: Vec<Diagnostic>) -> Failure {
     let message = match errors.len() {
         1 => format!("cannot build from `{}`", source.name),
         count => format!("cannot build from `{}`: {count} errors", source.name),
     };
-    // What stands nowhere in the file was asked for on the command line.
-    let is_usage = !source.text.is_empty() && !errors.iter().any(|error| error.place().is_some());
-    let kind = if is_usage { Kind::Usage } else { Kind::Dockerfile };
     let mut failure = Failure::new(kind, message);
     failure.evidence =
         Some(Box::new(Evidence { source: source.clone(), places: errors, log_tail: Vec::new() }));

@@ -11,6 +11,7 @@ use wharf_solver::llb::Platform;
 
 use super::BuildRequest;
 use crate::context::ContextSpec;
+use crate::error::Kind;
 
 /// A Dockerfile that was read.
 pub(super) struct Parsed {
@@ -56,8 +57,12 @@ impl Parsed {
     pub(super) fn report(&self) -> Report {
         let reported = self.linter.report(self.problems.clone());
         let violation = self.linter.violation(&reported);
-        let (errors, warnings) = reported.into_iter().partition(Diagnostic::is_error);
-        Report { errors, warnings, violation }
+        let (errors, warnings): (Vec<_>, _) = reported.into_iter().partition(Diagnostic::is_error);
+        // In a file that has something to build, what stands nowhere was asked for on the command line.
+        let is_usage = !self.dockerfile.stages.is_empty()
+            && !errors.is_empty()
+            && errors.iter().all(|error| error.place().is_none());
+        Report { errors, warnings, violation, kind: if is_usage { Kind::Usage } else { Kind::Dockerfile } }
     }
 }
 
@@ -70,6 +75,8 @@ pub(super) struct Report {
     pub(super) warnings: Vec<Diagnostic>,
     /// Why it is prevented by warnings after all (`check=error=true`).
     pub(super) violation: Option<String>,
+    /// What the errors are about.
+    pub(super) kind: Kind,
 }
 
 /// What the conversion depends on besides the file.

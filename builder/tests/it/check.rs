@@ -58,7 +58,11 @@ fn what_prevents_the_build_ends_with_status_3() {
         .fails_with(DOCKERFILE, &["lint violation found for rules: FromAsCasing"]);
     ask("# check=error=maybe\nFROM scratch\n", &["--check"])
         .fails_with(DOCKERFILE, &["maybe", "Dockerfile:1:15"]);
-    ask("FROM scratch\n", &["--check", "--target=x"]).fails_with(DOCKERFILE, &["\"x\" could not be found"]);
+}
+
+#[test]
+fn a_target_that_is_not_there_is_a_mistake_of_the_command() {
+    ask("FROM scratch\n", &["--check", "--target=x"]).fails_with(USAGE, &["\"x\" could not be found"]);
 }
 
 #[test]

@@ -141,7 +141,10 @@ pub fn call(request: &BuildRequest, call: &Call, stores: &Stores<'_>) -> Result<
             answer.outline(&dockerfile2llb::outline(&parsed.ast, &parsed.dockerfile, &options, &converted));
             Ok(true)
         }
-        (_, None) => Err(dockerfile_failure(answer.source, parsed.report().errors)),
+        (_, None) => {
+            let report = parsed.report();
+            Err(dockerfile_failure(report.kind, answer.source, report.errors))
+        }
     };
     answered.map_err(|mut failure| {
         if source_failed {
@@ -186,7 +189,9 @@ struct Answer<'a> {
 impl Answer<'_> {
     fn check(&self, mut report: Report) -> Result<bool, Failure> {
         let failure = match (report.errors.is_empty(), &report.violation) {
-            (false, _) => Some(dockerfile_failure(self.source, std::mem::take(&mut report.errors))),
+            (false, _) => {
+                Some(dockerfile_failure(report.kind, self.source, std::mem::take(&mut report.errors)))
+            }
             (true, Some(violation)) => Some(Failure::new(Kind::Dockerfile, violation)),
             (true, None) => None,
         };
@@ -217,9 +222,9 @@ impl Answer<'_> {
     }
 
     fn targets(&self, parsed: &Parsed) -> Result<bool, Failure> {
-        let errors = parsed.report().errors;
-        if !errors.is_empty() {
-            return Err(dockerfile_failure(self.source, errors));
+        let report = parsed.report();
+        if !report.errors.is_empty() {
+            return Err(dockerfile_failure(report.kind, self.source, report.errors));
         }
         let targets = dockerfile2llb::targets(&parsed.ast, &parsed.dockerfile);
         let text =

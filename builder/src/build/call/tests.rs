@@ -140,7 +140,7 @@ fn checks_are_shown_at_their_places() {
 #[test]
 fn what_prevents_the_build_is_part_of_the_result() {
     let (source, report) = checked("FROM scratch as a\nRUM x\nCOPY --form=a /b /\n");
-    let failure = dockerfile_failure(&source, report.errors);
+    let failure = dockerfile_failure(report.kind, &source, report.errors);
     expect![[r#"
         buildError {"location":{"ranges":[{"end":{"character":3,"line":2},"start":{"character":0,"line":2}},{"end":{"character":11,"line":3},"start":{"character":5,"line":3}}]},"message":"unknown instruction: RUM (did you mean RUN?)\nunknown flag: --form (did you mean --from?)"}
         warnings {"description":"The 'as' keyword should match the case of the 'from' keyword","detail":"'as' and 'FROM' keywords' casing do not match","level":1,"location":{"ranges":[{"end":{"character":15,"line":1},"start":{"character":13,"line":1}}]},"ruleName":"FromAsCasing","url":"https://docs.docker.com/go/dockerfile/rule/from-as-casing/"}
