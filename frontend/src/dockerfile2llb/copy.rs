@@ -99,7 +99,7 @@ impl Converter<'_> {
         for token in &paths.sources {
             let source = self.expand(stage, step, token)?;
             draft.created_by.push(' ');
-            draft.created_by.push_str(&source);
+            draft.created_by.push_str(&remote::without_credentials(&source));
             self.add_source(transfer, token, &source, &mut draft)?;
         }
         for heredoc in &paths.heredocs {
@@ -173,20 +173,20 @@ impl Converter<'_> {
                 Err(error("source can't be a git ref for COPY").with_hint("use ADD"))
             }
             (Some(Remote::Http { url, file_name }), Some(add)) => {
-                let source = http_source(url, &file_name, draft.checksum.as_ref())?;
+                let op = http_source(url, &file_name, draft.checksum.as_ref())?;
                 let copy = CopyAction {
                     src: format!("/{file_name}"),
                     unpack_archive: add.unpack == Some(true),
                     ..draft.template.clone()
                 };
-                self.add_remote(source, copy, draft);
+                self.add_remote(source, op, copy, draft);
                 Ok(())
             }
             (Some(Remote::Git(git)), Some(add)) => {
-                let source = git_source(git, add, token, draft.checksum.as_ref())?;
+                let op = git_source(git, add, token, draft.checksum.as_ref())?;
                 let copy =
                     CopyAction { src: "/".to_owned(), dir_contents_only: true, ..draft.template.clone() };
-                self.add_remote(source, copy, draft);
+                self.add_remote(source, op, copy, draft);
                 Ok(())
             }
             (None, _) if draft.checksum.is_some() => Err(error("checksum requires HTTP(S) or Git sources")),
@@ -221,9 +221,10 @@ impl Converter<'_> {
         }
     }
 
-    fn add_remote(&mut self, source: SourceOp, copy: CopyAction, draft: &mut Draft) {
+    /// Copies from a source that is called as it was written.
+    fn add_remote(&mut self, written: &str, source: SourceOp, copy: CopyAction, draft: &mut Draft) {
         let op = Op::Source(source);
-        let metadata = draft.metadata.clone();
+        let metadata = Metadata { name: remote::without_credentials(written), ..draft.metadata.clone() };
         let edge = self.definition.add(Vertex { op, inputs: Vec::new(), platform: None, metadata });
         let from = draft.file.input(Some(edge));
         draft.file.change(FileChange::Copy(CopyAction { from: Some(from), ..copy }));

@@ -69,6 +69,26 @@ pub fn git_context(text: &str, keep_git_dir: bool) -> Result<SourceOp, String> {
     Ok(git.source())
 }
 
+/// A text without the names and passwords in its URLs: step names and history are for everybody to read. `git@` says who
+/// is asked, not who asks.
+pub(super) fn without_credentials(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (scheme, after) = rest.split_at(at + "://".len());
+        shown.push_str(scheme);
+        let end = after.find(|c: char| "/?#\"'".contains(c) || c.is_whitespace()).unwrap_or(after.len());
+        rest = match after[..end].rfind('@') {
+            Some(user_end) if &after[..user_end] != "git" => {
+                shown.push_str(if after[..user_end].contains(':') { "xxxxx:xxxxx" } else { "xxxxx" });
+                &after[user_end..]
+            }
+            _ => after,
+        };
+    }
+    shown + rest
+}
+
 impl Git {
     /// The source: `git://HOST/PATH#REF:SUBDIR`, the URL itself in an attribute.
     pub(super) fn source(&self) -> SourceOp {
@@ -220,6 +240,19 @@ mod tests {
             Err(message) => message,
         };
         assert_eq!(actual, expected, "{text}");
+    }
+
+    #[test]
+    fn credentials_are_not_shown() {
+        for (text, expected) in [
+            ("ADD https://me:pass@h/a?b@c /x", "ADD https://xxxxx:xxxxx@h/a?b@c /x"),
+            ("ADD [\"http://token@h/a\", \"/x@y\"]", "ADD [\"http://xxxxx@h/a\", \"/x@y\"]"),
+            ("https://a:p@ss@h ssh://git@h/r://u:p@h", "https://xxxxx:xxxxx@h ssh://git@h/r://xxxxx:xxxxx@h"),
+            ("git@h:o/r.git a@b", "git@h:o/r.git a@b"),
+            ("://", "://"),
+        ] {
+            assert_eq!(without_credentials(text), expected, "{text}");
+        }
     }
 
     #[test]

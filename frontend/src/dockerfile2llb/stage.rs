@@ -7,7 +7,7 @@ use wharf_solver::llb::{Edge, Metadata, Op, Platform, Vertex};
 
 use super::checks::Seen;
 use super::env::Env;
-use super::{Converter, platform};
+use super::{Converter, platform, remote};
 use crate::image::ImageConfig;
 use crate::instructions::{Instruction, InstructionKind};
 use crate::parser::Token;
@@ -146,7 +146,7 @@ impl Converter<'_> {
         let lex = Lex { escape: self.dockerfile.escape, lookup: &lookup };
         let text = lex.word(&step.instruction.display).map(|expanded| expanded.text);
         let text = text.unwrap_or_else(|_| step.instruction.display.to_string());
-        self.named_metadata(stage, step, &text)
+        self.named_metadata(stage, step, &remote::without_credentials(&text))
     }
 
     /// The same for RUN: quotes stay, and so do variables that only the shell knows; secrets are masked.
