@@ -9,8 +9,8 @@ use super::run::Exec;
 use super::stage::{Stage, Step};
 use super::stages::Origin;
 use super::{Converter, path, words};
-use crate::Diagnostic;
 use crate::parser::Token;
+use crate::{Diagnostic, dockerignore};
 
 const KEYS: [&str; 19] = [
     "type",
@@ -143,7 +143,7 @@ impl Converter<'_> {
             Type::Cache => MountKind::Cache {
                 // Without an id it is the target as written: a relative one is the same cache in every directory.
                 id: self.cache_id(
-                    spec.id.filter(|id| !id.is_empty()).unwrap_or_else(|| path::clean_relative(written)),
+                    spec.id.filter(|id| !id.is_empty()).unwrap_or_else(|| dockerignore::clean(written)),
                 ),
                 sharing: spec.sharing.unwrap_or_default(),
                 mode: spec.mode,

@@ -15,24 +15,6 @@ pub(super) fn clean(path: &str) -> String {
     format!("/{}", components.join("/"))
 }
 
-/// Cleans a path that may be relative and stays so; the empty path is `.`.
-pub(super) fn clean_relative(path: &str) -> String {
-    if path.starts_with('/') {
-        return clean(path);
-    }
-    let mut components: Vec<&str> = Vec::new();
-    for component in path.split('/') {
-        match component {
-            "" | "." => {}
-            ".." if components.last().is_some_and(|last| *last != "..") => {
-                components.pop();
-            }
-            name => components.push(name),
-        }
-    }
-    if components.is_empty() { ".".to_owned() } else { components.join("/") }
-}
-
 /// `path` as seen from the directory `dir`, cleaned.
 pub(super) fn join(dir: &str, path: &str) -> String {
     if path.starts_with('/') { clean(path) } else { clean(&format!("{dir}/{path}")) }
@@ -84,7 +66,7 @@ mod tests {
             ("a/../../b", "../b"),
             ("/a/../../b/", "/b"),
         ] {
-            assert_eq!(clean_relative(path), cleaned, "{path}");
+            assert_eq!(crate::dockerignore::clean(path), cleaned, "{path}");
         }
     }
 

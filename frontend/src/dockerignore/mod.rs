@@ -273,7 +273,7 @@ impl Test {
 }
 
 /// The shortest path that means the same, as Go's `filepath.Clean` has it.
-fn clean(path: &str) -> String {
+pub(crate) fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut components: Vec<&str> = Vec::new();
     for component in path.split('/') {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use percent_encoding::percent_decode_str;
+
 use super::GitError;
 
 /// Longer addresses are no addresses.
@@ -192,24 +194,12 @@ fn is_user(text: &str) -> bool {
 
 /// User or password as it was before it was written into a URL.
 fn decoded(text: &str) -> Result<String, &'static str> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let digits = tail.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
-        let escape = digits.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok());
-        match (*first, escape) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
+    let text = percent_decode_str(text).decode_utf8().map_err(|_| "its user or password is no text")?;
+    if text.chars().any(char::is_control) {
+        Err("its user or password is no text")
+    } else {
+        Ok(text.into_owned())
     }
-    let text = String::from_utf8(bytes).map_err(|_| "its user or password is no text")?;
-    if text.chars().any(char::is_control) { Err("its user or password is no text") } else { Ok(text) }
 }
 
 #[cfg(test)]

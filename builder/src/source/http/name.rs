@@ -1,7 +1,9 @@
 //! What the file of a URL is called.
 
+use std::borrow::Cow;
 use std::path::Path;
 
+use percent_encoding::percent_decode_str;
 use reqwest::Url;
 use reqwest::header::{CONTENT_DISPOSITION, HeaderMap};
 
@@ -81,22 +83,7 @@ fn unquote(text: &str) -> (String, &str) {
 
 /// `%41` → `A`; all of it as it was if that gives no text.
 fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let digit = |at: usize| tail.get(at).and_then(|digit| char::from(*digit).to_digit(16));
-        match (*first, digit(0), digit(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.extend(u8::try_from(high * 16 + low));
-                rest = &tail[2..];
-            }
-            _ => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| text.to_owned())
+    percent_decode_str(text).decode_utf8().map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
 #[cfg(test)]
