@@ -7,6 +7,8 @@
 mod corpus;
 #[path = "dockerfile/dump.rs"]
 mod dump;
+#[path = "dockerfile/oracles.rs"]
+mod oracles;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
