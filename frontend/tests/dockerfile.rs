@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod carets;
 #[path = "dockerfile/corpus.rs"]
 mod corpus;
 #[path = "dockerfile/dump.rs"]

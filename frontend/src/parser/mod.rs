@@ -78,6 +78,8 @@ pub struct Heredoc {
     pub fd: u32,
     /// Byte range of the body in the file.
     pub span: Range<usize>,
+    /// Byte range of the operator.
+    pub operator: Range<usize>,
 }
 
 /// Parses a Dockerfile. Whatever the input, this ends; errors and warnings are in the list.
@@ -140,10 +142,10 @@ impl Parser<'_> {
         let mut node = node(text, |name_bytes| line.display(name_bytes));
         node.comments = comments;
         node.span.end = node.span.end.max(line.end);
-        for found in heredoc::operators(&node, text) {
-            let (body, terminated) = heredoc::body(found.heredoc, &mut self.lines);
+        for heredoc in heredoc::operators(&node, text) {
+            let (body, terminated) = heredoc::body(heredoc, &mut self.lines);
             if !terminated {
-                self.diagnostics.push(Diagnostic::unterminated_heredoc(found.span, &body.name));
+                self.diagnostics.push(Diagnostic::unterminated_heredoc(body.operator.clone(), &body.name));
             }
             node.span.end = self.lines.end_of_last();
             node.heredocs.push(body);
