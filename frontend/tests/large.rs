@@ -70,15 +70,17 @@ const MANY: usize = 100_000;
 /// Runs all of these files; the first error of each (if it has one) must be the one expected.
 #[track_caller]
 fn check(files: &[(&str, String, &str)], options: &Options) {
+    let mut wrong = Vec::new();
     for (name, text, expected) in files {
         let start = Instant::now();
         let problems = all(text, options);
         println!("{name}: {:?}, {} problems", start.elapsed(), problems.len());
-        let error =
-            problems.iter().find(|problem| problem.is_error()).map_or("", |error| error.message.as_str());
-        assert_eq!(error.is_empty(), expected.is_empty(), "{name}: {error}");
-        assert!(error.starts_with(expected), "{name}: {error}");
+        let error = problems.iter().find(|problem| problem.is_error()).map_or("", |error| &error.message);
+        if error.is_empty() != expected.is_empty() || !error.starts_with(expected) {
+            wrong.push(format!("{name}: {error}"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 fn amd64() -> Options {
@@ -98,14 +100,14 @@ fn many_lines() {
         ("ARG", lines(MANY, "ARG a#"), ""),
         ("ARG with a value", lines(MANY, "ARG a#=1"), ""),
         ("ARG used", lines(MANY, "ARG a#") + "USER $a1$a99999\nRUN x", ""),
-        ("global ARG", globals, "base name"),
+        ("global ARG", globals, ""),
         ("LABEL", lines(MANY, "LABEL a#=1"), ""),
         ("COPY", lines(MANY, "COPY a# /"), ""),
         ("COPY from an image", lines(MANY, "COPY --from=a# / /"), ""),
         ("COPY from no image", lines(MANY, "COPY --from=none# / /"), "none0"),
         ("COPY of heredocs", lines(MANY, "COPY <<a <<b /\na\nb"), ""),
         ("ADD", lines(MANY, "ADD https://h/# /"), ""),
-        ("RUN", lines(MANY, "RUN echo # && \\\n # comment\n\n true"), ""),
+        ("RUN", lines(MANY, "RUN echo # && \\\n\n true"), ""),
         ("EXPOSE", lines(MANY, "EXPOSE 1#"), "invalid containerPort"),
         ("VOLUME", lines(MANY, "VOLUME /#"), ""),
         ("CMD", lines(MANY, "CMD #"), ""),
@@ -113,7 +115,7 @@ fn many_lines() {
         ("ONBUILD ARG", lines(MANY, "ONBUILD ARG a#=$b") + "FROM first", ""),
         ("unknown instructions", lines(MANY, "RUNN #"), "unknown instruction"),
         ("undefined variables", lines(1_000, "ENV abc#=1") + &lines(MANY, "USER $abx#")[21..], ""),
-        ("comments", lines(MANY, "# check=skip=all #") + "RUN x", ""),
+        ("comments", format!("FROM debian\n{}RUN x\n", "# check=skip=all\n".repeat(MANY)), ""),
     ];
     check(&files, &amd64());
     check(&[("COPY of ignored files", lines(MANY, "COPY x# /"), "")], &ignoring);
@@ -148,8 +150,8 @@ fn many_stages() {
 fn long_instructions() {
     let nested =
         |count: usize| format!("FROM debian\nUSER {}x{}\n", "${a:-".repeat(count), "}".repeat(count));
-    let unset = words("USER", 0, "", " ").trim_end().to_owned()
-        + &(0..MANY).fold(String::new(), |text, number| text + &format!("$a{number}"));
+    let numbers = 0..MANY;
+    let unset = numbers.fold("FROM debian\nUSER ".to_owned(), |text, number| text + &format!("$a{number}"));
     let heredocs = words("RUN cat", MANY, "<<a#", "\n")
         + &(0..MANY).fold(String::new(), |text, number| text + &format!("a{number}\n"));
     let json = words("COPY [", MANY * 10, "\"a\",", "\"/\"]");
@@ -178,7 +180,11 @@ fn long_instructions() {
         ("a JSON array", json, ""),
         ("a JSON array of 10 MB of brackets", format!("FROM debian\nCMD {}\n", "[".repeat(10 << 20)), ""),
         ("variables in one word", unset, ""),
-        ("variables that are set", words("ENV", 50_000, "a#=1", "\nUSER ") + &"$a1$a49999".repeat(MANY), ""),
+        (
+            "variables that are set",
+            words("ENV", 50_000, "a#=1", &format!("\nUSER {}", "$a1$a49999".repeat(MANY))),
+            "",
+        ),
         (
             "references in patterns",
             format!("FROM debian\nENV a={}\nUSER ${{a//x*y/z}}\n", "x".repeat(MANY)),

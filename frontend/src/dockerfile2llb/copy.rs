@@ -34,6 +34,7 @@ struct Transfer<'t> {
 
 /// An instruction's operation as far as it is put together.
 struct Draft {
+    has_one_source: bool,
     /// What all of its copies share.
     template: CopyAction,
     metadata: Metadata,
@@ -96,7 +97,8 @@ impl Converter<'_> {
             paths.link && template.mode.is_none() && !names_owner(&template) && stage.head.is_some();
         let file = FileBuilder::new(if is_linked { None } else { stage.head });
         let metadata = self.step_metadata(stage, step);
-        let mut draft = Draft { template, metadata, checksum, file, created_by };
+        let has_one_source = paths.sources.len() == 1;
+        let mut draft = Draft { has_one_source, template, metadata, checksum, file, created_by };
         for token in &paths.sources {
             let source = self.expand(stage, step, token)?;
             draft.created_by.push(' ');
@@ -180,14 +182,14 @@ impl Converter<'_> {
                     unpack_archive: add.unpack == Some(true),
                     ..draft.template.clone()
                 };
-                self.add_remote(source, copy, draft);
+                self.add_remote(source, copy, token, draft);
                 Ok(())
             }
             (Some(Remote::Git(git)), Some(add)) => {
                 let source = git_source(git, add, token, draft.checksum.as_ref())?;
                 let copy =
                     CopyAction { src: "/".to_owned(), dir_contents_only: true, ..draft.template.clone() };
-                self.add_remote(source, copy, draft);
+                self.add_remote(source, copy, token, draft);
                 Ok(())
             }
             (None, _) if draft.checksum.is_some() => Err(error("checksum requires HTTP(S) or Git sources")),
@@ -222,9 +224,14 @@ impl Converter<'_> {
         }
     }
 
-    fn add_remote(&mut self, source: SourceOp, copy: CopyAction, draft: &mut Draft) {
+    fn add_remote(&mut self, source: SourceOp, copy: CopyAction, token: &Token, draft: &mut Draft) {
         let op = Op::Source(source);
-        let metadata = draft.metadata.clone();
+        let name = &draft.metadata.name;
+        let metadata = Metadata {
+            name: if draft.has_one_source { name.clone() } else { source_name(name, &token.text) },
+            location: draft.metadata.location.clone(),
+            ignore_cache: draft.metadata.ignore_cache,
+        };
         let edge = self.definition.add(Vertex { op, inputs: Vec::new(), platform: None, metadata });
         let from = draft.file.input(Some(edge));
         draft.file.change(FileChange::Copy(CopyAction { from: Some(from), ..copy }));
@@ -421,6 +428,15 @@ fn is_commit_prefix(commit: &str) -> bool {
 fn names_owner(copy: &CopyAction) -> bool {
     let by_name = |user: &UserRef| matches!(user, UserRef::Name(_));
     copy.owner.as_ref().is_some_and(|owner| by_name(&owner.user) || owner.group.as_ref().is_some_and(by_name))
+}
+
+/// `[2/3] ADD …` → `[2/3] ADD SOURCE`. The whole instruction as the name of each of its sources would be as long as the
+/// square of their number.
+fn source_name(name: &str, source: &str) -> String {
+    match name.split_once("] ") {
+        Some((prefix, _)) => format!("{prefix}] ADD {source}"),
+        None => format!("ADD {source}"),
+    }
 }
 
 /// `[2/3] COPY …` → `[2/3] LINK COPY …`.

@@ -1,14 +1,12 @@
 //! Here-documents: their operators on an instruction's line, and their bodies below it.
 
-use std::ops::Range;
-
 use super::json::{self, JsonForm};
 use super::line::Lines;
 use super::{Heredoc, Mapped, Node, trigger};
 use crate::shell::{Lex, Mode};
 
-/// The heredocs, still without their bodies, of `line`, which is the whole text of `node`. Their operators are found by splitting the line as a shell would;
-/// a line that cannot be split so (an unclosed quote) has none.
+/// The heredocs, still without their bodies, of `line`, which is the whole text of `node`. Their operators are found by
+/// splitting the line as a shell would; a line that cannot be split so (an unclosed quote) has none.
 pub(super) fn operators(node: &Node, line: Mapped<'_>) -> Vec<Heredoc> {
     if !line.text.contains("<<") || !may_hold_heredocs(node) {
         return Vec::new();
