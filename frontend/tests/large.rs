@@ -65,7 +65,7 @@ fn words(instruction: &str, count: usize, word: &str, end: &str) -> String {
     text + end + "\n"
 }
 
-const MANY: usize = 100_000;
+const MANY: usize = 50_000;
 
 /// Runs all of these files; the first error of each (if it has one) must be the one expected.
 #[track_caller]
@@ -91,7 +91,7 @@ fn amd64() -> Options {
 
 #[test]
 fn many_lines() {
-    let globals = lines(MANY, "ARG a#=1").replacen("FROM debian AS first\n", "", 1) + "FROM a$a1$a99999$b";
+    let globals = lines(MANY, "ARG a#=1").replacen("FROM debian AS first\n", "", 1) + "FROM a$a1$a49999$b";
     let ignoring = Options { ignore: (0..20_000).map(|number| format!("x{number}*")).collect(), ..amd64() };
     let files = [
         ("ENV", lines(MANY, "ENV a#=1"), ""),
@@ -99,7 +99,7 @@ fn many_lines() {
         ("ENV using the one before", lines(MANY, "ENV a=1$a#"), ""),
         ("ARG", lines(MANY, "ARG a#"), ""),
         ("ARG with a value", lines(MANY, "ARG a#=1"), ""),
-        ("ARG used", lines(MANY, "ARG a#") + "USER $a1$a99999\nRUN x", ""),
+        ("ARG used", lines(MANY, "ARG a#") + "USER $a1$a49999\nRUN x", ""),
         ("global ARG", globals, ""),
         ("LABEL", lines(MANY, "LABEL a#=1"), ""),
         ("COPY", lines(MANY, "COPY a# /"), ""),
@@ -192,12 +192,8 @@ fn long_instructions() {
         ),
         ("nested 200 deep", nested(200), ""),
         ("nested 1,000 deep", nested(1_000), "substitutions are nested more than 200 deep"),
-        ("nested 100,000 deep", nested(MANY), "substitutions are nested more than 200 deep"),
-        (
-            "open 100,000 times",
-            format!("FROM debian\nUSER {}\n", "${a:-".repeat(MANY)),
-            "substitutions are nested",
-        ),
+        ("nested deep", nested(MANY), "substitutions are nested more than 200 deep"),
+        ("never closed", format!("FROM debian\nUSER {}\n", "${a:-".repeat(MANY)), "substitutions are nested"),
         ("continued lines", format!("FROM debian\nRUN x{}\n", " \\\n y".repeat(MANY)), ""),
         ("continued empty lines", format!("FROM debian\nRUN x \\\n{} y\n", "\n".repeat(MANY)), ""),
         (

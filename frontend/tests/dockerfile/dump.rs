@@ -43,7 +43,7 @@ pub(crate) fn diagnostics(source: &str, diagnostics: &[Diagnostic]) -> String {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        let place = diagnostic.place().map(|place| format!(" {}", dump.place(&place))).unwrap_or_default();
+        let place = diagnostic.place().map(|place| format!(" {}", dump.place(place))).unwrap_or_default();
         dump.line(0, &format!("{severity}{place} {}", diagnostic.headline()));
         if let Some(place) = diagnostic.place() {
             dump.out.push_str(&carets::excerpt(source, place));
