@@ -154,8 +154,8 @@ fn long_instructions() {
     let unset = numbers.fold("FROM debian\nUSER ".to_owned(), |text, number| text + &format!("$a{number}"));
     let heredocs = words("RUN cat", MANY, "<<a#", "\n")
         + &(0..MANY).fold(String::new(), |text, number| text + &format!("a{number}\n"));
-    let json = words("COPY [", MANY * 10, "\"a\",", "\"/\"]");
-    assert!(json.len() > 4 << 20);
+    let json = words("COPY [", MANY * 10, "\"a file of some name\",", "\"/\"]");
+    assert!(json.len() > 10_000_000);
     let files = [
         ("ENV", words("ENV", MANY, "a#=1", ""), ""),
         ("ARG", words("ARG", MANY, "a#=1", ""), ""),

@@ -49,6 +49,8 @@ pub struct Node {
     pub name: Token,
     /// `--flag[=value]` words after the name, quotes stripped.
     pub flags: Vec<Token>,
+    /// Where the bytes of each flag's text stand in the file.
+    pub flag_maps: Vec<SourceMap>,
     /// The rest of the instruction, continuation lines joined, comments inside removed, heredoc bodies not included.
     pub args: Token,
     /// Where the bytes of `args.text` stand in the file, so that tokens split from it later get exact spans.
@@ -178,12 +180,13 @@ impl Node {
 fn node(line: Mapped<'_>, display: impl FnOnce(usize) -> String) -> Node {
     let name_end = line.text.find(is_blank).unwrap_or(line.text.len());
     let name = line.slice(0..name_end);
-    let (flags, args) = flag::split(line.slice(name_end..line.text.len()));
+    let (flags, flag_maps, args) = flag::split(line.slice(name_end..line.text.len()));
     let args = args.trim();
     let span = line.span();
     Node {
         name: name.token(),
         flags,
+        flag_maps,
         args: args.token(),
         args_map: args.map(),
         heredocs: Vec::new(),
