@@ -288,6 +288,9 @@ impl Diagnostic {
     }
 }
 
+/// Of how many candidates the nearest is looked for: each costs the product of the lengths.
+pub(crate) const CANDIDATES_MAX: usize = 1_000;
+
 /// The candidate nearest to `name` without regard to case, if it is near enough to be a slip of the fingers.
 pub fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
     /// Longer names are no typo of anything, and the distance costs the product of the lengths.
@@ -297,13 +300,21 @@ pub fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     let allowed = (name.len() / 3).clamp(1, 3);
+    let near = |candidate: &&'a str| {
+        let other: Vec<char> =
+            candidate.chars().take(NAME_CHARS_MAX + allowed).flat_map(char::to_lowercase).collect();
+        if other.len().abs_diff(name.len()) > allowed {
+            return None;
+        }
+        let distance = edit_distance(&name, &other);
+        // One of two letters replaced is another word.
+        let is_slip = distance <= allowed && distance * 3 <= name.len().max(other.len());
+        is_slip.then_some((distance, *candidate))
+    };
     candidates
         .iter()
-        .map(|candidate| {
-            let other: Vec<char> = candidate.chars().flat_map(char::to_lowercase).collect();
-            (edit_distance(&name, &other), *candidate)
-        })
-        .filter(|(distance, _)| *distance <= allowed)
+        .take(CANDIDATES_MAX)
+        .filter_map(near)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, candidate)| candidate)
 }
@@ -352,6 +363,20 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(nearest(name, &known), expected, "{name}");
+        }
+        for (name, known, expected) in [
+            ("a", "b", None),
+            ("a", "A", Some("A")),
+            ("a", "ab", None),
+            ("ro", "rw", None),
+            ("or", "ro", None),
+            ("sr", "src", Some("src")),
+            ("scr", "src", Some("src")),
+            ("a", "abc", None),
+            ("gdi", "gid", Some("gid")),
+            ("stage", "stage-final", None),
+        ] {
+            assert_eq!(nearest(name, &[known]), expected, "{name}");
         }
         assert_eq!(nearest(&"R".repeat(10_000), &known), None);
     }

@@ -3,10 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod carets;
 #[path = "dockerfile/corpus.rs"]
 mod corpus;
 #[path = "dockerfile/dump.rs"]
 mod dump;
+#[path = "dockerfile/oracles.rs"]
+mod oracles;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

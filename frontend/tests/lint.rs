@@ -1,7 +1,9 @@
 //! The checks. Each folder of `testdata/lint` is a rule: `fires.Dockerfile`, what is said of it in `fires.expect`
 //! (`UPDATE_EXPECT=1` writes it), and `silent.Dockerfile`, of which the rule has nothing to say. That a directive and
 //! a comment silence the rule is tried on the first. `options` has a `build-arg` or `ignore` a line.
-#![expect(clippy::unwrap_used, reason = "a test may panic")]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod carets;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -77,19 +79,18 @@ fn check(text: &str, flags: &str) -> (Vec<Diagnostic>, Option<String>) {
 fn dump(text: &str, reported: &[Diagnostic]) -> String {
     let mut out = String::new();
     for it in reported {
-        let line_start = text[..it.span.start].rfind('\n').map_or(0, |newline| newline + 1);
-        let line = text[line_start..].lines().next().unwrap_or_default();
         let severity = if it.is_error() { "error" } else { "warning" };
-        writeln!(out, "{severity}: {}", it.headline()).unwrap();
-        writeln!(out, "  | {line}").unwrap();
-        let carets = it.span.len().min(line.len() - (it.span.start - line_start)).max(1);
-        writeln!(out, "  | {}{}", " ".repeat(it.span.start - line_start), "^".repeat(carets)).unwrap();
+        let place = it.place().map(|place| format!("{} ", carets::place(text, place))).unwrap_or_default();
+        writeln!(out, "{severity} {place}{}", it.headline()).unwrap();
+        if let Some(place) = it.place() {
+            out.push_str(&carets::excerpt(text, place));
+        }
         if let Some(related) = &it.related {
-            let line = text[..related.span.start].matches('\n').count() + 1;
-            writeln!(out, "  {} (line {line})", related.label).unwrap();
+            writeln!(out, "  {} {}", carets::place(text, &related.span), related.label).unwrap();
+            out.push_str(&carets::excerpt(text, &related.span));
         }
         if let Some(hint) = &it.hint {
-            writeln!(out, "  {hint}").unwrap();
+            writeln!(out, "  hint: {hint}").unwrap();
         }
     }
     out
@@ -176,13 +177,13 @@ fn a_directive_may_stop_the_build() {
         "# check=error=true\nFROM scratch as a\nMAINTAINER me\nMAINTAINER you\n",
         "",
         expect![[r#"
-            warning: FromAsCasing: 'as' and 'FROM' keywords' casing do not match
+            warning @2:14-16 FromAsCasing: 'as' and 'FROM' keywords' casing do not match
               | FROM scratch as a
               |              ^^
-            warning: MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
+            warning @3:1-11 MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
               | MAINTAINER me
               | ^^^^^^^^^^
-            warning: MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
+            warning @4:1-11 MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
               | MAINTAINER you
               | ^^^^^^^^^^
             violation: lint violation found for rules: FromAsCasing, MaintainerDeprecated
@@ -199,7 +200,7 @@ fn the_build_argument_replaces_the_directive() {
         text,
         &format!("build-arg {CHECK_ARG}=experimental=all"),
         expect![[r#"
-            warning: FromAsCasing: 'as' and 'FROM' keywords' casing do not match
+            warning @2:14-16 FromAsCasing: 'as' and 'FROM' keywords' casing do not match
               | FROM scratch as a
               |              ^^
         "#]],
@@ -208,11 +209,9 @@ fn the_build_argument_replaces_the_directive() {
         text,
         &format!("build-arg {CHECK_ARG}=err=1"),
         expect![[r#"
-            error: BUILDKIT_DOCKERFILE_CHECK: invalid check option "err"
-              | # check=error=true;skip=all
-              | ^
-              write skip=RULE,…;error=true;experimental=RULE,…
-            warning: FromAsCasing: 'as' and 'FROM' keywords' casing do not match
+            error BUILDKIT_DOCKERFILE_CHECK: invalid check option "err"
+              hint: write skip=RULE,…;error=true;experimental=RULE,…
+            warning @2:14-16 FromAsCasing: 'as' and 'FROM' keywords' casing do not match
               | FROM scratch as a
               |              ^^
         "#]],
@@ -225,10 +224,10 @@ fn a_comment_is_for_the_instruction_below_it() {
         "FROM scratch\n# check=skip=all\n# a word\nMAINTAINER a\nMAINTAINER b\n# check=skip=MaintainerDeprecated\n\nMAINTAINER c\n",
         "",
         expect![[r#"
-            warning: MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
+            warning @5:1-11 MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
               | MAINTAINER b
               | ^^^^^^^^^^
-            warning: MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
+            warning @8:1-11 MaintainerDeprecated: Maintainer instruction is deprecated in favor of using label
               | MAINTAINER c
               | ^^^^^^^^^^
         "#]],
@@ -238,15 +237,15 @@ fn a_comment_is_for_the_instruction_below_it() {
         "FROM scratch\n# check=this\nLABEL a=b\n# check=skip=Undefined\nUSER $x\n",
         "",
         expect![[r#"
-            warning: invalid check option "this"
+            warning @2:9-13 invalid check option "this"
               | # check=this
               |         ^^^^
-              write skip=RULE,…;error=true;experimental=RULE,…
-            warning: there is no check called "Undefined"
+              hint: write skip=RULE,…;error=true;experimental=RULE,…
+            warning @4:14-23 there is no check called "Undefined"
               | # check=skip=Undefined
               |              ^^^^^^^^^
-              did you mean UndefinedVar?
-            warning: UndefinedVar: Usage of undefined variable '$x'
+              hint: did you mean UndefinedVar?
+            warning @5:6-8 UndefinedVar: Usage of undefined variable '$x'
               | USER $x
               |      ^^
         "#]],
@@ -265,17 +264,17 @@ fn wrong_options_of_the_directive_are_errors() {
         "# check=error=maybe;skp=all;skip=CopyIgnoredFiles\nFROM scratch\n",
         "",
         expect![[r#"
-            error: failed to parse check option "error=maybe": "maybe" is not true or false
+            error @1:15-20 failed to parse check option "error=maybe": "maybe" is not true or false
               | # check=error=maybe;skp=all;skip=CopyIgnoredFiles
               |               ^^^^^
-            error: invalid check option "skp"
+            error @1:21-24 invalid check option "skp"
               | # check=error=maybe;skp=all;skip=CopyIgnoredFiles
               |                     ^^^
-              did you mean skip?
-            warning: there is no check called "CopyIgnoredFiles"
+              hint: did you mean skip?
+            warning @1:34-50 there is no check called "CopyIgnoredFiles"
               | # check=error=maybe;skp=all;skip=CopyIgnoredFiles
               |                                  ^^^^^^^^^^^^^^^^
-              did you mean CopyIgnoredFile?
+              hint: did you mean CopyIgnoredFile?
         "#]],
     );
 }

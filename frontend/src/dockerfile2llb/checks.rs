@@ -8,10 +8,11 @@ use super::env::Env;
 use super::stage::{Stage, Step};
 use super::{Converter, Options, expose, platform, scope, words};
 use crate::Diagnostic;
+use crate::diagnostic::CANDIDATES_MAX;
 use crate::instructions::{CommandLine, InstructionKind};
 use crate::lint::reference::is_reference;
 use crate::parser::Token;
-use crate::shell::Lex;
+use crate::shell::{Lex, Unset};
 
 /// Words in a name that tell a secret.
 const SECRET_WORDS: [&str; 10] =
@@ -47,7 +48,7 @@ struct Looked {
     /// Whether there was any variable.
     any: bool,
     /// Names that were not.
-    unset: Vec<String>,
+    unset: Vec<Unset>,
 }
 
 fn look(token: &Token, escape: char, env: &Env) -> Option<Looked> {
@@ -78,7 +79,7 @@ impl Converter<'_> {
         for stage in &dockerfile.stages {
             for token in stage.platform.iter().chain([&stage.base]) {
                 let unset = look(token, escape, &self.globals).map(|looked| looked.unset).unwrap_or_default();
-                problems.extend(unset.iter().filter_map(|name| self.undeclared(token, name)));
+                problems.extend(unset.iter().filter_map(|unset| self.undeclared(token, unset)));
             }
             if let Some(token) = &stage.platform {
                 let name = stage.name.as_ref().map_or("", |name| name.text.as_str());
@@ -100,14 +101,15 @@ impl Converter<'_> {
         problems.is_empty().then_some(globals)
     }
 
-    fn undeclared(&self, token: &Token, name: &str) -> Option<Diagnostic> {
+    fn undeclared(&self, token: &Token, unset: &Unset) -> Option<Diagnostic> {
+        let name = unset.name.as_str();
         // Declared without a value: it is for `--build-arg` to give one.
         if self.dockerfile.global_args.iter().any(|arg| arg.name.text == name) {
             return None;
         }
         let declared = self.dockerfile.global_args.iter().map(|arg| arg.name.text.as_str());
-        let known: Vec<&str> = declared.chain(self.globals.names()).collect();
-        let place = words::place_of(token, name);
+        let known: Vec<&str> = declared.chain(self.globals.names()).take(CANDIDATES_MAX).collect();
+        let place = words::part(token, unset.at.clone());
         Some(Diagnostic::undeclared_arg_in_from(place, name).with_suggestion(name, &known))
     }
 

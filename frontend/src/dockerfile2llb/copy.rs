@@ -8,6 +8,7 @@ use wharf_solver::llb::{
 };
 
 use super::from::Files;
+use super::inputs::Inputs;
 use super::remote::{self, Git, Remote};
 use super::stage::{Stage, Step};
 use super::{Converter, history, owner, path, words};
@@ -251,10 +252,10 @@ impl Converter<'_> {
     fn add_file_layer(&mut self, stage: &mut Stage, file: FileBuilder, metadata: Metadata, is_linked: bool) {
         let op = Op::File(FileOp { actions: file.actions });
         if !is_linked {
-            return self.add_layer(stage, op, file.inputs, metadata);
+            return self.add_layer(stage, op, file.inputs.edges, metadata);
         }
         let link = Metadata { name: link_name(&metadata.name), ..metadata.clone() };
-        let copied = self.definition.add(Vertex { op, inputs: file.inputs, platform: None, metadata });
+        let copied = self.definition.add(Vertex { op, inputs: file.inputs.edges, platform: None, metadata });
         let inputs = stage.head.into_iter().chain([copied]).collect();
         self.add_layer(stage, Op::Merge(MergeOp {}), inputs, link);
     }
@@ -262,25 +263,21 @@ impl Converter<'_> {
 
 /// The actions of a file operation, each change on the result of the one before.
 struct FileBuilder {
-    inputs: Vec<Edge>,
+    inputs: Inputs,
     actions: Vec<FileAction>,
     base: ActionInput,
 }
 
 impl FileBuilder {
     fn new(head: Option<Edge>) -> Self {
-        let base = head.map_or(ActionInput::Scratch, |_| ActionInput::Input(0));
-        Self { inputs: head.into_iter().collect(), actions: Vec::new(), base }
+        let mut inputs = Inputs::default();
+        let base = head.map_or(ActionInput::Scratch, |head| ActionInput::Input(inputs.number(head)));
+        Self { inputs, actions: Vec::new(), base }
     }
 
     /// Something to read from.
     fn input(&mut self, edge: Option<Edge>) -> ActionInput {
-        let Some(edge) = edge else { return ActionInput::Scratch };
-        let known = self.inputs.iter().position(|input| *input == edge);
-        ActionInput::Input(known.unwrap_or_else(|| {
-            self.inputs.push(edge);
-            self.inputs.len() - 1
-        }))
+        edge.map_or(ActionInput::Scratch, |edge| ActionInput::Input(self.inputs.number(edge)))
     }
 
     /// Changes the file system.
@@ -323,7 +320,7 @@ fn add_heredoc(heredoc: &Heredoc, data: Vec<u8>, draft: &mut Draft) -> Result<()
     let name = path::base_name(&heredoc.name);
     if name.is_empty() {
         let message = format!("heredoc name {:?} is no file name", heredoc.name);
-        return Err(Diagnostic::error(heredoc.span.clone(), message));
+        return Err(Diagnostic::error(heredoc.operator.clone(), message));
     }
     let path = format!("/{name}");
     let made =

@@ -1,6 +1,6 @@
 //! FROM: what a stage has before its first instruction. And everything else that files come from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use wharf_solver::llb::{
     ActionInput, CopyAction, Edge, FileAction, FileChange, FileOp, Metadata, Op, Platform, SourceOp, Vertex,
@@ -50,6 +50,7 @@ impl Converter<'_> {
             config: empty_config(&plan.platform),
             env: Env::default(),
             args: Vec::new(),
+            declared: HashSet::new(),
             is_cmd_set: false,
             seen: Seen::default(),
             names,
@@ -90,6 +91,13 @@ impl Converter<'_> {
 
     /// The build context.
     pub(super) fn main_context(&mut self) -> Files {
+        let known = self.main_context;
+        let edge = known.unwrap_or_else(|| self.add_main_context());
+        self.main_context = Some(edge);
+        Files { edge: Some(edge), is_local: true }
+    }
+
+    fn add_main_context(&mut self) -> Edge {
         let mut attrs = BTreeMap::new();
         if !self.options.ignore.is_empty() {
             let patterns =
@@ -97,8 +105,7 @@ impl Converter<'_> {
             attrs.insert("local.excludepatterns".to_owned(), patterns);
         }
         let op = Op::Source(SourceOp { identifier: format!("local://{MAIN_CONTEXT}"), attrs });
-        let edge = self.add_internal(op, "[internal] load build context".to_owned());
-        Files { edge: Some(edge), is_local: true }
+        self.add_internal(op, "[internal] load build context".to_owned())
     }
 
     /// The files that a `from` leads to.
@@ -144,6 +151,7 @@ impl Converter<'_> {
         stage.config.config.on_build = None;
         stage.env.clone_from(&below.env);
         stage.args.clone_from(&below.args);
+        stage.declared.clone_from(&below.declared);
         stage.seen = below.seen.inherited();
     }
 

@@ -1,5 +1,7 @@
 //! History entries; other tools parse `created_by`, so its forms are BuildKit's to the byte.
 
+use std::collections::HashMap;
+
 use super::stage::Stage;
 use crate::image::History;
 
@@ -32,9 +34,11 @@ pub(super) fn foreign_layer(stage: &mut Stage, description: &str) {
 /// What RUN says: the number of declared arguments and their values, then the command.
 pub(super) fn run_text(stage: &Stage, args: &[String]) -> String {
     let mut declared: Vec<(&str, &str)> = Vec::new();
+    let mut place: HashMap<&str, usize> = HashMap::new();
     for (name, value) in &stage.args {
         let value = stage.env.get(name).or(value.as_deref()).unwrap_or_default();
-        match declared.iter_mut().find(|(known, _)| known == name) {
+        let known = *place.entry(name).or_insert(declared.len());
+        match declared.get_mut(known) {
             Some(known) => known.1 = value,
             None => declared.push((name, value)),
         }

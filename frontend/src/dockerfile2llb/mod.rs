@@ -14,6 +14,7 @@ mod from;
 mod go_format;
 mod history;
 mod images;
+mod inputs;
 mod metadata;
 mod mounts;
 mod outline;
@@ -235,6 +236,7 @@ pub fn convert(
         images: Images::new(resolver),
         definition: Definition::default(),
         ignore: ignore_matcher(&options.ignore),
+        main_context: None,
         done: Vec::new(),
         run_places: HashMap::new(),
         problems,
@@ -261,6 +263,8 @@ struct Converter<'a> {
     definition: Definition,
     /// The main context's ignore patterns, if nothing they match comes back (`!`).
     ignore: Option<Matcher>,
+    /// The main context, once something is taken from it.
+    main_context: Option<Edge>,
     /// The stages converted so far, by number; `None` for those nobody needs.
     done: Vec<Option<Stage>>,
     /// Where the parts of the RUNs stand.
@@ -302,6 +306,7 @@ impl<'a> Converter<'a> {
     }
 
     fn stage(&mut self, plan: &Plan<'a>) -> Stage {
+        let base = &self.dockerfile.stages[plan.index].base.span;
         let mut stage = self.start(plan);
         for step in &plan.steps {
             let before = self.problems.len();
@@ -310,7 +315,7 @@ impl<'a> Converter<'a> {
             }
             if step.is_trigger {
                 for problem in &mut self.problems[before..] {
-                    *problem = stages::at_trigger(problem.clone(), &step.location);
+                    *problem = stages::at_trigger(problem.clone(), base);
                 }
             }
         }

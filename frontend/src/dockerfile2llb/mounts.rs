@@ -108,7 +108,7 @@ impl Converter<'_> {
                 let Some(mount) = secret_mount(stage, spec, &mut exec.op) else { return Ok(()) };
                 mount
             }
-            Type::Ssh => ssh_mount(stage, spec, &mut exec.op),
+            Type::Ssh => ssh_mount(stage, spec, exec),
         };
         if mount.target == "/" {
             return Err(Diagnostic::error(token.span.clone(), "invalid mount target \"/\""));
@@ -154,7 +154,7 @@ impl Converter<'_> {
             _ => MountKind::Bind,
         };
         Ok(Mount {
-            input: files.edge.map(|edge| exec.input(edge)),
+            input: files.edge.map(|edge| exec.inputs.number(edge)),
             selector,
             target,
             output: None,
@@ -349,14 +349,15 @@ fn secret_mount(stage: &Stage, spec: Spec, op: &mut ExecOp) -> Option<Mount> {
 }
 
 /// An agent's socket; the first one is the process's `SSH_AUTH_SOCK`.
-fn ssh_mount(stage: &Stage, spec: Spec, op: &mut ExecOp) -> Mount {
-    let number = op.mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Ssh { .. })).count();
+fn ssh_mount(stage: &Stage, spec: Spec, exec: &mut Exec) -> Mount {
+    let number = exec.ssh_mounts;
+    exec.ssh_mounts += 1;
     let target = match spec.target.filter(|target| !target.is_empty()) {
         Some(target) => path::join(stage.directory(), &target),
         None => format!("/run/buildkit/ssh_agent.{number}"),
     };
     if number == 0 && stage.env.get("SSH_AUTH_SOCK").is_none() {
-        op.meta.env.push(format!("SSH_AUTH_SOCK={target}"));
+        exec.op.meta.env.push(format!("SSH_AUTH_SOCK={target}"));
     }
     let kind = MountKind::Ssh {
         id: spec.id.filter(|id| !id.is_empty()).unwrap_or_else(|| "default".to_owned()),
@@ -522,6 +523,6 @@ mod tests {
     fn inputs_are_shared() {
         let mut exec = Exec::default();
         let edge = wharf_solver::llb::Edge { vertex: wharf_solver::llb::VertexDigest([1; 32]), output: 0 };
-        assert_eq!((exec.input(edge), exec.input(edge)), (0, 0));
+        assert_eq!((exec.inputs.number(edge), exec.inputs.number(edge)), (0, 0));
     }
 }

@@ -32,27 +32,50 @@ pub(super) fn parse_mode(text: &str) -> Result<Mode, String> {
             _ => invalid(),
         };
     }
-    if !text.is_empty() && text.split(',').all(is_symbolic_clause) {
-        Ok(Mode::Symbolic(text.to_owned()))
-    } else {
-        Err(format!("invalid chmod parameter: '{text}'. it should be octal or symbolic like u=rwX,go=rX"))
-    }
+    let clauses: Option<Vec<String>> = text.split(',').map(symbolic_clause).collect();
+    clauses.map(|clauses| Mode::Symbolic(clauses.join(","))).ok_or_else(|| {
+        format!("invalid chmod parameter: '{text}'. it should be octal or symbolic like u=rwX,go=rX")
+    })
 }
 
-/// `[ugoa]*` and then one or more of `[+-=]` with `[rwxXst]*` or one of `[ugo]`.
-fn is_symbolic_clause(clause: &str) -> bool {
-    let mut rest = clause.trim_start_matches(['u', 'g', 'o', 'a']);
-    if rest.is_empty() {
-        return false;
-    }
+/// `[ugoa]*` and then one or more of `[+-=]` with `[rwxXstugo]*`. Each copy (`[ugo]`) and each row of the other letters is
+/// a change of its own in BuildKit, so that the last one of `g=ur` counts; here it gets an operator of its own: `g=u=r`.
+fn symbolic_clause(clause: &str) -> Option<String> {
+    let (who, mut rest) = clause.split_at(clause.find(|c| !matches!(c, 'u' | 'g' | 'o' | 'a'))?);
+    let is_others = !who.is_empty() && who.bytes().all(|class| class == b'o');
+    let mut changes = who.to_owned();
     while !rest.is_empty() {
-        let Some(permissions) = rest.strip_prefix(['+', '-', '=']) else { return false };
-        rest = match permissions.strip_prefix(['u', 'g', 'o']) {
-            Some(after) => after,
-            None => permissions.trim_start_matches(['r', 'w', 'x', 'X', 's', 't']),
-        };
+        let permissions = rest.strip_prefix(['+', '-', '='])?;
+        let operator = &rest[..1];
+        let (letters, tail) =
+            permissions.split_at(permissions.find(['+', '-', '=']).unwrap_or(permissions.len()));
+        if !letters.bytes().all(|letter| b"rwxXstugo".contains(&letter)) {
+            return None;
+        }
+        rest = tail;
+        let rows = rows(letters);
+        for row in &rows {
+            // Beside others, letters that set nothing (`X` only adds; set-id and sticky are not for others) clear nothing.
+            let sets_nothing =
+                |letter| letter == 'X' && operator == "=" || is_others && matches!(letter, 's' | 't');
+            if rows.len() == 1 || !row.chars().all(sets_nothing) {
+                changes.push_str(operator);
+                changes.push_str(row);
+            }
+        }
     }
-    true
+    Some(changes)
+}
+
+/// Each of `ugo` alone, and what is between them; one empty row if there is nothing.
+fn rows(letters: &str) -> Vec<&str> {
+    let is_copy = |c: char| matches!(c, 'u' | 'g' | 'o');
+    let rows = letters.split_inclusive(is_copy).flat_map(|part| {
+        let (others, copy) = part.split_at(part.find(is_copy).unwrap_or(part.len()));
+        [others, copy].into_iter().filter(|row| !row.is_empty())
+    });
+    let rows: Vec<&str> = rows.collect();
+    if rows.is_empty() { vec![""] } else { rows }
 }
 
 #[cfg(test)]
@@ -83,7 +106,34 @@ mod tests {
         for text in ["u=rwX,go=rX", "+x", "g=u", "a-w", "u+x-w", "u=", "o-rwx", "+t"] {
             assert_eq!(parse_mode(text), Ok(Mode::Symbolic(text.to_owned())));
         }
-        for text in ["", "10000", "888", "0x1ff", "99999999999999", "u", "u+q", "rwx", "u=rw,", "-1"] {
+        for (text, mode) in [
+            ("g=ur", "g=u=r"),
+            ("g=ru", "g=r=u"),
+            ("g+uor-xo", "g+u+o+r-x-o"),
+            ("u=gX", "u=g"),
+            ("u+gX", "u+g+X"),
+            ("o=us", "o=u"),
+            ("o=s", "o=s"),
+            ("u=X", "u=X"),
+            ("ug=ot,o=", "ug=o=t,o="),
+        ] {
+            assert_eq!(parse_mode(text), Ok(Mode::Symbolic(mode.to_owned())), "{text}");
+        }
+        for text in [
+            "",
+            "10000",
+            "888",
+            "0x1ff",
+            "99999999999999",
+            "u",
+            "u+q",
+            "rwx",
+            "u=rw,",
+            "-1",
+            ",u=r",
+            "u=\u{e9}",
+            "u\u{e9}",
+        ] {
             parse_mode(text).expect_err(text);
         }
     }

@@ -1,10 +1,13 @@
 //! RUN.
 
+use std::collections::HashSet;
+
 use wharf_solver::llb::{
-    ActionInput, Edge, ExecMeta, ExecOp, FileAction, FileChange, FileOp, Mount, MountKind, NetworkMode, Op,
+    ActionInput, ExecMeta, ExecOp, FileAction, FileChange, FileOp, Mount, MountKind, NetworkMode, Op,
     SecurityMode, Vertex,
 };
 
+use super::inputs::Inputs;
 use super::stage::{Stage, Step};
 use super::{Converter, RunPlaces, history, owner, path, scope};
 use crate::Diagnostic;
@@ -18,18 +21,10 @@ const SCRIPT_DIRECTORY: &str = "/dev/pipes";
 #[derive(Debug, Default)]
 pub(super) struct Exec {
     pub(super) op: ExecOp,
-    pub(super) inputs: Vec<Edge>,
+    pub(super) inputs: Inputs,
+    /// How many SSH mounts there are so far.
+    pub(super) ssh_mounts: usize,
     places: RunPlaces,
-}
-
-impl Exec {
-    /// The index of an input.
-    pub(super) fn input(&mut self, edge: Edge) -> usize {
-        self.inputs.iter().position(|input| *input == edge).unwrap_or_else(|| {
-            self.inputs.push(edge);
-            self.inputs.len() - 1
-        })
-    }
 }
 
 /// What a RUN's text comes to.
@@ -46,7 +41,7 @@ impl Converter<'_> {
     pub(super) fn run(&mut self, stage: &mut Stage, step: &Step<'_>, run: &Run) -> Result<(), Diagnostic> {
         let mut exec = Exec::default();
         let root = Mount {
-            input: stage.head.map(|head| exec.input(head)),
+            input: stage.head.map(|head| exec.inputs.number(head)),
             selector: String::new(),
             target: "/".to_owned(),
             output: Some(0),
@@ -61,8 +56,8 @@ impl Converter<'_> {
             security: run.security.as_ref().map(|token| step.place(token)),
             devices: run.devices.iter().map(|token| step.place(token)).collect(),
         };
-        exec.op.network = self.network(run.network.as_ref())?;
-        exec.op.security = security(run.security.as_ref())?;
+        exec.op.network = self.network(run.network.as_ref());
+        exec.op.security = security(run.security.as_ref());
         exec.op.devices = run.devices.iter().map(|device| device.text.clone()).collect();
         let command = self.command(stage, run, &mut exec)?;
         exec.op.meta = self.process(stage, command.args);
@@ -74,11 +69,11 @@ impl Converter<'_> {
         }
         exec.op.mounts.extend(command.script);
         let created_by = history::run_text(stage, &exec.op.meta.args);
-        let secrets: Vec<String> = exec.op.secret_env.iter().map(|secret| secret.name.clone()).collect();
+        let secrets: HashSet<String> = exec.op.secret_env.iter().map(|secret| secret.name.clone()).collect();
         let metadata = self.run_metadata(stage, step, &command.summary, &secrets);
         let vertex = Vertex {
             op: Op::Exec(exec.op),
-            inputs: exec.inputs,
+            inputs: exec.inputs.edges,
             platform: Some(stage.platform.clone()),
             metadata,
         };
@@ -107,14 +102,12 @@ impl Converter<'_> {
         }
     }
 
-    fn network(&self, flag: Option<&Token>) -> Result<NetworkMode, Diagnostic> {
-        let Some(token) = flag else { return Ok(self.options.run.network) };
-        match token.text.as_str() {
-            "default" => Ok(self.options.run.network),
-            "none" => Ok(NetworkMode::None),
-            "host" => Ok(NetworkMode::Host),
-            other => Err(Diagnostic::error(token.span.clone(), format!("invalid network mode {other:?}"))
-                .with_suggestion(other, &["default", "none", "host"])),
+    /// The parser lets no other word through.
+    fn network(&self, flag: Option<&Token>) -> NetworkMode {
+        match flag.map(|token| token.text.as_str()) {
+            Some("none") => NetworkMode::None,
+            Some("host") => NetworkMode::Host,
+            _ => self.options.run.network,
         }
     }
 
@@ -153,7 +146,7 @@ impl Converter<'_> {
         let name = path::base_name(&heredoc.name);
         if name.is_empty() {
             let message = format!("heredoc name {:?} is no file name", heredoc.name);
-            return Err(Diagnostic::error(heredoc.span.clone(), message));
+            return Err(Diagnostic::error(heredoc.operator.clone(), message));
         }
         let selector = format!("/{name}");
         let change = FileChange::MkFile {
@@ -165,7 +158,7 @@ impl Converter<'_> {
         let op = Op::File(FileOp { actions: vec![FileAction { base: ActionInput::Scratch, change }] });
         let edge = self.add_internal(op, "[internal] preparing inline document".to_owned());
         Ok(Mount {
-            input: Some(exec.input(edge)),
+            input: Some(exec.inputs.number(edge)),
             selector,
             target: format!("{SCRIPT_DIRECTORY}/{name}"),
             output: None,
@@ -175,13 +168,10 @@ impl Converter<'_> {
     }
 }
 
-fn security(flag: Option<&Token>) -> Result<SecurityMode, Diagnostic> {
-    let Some(token) = flag else { return Ok(SecurityMode::Sandbox) };
-    match token.text.as_str() {
-        "sandbox" => Ok(SecurityMode::Sandbox),
-        "insecure" => Ok(SecurityMode::Insecure),
-        other => Err(Diagnostic::error(token.span.clone(), format!("security {other:?} is not valid"))
-            .with_suggestion(other, &["sandbox", "insecure"])),
+fn security(flag: Option<&Token>) -> SecurityMode {
+    match flag.map(|token| token.text.as_str()) {
+        Some("insecure") => SecurityMode::Insecure,
+        _ => SecurityMode::Sandbox,
     }
 }
 

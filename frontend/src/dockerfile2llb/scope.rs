@@ -168,6 +168,7 @@ impl Converter<'_> {
                     stage.env.check_size(&arg.name)?;
                 }
             }
+            stage.declared.insert(name.clone());
             stage.args.push((name, value));
         }
         history::metadata(stage, created_by);

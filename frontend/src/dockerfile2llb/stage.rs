@@ -1,6 +1,7 @@
 //! A stage under construction: its file system, config and variables, and the names of its steps.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ops::Range;
 
 use wharf_solver::llb::{Edge, Metadata, Op, Platform, Vertex};
@@ -54,6 +55,8 @@ pub(super) struct Stage {
     pub(super) env: Env,
     /// Declared arguments in order, those of the stages below it first.
     pub(super) args: Vec<(String, Option<String>)>,
+    /// Their names.
+    pub(super) declared: HashSet<String>,
     /// Whether this stage (not one below it) has had a CMD.
     pub(super) is_cmd_set: bool,
     /// What the checks remember.
@@ -155,11 +158,14 @@ impl Converter<'_> {
         stage: &mut Stage,
         step: &Step<'_>,
         summary: &str,
-        secrets: &[String],
+        secrets: &HashSet<String>,
     ) -> Metadata {
         let lookup = |name: &str| {
-            let is_secret = secrets.iter().any(|secret| secret == name);
-            if is_secret { Some("****".to_owned()) } else { stage.env.get(name).map(str::to_owned) }
+            if secrets.contains(name) {
+                Some("****".to_owned())
+            } else {
+                stage.env.get(name).map(str::to_owned)
+            }
         };
         let lex = Lex { escape: self.dockerfile.escape, lookup: &lookup };
         let mode = Mode { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Mode::default() };

@@ -195,10 +195,14 @@ impl<'a> Converter<'a> {
 
     /// Says which image could not be had, and what may have been meant.
     pub(super) fn image_error(&self, span: Range<usize>, reference: &str, message: &str) -> Diagnostic {
-        let mut candidates = self.stage_names();
-        candidates.extend(COMMON_IMAGES);
+        let error = Diagnostic::error(span, format!("{reference}: {message}"));
+        if !self.may_suggest() {
+            return error;
+        }
+        let mut candidates = COMMON_IMAGES.to_vec();
+        candidates.extend(self.stage_names());
         candidates.retain(|candidate| *candidate != reference);
-        Diagnostic::error(span, format!("{reference}: {message}")).with_suggestion(reference, &candidates)
+        error.with_suggestion(reference, &candidates)
     }
 
     fn stage_names(&self) -> Vec<&str> {
@@ -386,17 +390,18 @@ impl<'a> Converter<'a> {
 
     /// Parses the triggers that stage `index` gets from its base; what is wrong with them is said of its FROM.
     fn triggers<'t>(&mut self, index: usize, triggers: impl Iterator<Item = &'t str>) -> Vec<Step<'a>> {
-        let location = self.dockerfile.stages[index].span.clone();
+        let stage = &self.dockerfile.stages[index];
         let mut steps = Vec::new();
         for trigger in triggers {
             match instructions::parse_trigger(trigger) {
                 Ok(instruction) => steps.push(Step {
                     instruction: Cow::Owned(instruction),
                     is_trigger: true,
-                    location: location.clone(),
+                    location: stage.span.clone(),
                 }),
                 Err(problems) => {
-                    self.problems.extend(problems.into_iter().map(|problem| at_trigger(problem, &location)));
+                    self.problems
+                        .extend(problems.into_iter().map(|problem| at_trigger(problem, &stage.base.span)));
                 }
             }
         }
@@ -483,9 +488,9 @@ pub(super) fn numbers(dockerfile: &Dockerfile) -> HashMap<&str, Vec<usize>> {
     numbers
 }
 
-/// A problem in a trigger, at the FROM that pulled it.
-pub(super) fn at_trigger(problem: Diagnostic, location: &Range<usize>) -> Diagnostic {
-    Diagnostic { span: location.clone(), message: format!("ONBUILD trigger: {}", problem.message), ..problem }
+/// A problem in a trigger, at the base that brought it.
+pub(super) fn at_trigger(problem: Diagnostic, base: &Range<usize>) -> Diagnostic {
+    Diagnostic { span: base.clone(), message: format!("ONBUILD trigger: {}", problem.message), ..problem }
 }
 
 fn triggers_of(instructions: &[Instruction]) -> impl Iterator<Item = &str> {

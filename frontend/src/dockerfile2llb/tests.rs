@@ -1,6 +1,9 @@
 //! Each folder of `testdata/llb` is a case: a `Dockerfile`, perhaps `options` (a flag a line), and in `expect.llb` what
 //! comes of them: the graph, the config, or the diagnostics. `UPDATE_EXPECT=1` writes them anew.
 
+#[path = "../../tests/carets/mod.rs"]
+mod carets;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -388,15 +391,15 @@ fn dump_diagnostics(title: &str, diagnostics: &[Diagnostic], text: &str, out: &m
     use crate::Rule::{CopyIgnoredFile, InvalidBaseImagePlatform, UndefinedArgInFrom, UndefinedVar};
     let scopes = [CopyIgnoredFile, InvalidBaseImagePlatform, UndefinedArgInFrom, UndefinedVar];
     for diagnostic in diagnostics.iter().filter(|it| it.rule.is_none_or(|rule| scopes.contains(&rule))) {
-        let hint = diagnostic.hint.as_ref().map_or(String::new(), |hint| format!(" ({hint})"));
         let severity = if diagnostic.is_error() { "error" } else { "warning" };
-        writeln!(
-            out,
-            "{title}: {severity} {}: {}{hint}",
-            place(text, &diagnostic.span),
-            diagnostic.headline()
-        )
-        .unwrap();
+        let place = diagnostic.place().map(|place| format!("{} ", carets::place(text, place)));
+        writeln!(out, "{title}: {severity} {}{}", place.unwrap_or_default(), diagnostic.headline()).unwrap();
+        if let Some(place) = diagnostic.place() {
+            out.push_str(&carets::excerpt(text, place));
+        }
+        if let Some(hint) = &diagnostic.hint {
+            writeln!(out, "  hint: {hint}").unwrap();
+        }
     }
 }
 

@@ -6,12 +6,12 @@ use super::env::Env;
 use super::stage::{Stage, Step};
 use super::{Converter, scope};
 use crate::Diagnostic;
-use crate::diagnostic::nearest;
+use crate::diagnostic::{CANDIDATES_MAX, nearest};
 use crate::parser::Token;
-use crate::shell::{ExpandError, Expanded, Lex};
+use crate::shell::{ExpandError, Expanded, Lex, Unset};
 
-/// Shorter names are one slip away from everything.
-const SUGGESTION_BYTES_MIN: usize = 3;
+/// Nobody reads the hints of more problems, and each costs as much as there are names to look at.
+const SUGGESTIONS_MAX: usize = 1_000;
 
 /// Expands a word with these variables.
 pub(super) fn expand(token: &Token, escape: char, env: &Env) -> Result<Expanded, Diagnostic> {
@@ -82,17 +82,18 @@ impl Converter<'_> {
         if step.is_trigger || stage.seen.unknown_base {
             return;
         }
-        for name in &expanded.unset {
-            if stage.args.iter().any(|(declared, _)| declared == name) || scope::is_non_env(name) {
+        for Unset { name, at } in &expanded.unset {
+            if stage.declared.contains(name) || scope::is_non_env(name) {
                 continue;
             }
-            let mut warning = Diagnostic::undefined_variable(place_of(token, name), name);
+            let mut warning = Diagnostic::undefined_variable(part(token, at.clone()), name);
             if self.globals.get(name).is_some() {
                 warning = warning.with_hint(format!(
                     "add ARG {name} to this stage: arguments above the first FROM are only for FROM"
                 ));
-            } else if name.len() >= SUGGESTION_BYTES_MIN {
-                let known: Vec<&str> = stage.env.names().collect();
+            } else if self.may_suggest() {
+                let known = stage.env.names().chain(self.globals.names());
+                let known: Vec<&str> = known.take(CANDIDATES_MAX).collect();
                 if let Some(found) = nearest(name, &known) {
                     warning = warning.with_hint(format!("did you mean ${found}?"));
                 }
@@ -100,33 +101,8 @@ impl Converter<'_> {
             self.problems.push(warning);
         }
     }
-}
-
-/// Where a variable is used in a word; the whole word if that cannot be told.
-pub(super) fn place_of(token: &Token, name: &str) -> Range<usize> {
-    let text = token.text.as_str();
-    let (bare, braced) = (format!("${name}"), format!("${{{name}}}"));
-    let is_whole = |end: usize| !text[end..].starts_with(|next: char| next.is_alphanumeric() || next == '_');
-    let bare = text.match_indices(&bare).map(|(at, form)| at..at + form.len()).find(|it| is_whole(it.end));
-    let found = bare.or_else(|| text.find(&braced).map(|at| at..at + braced.len()));
-    found.map_or_else(|| token.span.clone(), |range| part(token, range))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_variable_is_not_taken_for_the_beginning_of_another() {
-        for (text, expected) in [
-            ("$AB/$A", 14..16),
-            ("${A}x", 10..14),
-            ("$AB${A}", 13..17),
-            ("${A:-$B}", 10..18),
-            ("x$A", 11..13),
-        ] {
-            let token = Token { text: text.to_owned(), span: 10..10 + text.len() };
-            assert_eq!(place_of(&token, "A"), expected, "{text}");
-        }
+    /// Whether it is still worth looking for what may have been meant.
+    pub(super) fn may_suggest(&self) -> bool {
+        self.problems.len() < SUGGESTIONS_MAX
     }
 }

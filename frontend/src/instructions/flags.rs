@@ -2,7 +2,7 @@
 
 use super::Reader;
 use crate::Diagnostic;
-use crate::parser::{Node, Token};
+use crate::parser::{Node, SourceMap, Token};
 
 /// How a flag is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +29,8 @@ impl Flags {
     pub(super) fn read(node: &Node, known: &[Spec], reader: &mut Reader) -> Option<Self> {
         let mut this = Self::default();
         let told = reader.diagnostics.len();
-        for flag in &node.flags {
-            match this.flag(flag, known) {
+        for (flag, map) in node.flags.iter().zip(&node.flag_maps) {
+            match this.flag(flag, map, known) {
                 Ok(value) => this.values.push(value),
                 Err(problem) => reader.tell(problem),
             }
@@ -53,13 +53,18 @@ impl Flags {
         self.one(name).map(|value| value.text == "true")
     }
 
-    fn flag(&self, flag: &Token, known: &[Spec]) -> Result<(&'static str, Token), Diagnostic> {
+    fn flag(
+        &self,
+        flag: &Token,
+        map: &SourceMap,
+        known: &[Spec],
+    ) -> Result<(&'static str, Token), Diagnostic> {
         let text = flag.text.strip_prefix("--").unwrap_or(&flag.text);
         let (name, value) = match text.split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (text, None),
         };
-        let name_span = part(flag, 0, "--".len() + name.len());
+        let name_span = map.span(0.."--".len() + name.len());
         let Some((name, kind)) = known.iter().find(|(known, _)| *known == name) else {
             let known: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
             return Err(Diagnostic::unknown_flag(name_span, name, &known));
@@ -74,7 +79,7 @@ impl Flags {
             }
             (_, Some(value)) => {
                 let start = flag.text.len() - value.len();
-                Token { text: value.to_owned(), span: part(flag, start, flag.text.len()) }
+                Token { text: value.to_owned(), span: map.span(start..flag.text.len()) }
             }
         };
         if *kind == Kind::Bool {
@@ -84,14 +89,5 @@ impl Flags {
             }
         }
         Ok((name, value))
-    }
-}
-
-/// The place of a part of a flag: exact if the flag holds no quotes and no continuation, else the whole flag.
-fn part(flag: &Token, start: usize, end: usize) -> std::ops::Range<usize> {
-    if flag.span.len() == flag.text.len() {
-        flag.span.start + start..flag.span.start + end
-    } else {
-        flag.span.clone()
     }
 }

@@ -1,22 +1,13 @@
 //! Here-documents: their operators on an instruction's line, and their bodies below it.
 
-use std::ops::Range;
-
 use super::json::{self, JsonForm};
 use super::line::Lines;
 use super::{Heredoc, Mapped, Node, trigger};
 use crate::shell::{Lex, Mode};
 
-/// An operator and where it stands.
-pub(super) struct Operator {
-    /// The heredoc, still without its body.
-    pub(super) heredoc: Heredoc,
-    pub(super) span: Range<usize>,
-}
-
-/// The operators on `line`, which is the whole text of `node`. They are found by splitting the line as a shell would;
-/// a line that cannot be split so (an unclosed quote) has none.
-pub(super) fn operators(node: &Node, line: Mapped<'_>) -> Vec<Operator> {
+/// The heredocs, still without their bodies, of `line`, which is the whole text of `node`. Their operators are found by
+/// splitting the line as a shell would; a line that cannot be split so (an unclosed quote) has none.
+pub(super) fn operators(node: &Node, line: Mapped<'_>) -> Vec<Heredoc> {
     if !line.text.contains("<<") || !may_hold_heredocs(node) {
         return Vec::new();
     }
@@ -26,7 +17,7 @@ pub(super) fn operators(node: &Node, line: Mapped<'_>) -> Vec<Operator> {
         .into_iter()
         .filter_map(|word| {
             let heredoc = heredoc_word(&word.text)?;
-            Some(Operator { heredoc, span: line.slice(word.span).span() })
+            Some(Heredoc { operator: line.slice(word.span).span(), ..heredoc })
         })
         .collect()
 }
@@ -73,6 +64,7 @@ pub fn heredoc_word(word: &str) -> Option<Heredoc> {
         chomp,
         fd: if fd.is_empty() { 0 } else { fd.parse().unwrap_or(u32::MAX) },
         span: 0..0,
+        operator: 0..0,
     })
 }
 

@@ -33,6 +33,17 @@ impl SourceMap {
         }
     }
 
+    /// From the first byte of a part of the text to its last; an empty part stands behind the byte before it.
+    pub(crate) fn span(&self, part: Range<usize>) -> Range<usize> {
+        match part.is_empty() {
+            false => self.place(part.start)..self.place(part.end - 1) + 1,
+            true => {
+                let place = part.start.checked_sub(1).map_or(self.first, |before| self.place(before) + 1);
+                place..place
+            }
+        }
+    }
+
     /// The map of a part of the text.
     fn slice(&self, range: Range<usize>) -> Self {
         let inside = |begin: &usize| (range.start + 1..range.end).contains(begin);
@@ -108,6 +119,11 @@ impl<'a> Mapped<'a> {
             Some(last) => self.map.place(self.start)..self.map.place(self.start + last) + 1,
             None => self.empty_place..self.empty_place,
         }
+    }
+
+    /// Where the byte at an offset stands.
+    pub(super) fn place(&self, offset: usize) -> usize {
+        self.map.place(self.start + offset)
     }
 
     pub(crate) fn token(&self) -> Token {

@@ -49,6 +49,8 @@ pub struct Node {
     pub name: Token,
     /// `--flag[=value]` words after the name, quotes stripped.
     pub flags: Vec<Token>,
+    /// Where the bytes of each flag's text stand in the file.
+    pub flag_maps: Vec<SourceMap>,
     /// The rest of the instruction, continuation lines joined, comments inside removed, heredoc bodies not included.
     pub args: Token,
     /// Where the bytes of `args.text` stand in the file, so that tokens split from it later get exact spans.
@@ -78,6 +80,8 @@ pub struct Heredoc {
     pub fd: u32,
     /// Byte range of the body in the file.
     pub span: Range<usize>,
+    /// Byte range of the operator.
+    pub operator: Range<usize>,
 }
 
 /// Parses a Dockerfile. Whatever the input, this ends; errors and warnings are in the list.
@@ -140,10 +144,10 @@ impl Parser<'_> {
         let mut node = node(text, |name_bytes| line.display(name_bytes));
         node.comments = comments;
         node.span.end = node.span.end.max(line.end);
-        for found in heredoc::operators(&node, text) {
-            let (body, terminated) = heredoc::body(found.heredoc, &mut self.lines);
+        for heredoc in heredoc::operators(&node, text) {
+            let (body, terminated) = heredoc::body(heredoc, &mut self.lines);
             if !terminated {
-                self.diagnostics.push(Diagnostic::unterminated_heredoc(found.span, &body.name));
+                self.diagnostics.push(Diagnostic::unterminated_heredoc(body.operator.clone(), &body.name));
             }
             node.span.end = self.lines.end_of_last();
             node.heredocs.push(body);
@@ -176,12 +180,13 @@ impl Node {
 fn node(line: Mapped<'_>, display: impl FnOnce(usize) -> String) -> Node {
     let name_end = line.text.find(is_blank).unwrap_or(line.text.len());
     let name = line.slice(0..name_end);
-    let (flags, args) = flag::split(line.slice(name_end..line.text.len()));
+    let (flags, flag_maps, args) = flag::split(line.slice(name_end..line.text.len()));
     let args = args.trim();
     let span = line.span();
     Node {
         name: name.token(),
         flags,
+        flag_maps,
         args: args.token(),
         args_map: args.map(),
         heredocs: Vec::new(),

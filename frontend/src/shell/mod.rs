@@ -33,7 +33,16 @@ pub struct Expanded {
     pub text: String,
     /// Names that were asked for and not set, each once, in order. Forms that say what to do with an unset variable
     /// (`-`, `+`, `?`) do not count.
-    pub unset: Vec<String>,
+    pub unset: Vec<Unset>,
+}
+
+/// A reference to a variable that is not set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unset {
+    /// The variable.
+    pub name: String,
+    /// Where in the word its first reference is, from the dollar sign to its end.
+    pub at: Range<usize>,
 }
 
 /// Why a word cannot be expanded; `at` is a byte offset in the word.
@@ -157,7 +166,7 @@ struct Scan<'a> {
     mode: Mode,
     text: &'a str,
     at: usize,
-    unset: Vec<String>,
+    unset: Vec<Unset>,
     unset_seen: HashSet<&'a str>,
     nesting: usize,
     /// Bytes that expansions may still produce.
@@ -462,7 +471,7 @@ impl<'a> Scan<'a> {
         }
         let special = name.chars().all(|char| !char.is_alphabetic() && char != '_');
         if !special && self.unset_seen.insert(name) {
-            self.unset.push(name.to_owned());
+            self.unset.push(Unset { name: name.to_owned(), at: start..self.at });
         }
         String::new()
     }

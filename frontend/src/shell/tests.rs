@@ -79,7 +79,9 @@ fn an_error_is_at_its_substitution() {
 fn unset_names_are_told_unless_the_form_provides_for_it() {
     let expanded =
         (Lex { escape: '\\', lookup: &lookup }).word("$x ${y} $x ${z:-$w} ${o+1} $1 $@ $a ${p%x}").unwrap();
-    assert_eq!(expanded.unset, ["x", "y", "w", "p"]);
+    let unset =
+        expanded.unset.iter().map(|unset| (unset.name.as_str(), unset.at.clone())).collect::<Vec<_>>();
+    assert_eq!(unset, [("x", 0..2), ("y", 3..7), ("w", 16..18), ("p", 36..42)]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use wharf_frontend::instructions::{self, CommandLine, InstructionKind};
 use wharf_frontend::parser::{self, Ast, Node, Token};
 
 /// `$WHARF_SHARED/corpus`, or `shared/corpus` beside the workspace.
-fn corpus() -> Option<PathBuf> {
+pub(crate) fn corpus() -> Option<PathBuf> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let named = std::env::var_os("WHARF_SHARED").map(PathBuf::from);
     let beside = ["../../shared", "../../../shared"].map(|path| manifest.join(path));
@@ -80,7 +80,7 @@ fn line_of(source: &str, offset: usize) -> usize {
 }
 
 /// The instruction's arguments as the oracle lists them, and whether they are in JSON form.
-fn values(ast: &Ast, node: &Node) -> (Vec<String>, bool) {
+pub(crate) fn values(ast: &Ast, node: &Node) -> (Vec<String>, bool) {
     let texts = |tokens: &[Token]| tokens.iter().map(|token| token.text.clone()).collect::<Vec<_>>();
     let in_json = node.args.text.starts_with('[');
     if node.name.text.eq_ignore_ascii_case("FROM") {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
+use crate::carets;
 use wharf_frontend::instructions::{Arg, CommandLine, Dockerfile, Healthcheck, InstructionKind, Paths};
 use wharf_frontend::parser::{Ast, Heredoc, Token};
 use wharf_frontend::{Diagnostic, Severity};
@@ -34,7 +35,7 @@ pub(crate) fn dockerfile(
     dump.out + &self::diagnostics(source, diagnostics)
 }
 
-/// Each with the line it is about and carets under the token. A token of several lines is marked to the end of its first.
+/// Each with the line it is about and carets under the token.
 pub(crate) fn diagnostics(source: &str, diagnostics: &[Diagnostic]) -> String {
     let mut dump = Dump { source, out: String::new() };
     for diagnostic in diagnostics {
@@ -45,7 +46,7 @@ pub(crate) fn diagnostics(source: &str, diagnostics: &[Diagnostic]) -> String {
         let place = diagnostic.place().map(|place| format!(" {}", dump.place(place))).unwrap_or_default();
         dump.line(0, &format!("{severity}{place} {}", diagnostic.headline()));
         if let Some(place) = diagnostic.place() {
-            dump.excerpt(place);
+            dump.out.push_str(&carets::excerpt(source, place));
         }
         if let Some(hint) = &diagnostic.hint {
             dump.line(1, &format!("hint: {hint}"));
@@ -64,29 +65,8 @@ impl Dump<'_> {
         writeln!(self.out, "{:depth$}{text}", "", depth = depth * 2).unwrap();
     }
 
-    /// `@line:column-column`, or `@line:column-line:column` if it ends on another line. The end is exclusive.
     fn place(&self, span: &Range<usize>) -> String {
-        let at = |offset: usize| {
-            let before = &self.source[..offset];
-            let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-            (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
-        };
-        match (at(span.start), at(span.end)) {
-            ((line, start), (end_line, end)) if line == end_line => format!("@{line}:{start}-{end}"),
-            ((line, start), (end_line, end)) => format!("@{line}:{start}-{end_line}:{end}"),
-        }
-    }
-
-    fn excerpt(&mut self, span: &Range<usize>) {
-        let start = self.source[..span.start].rfind('\n').map_or(0, |at| at + 1);
-        let end = self.source[span.start..].find('\n').map_or(self.source.len(), |at| span.start + at);
-        let line = self.source[start..end].trim_end_matches('\r');
-        let before = &self.source[start..span.start];
-        let indent: String = before.chars().map(|char| if char == '\t' { '\t' } else { ' ' }).collect();
-        let marked = self.source[span.start..span.end.min(end)].chars().count().max(1);
-        let goes_on = if span.end > end { "…" } else { "" };
-        self.line(0, &format!("  | {line}"));
-        self.line(0, &format!("  | {indent}{}{goes_on}", "^".repeat(marked)));
+        carets::place(self.source, span)
     }
 
     fn token(&self, token: &Token) -> String {
