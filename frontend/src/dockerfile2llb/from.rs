@@ -139,19 +139,21 @@ impl Converter<'_> {
         self.definition.add(Vertex { op, inputs: Vec::new(), platform: None, metadata })
     }
 
-    fn start_from_stage(&self, stage: &mut Stage, below: usize) {
-        let Some(below) = self.done[below].as_ref() else { return };
+    fn start_from_stage(&mut self, stage: &mut Stage, below: usize) {
+        self.bases_left[below] -= 1;
+        let is_last = self.bases_left[below] == 0;
+        let Some(below) = self.done[below].as_mut() else { return };
         stage.platform.clone_from(&below.platform);
         stage.head = below.head;
         stage.base = below.base;
         stage.base_layers = below.base_layers;
         stage.base_history = below.base_history;
-        stage.layers.clone_from(&below.layers);
-        stage.config.clone_from(&below.config);
+        stage.layers = hand_on(&mut below.layers, is_last);
+        stage.config = hand_on(&mut below.config, is_last);
         stage.config.config.on_build = None;
-        stage.env.clone_from(&below.env);
+        stage.env = hand_on(&mut below.env, is_last);
         stage.args.clone_from(&below.args);
-        stage.declared.clone_from(&below.declared);
+        stage.declared = hand_on(&mut below.declared, is_last);
         stage.seen = below.seen.inherited();
     }
 
@@ -181,6 +183,12 @@ impl Converter<'_> {
                 self.options.no_cache_stages.iter().any(|stage| stage.to_lowercase() == name)
             })
     }
+}
+
+/// What a stage takes over from the one below. The last to do so moves it, so that a chain of stages does not hold as many
+/// copies of an environment as it is long.
+fn hand_on<T: Clone + Default>(value: &mut T, is_last: bool) -> T {
+    if is_last { std::mem::take(value) } else { value.clone() }
 }
 
 /// What every stage has, whatever it starts from: a `PATH`, ENV as variables (set again: the image's ENV is stronger

@@ -237,6 +237,7 @@ pub fn convert(
         definition: Definition::default(),
         ignore: ignore_matcher(&options.ignore),
         main_context: None,
+        bases_left: Vec::new(),
         done: Vec::new(),
         run_places: HashMap::new(),
         problems,
@@ -265,6 +266,8 @@ struct Converter<'a> {
     ignore: Option<Matcher>,
     /// The main context, once something is taken from it.
     main_context: Option<Edge>,
+    /// Of each stage, how many that are still to be converted start from it.
+    bases_left: Vec<usize>,
     /// The stages converted so far, by number; `None` for those nobody needs.
     done: Vec<Option<Stage>>,
     /// Where the parts of the RUNs stand.
@@ -294,6 +297,7 @@ impl<'a> Converter<'a> {
         if plans.iter().flatten().all(|plan| plan.base.is_known()) {
             self.problems.extend(unused);
         }
+        self.bases_left = stages::uses_as_base(&plans);
         for plan in &plans {
             let stage = plan.as_ref().map(|plan| self.stage(plan));
             self.done.push(stage);

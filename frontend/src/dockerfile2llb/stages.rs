@@ -488,6 +488,17 @@ pub(super) fn numbers(dockerfile: &Dockerfile) -> HashMap<&str, Vec<usize>> {
     numbers
 }
 
+/// How many of the stages start from each.
+pub(super) fn uses_as_base(plans: &[Option<Plan<'_>>]) -> Vec<usize> {
+    let mut uses = vec![0; plans.len()];
+    for plan in plans.iter().flatten() {
+        if let Base::Stage(below) = plan.base {
+            uses[below] += 1;
+        }
+    }
+    uses
+}
+
 /// A problem in a trigger, at the base that brought it.
 pub(super) fn at_trigger(problem: Diagnostic, base: &Range<usize>) -> Diagnostic {
     Diagnostic { span: base.clone(), message: format!("ONBUILD trigger: {}", problem.message), ..problem }
