@@ -3,14 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use crate::harness::repository;
 
 /// What a table says of a behaviour.
 #[derive(Debug, PartialEq, Eq)]
 enum Covered<'a> {
-    /// A file, or `FILE::FUNCTION`.
+    /// A file, `FILE::FUNCTION`, or `FILE#TEXT`: a row of the table in that file.
     Case(&'a str),
     /// Why there is no case.
     Reason(&'a str),
@@ -66,14 +65,17 @@ fn read(line: &str) -> (&str, Covered<'_>) {
     }
 }
 
-/// Whether a case is there: a path of the repository, and a test function of that name in it.
+/// Whether a case is there: a path of the repository, and the test function or the text in it.
 fn exists(case: &str) -> bool {
-    let (path, function) = case.split_once("::").map_or((case, None), |(path, name)| (path, Some(name)));
-    let path = repository().join(Path::new(path));
-    match function {
-        None => path.exists(),
-        Some(name) => fs::read_to_string(path).is_ok_and(|text| {
-            text.contains(&format!("#[test]\nfn {name}(")) || text.contains(&format!("    fn {name}("))
-        }),
+    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap_or_default();
+    match (case.split_once('#'), case.split_once("::")) {
+        (Some((path, text)), _) => read(path).contains(text),
+        (None, Some((path, name))) => {
+            let text = read(path);
+            let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
+            let is_it = |pair: &[&str]| pair[0] == "#[test]" && pair[1].starts_with(&format!("fn {name}("));
+            lines.windows(2).any(is_it)
+        }
+        (None, None) => repository().join(case).exists(),
     }
 }

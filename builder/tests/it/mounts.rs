@@ -209,6 +209,8 @@ fn keys_hold_what_steps_read() {
         !runs_again(&wharf, "RUN --mount=src=a.txt,dst=/g cat /g", &[], write("b.txt"), &[]),
         "another one"
     );
+    let line = "RUN --mount=source=a.txt,target=/h,rw echo more >>/h && cat /h";
+    assert!(!runs_again(&wharf, line, &[], write("b.txt"), &[]), "what a step writes is not what it reads");
     let both = "RUN --mount=source=a.txt,target=/f --mount=source=b.txt,target=/g cat /f /g";
     let again = || fs::write(wharf.context().join("b.txt"), "again").unwrap();
     assert!(runs_again(&wharf, both, &[], again, &[]), "the second of two");
