@@ -10,6 +10,8 @@ use wharf_cache::StoreError;
 use wharf_cache::content::ContentError;
 use wharf_frontend::{Diagnostic, Rule, Severity};
 
+use crate::exporter::ExportError;
+
 /// What went wrong, as the exit status says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -25,6 +27,8 @@ pub enum Kind {
     Environment,
     /// Interrupted.
     Cancelled,
+    /// Nobody reads standard output any more: nothing is said.
+    ReaderGone,
 }
 
 impl Kind {
@@ -37,6 +41,8 @@ impl Kind {
             Self::Source => 4,
             Self::Environment => 5,
             Self::Cancelled => 130,
+            // What a shell says of a program that SIGPIPE ended.
+            Self::ReaderGone => 141,
         }
     }
 }
@@ -94,6 +100,11 @@ impl Failure {
             failure.hints.extend(hint(error));
         }
         failure
+    }
+
+    /// Whoever read standard output has closed it.
+    pub fn reader_gone() -> Self {
+        Self::new(Kind::ReaderGone, "nobody reads standard output any more")
     }
 
     /// The same with a hint.
@@ -215,10 +226,16 @@ pub fn causes(error: &(dyn Error + 'static)) -> String {
 
 /// What to do about an error, where some cause of it tells.
 fn hint(error: &(dyn Error + 'static)) -> Option<String> {
-    let hint = if is_disk_full(error) {
+    let hint = if chain(error).any(|it| matches!(it.downcast_ref(), Some(ExportError::NoSpace { .. }))) {
+        "free some space there, or name another place for the output"
+    } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(ExportError::Io { .. }))) {
+        return None;
+    } else if is_disk_full(error) {
         "the disk is full: free some space (`wharf rmi` removes images) or give another `--root`"
     } else if chain(error).filter_map(<dyn Error>::downcast_ref).any(StoreError::is_disk) {
         "the disk of the store is full, or fails: free some space there"
+    } else if chain(error).filter_map(<dyn Error>::downcast_ref).any(StoreError::is_read_only) {
+        "its file system is mounted read-only, or its rights forbid it: mend that, or give another `--root`"
     } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(StoreError::NotAStore { .. }))) {
         "give `--root` an empty directory, or one that does not exist yet"
     } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(ContentError::Damaged { .. }))) {

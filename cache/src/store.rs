@@ -447,6 +447,18 @@ impl StoreError {
             _ => false,
         }
     }
+
+    /// Whether the store could not be written at all: its file system is read-only, or rights are missing.
+    pub fn is_read_only(&self) -> bool {
+        use rusqlite::ErrorCode::{CannotOpen, PermissionDenied, ReadOnly};
+        match self {
+            Self::Database { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(CannotOpen | PermissionDenied | ReadOnly))
+            }
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::ReadOnlyFilesystem,
+            _ => false,
+        }
+    }
 }
 
 impl StoreError {

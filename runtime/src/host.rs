@@ -1,4 +1,4 @@
-//! Programs of the host that work for the builder, unconfined.
+//! The builder's own process and the programs of the host that work for it, unconfined.
 
 use std::io;
 use std::process::{Child, Command};
@@ -7,6 +7,12 @@ use std::process::{Child, Command};
 /// program behind that goes on writing.
 pub fn spawn_on_host(command: &mut Command) -> io::Result<Child> {
     crate::sys::spawn_dying_with_parent(command)
+}
+
+/// Whether this process was started without a standard output. The standard library opens `/dev/null` in its place
+/// before `main`, so that later nothing shows that what is written there is lost.
+pub fn stdout_was_closed() -> bool {
+    crate::sys::stdout_was_closed()
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use cancel::Cancel;
-pub use host::spawn_on_host;
+pub use host::{spawn_on_host, stdout_was_closed};
 pub use oci_spec::runtime::Spec;
 pub use process::run;
 pub use spec::{default_seccomp, default_spec, insecure_spec};

@@ -13,6 +13,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{null, null_mut};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An error number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,26 @@ macro_rules! syscall {
 
 fn pointer(string: Option<&CStr>) -> *const c_char {
     string.map_or(null(), CStr::as_ptr)
+}
+
+// ---- Before `main` ------------------------------------------------------------------------------------------------
+
+/// See [`crate::stdout_was_closed`].
+static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+// SAFETY: the C library calls each function of this section once, when it is ready itself and before `main`.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static LOOK_AT_STDOUT: extern "C" fn() = look_at_stdout;
+
+extern "C" fn look_at_stdout() {
+    // SAFETY: takes no pointer.
+    let found = unsafe { syscall!(libc::SYS_fcntl, libc::STDOUT_FILENO, libc::F_GETFD) };
+    STDOUT_WAS_CLOSED.store(found.is_err(), Ordering::Relaxed);
+}
+
+pub(crate) fn stdout_was_closed() -> bool {
+    STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
 }
 
 // ---- Processes ----------------------------------------------------------------------------------------------------

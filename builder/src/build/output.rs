@@ -282,5 +282,8 @@ fn texts(names: &[Reference]) -> Vec<String> {
 }
 
 fn export_failure(doing: &str, error: &ExportError) -> Failure {
+    if matches!(error, ExportError::ReaderGone) {
+        return Failure::reader_gone();
+    }
     Failure::from_error(Kind::Environment, doing, error)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,14 +10,15 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use super::steps::StepArgs;
-use super::{existing_store, open_store, variable};
+use super::{existing_store, open_store, require_root, variable};
 use crate::build::call::{Call, Question, Stores};
 use crate::build::{self, BuildRequest};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, causes};
+use crate::exporter::output::open_stdout;
 use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
-use crate::progress::Mode;
+use crate::progress::{Mode, print_note, print_result};
 use crate::registry::Reference;
 use crate::source::git;
 
@@ -99,10 +101,19 @@ enum ProgressMode {
 pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
+    let idle = idle_flags(&args);
     let request = request(args)?;
-    let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
     if let Some(call) = call.filter(|call| call.question != Question::Build) {
+        if !idle.is_empty() {
+            print_note(&format!("nothing is built, so there is no effect of {}", idle.join(", ")));
+        }
         return ask(&request, &call, root);
+    }
+    require_root()?;
+    let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
+    if stdout_is_taken {
+        // Better said now than when all is built.
+        open_stdout().map_err(|error| Failure::new(Kind::Environment, causes(&error)))?;
     }
     let store = open_store(root)?;
     let outcome = build::build(&store, request)?;
@@ -110,9 +121,21 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
         && !stdout_is_taken
         && let Some(id) = outcome.image_id
     {
-        crate::progress::print_result(&id.to_string());
+        print_result(&id.to_string())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The flags that only a build takes notice of.
+fn idle_flags(args: &BuildArgs) -> Vec<&'static str> {
+    let flags = [
+        ("--iidfile", args.iidfile.is_some()),
+        ("--metadata-file", args.metadata_file.is_some()),
+        ("--output", !args.output.is_empty()),
+        ("--push", args.push),
+        ("--tag", !args.tag.is_empty()),
+    ];
+    flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
 }
 
 /// Answers a question about the Dockerfile. That there are warnings is told by the exit status.
@@ -138,12 +161,16 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         .iter()
         .map(|spec| Output::parse(spec, &tags).map_err(|error| usage(error.to_string())))
         .collect::<Result<Vec<_>, _>>()?;
+    require_own_places(&args, &outputs)?;
     if outputs.is_empty() {
         outputs.push(Output::Image { names: tags, push: false });
     }
     if args.push {
         push_all(&mut outputs)?;
     }
+    require_names("--build-arg", &args.build_arg)?;
+    require_names("--label", &args.label)?;
+    args.insecure_registry.iter().try_for_each(|host| require_host(host))?;
     let mut build_args = args.build_arg.iter().filter_map(|arg| build_arg(arg)).collect::<BTreeMap<_, _>>();
     if let Some(epoch) = variable("SOURCE_DATE_EPOCH").and_then(|value| value.into_string().ok()) {
         build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
@@ -204,6 +231,86 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         secrets: Arc::new(steps.secrets),
         ssh: steps.ssh,
     })
+}
+
+/// Refuses results that would be written over each other, and a whole root file system over the machine's own.
+fn require_own_places(args: &BuildArgs, outputs: &[Output]) -> Result<(), Failure> {
+    let mut places: Vec<(String, Option<PathBuf>)> = Vec::new();
+    let files = [("--iidfile", &args.iidfile), ("--metadata-file", &args.metadata_file)];
+    let files = files.into_iter().filter_map(|(flag, path)| {
+        let path = path.as_ref()?;
+        Some((format!("{flag} {}", path.display()), Some(path.as_path())))
+    });
+    let outputs = args.output.iter().zip(outputs).filter_map(|(spec, output)| {
+        let place = if output.takes_stdout() { None } else { Some(output.path()?) };
+        if let (Output::Local { .. }, Some(path)) = (output, place)
+            && place_of(path).is_some_and(|path| path == Path::new("/"))
+        {
+            return Some(Err(Failure::new(
+                Kind::Usage,
+                format!("--output {spec}: the files would be written over this machine's own root directory"),
+            )));
+        }
+        Some(Ok((format!("--output {spec}"), place)))
+    });
+    for given in files.map(Ok).chain(outputs) {
+        let (name, path) = given?;
+        let place = match path {
+            // What is no file or directory (`/dev/null`) takes everything.
+            Some(path) => match place_of(path) {
+                Some(place) => Some(place),
+                None => continue,
+            },
+            None => None,
+        };
+        if let Some((other, _)) = places.iter().find(|(_, it)| *it == place) {
+            let message = format!("`{other}` and `{name}` would be written over each other");
+            return Err(Failure::new(Kind::Usage, message).hint("give each a place of its own"));
+        }
+        places.push((name, place));
+    }
+    Ok(())
+}
+
+/// A path without links and dots, as far as it is there; nothing for what is neither file nor directory.
+fn place_of(path: &Path) -> Option<PathBuf> {
+    if let Ok(found) = path.canonicalize() {
+        return (found.is_file() || found.is_dir()).then_some(found);
+    }
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let above = above.canonicalize().or_else(|_| std::path::absolute(above)).ok()?;
+    Some(path.file_name().map_or(above.clone(), |name| above.join(name)))
+}
+
+/// `NAME[=VALUE]` has a name.
+fn require_names(flag: &str, texts: &[String]) -> Result<(), Failure> {
+    match texts.iter().find(|text| text.is_empty() || text.starts_with('=')) {
+        Some(text) => {
+            Err(Failure::new(Kind::Usage, format!("{flag} `{text}` has no name: it is NAME[=VALUE]")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// `host[:port]`, as image names have it.
+fn require_host(text: &str) -> Result<(), Failure> {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    let is_name = |name: &str| {
+        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
+    };
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => is_name(host),
+    };
+    if is_host && port.is_none_or(is_port) {
+        return Ok(());
+    }
+    Err(Failure::new(Kind::Usage, format!("--insecure-registry `{text}` is no HOST[:PORT]"))
+        .hint("as in the names of images: `registry.example:5000`, without scheme and path"))
 }
 
 /// `--push`: what is an image is pushed.

@@ -1,6 +1,5 @@
 //! `wharf images` and `wharf rmi`.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -11,6 +10,7 @@ use wharf_cache::{Digest, Store};
 
 use super::open_store;
 use crate::error::{Failure, Kind};
+use crate::progress::print_result;
 use crate::registry::Reference;
 use crate::registry::manifest::{MANIFEST_BYTES_MAX, Manifest};
 
@@ -34,31 +34,29 @@ pub(super) fn images(root: Option<PathBuf>) -> Result<ExitCode, Failure> {
     }
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let (first, second) = (width(0), width(1));
-    let mut out = std::io::stdout().lock();
-    for [name, digest, created] in &rows {
-        // Whoever reads may have gone.
-        if writeln!(out, "{name:first$}   {digest:second$}   {created}").is_err() {
-            break;
-        }
-    }
+    let lines = rows
+        .iter()
+        .map(|[name, digest, created]| format!("{name:first$}   {digest:second$}   {created}"))
+        .collect::<Vec<_>>();
+    print_result(&lines.join("\n"))?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn rmi(args: &RmiArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let store = open_store(root)?;
-    let mut out = std::io::stdout().lock();
+    // All are removed, whoever reads of it.
+    let mut printed = Ok(());
     for name in &args.images {
         let image = find(&store, name)?;
         let deleted = store.remove_image(&image).map_err(|error| {
             Failure::from_error(Kind::Environment, &format!("cannot remove image `{name}`"), &error)
         })?;
         let named = image.name.as_deref().map_or_else(|| image.digest.to_string(), familiar);
-        let _ = writeln!(out, "untagged: {named}");
-        for digest in deleted {
-            let _ = writeln!(out, "deleted: {digest}");
-        }
+        let deleted = deleted.iter().map(|digest| format!("\ndeleted: {digest}"));
+        let done = print_result(&format!("untagged: {named}{}", deleted.collect::<String>()));
+        printed = printed.and(done);
     }
-    Ok(ExitCode::SUCCESS)
+    printed.map(|()| ExitCode::SUCCESS)
 }
 
 /// The image a user means: by name, or by its digest or id or some first digits of one.

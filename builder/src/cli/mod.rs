@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Failure, Kind};
-use crate::progress::print_error;
+use crate::progress::{color_of_results, print_error, print_result};
 use wharf_cache::Store;
 
 /// Builds container images from a Dockerfile, without a daemon, and runs what it built.
@@ -42,26 +42,55 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            let code = if error.use_stderr() { Kind::Usage.exit_code() } else { 0 };
+        Err(error) if error.use_stderr() => {
             // A closed terminal is no reason to fail twice.
             let _ = error.print();
-            return ExitCode::from(code);
+            return ExitCode::from(Kind::Usage.exit_code());
         }
+        Err(help) => return end(print_result(&help_text(&help)).map(|()| ExitCode::SUCCESS)),
     };
-    let done = match cli.command {
+    end(match cli.command {
         Command::Build(args) => build::build(*args, cli.root),
         Command::Run(args) => run::run(&args, cli.root),
         Command::Images => image::images(cli.root),
         Command::Rmi(args) => image::rmi(&args, cli.root),
-    };
-    match done {
-        Ok(code) => code,
-        Err(failure) => {
+    })
+}
+
+/// Says what is to be said at the end.
+fn end(done: Result<ExitCode, Failure>) -> ExitCode {
+    done.unwrap_or_else(|failure| {
+        if failure.kind != Kind::ReaderGone {
             print_error(&failure);
-            ExitCode::from(failure.kind.exit_code())
         }
+        ExitCode::from(failure.kind.exit_code())
+    })
+}
+
+/// What `--help` and `--version` print.
+fn help_text(help: &clap::Error) -> String {
+    let text = help.render();
+    let text = if color_of_results() { text.ansi().to_string() } else { text.to_string() };
+    text.trim_end_matches('\n').to_owned()
+}
+
+/// Refuses what could only fail late: mounting and running take root's rights.
+fn require_root() -> Result<(), Failure> {
+    let user = rustix::process::geteuid();
+    if !user.is_root() {
+        let message = format!("building and running need root, and this is user {}", user.as_raw());
+        return Err(Failure::new(Kind::Environment, message).hint("run wharf as root for now"));
     }
+    // Where the kernel does not say, it will when the time comes.
+    let lacks_it = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| !sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+    if lacks_it {
+        let message =
+            "building and running need the right to mount (CAP_SYS_ADMIN), and this process lacks it";
+        return Err(Failure::new(Kind::Environment, message)
+            .hint("run wharf as root for now; in a container, one that has CAP_SYS_ADMIN"));
+    }
+    Ok(())
 }
 
 /// Opens the store at `root`, or where it is by default.
@@ -77,7 +106,12 @@ fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
         })?,
     };
     Store::open(&root).map_err(|error| {
-        Failure::from_error(Kind::Environment, &format!("cannot open the store `{}`", root.display()), &error)
+        let root = root.display();
+        let doing = match error.is_read_only() {
+            true => format!("the store `{root}` cannot be written"),
+            false => format!("cannot open the store `{root}`"),
+        };
+        Failure::from_error(Kind::Environment, &doing, &error)
     })
 }
 

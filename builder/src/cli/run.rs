@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{image, open_store};
+use super::{image, open_store, require_root};
 use crate::container;
 use crate::error::Failure;
 
@@ -22,6 +22,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+    require_root()?;
     let store = open_store(root)?;
     let image = image::find(&store, &args.image)?;
     if !args.rm {

@@ -134,7 +134,7 @@ fn host(text: &str) -> Result<(String, String), String> {
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     match bare.parse::<IpAddr>() {
         Ok(_) => Ok((name.to_owned(), bare.to_owned())),
-        Err(_) => Err(format!("--add-host {text}: `{address}` is no IP address")),
+        Err(_) => Err(format!("--add-host {text}: `{address}` is no IP address; want NAME:ADDRESS")),
     }
 }
 

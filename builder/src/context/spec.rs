@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use wharf_frontend::dockerfile2llb::authority_without_credentials;
+
 /// The forms a context may have, for messages.
 const FORMS: &str = "a context is a directory, a tar archive, `-`, a URL, a git repository, `docker-image://IMAGE` or \
                      `oci-layout://PATH[:TAG][@DIGEST]`";
@@ -159,12 +161,7 @@ pub fn redacted(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
     let authority_len = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(authority_len);
-    let host = match authority.rsplit_once('@') {
-        // `ssh://git@…` says who is asked, not who asks.
-        Some(("git", _)) => authority.to_owned(),
-        Some((_, host)) => format!("xxxxx@{host}"),
-        None => authority.to_owned(),
-    };
+    let host = authority_without_credentials(authority);
     let (path, fragment) = path.split_once('#').map_or((path, None), |(path, rest)| (path, Some(rest)));
     let mut text = format!("{scheme}://{host}");
     match path.split_once('?') {
@@ -297,7 +294,7 @@ mod tests {
     fn secrets_of_urls_are_not_shown() {
         for (url, expected) in [
             ("https://h/a", "https://h/a"),
-            ("https://u:p@h/a@b", "https://xxxxx@h/a@b"),
+            ("https://u:p@h/a@b", "https://xxxxx:xxxxx@h/a@b"),
             ("https://h/a?token=1&x#f", "https://h/a?token=xxxxx&xxxxx#f"),
             ("https://h?t=1", "https://h?t=xxxxx"),
             ("ssh://git@h/a", "ssh://git@h/a"),

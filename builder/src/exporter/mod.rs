@@ -47,6 +47,9 @@ pub enum ExportError {
     /// An archive would have gone to a terminal.
     #[error("refusing to write an archive to the terminal: give `dest=FILE`, or redirect standard output")]
     Terminal,
+    /// Nobody reads standard output any more.
+    #[error("nobody reads standard output any more")]
+    ReaderGone,
     /// Something that cannot be replaced stands where a file is to be written.
     #[error("cannot write `{}`: {obstacle} is in the way", path.display())]
     InTheWay { path: PathBuf, obstacle: &'static str },
@@ -81,18 +84,24 @@ impl ExportError {
 
     /// Says plainly, where some cause of `self` is a full disk, that writing `path` failed for that reason.
     fn name_full_disk(self, path: &std::path::Path) -> Self {
-        let mut cause: Option<&(dyn Error + 'static)> = Some(&self);
-        while let Some(error) = cause {
-            if let Self::NoSpace { .. } = self {
-                return self;
+        let is_full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        match self {
+            Self::NoSpace { .. } => self,
+            error if error.has_cause(is_full) => {
+                Self::NoSpace { path: path.to_owned(), source: Box::new(error) }
             }
-            if let Some(io) = error.downcast_ref::<io::Error>()
-                && matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-            {
-                return Self::NoSpace { path: path.to_owned(), source: Box::new(self) };
-            }
-            cause = error.source();
+            error => error,
         }
-        self
+    }
+
+    /// Says plainly that the reader of what was written has gone.
+    fn name_reader_gone(self) -> Self {
+        if self.has_cause(|kind| kind == io::ErrorKind::BrokenPipe) { Self::ReaderGone } else { self }
+    }
+
+    /// Whether the operating system said such a thing.
+    fn has_cause(&self, is_it: impl Fn(io::ErrorKind) -> bool) -> bool {
+        let chain = std::iter::successors(Some(self as &(dyn Error + 'static)), |&error| error.source());
+        chain.filter_map(|error| error.downcast_ref::<io::Error>()).any(|error| is_it(error.kind()))
     }
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::ExportError;
+use crate::progress;
 
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -28,13 +29,12 @@ impl Destination {
     ) -> Result<(), ExportError> {
         match self {
             Self::Stdout => {
-                let stdout = io::stdout();
-                if stdout.is_terminal() {
-                    return Err(ExportError::Terminal);
-                }
-                let mut out = BufWriter::with_capacity(BUFFER_BYTES, stdout.lock());
-                produce(&mut out)?;
-                out.flush().map_err(ExportError::io("write to", "standard output"))
+                let write = || {
+                    let mut out = BufWriter::with_capacity(BUFFER_BYTES, open_stdout()?);
+                    produce(&mut out)?;
+                    out.flush().map_err(ExportError::io("write to", STDOUT))
+                };
+                write().map_err(|error| error.name_reader_gone().name_full_disk(Path::new(STDOUT)))
             }
             Self::File(path) => {
                 let write = || {
@@ -46,6 +46,15 @@ impl Destination {
             }
         }
     }
+}
+
+/// How messages name it.
+const STDOUT: &str = "standard output";
+
+/// Standard output if an archive can go there.
+pub fn open_stdout() -> Result<File, ExportError> {
+    let out = progress::results().map_err(ExportError::io("write to", STDOUT))?;
+    if out.is_terminal() { Err(ExportError::Terminal) } else { Ok(out) }
 }
 
 /// A file being written under a temporary name beside its own; dropped without commit it leaves nothing.

@@ -3,7 +3,7 @@
 //! `type=oci,dest=app.tar`: fields as in one line of CSV, so that a field with commas is quoted
 //! (`type=image,"name=a,b"`). `-o DIR` is short for `type=local,dest=DIR`, and `-o -` for a tar on standard output.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Destination;
 use crate::csv;
@@ -97,6 +97,18 @@ impl Output {
                 | Self::DockerArchive { dest: Destination::Stdout, .. }
                 | Self::Tar { dest: Destination::Stdout }
         )
+    }
+
+    /// The file or directory that it is written to, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::OciArchive { dest: Destination::File(path), .. }
+            | Self::DockerArchive { dest: Destination::File(path), .. }
+            | Self::Tar { dest: Destination::File(path) }
+            | Self::OciDirectory { dest: path, .. }
+            | Self::Local { dest: path } => Some(path),
+            _ => None,
+        }
     }
 
     /// The names the image gets.

@@ -1,8 +1,9 @@
 //! What commands say outside of a build's progress. Data goes to standard output, talk to standard error.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Write as _};
 
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 
 /// Says why a command failed.
 pub fn print_error(failure: &Failure) {
@@ -25,7 +26,20 @@ pub fn print_note(note: &str) {
     let _ = writeln!(std::io::stderr().lock(), "note: {note}");
 }
 
-/// Prints a result that a script may read.
-pub fn print_result(line: &str) {
-    let _ = writeln!(std::io::stdout().lock(), "{line}");
+/// Prints a result that a script may read. What cannot be written is a failure: the script would take it for done.
+pub fn print_result(line: &str) -> Result<(), Failure> {
+    results().and_then(|mut out| out.write_all(format!("{line}\n").as_bytes())).map_err(|error| {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::reader_gone(),
+            _ => Failure::new(Kind::Environment, format!("cannot write to standard output: {error}")),
+        }
+    })
+}
+
+/// Standard output as it is: `std`'s own passes over one that was closed, or that is not open for writing.
+pub fn results() -> io::Result<File> {
+    if wharf_runtime::stdout_was_closed() {
+        return Err(io::Error::other("it is closed"));
+    }
+    Ok(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 0)?.into())
 }

@@ -28,8 +28,9 @@ impl Worker<'_> {
         let run_error = |source| WorkerError::Run { command: command.clone(), source };
 
         let user = wharf_runtime::resolve_user(root, &op.meta.user).map_err(run_error)?;
-        let mut mounted = self.mounts(op, inputs, vertex.metadata.ignore_cache)?;
-        let spec = self.describe(op, &user, &mounted.variables)?;
+        let mut mounted = self.mounts(op, inputs, root, vertex.metadata.ignore_cache)?;
+        let mut spec = self.describe(op, &user, &mounted.variables)?;
+        spec::make_room(&mut spec, &mounted.binds);
         let mut log = |stream, data: &[u8]| {
             let stream = match stream {
                 Stream::Stdout => LogStream::Stdout,

@@ -7,7 +7,7 @@ use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceBuilder, LinuxNamespaceType,
     MountBuilder, PosixRlimitBuilder, PosixRlimitType, Spec, UserBuilder,
 };
-use wharf_runtime::User;
+use wharf_runtime::{Bind, User};
 
 /// Sets program, environment, working directory and ids.
 pub(crate) fn set_process(
@@ -35,6 +35,19 @@ pub(crate) fn bind_read_only(spec: &mut Spec, source: &Path, target: &str) -> Re
         MountBuilder::default().typ("bind").source(source).destination(target).options(options).build()?;
     spec.mounts_mut().get_or_insert_default().push(mount);
     Ok(())
+}
+
+/// Takes out the mounts that `binds` stand in for.
+pub(crate) fn make_room(spec: &mut Spec, binds: &[Bind]) {
+    let mounts = spec.mounts_mut().get_or_insert_default();
+    mounts.retain(|mount| {
+        let place = mount.destination();
+        // `/proc` has to be there while the process is made. In a `/sys` of its own nothing else is mounted.
+        !binds.iter().any(|Bind { target, .. }| {
+            place == target && place != "/proc" && place != "/dev"
+                || place.starts_with("/sys") && place.starts_with(target)
+        })
+    });
 }
 
 /// Gives the process a network namespace of its own, with loopback alone.

@@ -110,3 +110,76 @@ fn wrong_usage_is_refused_before_anything_runs() {
         assert_eq!(failed.steps().that(Step::Failed), Vec::<&str>::new());
     }
 }
+
+#[test]
+fn flags_that_mean_nothing_are_refused() {
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.dockerfile("FROM scratch\n");
+    for (arguments, words) in [
+        (&["--build-arg", ""][..], &["--build-arg", "no name"][..]),
+        (&["--build-arg", "=x"], &["--build-arg `=x`", "no name"]),
+        (&["--label", ""], &["--label", "no name"]),
+        (&["--label", "=x"], &["--label `=x`", "no name"]),
+        (&["--insecure-registry", "a b/c"], &["`a b/c`", "HOST[:PORT]"]),
+        (&["--insecure-registry", ""], &["HOST[:PORT]"]),
+        (&["--insecure-registry", "http://h"], &["`http://h`"]),
+        (&["--insecure-registry", "h:x"], &["`h:x`"]),
+        (&["--insecure-registry", "h:0"], &["`h:0`"]),
+        (&["--insecure-registry", "[::1"], &["`[::1`"]),
+        (&["--call=build,format=json"], &["`build`", "alone"]),
+        (&["--call=build,ignorestatus=true"], &["`build`", "alone"]),
+        (&["--allow", "network"], &["--allow network", "network.host", "security.insecure"]),
+        (&["--network", "bridge"], &["--network", "bridge", "default, none, host"]),
+        (&["--ulimit", "nofile"], &["--ulimit nofile", "NAME=SOFT[:HARD]"]),
+        (&["--ulimit", "files=1"], &["--ulimit files=1", "nofile"]),
+        (&["--shm-size", "big"], &["--shm-size big", "128m"]),
+        (&["--add-host", "h"], &["--add-host h", "NAME:ADDRESS"]),
+        (&["--add-host", "h:x"], &["--add-host h:x", "`x` is no IP address", "NAME:ADDRESS"]),
+        (&["-o", "/"], &["--output /", "root directory"]),
+        (&["-o", "type=local,dest=/tmp/.."], &["dest=/tmp/..", "root directory"]),
+    ] {
+        wharf.build(arguments).fails_with(USAGE, words);
+    }
+    for host in ["registry.example", "h:5000", "[::1]:5000", "10.0.0.1"] {
+        wharf.build(&["--insecure-registry", host]).success();
+    }
+}
+
+#[test]
+fn outputs_over_each_other_are_refused() {
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.file("here", "x").dockerfile("FROM scratch\nCOPY here /\n");
+    fs::create_dir(wharf.path("dir")).unwrap();
+    std::os::unix::fs::symlink("dir", wharf.path("link")).unwrap();
+    for (arguments, words) in [
+        (
+            &["--iidfile", "a", "--metadata-file", "./a"][..],
+            &["`--iidfile a`", "`--metadata-file ./a`", "over each other"][..],
+        ),
+        (&["-o", "dir", "-o", "type=local,dest=link/"], &["`--output dir`", "dest=link/`"]),
+        (
+            &["-o", "type=tar,dest=x", "-o", "type=oci,dest=dir/../x"],
+            &["`--output type=tar,dest=x`", "type=oci"],
+        ),
+        (&["-o", "-", "-o", "type=docker"], &["`--output -`", "`--output type=docker`"]),
+        (&["-o", "type=oci,dest=x", "--iidfile", "x"], &["`--iidfile x`", "type=oci,dest=x"]),
+    ] {
+        wharf.build(arguments).fails_with(USAGE, words);
+    }
+    wharf.build(&["--iidfile", "/dev/null", "--metadata-file", "/dev/null"]).success();
+    wharf.build(&["-o", "type=tar,dest=x", "-o", "type=oci,dest=y", "--iidfile", "z", "-o", "dir"]).success();
+}
+
+#[test]
+fn where_nothing_is_built_the_flags_of_a_build_are_named() {
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.dockerfile("FROM scratch\n");
+    let flags = ["-t", "a", "-o", "type=image", "--push", "--iidfile", "i", "--metadata-file", "m"];
+    for call in ["--check", "--call=targets"] {
+        let outcome = wharf.build(&[&flags[..], &[call]].concat()).success();
+        let note = "note: nothing is built, so there is no effect of --iidfile, --metadata-file, --output, --push, \
+                    --tag\n";
+        assert_eq!(outcome.stderr, note);
+        assert!(!["i", "m"].iter().any(|name| wharf.path(name).exists()));
+    }
+}

@@ -351,13 +351,13 @@ fn errors_point_at_the_mount() {
         1,
         "RUN --mount=target=/etc/passwd true",
         expect![[r#"
-        error: cannot run "/bin/sh -c true": cannot mount a directory over /etc/passwd: not a directory
-         --> context/Dockerfile:2:1
-          |
-        2 | RUN --mount=target=/etc/passwd true
-          | ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
-        ERROR: [2/2] RUN --mount=target=/etc/passwd true: cannot run "/bin/sh -c true": cannot mount a directory over /etc/passwd: not a directory
-    "#]],
+            error: cannot mount at /etc/passwd: it is a file, and a directory is to be mounted
+             --> context/Dockerfile:2:13
+              |
+            2 | RUN --mount=target=/etc/passwd true
+              |             ^^^^^^^^^^^^^^^^^^
+            ERROR: [2/2] RUN --mount=target=/etc/passwd true: cannot mount at /etc/passwd: it is a file, and a directory is to be mounted
+        "#]],
     );
     check_error(
         &wharf,
@@ -599,4 +599,42 @@ fn mounts_take_variables() {
     wharf.build(&[]).success();
     wharf.dockerfile("FROM busybox AS base\nARG X=base\nFROM busybox\nRUN --mount=from=$X,target=/x true\n");
     wharf.build(&[]).failure();
+}
+
+#[test]
+fn mounts_stand_in_for_what_a_step_has_of_itself() {
+    let Some(wharf) = wharf() else { return };
+    wharf.file("hosts", "10.9.8.7 mine\n");
+    check(
+        &wharf,
+        &[],
+        "RUN --mount=source=hosts,target=/etc/hosts [ \"$(cat /etc/hosts)\" = '10.9.8.7 mine' ]\n\
+         RUN --mount=type=tmpfs,target=/etc/hosts touch /etc/hosts/x\n\
+         RUN --mount=type=tmpfs,target=/etc/resolv.conf touch /etc/resolv.conf/x\n\
+         RUN --mount=type=tmpfs,target=/sys [ -z \"$(ls /sys)\" ]\n\
+         RUN --mount=type=tmpfs,target=/sys/fs [ -z \"$(ls /sys/fs)\" ]\n\
+         RUN --mount=type=tmpfs,target=/dev/shm touch /dev/shm/x\n\
+         RUN --mount=source=hosts,target=/dev/null grep mine /dev/null\n\
+         RUN --mount=source=hosts,target=/proc/cpuinfo grep mine /proc/cpuinfo\n\
+         RUN grep localhost /etc/hosts && [ ! -d /etc/resolv.conf ]\n",
+    );
+}
+
+#[test]
+fn mounts_that_cannot_be_are_pointed_at() {
+    let Some(wharf) = wharf() else { return };
+    wharf.file("file", "x");
+    for (mount, words) in [
+        ("type=tmpfs,target=/proc", "cannot mount at /proc: `/proc` is the kernel's"),
+        ("type=tmpfs,target=/proc/sys", "cannot mount at /proc/sys: `/proc` is the kernel's"),
+        ("type=cache,target=/proc/x", "cannot mount at /proc/x: `/proc` is the kernel's"),
+        ("type=tmpfs,target=/sys/no-such", "cannot mount at /sys/no-such: nothing can be made in `/sys`"),
+        ("type=tmpfs,target=/dev/null", "cannot mount at /dev/null: it is a file"),
+        ("type=tmpfs,target=/etc/passwd", "cannot mount at /etc/passwd: it is a file"),
+        ("source=file,target=/etc", "cannot mount at /etc: it is a directory"),
+    ] {
+        wharf.dockerfile(&format!("FROM busybox\nRUN --mount={mount} true\n"));
+        let outcome = wharf.build(&[]).fails_with(1, &[words, "Dockerfile:2:13"]);
+        assert!(!outcome.stderr.contains("os error"), "{}", outcome.stderr);
+    }
 }

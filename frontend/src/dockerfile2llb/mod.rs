@@ -48,7 +48,7 @@ pub use epoch::TimeOf;
 use images::Images;
 pub use mounts::parse_size;
 pub use outline::{Outline, OutlineArg, Resource, Target, outline, targets};
-pub use remote::git_context;
+pub use remote::{authority_without_credentials, git_context};
 use stage::{Stage, Step};
 use stages::Plan;
 

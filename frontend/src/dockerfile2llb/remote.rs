@@ -80,15 +80,19 @@ pub(super) fn without_credentials(text: &str) -> String {
         let (scheme, after) = rest.split_at(at + "://".len());
         shown.push_str(scheme);
         let end = after.find(|c: char| "/?#\"'".contains(c) || c.is_whitespace()).unwrap_or(after.len());
-        rest = match after[..end].rfind('@') {
-            Some(user_end) if &after[..user_end] != "git" => {
-                shown.push_str(if after[..user_end].contains(':') { "xxxxx:xxxxx" } else { "xxxxx" });
-                &after[user_end..]
-            }
-            _ => after,
-        };
+        shown.push_str(&authority_without_credentials(&after[..end]));
+        rest = &after[end..];
     }
     shown + rest
+}
+
+/// The same of what stands between `://` and the path of one URL.
+pub fn authority_without_credentials(authority: &str) -> Cow<'_, str> {
+    match authority.rsplit_once('@') {
+        None | Some(("git", _)) => authority.into(),
+        Some((user, host)) if user.contains(':') => format!("xxxxx:xxxxx@{host}").into(),
+        Some((_, host)) => format!("xxxxx@{host}").into(),
+    }
 }
 
 impl Git {

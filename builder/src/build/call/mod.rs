@@ -73,6 +73,9 @@ impl FromStr for Call {
             let names = QUESTIONS.map(|(name, _)| name);
             format!("there is no `{name}` to call; there are {}", names.join(", "))
         })?;
+        if *question == Question::Build && text != name {
+            return Err("`build` has no answer that could have a form; give it alone".to_owned());
+        }
         let mut call = Self { question: *question, json: false, ignore_status: false };
         for part in parts {
             match part.split_once('=') {
@@ -103,7 +106,7 @@ pub struct Stores<'a> {
 /// Answers. True if there is nothing to complain of.
 pub fn call(request: &BuildRequest, call: &Call, stores: &Stores<'_>) -> Result<bool, Failure> {
     if call.question == Question::Describe {
-        print_result(&if call.json { json::describe() } else { text::describe() });
+        print_result(&if call.json { json::describe() } else { text::describe() })?;
         return Ok(true);
     }
     let progress = Progress::start(Mode::Quiet, std::io::stderr());
@@ -138,8 +141,8 @@ pub fn call(request: &BuildRequest, call: &Call, stores: &Stores<'_>) -> Result<
     let answered = match (call.question, converted) {
         (Question::Check, _) => answer.check(parsed.report()),
         (_, Some(converted)) => {
-            answer.outline(&dockerfile2llb::outline(&parsed.ast, &parsed.dockerfile, &options, &converted));
-            Ok(true)
+            let outline = dockerfile2llb::outline(&parsed.ast, &parsed.dockerfile, &options, &converted);
+            answer.outline(&outline).map(|()| true)
         }
         (_, None) => {
             let report = parsed.report();
@@ -196,29 +199,30 @@ impl Answer<'_> {
             (true, None) => None,
         };
         let color = progress::color_of_results();
-        if self.call.json {
+        let printed = if self.call.json {
             // Not about the file's text but about the command: no part of the result.
             let (checks, others): (Vec<_>, Vec<_>) =
                 report.warnings.iter().cloned().partition(|warning| warning.rule.is_some());
             for other in render_warnings(&others, self.source, false) {
                 progress::print_note(&other);
             }
-            print_result(&json::check(self.source, &checks, failure.as_ref()));
+            print_result(&json::check(self.source, &checks, failure.as_ref()))
         } else {
-            print_result(&text::check(self.source, &report.warnings, failure.is_some(), color));
-        }
+            print_result(&text::check(self.source, &report.warnings, failure.is_some(), color))
+        };
         match failure {
             Some(failure) => Err(failure),
             None => {
+                printed?;
                 let is_clean = report.warnings.iter().all(|warning| warning.rule.is_none());
                 Ok(is_clean || self.call.ignore_status)
             }
         }
     }
 
-    fn outline(&self, outline: &dockerfile2llb::Outline) {
+    fn outline(&self, outline: &dockerfile2llb::Outline) -> Result<(), Failure> {
         let text = if self.call.json { json::outline(outline, self.source) } else { text::outline(outline) };
-        print_result(&text);
+        print_result(&text)
     }
 
     fn targets(&self, parsed: &Parsed) -> Result<bool, Failure> {
@@ -229,8 +233,7 @@ impl Answer<'_> {
         let targets = dockerfile2llb::targets(&parsed.ast, &parsed.dockerfile);
         let text =
             if self.call.json { json::targets(&targets, self.source) } else { text::targets(&targets) };
-        print_result(&text);
-        Ok(true)
+        print_result(&text).map(|()| true)
     }
 }
 

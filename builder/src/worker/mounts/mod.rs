@@ -15,9 +15,11 @@
 mod cache;
 mod files;
 mod memory;
+mod target;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -85,6 +87,8 @@ pub enum MountError {
     Snapshot(#[from] SnapshotError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("cannot mount at {}: {why}", target.display())]
+    Target { target: PathBuf, why: &'static str },
     #[error("cancelled")]
     Cancelled,
     #[error(transparent)]
@@ -134,11 +138,13 @@ impl From<WorkerError> for MountError {
 }
 
 impl Worker<'_> {
-    /// Gets the mounts of an operation ready. `fresh`: nothing that earlier builds left in caches is to be seen.
+    /// Gets the mounts of an operation ready, which will be mounted in `root`. `fresh`: nothing that earlier builds left
+    /// in caches is to be seen.
     pub(super) fn mounts(
         &self,
         op: &ExecOp,
         inputs: &[ResultRef],
+        root: BorrowedFd<'_>,
         fresh: bool,
     ) -> Result<Mounted, WorkerError> {
         let mut mounted = Mounted::default();
@@ -154,7 +160,7 @@ impl Worker<'_> {
             mounted.caches.insert(name, Arc::new(cache));
         }
         for (number, mount) in order {
-            self.mount(mount, op, inputs, &mut mounted).map_err(at(Part::Mount(number)))?;
+            self.mount(mount, op, inputs, root, &mut mounted).map_err(at(Part::Mount(number)))?;
         }
         for (number, secret) in op.secret_env.iter().enumerate() {
             let variable = self.secret_variable(secret).map_err(at(Part::SecretEnv(number)))?;
@@ -168,6 +174,7 @@ impl Worker<'_> {
         mount: &Mount,
         op: &ExecOp,
         inputs: &[ResultRef],
+        root: BorrowedFd<'_>,
         mounted: &mut Mounted,
     ) -> Result<(), MountError> {
         let input = mount.input.map(|input| &inputs[input]);
@@ -207,6 +214,7 @@ impl Worker<'_> {
             }
         };
         let target = PathBuf::from(&mount.target);
+        target::check(root, &target, tree.as_fd(), &mounted.binds)?;
         mounted.binds.push(Bind { target, tree, read_only: mount.readonly, no_exec });
         Ok(())
     }
