@@ -12,8 +12,15 @@ use super::unpack::{Rules, Unpacker};
 
 const OBJECT: &str = "the archive";
 
+/// The most bytes that may follow an archive's end mark: they are decoded for nothing. Tapes are padded with far less.
+const TRAILING_BYTES_MAX: u64 = 4 << 30;
+
 pub(super) fn is_archive(archive: &mut File) -> Result<bool, DiffError> {
     Ok(open(archive)?.is_some())
+}
+
+pub(super) fn may_begin_with(start: &[u8]) -> bool {
+    Format::detect(start) != Format::Plain || matches!(TarReader::new(start).header(), Ok(Some(_)))
 }
 
 pub(super) fn extract(
@@ -24,6 +31,8 @@ pub(super) fn extract(
     let Some((first, mut tar)) = open(archive)? else { return Ok(false) };
     let mut unpacker = Unpacker::new(dest, Rules::Archive { owner }, OBJECT.to_owned())?;
     unpacker.unpack(Some(first), &mut tar)?;
+    // What a compressed stream ends with says whether all before it was right.
+    tar.finish(TRAILING_BYTES_MAX).map_err(|source| DiffError::Read { object: OBJECT.to_owned(), source })?;
     unpacker.set_dir_times()?;
     Ok(true)
 }

@@ -1,6 +1,8 @@
 //! Compressed streams: told by their first bytes, decoded in bounded memory.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
+
+use flate2::bufread::GzDecoder;
 
 use super::tar_reader::invalid;
 
@@ -60,7 +62,7 @@ impl Format {
         let input = io::BufReader::with_capacity(BUFFER_BYTES, input);
         let decoder: Box<dyn Read + 'a> = match self {
             Self::Plain => Box::new(input),
-            Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
+            Self::Gzip => Box::new(Gzip { member: Some(GzDecoder::new(input)) }),
             Self::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(input)),
             Self::Xz => {
                 let concatenated = liblzma::stream::CONCATENATED;
@@ -79,6 +81,40 @@ pub(super) fn peek<R: Read>(mut input: R) -> io::Result<(Vec<u8>, impl Read)> {
     let mut start = Vec::new();
     (&mut input).take(Format::MAGIC_BYTES as u64).read_to_end(&mut start)?;
     Ok((start.clone(), io::Cursor::new(start).chain(input)))
+}
+
+/// Gzip members one after the other; zeros after the last one, which tapes and block devices leave there, are no member.
+struct Gzip<R> {
+    /// The one that is being read; `None` at the end.
+    member: Option<GzDecoder<R>>,
+}
+
+impl<R: BufRead> Read for Gzip<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let read = member.read(buf)?;
+            if read > 0 || buf.is_empty() {
+                return Ok(read);
+            }
+            let Some(mut input) = self.member.take().map(GzDecoder::into_inner) else { break };
+            if skip_zeros(&mut input)? {
+                self.member = Some(GzDecoder::new(input));
+            }
+        }
+        Ok(0)
+    }
+}
+
+/// Whether something follows the zeros.
+fn skip_zeros(input: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let buffered = input.fill_buf()?;
+        let (all, zeros) = (buffered.len(), buffered.iter().take_while(|&&byte| byte == 0).count());
+        input.consume(zeros);
+        if all == 0 || zeros < all {
+            return Ok(all > 0);
+        }
+    }
 }
 
 struct Limited<R> {

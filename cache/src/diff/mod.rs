@@ -168,6 +168,14 @@ pub fn is_archive(archive: &mut std::fs::File) -> Result<bool, DiffError> {
     archive::is_archive(archive)
 }
 
+/// How much of a stream [`may_be_archive`] wants to see.
+pub const ARCHIVE_START_BYTES: usize = tar_header::BLOCK_BYTES;
+
+/// Whether a stream that begins like this may be such an archive: what is compressed may be one.
+pub fn may_be_archive(start: &[u8]) -> bool {
+    archive::may_begin_with(start)
+}
+
 /// Unpacks a local archive (plain, gzip, bzip2, xz or zstd tar, told by content) below `dest` (a directory fd inside
 /// a root) the way `ADD` does: entries owned by `owner`, those of existing directories change these, `dest`
 /// itself stays as it is, names that begin with `.wh.` are names like others. Symlinks on the way are followed with `dest` as their root, so nothing

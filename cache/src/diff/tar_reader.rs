@@ -79,6 +79,16 @@ impl<R: Read> TarReader<R> {
         }
     }
 
+    /// Reads what follows the end of the archive, at most `bytes_max` bytes, so that a stream that is checked at its end
+    /// is checked.
+    pub(super) fn finish(&mut self, bytes_max: u64) -> io::Result<()> {
+        let mut rest = (&mut self.inner).take(bytes_max.saturating_add(1));
+        if io::copy(&mut rest, &mut io::sink())? > bytes_max {
+            return Err(invalid(format!("more than {bytes_max} bytes follow the end of the archive")));
+        }
+        Ok(())
+    }
+
     fn entry(&mut self, header: &Block, extensions: Extensions) -> io::Result<Entry> {
         let mut pax = extensions.pax.unwrap_or_default();
         let stored = match pax.size {
@@ -192,7 +202,7 @@ impl<R: Read> TarReader<R> {
     }
 
     /// The next header; `None` at a block of zeros, or where the archive just stops.
-    fn header(&mut self) -> io::Result<Option<Block>> {
+    pub(super) fn header(&mut self) -> io::Result<Option<Block>> {
         let Some(header) = self.block()? else { return Ok(None) };
         if header.iter().all(|&byte| byte == 0) {
             return Ok(None);

@@ -200,6 +200,10 @@ impl Unpacker {
             TypeFlag::HardLink => return self.link_entry(entry, parent, name, &path),
             _ => {}
         }
+        if entry.kind == TypeFlag::CharDevice && entry.rdev == (0, 0) && self.rules != Rules::Layer {
+            let reason = "a character device 0:0 marks what is deleted in an overlay file system and cannot be a file of it";
+            return Err(self.refused(&entry.path, reason.to_owned()));
+        }
         self.clear(parent, name, &path)?;
         let dir = parent.fd.as_fd();
         match entry.kind {

@@ -301,7 +301,10 @@ impl HttpSources {
         })?;
         match (answer.status, before) {
             (StatusCode::NOT_MODIFIED, Some(record)) => Ok(known(record)),
-            (status, _) if status.is_success() => self.keep(file, key, answer, progress),
+            // Other answers of success carry no file, or a part of one that was not asked for.
+            (StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION, _) => {
+                self.keep(file, key, answer, progress)
+            }
             (status, _) => Err(HttpError::Status {
                 url: url(),
                 status: status.to_string(),

@@ -96,6 +96,17 @@ fn archives_are_told_by_content() {
         );
     }
     let not_tar = Blob::gzip(b"text").bytes;
+    for (bytes, expected) in [
+        (&tar[..], true),
+        (&tar[..512], true),
+        (&not_tar, true),
+        (&tar[..100], false),
+        (b"FROM scratch", false),
+        (&[0; 1024], false),
+        (b"", false),
+    ] {
+        assert_eq!(may_be_archive(bytes), expected);
+    }
     for bytes in [&b""[..], b"text", &not_tar, &not_tar[..10], &[0; 1024], &tar[..100]] {
         check(
             bytes,
@@ -106,6 +117,70 @@ fn archives_are_told_by_content() {
         "#]],
         );
     }
+}
+
+/// Whether an archive can be extracted; `None` if it is none.
+fn extracts(bytes: &[u8]) -> Option<Result<(), String>> {
+    let scratch = Scratch::new();
+    std::fs::write(scratch.path("archive"), bytes).unwrap();
+    std::fs::create_dir(scratch.path("dest")).unwrap();
+    let mut archive = std::fs::File::open(scratch.path("archive")).unwrap();
+    match extract_archive(&mut archive, open(&scratch.path("dest")).as_fd(), (1, 2)) {
+        Ok(true) => Some(Ok(())),
+        Ok(false) => None,
+        Err(error) => Some(Err(error.to_string())),
+    }
+}
+
+/// A file, the end of the archive, and blocks of zeros that fill a record, as writers leave them.
+fn compressed() -> [(&'static str, Vec<u8>); 4] {
+    let text = "some text, then another ".repeat(1000);
+    let mut tar = tar(&[file("a", &text)]);
+    tar.resize(tar.len().next_multiple_of(10240), 0);
+    let mut xz = Vec::new();
+    liblzma::read::XzEncoder::new(&tar[..], 1).read_to_end(&mut xz).unwrap();
+    let mut bzip2 = Vec::new();
+    bzip2::read::BzEncoder::new(&tar[..], bzip2::Compression::fast()).read_to_end(&mut bzip2).unwrap();
+    let mut zstd = zstd::stream::Encoder::new(Vec::new(), 1).unwrap();
+    zstd.include_checksum(true).unwrap();
+    std::io::Write::write_all(&mut zstd, &tar).unwrap();
+    let zstd = zstd.finish().unwrap();
+    [("gzip", Blob::gzip(&tar).bytes), ("xz", xz), ("bzip2", bzip2), ("zstd", zstd)]
+}
+
+#[test]
+fn a_compressed_stream_is_checked_to_its_end() {
+    for (format, whole) in compressed() {
+        assert_eq!(extracts(&whole), Some(Ok(())), "{format}");
+        for cut in 1..8 {
+            let result = extracts(&whole[..whole.len() - cut]);
+            assert!(matches!(result, Some(Err(_))), "{format} without the last {cut} bytes: {result:?}");
+        }
+        let mut flipped = whole.clone();
+        // The checksum's last byte of gzip and zstd, within the index or the end mark of the others.
+        let at = whole.len() - if format == "gzip" { 5 } else { 3 };
+        flipped[at] ^= 4;
+        let result = extracts(&flipped);
+        assert!(matches!(result, Some(Err(_))), "{format}: {result:?}");
+    }
+}
+
+#[test]
+fn zeros_may_follow_gzip_and_nothing_else() {
+    let [(_, whole), ..] = compressed();
+    let after = |more: &[u8]| extracts(&[&whole[..], more].concat()).map(|result| result.is_ok());
+    assert_eq!(after(&[0; 512]), Some(true));
+    assert_eq!(after(&whole), Some(true));
+    assert_eq!(after(&[&[0; 512], &whole[..]].concat()), Some(true));
+    assert_eq!(after(b"more"), Some(false));
+    assert_eq!(after(&[&[0; 512], &b"more"[..]].concat()), Some(false));
+}
+
+#[test]
+fn what_overlayfs_takes_for_a_deletion_is_refused() {
+    let device = Item { rdev: (0, 0), ..item("gone", TypeFlag::CharDevice) };
+    let error = extracts(&tar(&[device])).unwrap().unwrap_err();
+    assert!(error.contains("gone") && error.contains("character device 0:0"), "{error}");
 }
 
 #[test]
