@@ -2,6 +2,7 @@
 
 pub mod call;
 mod dockerfile;
+mod independent;
 mod load;
 mod meta;
 mod output;

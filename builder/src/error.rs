@@ -118,8 +118,8 @@ impl Failure {
     pub fn render(&self, color: bool) -> String {
         let mut text = String::new();
         if let Some(evidence) = &self.evidence {
-            for place in &evidence.places {
-                let _ = writeln!(text, "{}", render_diagnostic(place, &evidence.source, color));
+            for place in render_some(&evidence.places, &evidence.source, color, "error") {
+                let _ = writeln!(text, "{place}");
             }
             if !evidence.log_tail.is_empty() {
                 text.push_str("the step's last output:\n");
@@ -136,54 +136,92 @@ impl Failure {
     }
 }
 
-/// More warnings than this are counted and not shown: nobody reads them.
-const WARNINGS_SHOWN_MAX: usize = 1_000;
+/// More diagnostics than this are counted and not shown: nobody reads them.
+const SHOWN_MAX: usize = 1_000;
+
+/// So much of a text is shown around all of its diagnostics: a line may be as long as the file.
+const SHOWN_BYTES_MAX: usize = 16 << 20;
 
 /// Shows warnings, each a text of its own.
 pub fn render_warnings(warnings: &[Diagnostic], source: &SourceText, color: bool) -> Vec<String> {
-    let shown = warnings.iter().take(WARNINGS_SHOWN_MAX);
-    let mut texts: Vec<String> = shown.map(|it| render_diagnostic(it, source, color)).collect();
-    let more = warnings.len().saturating_sub(WARNINGS_SHOWN_MAX);
+    render_some(warnings, source, color, "warning")
+}
+
+/// Shows the first of these, and says how many more there are.
+fn render_some(diagnostics: &[Diagnostic], source: &SourceText, color: bool, level: &str) -> Vec<String> {
+    let excerpts = Excerpts::new(source, color);
+    let mut bytes = 0;
+    let mut texts = Vec::new();
+    for diagnostic in diagnostics.iter().take(SHOWN_MAX) {
+        bytes += excerpts.window(diagnostic).map_or(0, |window| window.len());
+        if bytes > SHOWN_BYTES_MAX && !texts.is_empty() {
+            break;
+        }
+        texts.push(excerpts.render(diagnostic));
+    }
+    let more = diagnostics.len() - texts.len();
     if more > 0 {
-        texts.push(format!("warning: {more} more warnings are not shown"));
+        texts.push(format!("{level}: {more} more {level}s are not shown"));
     }
     texts
 }
 
-/// Shows a diagnostic with its line and a caret under the token.
-pub fn render_diagnostic(diagnostic: &Diagnostic, source: &SourceText, color: bool) -> String {
-    let level = match diagnostic.severity {
-        Severity::Warning => Level::WARNING,
-        Severity::Error => Level::ERROR,
-    };
-    let mut title = level.primary_title(&diagnostic.message);
-    if let Some(rule) = diagnostic.rule {
-        title = title.id(rule.name());
+/// Shows diagnostics of one text, whose lines are counted once.
+struct Excerpts<'s> {
+    source: &'s SourceText,
+    newlines: Vec<usize>,
+    renderer: Renderer,
+}
+
+impl<'s> Excerpts<'s> {
+    fn new(source: &'s SourceText, color: bool) -> Self {
+        let newlines = source.text.match_indices('\n').map(|(at, _)| at).collect();
+        let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+        Self { source, newlines, renderer }
     }
-    let mut group = Group::with_title(title);
-    if let Some(span) = diagnostic.place() {
-        let span = clamp(span, &source.text);
-        let related = diagnostic.related.as_ref();
-        let related = related.map(|related| (clamp(&related.span, &source.text), related.label));
-        let window = lines_of(&source.text, &span, related.as_ref().map(|(span, _)| span));
-        let within = |span: Range<usize>| span.start - window.start..span.end - window.start;
-        let snippet = Snippet::source(&source.text[window.clone()])
-            .line_start(1 + source.text[..window.start].bytes().filter(|byte| *byte == b'\n').count())
-            .path(&source.name)
-            .annotation(AnnotationKind::Primary.span(within(span)))
-            .annotations(
-                related.map(|(span, label)| AnnotationKind::Context.span(within(span)).label(label)),
-            );
-        group = group.element(snippet);
+
+    /// A diagnostic with its line and a caret under the token.
+    fn render(&self, diagnostic: &Diagnostic) -> String {
+        let level = match diagnostic.severity {
+            Severity::Warning => Level::WARNING,
+            Severity::Error => Level::ERROR,
+        };
+        let mut title = level.primary_title(&diagnostic.message);
+        if let Some(rule) = diagnostic.rule {
+            title = title.id(rule.name());
+        }
+        let mut group = Group::with_title(title);
+        if let Some((span, window)) = diagnostic.place().zip(self.window(diagnostic)) {
+            let within = |span: &Range<usize>| {
+                let span = clamp(span, &self.source.text);
+                span.start - window.start..span.end - window.start
+            };
+            let related = diagnostic.related.as_ref();
+            let snippet =
+                Snippet::source(&self.source.text[window.clone()])
+                    .line_start(1 + self.newlines.partition_point(|newline| *newline < window.start))
+                    .path(&self.source.name)
+                    .annotation(AnnotationKind::Primary.span(within(span)))
+                    .annotations(related.map(|related| {
+                        AnnotationKind::Context.span(within(&related.span)).label(related.label)
+                    }));
+            group = group.element(snippet);
+        }
+        if let Some(hint) = &diagnostic.hint {
+            group = group.element(Level::HELP.message(hint));
+        }
+        if let Some(url) = diagnostic.rule.and_then(Rule::url) {
+            group = group.element(Level::NOTE.message(url));
+        }
+        self.renderer.render(&[group])
     }
-    if let Some(hint) = &diagnostic.hint {
-        group = group.element(Level::HELP.message(hint));
+
+    /// What of the text is shown with a diagnostic.
+    fn window(&self, diagnostic: &Diagnostic) -> Option<Range<usize>> {
+        let text = &self.source.text;
+        let related = diagnostic.related.as_ref().map(|related| clamp(&related.span, text));
+        Some(lines_of(text, &clamp(diagnostic.place()?, text), related.as_ref()))
     }
-    if let Some(url) = diagnostic.rule.and_then(Rule::url) {
-        group = group.element(Level::NOTE.message(url));
-    }
-    let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-    renderer.render(&[group])
 }
 
 /// The whole lines that hold these places: all that a renderer needs of a file that may be large.
@@ -307,13 +345,13 @@ mod tests {
               | --- this one
               |
               = note: https://docs.docker.com/go/dockerfile/rule/multiple-instructions-disallowed/"#]]
-        .assert_eq(&render_diagnostic(&diagnostic, &source, false));
+        .assert_eq(&Excerpts::new(&source, false).render(&diagnostic));
         let placeless = Diagnostic::warning(0..0, "about the command line").with_hint("change it");
         expect_test::expect![[r#"
             warning: about the command line
              |
              = help: change it"#]]
-        .assert_eq(&render_diagnostic(&placeless, &source, false));
+        .assert_eq(&Excerpts::new(&source, false).render(&placeless));
     }
 
     #[test]
@@ -322,7 +360,23 @@ mod tests {
         for (start, end) in [(0, 100), (50, 60), (6, 7), (100, 2)] {
             let span = Range { start, end };
             let diagnostic = Diagnostic::error(span, "x");
-            assert!(render_diagnostic(&diagnostic, &source, false).contains("error: x"));
+            assert!(Excerpts::new(&source, false).render(&diagnostic).contains("error: x"));
         }
+    }
+
+    #[test]
+    fn of_many_problems_some_are_shown() {
+        let shown = |text: &str, count: usize| {
+            let source = SourceText { name: "Dockerfile".to_owned(), text: text.to_owned() };
+            let mut failure = Failure::new(Kind::Dockerfile, "errors");
+            let places = vec![Diagnostic::error(1..2, "x"); count];
+            failure.evidence = Some(Box::new(Evidence { source, places, log_tail: Vec::new() }));
+            let text = failure.render(false);
+            (text.matches("error: x").count(), text.contains("more errors are not shown"))
+        };
+        assert_eq!(shown("FOOO a\n", SHOWN_MAX), (SHOWN_MAX, false));
+        assert_eq!(shown("FOOO a\n", SHOWN_MAX + 1), (SHOWN_MAX, true));
+        assert_eq!(shown(&"x".repeat(SHOWN_BYTES_MAX / 2), 3), (2, true));
+        assert_eq!(shown(&"x".repeat(SHOWN_BYTES_MAX + 1), 2), (1, true), "at least one");
     }
 }

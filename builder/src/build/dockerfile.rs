@@ -9,7 +9,7 @@ use wharf_frontend::parser::Ast;
 use wharf_frontend::{Diagnostic, Linter};
 use wharf_solver::llb::Platform;
 
-use super::BuildRequest;
+use super::{BuildRequest, independent};
 use crate::context::ContextSpec;
 use crate::error::Kind;
 
@@ -32,13 +32,16 @@ impl Parsed {
         Self { ast, dockerfile, linter, problems }
     }
 
-    /// The graph, or nothing where there are errors: see [`Self::report`].
+    /// The graph, or nothing where there are errors: see [`Self::report`]. What could not be read is converted all the
+    /// same, for the errors in the rest of it.
     pub(super) fn convert(
         &mut self,
         options: &Options,
         resolver: &mut dyn ImageMetaResolver,
     ) -> Option<Converted> {
         if self.problems.iter().any(Diagnostic::is_error) {
+            let more = independent::errors(&self.ast, &self.dockerfile, &self.problems, options);
+            self.problems.extend(more);
             return None;
         }
         match dockerfile2llb::convert(&self.dockerfile, options, resolver) {

@@ -89,6 +89,13 @@ impl Env {
         self.variables.values().map(|(name, value)| format!("{name}={value}")).collect()
     }
 
+    /// About how many bytes [`Self::to_list`] takes.
+    pub(super) fn list_bytes(&self) -> usize {
+        /// Of a string besides its text.
+        const STRING_BYTES: usize = 40;
+        self.bytes + self.variables.len() * STRING_BYTES
+    }
+
     /// Whether it is small enough to start a process with.
     pub(super) fn check_size(&self, at: &Token) -> Result<(), Diagnostic> {
         if self.bytes <= ENVIRONMENT_BYTES_MAX {

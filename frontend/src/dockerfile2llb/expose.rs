@@ -12,27 +12,48 @@ use crate::shell::Lex;
 /// Ports of one instruction: every port of the three protocols and some.
 const PORTS_MAX: usize = 4 * 65_536;
 
+/// What a port takes in a config besides its name in the history.
+const PORT_BYTES: usize = 64;
+
 impl Converter<'_> {
-    /// EXPOSE: words are sorted as written, then expanded; one may give several ports.
+    /// EXPOSE: words are sorted as written, then expanded; one may give several ports. All that are wrong are told.
     pub(super) fn expose(&mut self, stage: &mut Stage, tokens: &[Token]) -> Result<(), Diagnostic> {
         let mut sorted: Vec<&Token> = tokens.iter().collect();
         sorted.sort_by(|left, right| left.text.cmp(&right.text));
         let mut ports = Vec::new();
+        let told = self.problems.len();
         for token in sorted {
-            let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
-            let lex = Lex { escape: self.dockerfile.escape, lookup: &lookup };
-            for word in lex.words(&token.text).map_err(|error| words::at(token, &error))? {
-                let error = |message| Diagnostic::error(token.span.clone(), message);
-                let (range, protocol) = parse(&word).map_err(error)?;
-                if ports.len() + range.len() > PORTS_MAX {
-                    return Err(error(format!("EXPOSE of more than {PORTS_MAX} ports")));
+            let before = ports.len();
+            match self.ports_of(stage, token, &mut ports) {
+                Err(problem) => self.problems.push(problem),
+                Ok(()) if ports.len() > PORTS_MAX => {
+                    let message = format!("EXPOSE of more than {PORTS_MAX} ports");
+                    return Err(Diagnostic::error(token.span.clone(), message));
                 }
-                ports.extend(range.map(|port| format!("{port}/{protocol}")));
+                Ok(()) => stage.bytes += (ports.len() - before) * PORT_BYTES,
             }
+        }
+        if self.problems.len() > told {
+            return Ok(());
         }
         let exposed = stage.config.config.exposed_ports.get_or_insert_default();
         exposed.extend(ports.iter().map(|port| (port.clone(), Empty {})));
         history::metadata(stage, format!("EXPOSE {}", go_format::list(&ports)));
+        Ok(())
+    }
+
+    fn ports_of(&self, stage: &Stage, token: &Token, ports: &mut Vec<String>) -> Result<(), Diagnostic> {
+        let lookup = |name: &str| stage.env.get(name).map(str::to_owned);
+        let lex = Lex { escape: self.dockerfile.escape, lookup: &lookup };
+        for word in lex.words(&token.text).map_err(|error| words::at(token, &error))? {
+            let parsed = parse(&word);
+            let (range, protocol) =
+                parsed.map_err(|message| Diagnostic::error(token.span.clone(), message))?;
+            ports.extend(range.map(|port| format!("{port}/{protocol}")));
+            if ports.len() > PORTS_MAX {
+                break;
+            }
+        }
         Ok(())
     }
 }

@@ -55,6 +55,7 @@ impl Converter<'_> {
             seen: Seen::default(),
             names,
             ignore_cache: self.ignores_cache(plan.index),
+            bytes: 0,
         };
         match &plan.base {
             Base::Scratch => {}
@@ -72,6 +73,7 @@ impl Converter<'_> {
                 stage.base_layers = image.config.layer_count();
                 stage.base_history = image.config.history.len();
                 stage.config = inherited_config(image.config.clone(), &plan.platform);
+                stage.bytes += config_bytes(&stage.config);
             }
             Base::Local(name) => {
                 let local = self.local_context(name);
@@ -153,6 +155,9 @@ impl Converter<'_> {
         stage.config.config.on_build = None;
         stage.env = hand_on(&mut below.env, is_last);
         stage.args.clone_from(&below.args);
+        if !is_last {
+            stage.bytes += config_bytes(&stage.config) + stage.env.list_bytes();
+        }
         stage.declared = hand_on(&mut below.declared, is_last);
         stage.seen = below.seen.inherited();
     }
@@ -189,6 +194,17 @@ impl Converter<'_> {
 /// copies of an environment as it is long.
 fn hand_on<T: Clone + Default>(value: &mut T, is_last: bool) -> T {
     if is_last { std::mem::take(value) } else { value.clone() }
+}
+
+/// About how many bytes a config takes.
+fn config_bytes(config: &ImageConfig) -> usize {
+    let history = config.history.iter().map(|entry| history::ENTRY_BYTES + entry.created_by.len());
+    let inner = &config.config;
+    let env = inner.env.iter().flatten().map(String::len);
+    let labels = inner.labels.iter().flatten().map(|(name, value)| name.len() + value.len());
+    let sets = inner.exposed_ports.iter().chain(&inner.volumes).flatten().map(|(name, _)| name.len());
+    let names = env.chain(labels).chain(sets).map(|bytes| history::ENTRY_BYTES + bytes);
+    history.chain(names).sum()
 }
 
 /// What every stage has, whatever it starts from: a `PATH`, ENV as variables (set again: the image's ENV is stronger

@@ -7,6 +7,9 @@ use crate::image::History;
 
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
+/// What an entry takes besides its text.
+pub(super) const ENTRY_BYTES: usize = 128;
+
 /// An instruction that changed the config only.
 pub(super) fn metadata(stage: &mut Stage, created_by: String) {
     push(stage, created_by, true);
@@ -53,6 +56,7 @@ pub(super) fn run_text(stage: &Stage, args: &[String]) -> String {
 }
 
 fn push(stage: &mut Stage, created_by: String, empty_layer: bool) {
+    stage.bytes += ENTRY_BYTES + created_by.len();
     stage.config.history.push(History {
         created_by,
         comment: COMMENT.to_owned(),

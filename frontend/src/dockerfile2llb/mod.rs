@@ -52,6 +52,11 @@ pub use remote::{authority_without_credentials, git_context};
 use stage::{Stage, Step};
 use stages::Plan;
 
+/// How much the steps of all stages and their history may take, about. Each RUN holds every variable that it sees, and its
+/// history every argument, so that a file of a few thousand of both would fill the memory; real files are a thousandth of
+/// this.
+const STEPS_BYTES_MAX: usize = 128 << 20;
+
 /// What the conversion depends on besides the file.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -240,6 +245,7 @@ pub fn convert(
         bases_left: Vec::new(),
         done: Vec::new(),
         run_places: HashMap::new(),
+        bytes: 0,
         problems,
     }
     .convert()
@@ -272,6 +278,8 @@ struct Converter<'a> {
     done: Vec<Option<Stage>>,
     /// Where the parts of the RUNs stand.
     run_places: HashMap<VertexDigest, RunPlaces>,
+    /// About how many bytes the steps so far take.
+    bytes: usize,
     /// What was wrong so far. The conversion goes on after an error, with what is left, to find the others.
     problems: Vec<Diagnostic>,
 }
@@ -299,8 +307,12 @@ impl<'a> Converter<'a> {
         }
         self.bases_left = stages::uses_as_base(&plans);
         for plan in &plans {
-            let stage = plan.as_ref().map(|plan| self.stage(plan));
-            self.done.push(stage);
+            let Some(plan) = plan else {
+                self.done.push(None);
+                continue;
+            };
+            let Some(stage) = self.stage(plan) else { return Err(self.failed()) };
+            self.done.push(Some(stage));
         }
         let args = self.args();
         match self.done.pop().flatten() {
@@ -309,21 +321,37 @@ impl<'a> Converter<'a> {
         }
     }
 
-    fn stage(&mut self, plan: &Plan<'a>) -> Stage {
-        let base = &self.dockerfile.stages[plan.index].base.span;
+    /// Converts a stage, if there is still room for it.
+    fn stage(&mut self, plan: &Plan<'a>) -> Option<Stage> {
+        let from = &self.dockerfile.stages[plan.index];
         let mut stage = self.start(plan);
+        self.grow(stage.bytes, &from.span)?;
         for step in &plan.steps {
-            let before = self.problems.len();
+            let (problems, bytes) = (self.problems.len(), stage.bytes);
             if let Err(problem) = self.step(&mut stage, step) {
                 self.problems.push(problem);
             }
             if step.is_trigger {
-                for problem in &mut self.problems[before..] {
-                    *problem = stages::at_trigger(problem.clone(), base);
+                for problem in &mut self.problems[problems..] {
+                    *problem = stages::at_trigger(problem.clone(), &from.base.span);
                 }
             }
+            self.grow(stage.bytes - bytes, &step.place(&step.instruction.name))?;
         }
-        stage
+        Some(stage)
+    }
+
+    /// Counts what an instruction has added. `None` once there is too much, which is told.
+    fn grow(&mut self, bytes: usize, place: &Range<usize>) -> Option<()> {
+        self.bytes += bytes;
+        if self.bytes <= STEPS_BYTES_MAX {
+            return Some(());
+        }
+        let message =
+            format!("the steps up to here and their history take more than {STEPS_BYTES_MAX} bytes");
+        let hint = "each RUN repeats all variables, and its history all arguments: use fewer of them";
+        self.problems.push(Diagnostic::error(place.clone(), message).with_hint(hint));
+        None
     }
 
     fn step(&mut self, stage: &mut Stage, step: &Step<'_>) -> Result<(), Diagnostic> {

@@ -61,6 +61,7 @@ impl Converter<'_> {
         exec.op.devices = run.devices.iter().map(|device| device.text.clone()).collect();
         let command = self.command(stage, run, &mut exec)?;
         exec.op.meta = self.process(stage, command.args);
+        stage.bytes += stage.env.list_bytes();
         for token in &run.mounts {
             self.mount(stage, step, token, &mut exec)?;
             let place = step.place(token);

@@ -65,6 +65,8 @@ pub(super) struct Stage {
     pub(super) names: StepNames,
     /// Whether its steps ignore the cache.
     pub(super) ignore_cache: bool,
+    /// About how many bytes its steps and their history take.
+    pub(super) bytes: usize,
 }
 
 impl Stage {
@@ -176,6 +178,7 @@ impl Converter<'_> {
     }
 
     fn named_metadata(&self, stage: &mut Stage, step: &Step<'_>, text: &str) -> Metadata {
+        stage.bytes += text.len();
         Metadata {
             name: stage.next_name(step.is_trigger, text),
             location: Some(step.location.clone()),

@@ -11,14 +11,16 @@ use super::images::BaseImage;
 use super::stage::Step;
 use super::{Converter, NamedContext, mounts, platform, words};
 use crate::Diagnostic;
+use crate::diagnostic::excerpt;
 use crate::instructions::{self, Copy, Dockerfile, Instruction, InstructionKind};
+use crate::lint::reference::{is_reference, is_reference_in_lowercase};
 use crate::parser::Token;
 
 /// The base name that means no files at all.
 const SCRATCH: &str = "scratch";
 
 /// Each stage holds a state of its own, so their number is limited; generated files have hundreds.
-const STAGES_MAX: usize = 2_000;
+const STAGES_MAX: usize = 20_000;
 
 /// Images people mean when they mistype one.
 const COMMON_IMAGES: [&str; 10] =
@@ -226,8 +228,20 @@ impl<'a> Converter<'a> {
         match (self.contexts.get(name, platform), name) {
             (Some((given, context)), _) => self.context_origin(given, context, index, place),
             (None, SCRATCH) => Ok(Origin::Scratch),
-            (None, name) => Ok(Origin::Image(name.to_owned())),
+            (None, name) => {
+                check_reference(name, place)?;
+                Ok(Origin::Image(name.to_owned()))
+            }
         }
+    }
+
+    /// An error if a name leads nowhere at all: neither to a stage (`found`) or a named context nor to an image.
+    fn check_unneeded_name(&mut self, name: &str, found: Option<usize>, index: usize, place: &Range<usize>) {
+        let is_context = self.contexts.get(name, &self.options.platform).is_some();
+        if found.is_some() || is_context || name == SCRATCH || self.replacement(index).is_some() {
+            return;
+        }
+        self.problems.extend(check_reference(name, place).err());
     }
 
     /// What a named context leads to from stage `index`.
@@ -435,7 +449,9 @@ impl<'a> Converter<'a> {
     /// What is wrong with a stage whatever it is needed for: its FROM, and what its instructions read from.
     fn check_unneeded(&mut self, index: usize) {
         let stage = &self.dockerfile.stages[index];
-        self.base_name(&stage.base);
+        if let Some(name) = self.base_name(&stage.base) {
+            self.check_unneeded_name(&name, self.stage_named(&name, index), index, &stage.base.span);
+        }
         if let Some(token) = &stage.platform {
             self.stage_platform(token);
         }
@@ -443,7 +459,7 @@ impl<'a> Converter<'a> {
             match &instruction.kind {
                 InstructionKind::Copy(Copy { from: Some(from), .. }) => match self.copied_stage(from) {
                     Ok(Some(found)) if found == index => self.problems.push(circular(from)),
-                    Ok(_) => {}
+                    Ok(found) => self.check_unneeded_name(&from.text, found, index, &from.span),
                     Err(problem) => self.problems.push(problem),
                 },
                 InstructionKind::Run(run) => {
@@ -471,6 +487,20 @@ impl<'a> Converter<'a> {
             }
         })
     }
+}
+
+/// The error of a name that no image can have.
+fn check_reference(name: &str, place: &Range<usize>) -> Result<(), Diagnostic> {
+    if is_reference(name) {
+        return Ok(());
+    }
+    let message = format!("failed to parse image name {:?}: invalid reference format", excerpt(name));
+    let error = Diagnostic::error(place.clone(), message);
+    if is_reference_in_lowercase(name) {
+        let hint = format!("repository name must be lowercase: {}", excerpt(&name.to_lowercase()));
+        return Err(error.with_hint(hint));
+    }
+    Err(error.with_hint("write [REGISTRY/]NAME[:TAG][@DIGEST]"))
 }
 
 fn circular(from: &Token) -> Diagnostic {

@@ -22,6 +22,7 @@ impl Converter<'_> {
             history::workdir(stage, &directory, true);
             return Ok(());
         }
+        stage.bytes += directory.len();
         let owner = match stage.config.config.user.as_str() {
             "" => None,
             user => Some(owner::parse(user)),

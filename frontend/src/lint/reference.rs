@@ -9,6 +9,15 @@ const DEFAULT_DOMAIN: &str = "docker.io/library/";
 /// Tags may be this long.
 const TAG_BYTES_MAX: usize = 128;
 
+/// Whether what keeps `text` from being a reference is that its repository is not in lower case.
+pub(crate) fn is_reference_in_lowercase(text: &str) -> bool {
+    let start =
+        text.split_once('/').filter(|(domain, _)| is_domain_part(domain)).map_or(0, |(it, _)| it.len());
+    let end = text[start..].find([':', '@']).map_or(text.len(), |end| start + end);
+    let path = &text[start..end];
+    is_reference(&format!("{}{}{}", &text[..start], path.to_ascii_lowercase(), &text[end..]))
+}
+
 /// Whether `text` is a reference, short (`debian`) or full.
 pub(crate) fn is_reference(text: &str) -> bool {
     let is_identifier =
@@ -91,6 +100,22 @@ fn is_digest(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_that_are_in_capitals() {
+        for (text, expected) in [
+            ("BusyBox", true),
+            ("Foo/Bar", true),
+            ("a/B:V@sha256:1", false),
+            ("a/B:V", true),
+            ("busybox::X", false),
+            ("A b", false),
+            ("a:5000/B:x", true),
+        ] {
+            assert!(!is_reference(text), "{text}");
+            assert_eq!(is_reference_in_lowercase(text), expected, "{text}");
+        }
+    }
 
     #[test]
     fn names_of_images() {

@@ -10,8 +10,8 @@ use std::ops::Range;
 
 use pattern::Pattern;
 
-/// `${a:-${b:-${c…}}}` may go this deep. Each level is a few stack frames.
-const NESTING_MAX: usize = 200;
+/// `${a:-${b:-${c…}}}` may go this deep. Each level is a few stack frames, half a megabyte for all of them.
+const NESTING_MAX: usize = 1_000;
 
 /// By how much an expansion may be longer than what it was made from: `ENV a=$a$a` in every line doubles each time.
 const GROWTH_BYTES_MAX: usize = 16 << 20;

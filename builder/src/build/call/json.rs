@@ -1,5 +1,6 @@
 //! Answers for programs, in the form of BuildKit's sub-requests. Lines count from 1, characters from 0.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use base64::Engine as _;
@@ -135,12 +136,15 @@ fn object(fields: &[(&str, &str)]) -> Map<String, Value> {
 struct Positions<'t> {
     text: &'t str,
     line_starts: Vec<usize>,
+    /// The last offset asked for and its column: most come in order, and a line may be long.
+    last: Cell<(usize, usize)>,
 }
 
 impl<'t> Positions<'t> {
     fn new(text: &'t str) -> Self {
         let newlines = text.match_indices('\n').map(|(at, _)| at + 1);
-        Self { text, line_starts: std::iter::once(0).chain(newlines).collect() }
+        let line_starts = std::iter::once(0).chain(newlines).collect();
+        Self { text, line_starts, last: Cell::default() }
     }
 
     fn location(&self, spans: &[&Range<usize>]) -> Value {
@@ -152,8 +156,15 @@ impl<'t> Positions<'t> {
     fn position(&self, at: usize) -> Value {
         let at = at.min(self.text.len());
         let line = self.line_starts.partition_point(|start| *start <= at);
-        let before = &self.text.as_bytes()[self.line_starts[line - 1]..at];
-        json!({ "line": line, "character": String::from_utf8_lossy(before).chars().count() })
+        let line_start = self.line_starts[line - 1];
+        let (start, column) = Some(self.last.get())
+            .filter(|(last, _)| (line_start..=at).contains(last))
+            .unwrap_or((line_start, 0));
+        // A character begins at each byte that continues none.
+        let begins = |byte: &&u8| !matches!(byte, 0x80..0xc0);
+        let character = column + self.text.as_bytes()[start..at].iter().filter(begins).count();
+        self.last.set((at, character));
+        json!({ "line": line, "character": character })
     }
 }
 

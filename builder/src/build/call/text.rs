@@ -90,10 +90,24 @@ fn table(rows: &[Vec<&str>], gap: usize) -> String {
     for row in &rows {
         let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
-            line.push_str(&format!("{cell:<width$}"));
+            line.push_str(cell);
+            // Not by a format's width, which is limited.
+            line.extend(std::iter::repeat_n(' ', width - cell.chars().count()));
         }
         text.push_str(line.trim_end());
         text.push('\n');
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_cells() {
+        let long = "f".repeat(70_000);
+        let text = table(&[vec!["A", "B"], vec![&long, "b"]], 1);
+        assert_eq!(text, format!("A{}B\n{long} b\n", " ".repeat(70_000)));
+    }
 }
