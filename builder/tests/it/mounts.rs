@@ -630,6 +630,9 @@ fn mounts_that_cannot_be_are_pointed_at() {
         ("type=cache,target=/proc/x", "cannot mount at /proc/x: `/proc` is the kernel's"),
         ("type=tmpfs,target=/sys/no-such", "cannot mount at /sys/no-such: nothing can be made in `/sys`"),
         ("type=tmpfs,target=/dev/null", "cannot mount at /dev/null: it is a file"),
+        ("type=tmpfs,target=/dev/ptmx", "cannot mount at /dev/ptmx: it is a file"),
+        ("source=file,target=/dev/stdin", "cannot mount at /dev/stdin: it is a link into `/proc`"),
+        ("type=tmpfs,target=/dev/fd", "cannot mount at /dev/fd: it is a link into `/proc`"),
         ("type=tmpfs,target=/etc/passwd", "cannot mount at /etc/passwd: it is a file"),
         ("source=file,target=/etc", "cannot mount at /etc: it is a directory"),
     ] {

@@ -23,7 +23,11 @@ const PROC_FILES: [&str; 10] = [
 ];
 
 /// What every `/dev` has that is no directory.
-const DEVICES: [&str; 6] = ["/dev/full", "/dev/null", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero"];
+const DEVICES: [&str; 7] =
+    ["/dev/full", "/dev/null", "/dev/ptmx", "/dev/random", "/dev/tty", "/dev/urandom", "/dev/zero"];
+
+/// What every `/dev` has that is a link into `/proc`.
+const PROC_LINKS: [&str; 5] = ["/dev/core", "/dev/fd", "/dev/stderr", "/dev/stdin", "/dev/stdout"];
 
 /// Refuses `tree` at `target` in `root` where it cannot be. `before` is mounted when it is.
 pub(super) fn check(
@@ -40,6 +44,9 @@ pub(super) fn check(
     // What stands in another mount is that one's affair.
     if before.iter().any(|bind| target != bind.target && target.starts_with(&bind.target)) {
         return Ok(());
+    }
+    if PROC_LINKS.iter().any(|link| target.starts_with(link)) {
+        return Err(refused("it is a link into `/proc`"));
     }
     if target.starts_with("/sys") && !target.exists() {
         return Err(refused("nothing can be made in `/sys`"));
