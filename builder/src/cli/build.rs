@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use wharf_runtime::Cancel;
 
 use super::steps::StepArgs;
 use super::{existing_store, open_store, variable};
@@ -18,6 +19,7 @@ use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
 use crate::progress::Mode;
 use crate::registry::Reference;
+use crate::signals;
 use crate::source::git;
 
 /// What `--check` ends with when there are warnings and nothing worse, as with buildx.
@@ -104,8 +106,14 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
     if let Some(call) = call.filter(|call| call.question != Question::Build) {
         return ask(&request, &call, root);
     }
+    // Before there is anything to leave behind.
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::from_error(Kind::Environment, "cannot start", error)
+    };
+    let cancel = Cancel::new().map_err(|error| failed(&error))?;
+    let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
     let store = open_store(root)?;
-    let outcome = build::build(&store, request)?;
+    let outcome = build::build(&store, request, cancel, signals)?;
     if quiet
         && !stdout_is_taken
         && let Some(id) = outcome.image_id
