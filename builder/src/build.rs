@@ -26,7 +26,7 @@ use wharf_solver::scheduler::{Solve, SolveError, solve};
 use crate::context::digest::DigestError;
 use crate::context::open::{Opener, Reach};
 use crate::context::select::SelectError;
-use crate::context::{ContextSpec, DockerfileSpec, LocalContext};
+use crate::context::{ContextSpec, DirectoryId, DockerfileSpec, LocalContext};
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_warnings};
 use crate::exporter::spec::Output;
 use crate::layers::Layers;
@@ -34,7 +34,7 @@ use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::secrets::Secrets;
-use crate::signals::{self, Listening};
+use crate::signals::Listening;
 use crate::source::git::Access;
 use crate::source::http::{HttpOptions, SecretLookup};
 use crate::source::{GitError, GitSources, HttpSources, ImageSources, SourceError, Sources};
@@ -109,10 +109,15 @@ pub struct Outcome {
     pub image_id: Option<Digest>,
 }
 
-/// Builds.
-pub fn build(store: &Store, request: BuildRequest) -> Result<Outcome, Failure> {
+/// Builds, until `cancel`, which `signals` trigger.
+pub fn build(
+    store: &Store,
+    request: BuildRequest,
+    cancel: Cancel,
+    signals: Listening,
+) -> Result<Outcome, Failure> {
     let progress = Progress::start(request.progress, std::io::stderr());
-    let built = Build::prepare(store, request, &progress).and_then(|build| build.run());
+    let built = Build::prepare(store, request, &progress, cancel, signals).and_then(|build| build.run());
     progress.finish();
     built
 }
@@ -135,17 +140,19 @@ struct Build<'a> {
 }
 
 impl<'a> Build<'a> {
-    fn prepare(store: &Store, request: BuildRequest, progress: &'a Progress) -> Result<Self, Failure> {
-        let failed =
-            |error: &(dyn Error + 'static)| Failure::from_error(Kind::Environment, "cannot start", error);
-        let cancel = Cancel::new().map_err(|error| failed(&error))?;
-        let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
+    fn prepare(
+        store: &Store,
+        request: BuildRequest,
+        progress: &'a Progress,
+        cancel: Cancel,
+        signals: Listening,
+    ) -> Result<Self, Failure> {
         let sources = sources(store, &request, &cancel);
         let mut build = Self {
             request,
             progress,
             sources,
-            source: SourceText { name: String::new(), text: String::new() },
+            source: SourceText::new("", ""),
             contexts: HashMap::new(),
             ignore: Vec::new(),
             main_time_s: None,
@@ -156,7 +163,8 @@ impl<'a> Build<'a> {
         let loaded = load::load(&build.request, &build.opener())?;
         build.source = loaded.source;
         build.main_time_s = loaded.main.modified_s;
-        build.contexts.insert(MAIN_CONTEXT.to_owned(), loaded.main.context);
+        let main = without_store(loaded.main.context, store)?;
+        build.contexts.insert(MAIN_CONTEXT.to_owned(), main);
         build.ignore = loaded.ignore;
         Ok(build)
     }
@@ -178,7 +186,9 @@ impl<'a> Build<'a> {
         let converted = self.convert(&platform)?;
         self.refuse_forbidden(&converted)?;
         let named = load::named(&self.request, &converted.definition, &self.opener())?;
-        self.contexts.extend(named);
+        for (name, context) in named {
+            self.contexts.insert(name, without_store(context, &self.sources.store)?);
+        }
         let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
         let layers = &Layers::new(&self.sources.store, variant);
         let cancelled = &|| self.cancel.is_cancelled();
@@ -189,13 +199,20 @@ impl<'a> Build<'a> {
             let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
             let result = self.solve(&converted, made)?;
             self.export(&converted, result, layers, platform)
-        })?;
-        Ok(outcome)
+        });
+        if self.contexts.values().any(LocalContext::has_met_store) {
+            let root = self.sources.store.root().display();
+            self.progress.warn(format!(
+                "warning: the store `{root}` lies in the build context and was left out of it\n\
+                 help: put it elsewhere with `--root`, or name it in `.dockerignore`"
+            ));
+        }
+        outcome
     }
 
     /// Text → graph. What is only a warning is said at the end, whatever becomes of the build.
     fn convert(&self, platform: &Platform) -> Result<Converted, Failure> {
-        let mut parsed = Parsed::read(&self.source.text, &self.request.build_args);
+        let mut parsed = Parsed::read(&self.source, &self.request.build_args);
         let options = dockerfile::options(&self.request, &self.ignore, platform);
         let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
         let converted = parsed.convert(&options, &mut resolver);
@@ -327,6 +344,20 @@ impl<'a> Build<'a> {
         failure.evidence = Some(self.evidence(place.into_iter().collect(), self.progress.tail(&vertex)));
         failure
     }
+}
+
+/// The context without the store, which changes while it is read.
+fn without_store(context: LocalContext, store: &Store) -> Result<LocalContext, Failure> {
+    if context.is_private() {
+        return Ok(context);
+    }
+    let failed = |error| Failure::from_error(Kind::Environment, "cannot look at the store", &error);
+    let place = DirectoryId::of(&std::fs::metadata(store.root()).map_err(failed)?);
+    if context.is_at(place).map_err(failed)? {
+        let message = format!("the context `{}` is the store of images", context.path().display());
+        return Err(Failure::new(Kind::Usage, message).hint("name another directory with `--root`"));
+    }
+    Ok(context.without_store(place))
 }
 
 /// What the files of a build come from.

@@ -58,9 +58,46 @@ impl std::fmt::Display for Failure {
 pub struct SourceText {
     /// Its name as the user knows it.
     pub name: String,
-    /// Its text.
+    /// Its text; U+FFFD stands for what is not UTF-8.
     pub text: String,
+    /// Where it does.
+    pub undecoded: Vec<Range<usize>>,
 }
+
+impl SourceText {
+    /// A text that was text from the start.
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), undecoded: Vec::new() }
+    }
+
+    /// Reads bytes as UTF-8, as far as they are. `None` if they are not in more places than a text has.
+    pub fn decode(name: impl Into<String>, bytes: Vec<u8>) -> Option<Self> {
+        let bytes = match String::from_utf8(bytes) {
+            Ok(text) => return Some(Self::new(name, text)),
+            Err(error) => error.into_bytes(),
+        };
+        let mut this = Self::new(name, "");
+        for chunk in bytes.utf8_chunks() {
+            this.text.push_str(chunk.valid());
+            if chunk.invalid().is_empty() {
+                continue;
+            }
+            let start = this.text.len();
+            this.text.push(char::REPLACEMENT_CHARACTER);
+            let end = this.text.len();
+            let count = this.undecoded.len();
+            match this.undecoded.last_mut() {
+                Some(before) if before.end == start => before.end = end,
+                _ if count == UNDECODED_MAX => return None,
+                _ => this.undecoded.push(start..end),
+            }
+        }
+        Some(this)
+    }
+}
+
+/// Places that are not UTF-8 in a file that is taken for text.
+const UNDECODED_MAX: usize = 100_000;
 
 /// Why a command failed, ready to be shown.
 #[derive(Debug)]
@@ -309,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_place_is_shown_with_a_caret() {
-        let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM a\nRUM true\n".to_owned() };
+        let source = SourceText::new("Dockerfile", "FROM a\nRUM true\n");
         let mut failure = Failure::new(Kind::Dockerfile, "the Dockerfile has an error");
         let place = Diagnostic::error(7..10, "unknown instruction: RUM").with_hint("did you mean RUN?");
         let log_tail = vec!["the last line".to_owned()];
@@ -331,7 +368,7 @@ mod tests {
     #[test]
     fn checks_are_named_and_explained() {
         let text = "FROM scratch\nCMD [\"a\"]\nCMD [\"b\"]\n";
-        let source = SourceText { name: "Dockerfile".to_owned(), text: text.to_owned() };
+        let source = SourceText::new("Dockerfile", text);
         let related = wharf_frontend::Related { span: 23..26, label: "this one" };
         let mut diagnostic = Diagnostic::lint(Rule::MultipleInstructionsDisallowed, 13..16, "again");
         diagnostic.related = Some(related);
@@ -356,7 +393,7 @@ mod tests {
 
     #[test]
     fn spans_outside_the_text_are_harmless() {
-        let source = SourceText { name: "Dockerfile".to_owned(), text: "FROM ä".to_owned() };
+        let source = SourceText::new("Dockerfile", "FROM ä");
         for (start, end) in [(0, 100), (50, 60), (6, 7), (100, 2)] {
             let span = Range { start, end };
             let diagnostic = Diagnostic::error(span, "x");

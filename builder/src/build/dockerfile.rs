@@ -1,6 +1,7 @@
 //! Dockerfile text → graph, with what the checks say of it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use wharf_frontend::dockerfile2llb::{self, Converted, ImageMetaResolver, NamedContext, Options};
 use wharf_frontend::instructions::Dockerfile;
@@ -11,7 +12,7 @@ use wharf_solver::llb::Platform;
 
 use super::{BuildRequest, independent};
 use crate::context::ContextSpec;
-use crate::error::Kind;
+use crate::error::{Kind, SourceText};
 
 /// A Dockerfile that was read.
 pub(super) struct Parsed {
@@ -22,13 +23,20 @@ pub(super) struct Parsed {
 }
 
 impl Parsed {
-    pub(super) fn read(text: &str, build_args: &BTreeMap<String, String>) -> Self {
-        let (ast, mut problems) = wharf_frontend::parser::parse(text);
+    pub(super) fn read(source: &SourceText, build_args: &BTreeMap<String, String>) -> Self {
+        let (ast, mut problems) = wharf_frontend::parser::parse(&source.text);
         let (dockerfile, more) = wharf_frontend::instructions::parse(&ast);
         let (linter, wrong) = Linter::new(&ast, build_args.get(CHECK_ARG).map(String::as_str));
         problems.extend(more);
         problems.extend(wrong);
         problems.extend(lint::file(&ast));
+        let no_text = undecoded(&ast, source);
+        // What else is said of these places is said of U+FFFD.
+        problems.retain(|problem| {
+            let span = &problem.span;
+            !no_text.iter().any(|it| it.span.start < span.end && span.start < it.span.end)
+        });
+        problems.extend(no_text);
         Self { ast, dockerfile, linter, problems }
     }
 
@@ -68,6 +76,28 @@ impl Parsed {
         Report { errors, warnings, violation, kind: if is_usage { Kind::Usage } else { Kind::Dockerfile } }
     }
 }
+
+/// What is not UTF-8 in the instructions; comments may hold any bytes.
+fn undecoded(ast: &Ast, source: &SourceText) -> Vec<Diagnostic> {
+    let in_instruction = |place: &&Range<usize>| {
+        let before = ast.nodes.partition_point(|node| node.span.start <= place.start);
+        let Some(node) = before.checked_sub(1).map(|index| &ast.nodes[index]) else { return false };
+        let in_heredoc = node.heredocs.iter().any(|heredoc| heredoc.span.contains(&place.start));
+        let line = source.text[..place.start].rfind('\n').map_or(0, |newline| newline + 1);
+        // Between the lines of an instruction too.
+        let is_comment = source.text[line..].trim_start().starts_with('#');
+        node.span.contains(&place.start) && (in_heredoc || !is_comment)
+    };
+    let places = source.undecoded.iter().filter(in_instruction).take(UNDECODED_SHOWN_MAX);
+    let error = |place: &Range<usize>| {
+        Diagnostic::error(place.clone(), "this is not UTF-8")
+            .with_hint("save the file as UTF-8; only comments may hold other bytes")
+    };
+    places.map(error).collect()
+}
+
+/// More places are not shown: nobody reads them.
+const UNDECODED_SHOWN_MAX: usize = 100;
 
 /// What is wrong with a Dockerfile, in its order.
 #[derive(Debug)]

@@ -16,9 +16,9 @@ use wharf_frontend::dockerignore::{self, Matcher};
 use wharf_solver::llb::{Definition, Op};
 
 use super::{BuildRequest, MAIN_CONTEXT};
-use crate::context::open::{DOCKERFILE_BYTES_MAX, Opened, Opener, Stdin};
+use crate::context::open::{DOCKERFILE_BYTES_MAX, Opened, Opener, read_dockerfile};
 use crate::context::spec::{ContextSpec, DockerfileSpec};
-use crate::context::{Found, LocalContext, read_text};
+use crate::context::{Found, LocalContext, open_at_once, read_text};
 use crate::error::{Failure, Kind, SourceText, causes};
 
 /// Where the Dockerfile is looked for in the context.
@@ -58,7 +58,7 @@ pub(super) fn load(request: &BuildRequest, opener: &Opener<'_>) -> Result<Loaded
                 format!("the context `{}` is a Dockerfile, and `-f` names another", request.context);
             return Err(Failure::new(Kind::Usage, message).hint("leave one of them out"));
         }
-        Some(text) => (SourceText { name: main.context.path().display().to_string(), text }, Place::Alone),
+        Some(source) => (source, Place::Alone),
     };
     let ignore = if main.context.is_private() { None } else { ignore_file(&main.context, &place)? };
     let ignore = match ignore {
@@ -118,17 +118,19 @@ fn dockerfile(
 ) -> Result<(SourceText, Place), Failure> {
     let (file, place): (Box<dyn io::Read>, Place) = match &request.dockerfile {
         Some(DockerfileSpec::Http(url)) => {
-            let text = opener.dockerfile(url)?;
-            return Ok((SourceText { name: crate::context::spec::redacted(url), text }, Place::Alone));
+            return Ok((opener.dockerfile(url)?, Place::Alone));
         }
-        Some(DockerfileSpec::Stdin) => (Box::new(Stdin { cancel: opener.cancel }), Place::Alone),
+        Some(DockerfileSpec::Stdin) => (Box::new(opener.stoppable(io::stdin())), Place::Alone),
         Some(DockerfileSpec::Path(path)) if context.is_private() => match find(context, path)? {
             Some(file) => (Box::new(file), Place::Context(path.clone())),
-            None if path.is_file() => (Box::new(open_local(path, context)?), Place::Local(path.clone())),
+            None if path.is_file() => {
+                (Box::new(opener.stoppable(open_local(path, context)?)), Place::Local(path.clone()))
+            }
             None => return Err(not_found(request, std::slice::from_ref(path))),
         },
+        // It may be a pipe: what a shell makes of `-f <(…)`.
         Some(DockerfileSpec::Path(path)) => {
-            (Box::new(open_local(path, context)?), Place::Local(path.clone()))
+            (Box::new(opener.stoppable(open_local(path, context)?)), Place::Local(path.clone()))
         }
         None => {
             let names = DOCKERFILE_NAMES.map(PathBuf::from);
@@ -148,10 +150,14 @@ fn dockerfile(
         Place::Local(path) => (file_name(path), path.display().to_string()),
         Place::Context(path) => (file_name(path), context.path().join(path).display().to_string()),
     };
-    let text = opener.progress.internal(&format!("[internal] load build definition from {short}"), || {
-        read_text(file, DOCKERFILE_BYTES_MAX).map_err(|error| cannot_read(Path::new(&name), &error))
-    })?;
-    Ok((SourceText { name, text }, place))
+    let source =
+        opener.progress.internal(&format!("[internal] load build definition from {short}"), || {
+            read_dockerfile(&name, file).map_err(|error| match opener.cancel.is_cancelled() {
+                true => Failure::new(Kind::Cancelled, "the build was interrupted"),
+                false => cannot_read(Path::new(&name), &error),
+            })
+        })?;
+    Ok((source, place))
 }
 
 /// A Dockerfile in the context; `None` if there is nothing of that name.
@@ -176,10 +182,9 @@ fn find(context: &LocalContext, path: &Path) -> Result<Option<File>, Failure> {
 
 /// A Dockerfile of this machine.
 fn open_local(path: &Path, context: &LocalContext) -> Result<File, Failure> {
-    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.is_dir(), file)));
-    match opened {
-        Ok((false, file)) => Ok(file),
-        Ok((true, _)) => {
+    match open_at_once(path) {
+        Ok((file, metadata)) if !metadata.is_dir() => Ok(file),
+        Ok(_) => {
             let message = format!("the Dockerfile `{}` is a directory", path.display());
             Err(Failure::new(Kind::Usage, message).hint("name the file in it with `-f FILE`"))
         }
@@ -226,10 +231,8 @@ fn ignore_file(context: &LocalContext, place: &Place) -> Result<Option<(File, Pa
         Place::Context(path) => names.insert(0, own(path)),
         Place::Local(path) => {
             let path = own(path);
-            match File::open(&path) {
-                Ok(file) if file.metadata().is_ok_and(|metadata| metadata.is_file()) => {
-                    return Ok(Some((file, path)));
-                }
+            match open_at_once(&path) {
+                Ok((file, metadata)) if metadata.is_file() => return Ok(Some((file, path))),
                 Err(error) if !is_absent(&error) => return Err(cannot_read(&path, &error)),
                 _ => {}
             }

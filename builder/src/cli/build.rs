@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
+use wharf_runtime::Cancel;
 
 use super::steps::StepArgs;
 use super::{existing_store, open_store, require_root, variable};
@@ -20,6 +21,7 @@ use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, print_note, print_result};
 use crate::registry::Reference;
+use crate::signals;
 use crate::source::git;
 
 /// What `--check` ends with when there are warnings and nothing worse, as with buildx.
@@ -115,8 +117,14 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
         // Better said now than when all is built.
         open_stdout().map_err(|error| Failure::new(Kind::Environment, causes(&error)))?;
     }
+    // Before there is anything to leave behind.
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::from_error(Kind::Environment, "cannot start", error)
+    };
+    let cancel = Cancel::new().map_err(|error| failed(&error))?;
+    let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
     let store = open_store(root)?;
-    let outcome = build::build(&store, request)?;
+    let outcome = build::build(&store, request, cancel, signals)?;
     if quiet
         && !stdout_is_taken
         && let Some(id) = outcome.image_id

@@ -9,15 +9,16 @@ use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Timespec, Timestamps};
-use wharf_cache::diff::{extract_archive, newest_file};
+use rustix::io::Errno;
+use wharf_cache::diff::{ARCHIVE_START_BYTES, extract_archive, may_be_archive, newest_file};
 use wharf_frontend::dockerignore::Matcher;
 use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
 use wharf_solver::progress::{Event, LogStream, Sink as _};
 
 use super::spec::{ContextSpec, redacted};
-use super::{LocalContext, read_text};
-use crate::error::{Failure, Kind, causes, is_disk_full};
+use super::{LocalContext, open_at_once, read_bytes};
+use crate::error::{Failure, Kind, SourceText, causes, is_disk_full};
 use crate::progress::Progress;
 use crate::source::git::GitSource;
 use crate::source::http::{DOWNLOAD_BYTES_MAX, Fetched, UrlFile};
@@ -97,7 +98,7 @@ pub struct Opened {
     /// What COPY reads from; empty if the context is a Dockerfile alone.
     pub context: LocalContext,
     /// The context as a Dockerfile.
-    pub dockerfile: Option<String>,
+    pub dockerfile: Option<SourceText>,
     /// The time it stands for (`SOURCE_DATE_EPOCH=context`), seconds since 1970: of a commit, of a URL's last modification,
     /// else of an archive's newest file.
     pub modified_s: Option<i64>,
@@ -141,8 +142,7 @@ impl Opener<'_> {
 
     fn path(&self, path: &Path) -> Result<Opened, Failure> {
         let shown = path.display();
-        let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        let metadata = file.metadata().map_err(|error| unreadable(path, &error))?;
+        let (mut file, metadata) = open_at_once(path).map_err(|error| unreadable(path, &error))?;
         if metadata.is_dir() {
             let context =
                 LocalContext::open(path, Matcher::default()).map_err(|error| unreadable(path, &error))?;
@@ -160,15 +160,23 @@ impl Opener<'_> {
     fn stdin(&self) -> Result<Opened, Failure> {
         let name = Path::new("<standard input>");
         self.progress.internal("[internal] load remote build context", || {
-            let mut file = self.spool(Stdin { cancel: self.cancel })?;
-            let is_empty = file.metadata().is_ok_and(|metadata| metadata.len() == 0);
-            if is_empty {
+            let mut input = self.stoppable(io::stdin());
+            let mut start = Vec::new();
+            let read = (&mut input).take(ARCHIVE_START_BYTES as u64).read_to_end(&mut start);
+            read.map_err(|error| self.unreadable_stdin(&error))?;
+            if start.is_empty() {
                 return Err(Failure::new(Kind::Usage, "standard input is empty")
                     .hint("the context `-` is an archive or a Dockerfile on standard input"));
             }
+            let input = io::Cursor::new(&start).chain(input);
+            // What may be an archive is kept; of all else no more is read than a Dockerfile has.
+            if !may_be_archive(&start) {
+                return self.dockerfile_alone(&start, input, name, None);
+            }
+            let mut file = self.spool(input)?;
             match self.unpack(&mut file, name)? {
                 Some(opened) => Ok(opened),
-                None => self.dockerfile_alone(&mut file, name, None),
+                None => Err(neither(name, "it is compressed, and there is no tar in it")),
             }
         })
     }
@@ -182,12 +190,20 @@ impl Opener<'_> {
             Some(unpacked) => {
                 Ok(Opened { modified_s: fetched.modified_s.or(unpacked.modified_s), ..unpacked })
             }
-            None => self.dockerfile_alone(&mut opened, &name, fetched.modified_s),
+            None => {
+                let mut start = Vec::new();
+                let read = opened.rewind();
+                let read =
+                    read.and_then(|()| (&opened).take(ARCHIVE_START_BYTES as u64).read_to_end(&mut start));
+                read.map_err(|error| neither(&name, &error.to_string()))?;
+                let whole = io::Cursor::new(&start).chain(&opened);
+                self.dockerfile_alone(&start, whole, &name, fetched.modified_s)
+            }
         }
     }
 
     /// Downloads the Dockerfile of `-f URL`.
-    pub fn dockerfile(&self, url: &str) -> Result<String, Failure> {
+    pub fn dockerfile(&self, url: &str) -> Result<SourceText, Failure> {
         let title = format!("[internal] load build definition from {}", redacted(url));
         let Sources { store, http, .. } = self.sources.get()?;
         self.progress.internal(&title, || {
@@ -195,7 +211,7 @@ impl Opener<'_> {
             let file = file.called("Dockerfile").at_most(DOCKERFILE_BYTES_MAX);
             let fetched = http.fetch(&file, &|_, _| {}).map_err(|error| self.source_failure(url, error))?;
             let opened = fetched.open(store, &file).map_err(|error| self.source_failure(url, error))?;
-            read_text(opened, DOCKERFILE_BYTES_MAX).map_err(|error| {
+            read_dockerfile(&file.shown(), opened).map_err(|error| {
                 let message = format!("cannot read the Dockerfile `{}`: {}", file.shown(), causes(&error));
                 Failure::new(Kind::Source, message)
             })
@@ -273,23 +289,24 @@ impl Opener<'_> {
         Ok(Some(Opened { context, dockerfile: None, modified_s }))
     }
 
-    /// The context is a Dockerfile; there is nothing to copy.
+    /// The context is a Dockerfile that begins with `start`; there is nothing to copy.
     fn dockerfile_alone(
         &self,
-        file: &mut File,
+        start: &[u8],
+        whole: impl Read,
         name: &Path,
         modified_s: Option<i64>,
     ) -> Result<Opened, Failure> {
-        let read = file.rewind().and_then(|()| read_text(&*file, DOCKERFILE_BYTES_MAX));
-        let read = read.and_then(|text| match text.contains('\0') {
-            true => Err(io::Error::new(io::ErrorKind::InvalidData, "it is no text")),
-            false => Ok(text),
-        });
-        let text = read.map_err(|error| {
-            let message = format!("`{}` is neither an archive nor a Dockerfile: {error}", name.display());
-            Failure::new(Kind::Source, message)
-                .hint("an archive is a tar, as it is or compressed with gzip, bzip2, xz or zstd")
+        if start.contains(&0) || may_be_archive(start) {
+            return Err(neither(name, "it is no text"));
+        }
+        let text = read_dockerfile(&name.display().to_string(), whole).map_err(|error| match () {
+            () if self.cancel.is_cancelled() => self.unreadable_stdin(&error),
+            () => neither(name, &error.to_string()),
         })?;
+        if text.text.contains('\0') {
+            return Err(neither(name, "it is no text"));
+        }
         let root = File::open(self.scratch()?).map_err(|error| prepare_failure(&error))?;
         let context = LocalContext::private(name, root.into());
         Ok(Opened { context, dockerfile: Some(text), modified_s })
@@ -310,15 +327,22 @@ impl Opener<'_> {
         let mut file = options.map_err(|error| prepare_failure(&error))?;
         fs::remove_file(&path).map_err(|error| prepare_failure(&error))?;
         let mut limited = reader.take(STDIN_BYTES_MAX + 1);
-        let copied = io::copy(&mut limited, &mut file).map_err(|error| {
-            let kind = if self.cancel.is_cancelled() { Kind::Cancelled } else { Kind::Environment };
-            Failure::from_error(kind, "cannot read standard input", &error)
-        })?;
+        let copied = io::copy(&mut limited, &mut file).map_err(|error| self.unreadable_stdin(&error))?;
         if copied > STDIN_BYTES_MAX {
             let message = format!("standard input has more than {STDIN_BYTES_MAX} bytes");
             return Err(Failure::new(Kind::Source, message));
         }
         Ok(file)
+    }
+
+    fn unreadable_stdin(&self, error: &io::Error) -> Failure {
+        let kind = if self.cancel.is_cancelled() { Kind::Cancelled } else { Kind::Environment };
+        Failure::from_error(kind, "cannot read standard input", error)
+    }
+
+    /// Reads `input` until the build is cancelled, whatever it is.
+    pub fn stoppable<F: AsFd>(&self, input: F) -> Stoppable<'_, F> {
+        Stoppable { input, cancel: self.cancel }
     }
 
     fn source_failure(&self, name: &str, error: impl Into<SourceError>) -> Failure {
@@ -335,27 +359,44 @@ impl Opener<'_> {
     }
 }
 
-/// Standard input, until the build is cancelled.
+/// A file or pipe, until the build is cancelled.
 #[derive(Debug)]
-pub struct Stdin<'a> {
-    /// Ends it.
-    pub cancel: &'a Cancel,
+pub struct Stoppable<'a, F> {
+    input: F,
+    cancel: &'a Cancel,
 }
 
-impl Read for Stdin<'_> {
+impl<F: AsFd> Read for Stoppable<'_, F> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let stdin = io::stdin();
-        let mut polled = [
-            PollFd::new(&stdin, PollFlags::IN),
-            PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
-        ];
-        rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
-        if self.cancel.is_cancelled() {
-            return Err(io::Error::other("the build was interrupted"));
+        loop {
+            let mut polled = [
+                PollFd::new(&self.input, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
+            ];
+            rustix::io::retry_on_intr(|| rustix::event::poll(&mut polled, None))?;
+            if self.cancel.is_cancelled() {
+                return Err(io::Error::other("the build was interrupted"));
+            }
+            // Not through `std`, whose buffer would hide from `poll` what it holds.
+            match rustix::io::retry_on_intr(|| rustix::io::read(&self.input, &mut *buffer)) {
+                // Somebody else has read what there was.
+                Err(Errno::AGAIN) => {}
+                read => return Ok(read?),
+            }
         }
-        // Not through `std`, whose buffer would hide from `poll` what it holds.
-        Ok(rustix::io::retry_on_intr(|| rustix::io::read(&stdin, &mut *buffer))?)
     }
+}
+
+/// Reads a Dockerfile called `name`.
+pub fn read_dockerfile(name: &str, reader: impl Read) -> io::Result<SourceText> {
+    let bytes = read_bytes(reader, DOCKERFILE_BYTES_MAX)?;
+    SourceText::decode(name, bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no text"))
+}
+
+fn neither(name: &Path, why: &str) -> Failure {
+    let message = format!("`{}` is neither an archive nor a Dockerfile: {why}", name.display());
+    Failure::new(Kind::Source, message)
+        .hint("an archive is a tar, as it is or compressed with gzip, bzip2, xz or zstd")
 }
 
 fn set_time(dir: &File, seconds: i64) -> io::Result<()> {

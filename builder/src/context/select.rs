@@ -11,8 +11,8 @@ use wharf_frontend::dockerignore::{Matched, Matcher};
 use wharf_solver::llb::CopyAction;
 
 use super::Tree;
-use super::resolve::{open_dir, resolve};
-use super::walk::{Filter, join, verdict};
+use super::resolve::{self, open_dir, resolve};
+use super::walk::{Filter, Filters, join, verdict};
 
 /// Something a source path or pattern names.
 #[derive(Debug)]
@@ -64,11 +64,11 @@ impl Patterns {
 
     /// The filters of a walk of the directory `start` of a tree: the copy's and the tree's own. Patterns that can take
     /// nothing out are not asked.
-    pub fn filters<'a>(&'a self, tree: &Tree<'a>, start: &Path) -> Vec<Filter<'a>> {
+    pub fn filters<'a>(&'a self, tree: &Tree<'a>, start: &Path) -> Filters<'a> {
         let mut filters = vec![Filter::relative(&self.exclude), Filter::relative(&self.not_included)];
         filters.extend(tree.ignore.map(|ignore| Filter::rooted(ignore, start)));
         filters.retain(|filter| !filter.is_idle());
-        filters
+        Filters { patterns: filters, without: tree.without }
     }
 }
 
@@ -128,7 +128,7 @@ impl Tree<'_> {
         match self.locate(path.clone(), follow)? {
             Some(selected) => Ok(selected),
             None => {
-                let bare = Tree { root: self.root, ignore: None };
+                let bare = Tree { ignore: None, ..*self };
                 let ignored = bare.locate(path.clone(), follow)?.is_some();
                 Err(SelectError::NotFound { path, ignored })
             }
@@ -144,12 +144,28 @@ impl Tree<'_> {
     fn locate(&self, named: PathBuf, follow: bool) -> Result<Option<Selected>, SelectError> {
         let found = resolve(self.root, &named, follow);
         let found = found.map_err(|source| SelectError::Io { path: named.clone(), source })?;
+        let is_left_out = self.is_left_out(&found.path);
+        let is_left_out = is_left_out.map_err(|source| SelectError::Io { path: named.clone(), source })?;
         Ok(match found.stat {
-            Some(stat) if !self.takes_out(&found.path, stat.kind) => {
+            Some(stat) if !is_left_out && !self.takes_out(&found.path, stat.kind) => {
                 Some(Selected { named, path: found.path, stat })
             }
             _ => None,
         })
+    }
+
+    /// Whether a resolved path is, or is in, the directory that is no part of the tree.
+    fn is_left_out(&self, path: &Path) -> io::Result<bool> {
+        let Some(without) = self.without else { return Ok(false) };
+        for directory in path.ancestors() {
+            match resolve::stat(self.root, directory) {
+                Ok(stat) if without.is(&stat) => return Ok(true),
+                Ok(_) => {}
+                Err(error) if resolve::is_missing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the ignore file takes `path` out (a directory that may hold something brought back stays).
@@ -189,6 +205,7 @@ impl Tree<'_> {
                     if leads_on
                         && glob_matches(&glob, entry.name.as_bytes())
                         && !self.takes_out(&at, entry.stat.kind)
+                        && !self.without.is_some_and(|without| without.is(&entry.stat))
                     {
                         next.push((named.join(&entry.name), at));
                     }

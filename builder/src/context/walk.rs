@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use wharf_cache::walk::{self, FileKind, Stat};
 use wharf_frontend::dockerignore::{Matched, Matcher};
 
+use super::LeftOut;
+
 /// Directories nested deeper than this are refused: every level holds a descriptor open, and the kernel takes no path
 /// of more than 4096 bytes, which has no more components.
 pub const DEPTH_MAX: usize = 2048;
@@ -82,12 +84,22 @@ struct Level {
     pending: Option<(OsString, Stat)>,
 }
 
+/// What a walk leaves out.
+#[derive(Debug, Default)]
+pub struct Filters<'a> {
+    /// What one of these takes out.
+    pub patterns: Vec<Filter<'a>>,
+    /// This directory and all in it.
+    pub without: Option<&'a LeftOut>,
+}
+
 /// Visits everything below the directory `dir` (itself not included) that no filter takes out. `visit` may break off.
 pub fn walk(
     dir: BorrowedFd<'_>,
-    filters: &[Filter<'_>],
+    filters: &Filters<'_>,
     visit: &mut dyn FnMut(Visit<'_>) -> io::Result<ControlFlow<()>>,
 ) -> io::Result<()> {
+    let Filters { patterns: filters, without } = filters;
     let mut path = PathBuf::new();
     let first = walk::read_dir(dir)?;
     let mut levels = vec![Level {
@@ -111,6 +123,10 @@ pub fn walk(
         let taken_out = verdicts.iter().any(|verdict| verdict.matched);
         let is_dir = entry.stat.kind == FileKind::Dir;
         if taken_out && !(is_dir && may_come_back(filters, &verdicts, &path)) {
+            path.pop();
+            continue;
+        }
+        if without.is_some_and(|without| without.is(&entry.stat)) {
             path.pop();
             continue;
         }

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use wharf_cache::Digest;
 use wharf_cache::content::VerifyingReader;
 
 use super::SourceError;
+use crate::context::open_at_once;
 use crate::registry::FetchedManifest;
 use crate::registry::manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest};
 use crate::registry::reference::is_tag;
@@ -154,8 +154,7 @@ fn has_tag(entry: &Descriptor, tag: &str) -> bool {
 /// Opens a regular file. Links are followed (tools share blobs that way; the digest decides what is believed), but a
 /// pipe or device must not hang or surprise us.
 fn open_regular(path: &Path) -> io::Result<(File, u64)> {
-    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(path)?;
-    let metadata = file.metadata()?;
+    let (file, metadata) = open_at_once(path)?;
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }

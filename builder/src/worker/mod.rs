@@ -420,7 +420,7 @@ impl Input<'_> {
     fn tree(&self) -> Tree<'_> {
         match self {
             Self::Local(context) => context.tree(),
-            Self::View(fd) => Tree { root: fd.as_fd(), ignore: None },
+            Self::View(fd) => Tree { root: fd.as_fd(), ignore: None, without: None },
         }
     }
 

@@ -16,6 +16,7 @@ use crate::harness::{Outcome, Scratch, Wharf, have, tool};
 use crate::registry_fixture::{Answer, Request, ScriptedRegistry};
 
 const STEP: i32 = 1;
+const DOCKERFILE: i32 = 3;
 const SOURCE: i32 = 4;
 const INTERRUPTED: i32 = 130;
 
@@ -282,6 +283,13 @@ fn check_failure(answer: Answer, requests: usize, words: &[&str]) {
 
 #[test]
 fn a_server_that_does_not_give_it_is_named() {
+    // Part of a file, or none, although the whole was asked for.
+    check_failure(
+        Answer::Whole(206, Vec::new(), b"part".to_vec()),
+        1,
+        &["Dockerfile:2", "206 Partial Content"],
+    );
+    check_failure(Answer::status(204, &[]), 1, &["Dockerfile:2", "204 No Content"]);
     check_failure(Answer::status(404, &[]), 1, &["Dockerfile:2", "404 Not Found", "check the URL"]);
     check_failure(Answer::status(403, &[]), 1, &["403 Forbidden"]);
     check_failure(Answer::status(500, &[]), 3, &["500 Internal Server Error", "try again later"]);
@@ -295,7 +303,9 @@ fn a_server_that_does_not_give_it_is_named() {
     wharf.dockerfile("FROM scratch\nADD http://127.0.0.1:1/a /\n");
     wharf.build(&[]).fails_with(SOURCE, &["Dockerfile:2", "http://127.0.0.1:1/a", "refused", "hint"]);
     wharf.dockerfile("FROM scratch\nADD http://[::1/a /\n");
-    wharf.build(&[]).fails_with(SOURCE, &["Dockerfile:2", "not a URL"]);
+    wharf.build(&[]).fails_with(DOCKERFILE, &["Dockerfile:2:5", "not a URL"]);
+    wharf.dockerfile("FROM scratch AS a\nRUN x\nFROM a\nADD Dockerfile http://h:99999/x /\n");
+    wharf.build(&[]).fails_with(DOCKERFILE, &["Dockerfile:4:16", "not a URL: invalid port number"]);
     wharf.dockerfile(&format!("FROM scratch\nADD http://127.0.0.1:1/{} /\n", "x".repeat(300)));
     wharf.build(&[]).failure();
 }

@@ -122,8 +122,8 @@ fn standard_input_is_a_dockerfile_alone() {
     build_with_input(&wharf, &[], "-", b"FROM scratch\nCOPY f /\n")
         .fails_with(1, &["<standard input>:2", "not found"]);
     build_with_input(&wharf, &[], "-", b"").fails_with(USAGE, &["standard input is empty"]);
-    build_with_input(&wharf, &[], "-", b"FROM scratch\n\xff\n")
-        .fails_with(SOURCE, &["neither", "line 2 is not UTF-8"]);
+    build_with_input(&wharf, &[], "-", b"FROM scratch\n\0\xff\n")
+        .fails_with(SOURCE, &["neither an archive", "it is no text"]);
     build_with_input(&wharf, &["-f", "x"], "-", b"FROM scratch\n")
         .fails_with(USAGE, &["is a Dockerfile", "`-f`"]);
 }
@@ -184,6 +184,141 @@ fn bad_archives_are_refused_and_leave_nothing() {
     // A hundred terabytes in a few bytes: the size is looked at before the disk is full.
     let script = "m = tarfile.TarInfo('bomb'); m.size = 100 << 40; t.addfile(m)";
     build_with_input(&wharf, &[], "-", &hostile("bomb.tar", script)).fails_with(SOURCE, &["cannot unpack"]);
+}
+
+#[test]
+fn a_damaged_compressed_archive_is_refused_however_it_comes() {
+    let (Some(wharf), true) = (Wharf::new(), have(&["python3", "zstd"])) else { return };
+    let scratch = Scratch::new();
+    for mode in ["gz", "bz2", "xz", "zst"] {
+        let packed = scratch.path(&format!("a.{mode}"));
+        if mode == "zst" {
+            fs::write(scratch.path("a"), archive(&scratch, "")).unwrap();
+            tool("zstd", &["-q", scratch.path("a").to_str().unwrap(), "-o", packed.to_str().unwrap()]);
+        } else {
+            fs::write(&packed, archive(&scratch, mode)).unwrap();
+        }
+        for damage in ["d[:-2]", "d[:-6] + bytes([d[-6] ^ 1]) + d[-5:]"] {
+            let bad = wharf.path("bad");
+            let script = format!(
+                "import sys\nd = open(sys.argv[1], 'rb').read()\nopen(sys.argv[2], 'wb').write({damage})"
+            );
+            if mode == "zst" && damage != "d[:-2]" {
+                continue;
+            }
+            tool("python3", &["-c", &script, packed.to_str().unwrap(), bad.to_str().unwrap()]);
+            let bytes = fs::read(&bad).unwrap();
+            let words = ["cannot unpack", "cannot read the archive"];
+            build(&wharf, &[], "bad").fails_with(SOURCE, &words);
+            build_with_input(&wharf, &[], "-", &bytes).fails_with(SOURCE, &words);
+            let web = ScriptedRegistry::with_answers(vec![Answer::ok(bytes.clone())]);
+            build(&wharf, &[], &format!("http://{}/a", web.host())).fails_with(SOURCE, &words);
+            fs::write(wharf.context().join("bad"), &bytes).unwrap();
+            wharf.dockerfile("FROM scratch\nADD bad /\n");
+            for _ in 0..2 {
+                build(&wharf, &[], "context").fails_with(1, &["Dockerfile:2", "cannot unpack"]);
+            }
+            assert!(!wharf.path("out").exists(), "{mode} {damage}");
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_for_comments() {
+    let Some(wharf) = Wharf::new() else { return };
+    let check = |dockerfile: &[u8], place: Option<&str>| {
+        fs::write(wharf.context().join("Dockerfile"), dockerfile).unwrap();
+        for (context, input) in [("context", &b""[..]), ("-", dockerfile)] {
+            let built = build_with_input(&wharf, &[], context, input);
+            match place {
+                None => drop(built.success()),
+                Some(place) => {
+                    let failed = built.fails_with(DOCKERFILE, &[place, "this is not UTF-8", "hint"]);
+                    assert!(!failed.stderr.contains("unknown instruction"), "{}", failed.stderr);
+                }
+            }
+        }
+    };
+    check(b"# caf\xe9\nFROM scratch\nCOPY <<x /\\\n  # \xe9\nf\nhere\nx\n# \xff\xfe", None);
+    check(b"FROM scratch\nLABEL a=caf\xe9\n", Some(":2:12"));
+    check(b"FROM scratch\n\xff a\n", Some(":2:1"));
+    check(b"# \xe9\nFROM scratch\nCOPY <<x /f\n# caf\xe9s\nx\n", Some(":4:6"));
+    check(b"FROM scratch\nLABEL a=b \\\n # \xe9\n c=\xe9\n", Some(":4:4"));
+    check("FROM scratch\nLABEL a=\u{fffd}\n".as_bytes(), None);
+}
+
+#[test]
+fn an_endless_input_is_refused_at_once() {
+    let Some(wharf) = Wharf::new() else { return };
+    for (input, words) in [
+        ("exec cat /dev/zero", &["neither an archive nor a Dockerfile", "it is no text"][..]),
+        ("exec yes 'RUN x'", &["neither an archive nor a Dockerfile", "more than 67108864 bytes"]),
+    ] {
+        let mut endless = std::process::Command::new("sh");
+        let mut endless = endless.args(["-c", input]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut command = wharf.command("store", &["build", "--progress", "plain", "-"]);
+        command.stdin(endless.stdout.take().unwrap());
+        let command = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        Outcome::from_output(command, output).fails_with(SOURCE, words);
+        endless.wait().unwrap();
+        assert_eq!(wharf.leftovers("store"), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_pipe_is_no_context_and_may_be_a_dockerfile() {
+    let Some(wharf) = Wharf::new() else { return };
+    let pipe = wharf.path("pipe").display().to_string();
+    tool("mkfifo", &[&pipe]);
+    build(&wharf, &[], &pipe).fails_with(USAGE, &["neither a directory nor a tar archive"]);
+    // Nobody writes to it: the build waits, and can be stopped.
+    let mut command = wharf.command("store", &["build", "--progress", "plain", "-f", &pipe, "context"]);
+    let mut child = command.spawn().unwrap();
+    crate::harness::wait_until("it waits", || {
+        fs::read_dir(wharf.path("store/tmp")).into_iter().flatten().count() > 0
+    });
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let (to, text) = (pipe.clone(), "FROM scratch\nCOPY <<x /f\nhere\nx\n");
+    let writer = std::thread::spawn(move || fs::write(to, text).unwrap());
+    build(&wharf, &["-f", &pipe], "context").success();
+    writer.join().unwrap();
+    check_out(&wharf, &[("f", "here\n")]);
+}
+
+#[test]
+fn the_store_is_no_part_of_a_context_it_lies_in() {
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.file("d/f", "file").dockerfile("FROM scratch\nCOPY . /x/\nCOPY d* /y/\n");
+    let store = wharf.context().join("d/store");
+    let store = store.to_str().unwrap();
+    let build = |context: &str| {
+        let _ = fs::remove_dir_all(wharf.path("out"));
+        Outcome::of(wharf.command(store, &["build", "--progress", "plain", "-o", "out", context]))
+    };
+    let words = "lies in the build context and was left out";
+    let first = build("context").success();
+    assert_eq!(first.stderr.matches(words).count(), 1, "{}", first.stderr);
+    let expected = [("x/Dockerfile", &*fs::read_to_string(wharf.context().join("Dockerfile")).unwrap())];
+    let files = [expected[0], ("x/d/f", "file"), ("y/f", "file")];
+    check_out(&wharf, &files);
+    // What the first build has put there changes nothing.
+    let second = build("context").success();
+    assert_eq!(second.steps().that(Step::Ran), Vec::<&str>::new(), "{}", second.stderr);
+    check_out(&wharf, &files);
+    for source in ["d/store", "d/store/oci-layout", "d/store/snapshots"] {
+        wharf.dockerfile(&format!("FROM scratch\nCOPY {source} /x/\n"));
+        build("context").fails_with(1, &["Dockerfile:2", "not found"]);
+    }
+    wharf.dockerfile("FROM scratch\nCOPY d/store* /x/\nCOPY d/*/oci-layout /x/\n");
+    build("context").success();
+    check_out(&wharf, &[]);
+    wharf.file(".dockerignore", "**/store\n").dockerfile("FROM scratch\nCOPY . /x/\n");
+    let silent = build("context").success();
+    assert!(!silent.stderr.contains(words), "{}", silent.stderr);
+    fs::write(wharf.context().join("d/store/Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
+    build(store).fails_with(USAGE, &["is the store of images", "--root"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use super::DiffError;
 use super::decompress::{Format, peek};
-use super::tar_header::TypeFlag;
+use super::tar_header::{BLOCK_BYTES, TypeFlag};
 use super::tar_reader::{Entry, TarReader};
 use super::unpack::{Rules, Unpacker};
 
@@ -20,7 +20,11 @@ pub(super) fn is_archive(archive: &mut File) -> Result<bool, DiffError> {
 }
 
 pub(super) fn may_begin_with(start: &[u8]) -> bool {
-    Format::detect(start) != Format::Plain || matches!(TarReader::new(start).header(), Ok(Some(_)))
+    Format::detect(start) != Format::Plain || is_header(start)
+}
+
+fn is_header(start: &[u8]) -> bool {
+    matches!(TarReader::new(start).header(), Ok(Some(_)))
 }
 
 pub(super) fn extract(
@@ -52,18 +56,23 @@ pub(super) fn newest(archive: &mut File) -> Result<Option<i64>, DiffError> {
     Ok(newest)
 }
 
-/// Reads an archive up to its first entry; `None` if it is none, which is so when its first header cannot be read.
+/// Reads an archive up to its first entry; `None` if it is none, which is so when it does not begin with a header.
 fn open(archive: &mut File) -> Result<Option<(Entry, TarReader<impl Read>)>, DiffError> {
     const BUFFER_BYTES: usize = 128 * 1024;
     let failed = |source| DiffError::Read { object: OBJECT.to_owned(), source };
     archive.rewind().map_err(failed)?;
     let (start, stream) = peek(archive).map_err(failed)?;
-    let Some(decoder) = unless_malformed(Format::detect(&start).decoder(stream)).map_err(failed)? else {
+    let Some(mut decoder) = unless_malformed(Format::detect(&start).decoder(stream)).map_err(failed)? else {
         return Ok(None);
     };
-    let mut tar = TarReader::new(BufReader::with_capacity(BUFFER_BYTES, decoder));
-    let Some(Some(first)) = unless_malformed(tar.next()).map_err(failed)? else { return Ok(None) };
-    Ok(Some((first, tar)))
+    // No more is asked for than the header: a decoder that finds something wrong gives nothing of what came before it.
+    let mut header = [0; BLOCK_BYTES];
+    if unless_malformed(decoder.read_exact(&mut header)).map_err(failed)?.is_none() || !is_header(&header) {
+        return Ok(None);
+    }
+    let stream = io::Cursor::new(header).chain(decoder);
+    let mut tar = TarReader::new(BufReader::with_capacity(BUFFER_BYTES, stream));
+    Ok(tar.next().map_err(failed)?.map(|first| (first, tar)))
 }
 
 /// Bytes that cannot be decoded are an answer; that they cannot be read is an error.

@@ -48,16 +48,29 @@ pub(super) fn parse(text: &str) -> Result<Option<Remote>, String> {
     let (rest, fragment) = text.split_once('#').unwrap_or((text, ""));
     let (url, query) = rest.split_once('?').unwrap_or((rest, ""));
     if is_git || url.trim_end_matches('/').ends_with(".git") {
-        return parse_git(url, query, fragment).map(|git| Some(Remote::Git(git)));
+        let git = parse_git(url, query, fragment)?;
+        require_url(url)?;
+        return Ok(Some(Remote::Git(git)));
     }
     let after_scheme = url.split_once("://").map_or("", |(_, rest)| rest);
     let (host, path) = after_scheme.split_once('/').unwrap_or((after_scheme, ""));
     if host.is_empty() {
         return Err(format!("URL {text:?} has no host"));
     }
+    require_url(text)?;
     let name = path::base_name(&percent_decode(path));
     let file_name = if name.is_empty() { UNNAMED.to_owned() } else { name };
     Ok(Some(Remote::Http { url: text.to_owned(), file_name }))
+}
+
+/// Refuses what has a scheme and is no URL all the same: a host or a port that cannot be. `git@HOST:PATH` has none.
+fn require_url(text: &str) -> Result<(), String> {
+    match url::Url::parse(text) {
+        Err(error) if text.contains("://") => {
+            Err(format!("{:?} is not a URL: {error}", without_credentials(text)))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The source of a build context: what ADD takes for a repository, or `github.com/OWNER/REPOSITORY`, which is one in
@@ -255,6 +268,11 @@ mod tests {
         check("http://h", "http://h as __unnamed__");
         check("http://h/..", "http://h/.. as __unnamed__");
         check("http:///x", "URL \"http:///x\" has no host");
+        check("http://[::1/x", "\"http://[::1/x\" is not a URL: invalid IPv6 address");
+        check("http://[::1]:80/x", "http://[::1]:80/x as x");
+        check("http://u:p@h:99999/x", "\"http://xxxxx:xxxxx@h:99999/x\" is not a URL: invalid port number");
+        check("https://h:x/r.git", "\"https://h:x/r.git\" is not a URL: invalid port number");
+        check("http://my_host/a b?c=d e#é", "http://my_host/a b?c=d e#é as a b");
         check("https://h/o/r.git", "git://h/o/r.git git.fullurl=https://h/o/r.git");
         check("https://u:p@h/o/r.git#v1:sub", "git://h/o/r.git#v1:sub git.fullurl=https://u:p@h/o/r.git");
         check(

@@ -124,7 +124,7 @@ pub fn call(request: &BuildRequest, call: &Call, stores: &Stores<'_>) -> Result<
         cancel: &cancel,
     };
     let loaded = load::load(request, &opener)?;
-    let mut parsed = Parsed::read(&loaded.source.text, &request.build_args);
+    let mut parsed = Parsed::read(&loaded.source, &request.build_args);
     let mut options = options(request, &loaded.ignore, opener.platform);
     options.every_stage = call.question == Question::Check && request.target.is_empty();
     let answer = Answer { call, source: &loaded.source };

@@ -40,8 +40,9 @@ fn parse(text: &str) -> (SourceText, Parsed, Options) {
         build_platform: amd64,
         ..Options::default()
     };
-    let source = SourceText { name: "Dockerfile".to_owned(), text: text.to_owned() };
-    (source, Parsed::read(text, &options.build_args), options)
+    let source = SourceText::new("Dockerfile", text);
+    let parsed = Parsed::read(&source, &options.build_args);
+    (source, parsed, options)
 }
 
 fn unknown() -> Known<'static> {

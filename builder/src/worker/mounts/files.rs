@@ -14,7 +14,7 @@ use wharf_solver::llb::{ActionInput, CopyAction, FileChange, Mount, SecurityMode
 
 use super::{MountError, Worker};
 use crate::context::select::{SelectError, Selected};
-use crate::context::walk::{Visit, verdict, walk};
+use crate::context::walk::{Filters, Visit, verdict, walk};
 use crate::context::{LocalContext, Tree, resolve};
 use crate::worker::file::{self, Source};
 use crate::worker::whole;
@@ -84,11 +84,12 @@ fn is_as_seen(tree: &Tree<'_>, selected: &Selected) -> io::Result<bool> {
     let mut as_seen = true;
     let mut visit = |seen: Visit<'_>| {
         let taken_out =
-            tree.ignore.is_some_and(|ignore| verdict(ignore, &selected.path.join(seen.path)).matched);
+            tree.ignore.is_some_and(|ignore| verdict(ignore, &selected.path.join(seen.path)).matched)
+                || tree.without.is_some_and(|without| without.is(seen.stat));
         as_seen = !taken_out && is_plain(seen.stat);
         Ok(if as_seen { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     };
-    walk(dir.as_fd(), &[], &mut visit)?;
+    walk(dir.as_fd(), &Filters::default(), &mut visit)?;
     Ok(as_seen)
 }
 

@@ -132,9 +132,9 @@ fn extracts(bytes: &[u8]) -> Option<Result<(), String>> {
     }
 }
 
-/// A file, the end of the archive, and blocks of zeros that fill a record, as writers leave them.
+/// A file of several compressed blocks, the end of the archive, and zeros that fill a record, as writers leave them.
 fn compressed() -> [(&'static str, Vec<u8>); 4] {
-    let text = "some text, then another ".repeat(1000);
+    let text: String = (0..40_000_u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
     let mut tar = tar(&[file("a", &text)]);
     tar.resize(tar.len().next_multiple_of(10240), 0);
     let mut xz = Vec::new();
