@@ -111,7 +111,7 @@ fn archives_are_told_by_content() {
 #[test]
 fn sparse_files_of_every_format() {
     if std::process::Command::new("tar").arg("--version").output().is_err() {
-        eprintln!("skipped: no tar here");
+        println!("SKIP: tar is not installed");
         return;
     }
     let scratch = Scratch::new();
