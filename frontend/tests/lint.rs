@@ -4,10 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod carets;
+#[expect(clippy::print_stdout, reason = "a test that skips says what is missing")]
 mod shared;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use expect_test::{Expect, expect, expect_file};
 use proptest::prelude::*;
