@@ -4,9 +4,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod carets;
+#[expect(clippy::print_stdout, reason = "a test that skips says what is missing")]
+mod shared;
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use expect_test::{Expect, expect, expect_file};
 use proptest::prelude::*;
@@ -287,20 +289,9 @@ fn ignore_files_that_take_something_back_are_not_judged() {
     assert_eq!(check("FROM scratch\nCOPY . /\nCOPY / /\n", "ignore *").0, []);
 }
 
-/// `$WHARF_SHARED/corpus`, or `shared/corpus` beside the workspace.
-fn corpus() -> Option<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let named = std::env::var_os("WHARF_SHARED").map(PathBuf::from);
-    let beside = ["../../shared", "../../../shared"].map(|path| manifest.join(path));
-    named.into_iter().chain(beside).map(|shared| shared.join("corpus")).find(|path| path.is_dir())
-}
-
 #[test]
 fn real_dockerfiles_have_no_errors() {
-    let Some(corpus) = corpus() else {
-        println!("SKIP: corpus not present");
-        return;
-    };
+    let Some(corpus) = shared::corpus() else { return };
     let mut count = 0;
     for entry in std::fs::read_dir(corpus.join("dockerfiles")).unwrap() {
         let path = entry.unwrap().path();

@@ -126,6 +126,7 @@ impl Converter<'_> {
     ) -> Result<(), Diagnostic> {
         let pairs = self.pairs(stage, step, pairs, "ENV")?;
         for (at, (name, value)) in &pairs {
+            stage.is_settled &= stage.env.get(name).is_none();
             stage.env.set(name, value);
             stage.env.check_size(at)?;
             let list = stage.config.config.env.get_or_insert_default();

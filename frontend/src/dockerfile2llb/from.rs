@@ -55,6 +55,7 @@ impl Converter<'_> {
             seen: Seen::default(),
             names,
             ignore_cache: self.ignores_cache(plan.index),
+            is_settled: false,
             bytes: 0,
         };
         match &plan.base {
@@ -154,7 +155,9 @@ impl Converter<'_> {
         stage.config = hand_on(&mut below.config, is_last);
         stage.config.config.on_build = None;
         stage.env = hand_on(&mut below.env, is_last);
+        stage.is_settled = below.is_settled;
         stage.args.clone_from(&below.args);
+        stage.bytes += stage.args.len() * ARG_BYTES;
         if !is_last {
             stage.bytes += config_bytes(&stage.config) + stage.env.list_bytes();
         }
@@ -190,6 +193,9 @@ impl Converter<'_> {
     }
 }
 
+/// About what an argument of a stage below takes, which each stage keeps.
+const ARG_BYTES: usize = 64;
+
 /// What a stage takes over from the one below. The last to do so moves it, so that a chain of stages does not hold as many
 /// copies of an environment as it is long.
 fn hand_on<T: Clone + Default>(value: &mut T, is_last: bool) -> T {
@@ -216,9 +222,12 @@ fn settle(stage: &mut Stage) {
     if !is_windows && !list.iter().any(|variable| env::split(variable).0 == "PATH") {
         list.push(format!("PATH={DEFAULT_PATH}"));
     }
-    for variable in list.iter() {
-        let (name, value) = env::split(variable);
-        stage.env.set(name, value);
+    // A long chain of stages does not do it again for each.
+    if !std::mem::replace(&mut stage.is_settled, true) {
+        for variable in list.iter() {
+            let (name, value) = env::split(variable);
+            stage.env.set(name, value);
+        }
     }
     if !config.working_dir.is_empty() {
         config.working_dir = path::clean(&config.working_dir);

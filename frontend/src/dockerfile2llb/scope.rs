@@ -164,6 +164,7 @@ impl Converter<'_> {
                 created_by.push('=');
                 created_by.push_str(value);
                 if !NON_ENV_ARGS.contains(&name.as_str()) {
+                    stage.is_settled = false;
                     stage.env.set(&name, value);
                     stage.env.check_size(&arg.name)?;
                 }

@@ -65,6 +65,8 @@ pub(super) struct Stage {
     pub(super) names: StepNames,
     /// Whether its steps ignore the cache.
     pub(super) ignore_cache: bool,
+    /// Whether the variables of the config's list stand at the end of `env`, in its order.
+    pub(super) is_settled: bool,
     /// About how many bytes its steps and their history take.
     pub(super) bytes: usize,
 }

@@ -3,6 +3,8 @@
 
 #[path = "../../tests/carets/mod.rs"]
 mod carets;
+#[path = "../../tests/shared/mod.rs"]
+mod shared;
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -31,12 +33,9 @@ fn dockerfiles_convert() {
 
 #[test]
 fn every_real_dockerfile_converts_or_says_why() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/corpus/dockerfiles");
-    let Ok(entries) = std::fs::read_dir(&folder) else {
-        return eprint_skipped("no corpus of Dockerfiles beside the workspace");
-    };
+    let Some(corpus) = shared::corpus() else { return };
     let (mut all, mut converted) = (0, 0);
-    for entry in entries {
+    for entry in std::fs::read_dir(corpus.join("dockerfiles")).unwrap() {
         let path = entry.unwrap().path();
         let bytes = std::fs::read(&path).unwrap();
         let registry = Registry { has_everything: true, ..Registry::default() };
@@ -45,10 +44,6 @@ fn every_real_dockerfile_converts_or_says_why() {
         converted += usize::from(dump.contains("\nconfig "));
     }
     assert!(converted * 10 > all * 9, "{converted} of {all}");
-}
-
-fn eprint_skipped(why: &str) {
-    eprintln!("skipped: {why}");
 }
 
 /// A few images and sources with times, and what was asked for.

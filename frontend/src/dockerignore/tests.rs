@@ -174,3 +174,18 @@ proptest::proptest! {
         proptest::prop_assert!(!(pruned && included), "{patterns:?} {path}");
     }
 }
+
+#[test]
+fn relative_paths_stay_relative() {
+    for (path, cleaned) in [
+        ("", "."),
+        ("a/..", "."),
+        ("a/", "a"),
+        ("./a//b/../c", "a/c"),
+        ("../../a", "../../a"),
+        ("a/../../b", "../b"),
+        ("/a/../../b/", "/b"),
+    ] {
+        assert_eq!(clean(path), cleaned, "{path}");
+    }
+}

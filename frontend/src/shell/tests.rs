@@ -86,8 +86,8 @@ fn unset_names_are_told_unless_the_form_provides_for_it() {
 
 #[test]
 fn deep_nesting_and_growth_end_in_an_error() {
-    let deep = "${x:-".repeat(1_000) + &"}".repeat(1_000);
-    assert_eq!(expand('\\', &deep), "!1000: substitutions are nested more than 200 deep");
+    let deep = "${x:-".repeat(2_000) + &"}".repeat(2_000);
+    assert_eq!(expand('\\', &deep), "!5000: substitutions are nested more than 1000 deep");
     let open = "${x:-".repeat(150);
     assert_eq!(expand('\\', &open), "!0: syntax error: missing '}'");
 
@@ -97,4 +97,17 @@ fn deep_nesting_and_growth_end_in_an_error() {
     assert_eq!(lex.word("$a").unwrap().text.len(), 9 << 20);
     assert_eq!(lex.word("$a$a").unwrap_err().message, "the expanded text is too long");
     assert!(lex.word("${a//x/yyyyyyyy}").is_err());
+}
+
+/// The program's own stack has eight times as much.
+#[test]
+fn deep_nesting_needs_little_stack() {
+    for (open, close) in
+        [("${a:-", "}"), ("${a#", "}"), ("${a//x/", "}"), ("\"${a:-", "}\""), ("\"${a//x/", "}\"")]
+    {
+        let text = open.repeat(NESTING_MAX) + "x" + &close.repeat(NESTING_MAX);
+        let expand = move || Lex { escape: '\\', lookup: &|_| None }.word(&text).is_ok();
+        let thread = std::thread::Builder::new().stack_size(1 << 20).spawn(expand).unwrap();
+        assert!(thread.join().unwrap(), "{open}");
+    }
 }

@@ -1,26 +1,13 @@
 //! Other people's Dockerfiles against BuildKit's own line parser, whose answers are stored beside them.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::Value;
 use wharf_frontend::Diagnostic;
 use wharf_frontend::instructions::{self, CommandLine, InstructionKind};
 use wharf_frontend::parser::{self, Ast, Node, Token};
 
-/// `$WHARF_SHARED/corpus`, or `shared/corpus` beside the workspace.
-pub(crate) fn corpus() -> Option<PathBuf> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let named = std::env::var_os("WHARF_SHARED").map(PathBuf::from);
-    let beside = ["../../shared", "../../../shared"].map(|path| manifest.join(path));
-    named.into_iter().chain(beside).map(|shared| shared.join("corpus")).find(|path| path.is_dir())
-}
-
 #[test]
 fn the_corpus_is_read_as_buildkit_reads_it() {
-    let Some(corpus) = corpus() else {
-        println!("SKIP: corpus not present");
-        return;
-    };
+    let Some(corpus) = super::shared::corpus() else { return };
     let expected = std::fs::read_to_string(corpus.join("dockerfiles.parsed.json")).unwrap();
     let expected: serde_json::Map<String, Value> = serde_json::from_str(&expected).unwrap();
     let mut compared = 0;

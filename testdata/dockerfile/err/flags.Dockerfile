@@ -19,3 +19,6 @@ RUN "--mount=a" --moutn=type=cache --frob x
 RUN --moutn=type=cache --frob x
 COPY --ex\
 clud=x a b
+ADD --link=x a b
+ADD --unpack=x a b
+COPY --parents=x a b

@@ -10,3 +10,4 @@ HEALTHCHECK --timeout=-1s CMD x
 HEALTHCHECK --retries=-1 CMD x
 HEALTHCHECK --retries=many --start-period=x CMD x
 HEALTHCHECK --retires=1 CMD x
+HEALTHCHECK --start-interval=x CMD x

@@ -1,2 +1,2 @@
-FROM Debian
+FROM debian
 FROM scratch AS a-b_c.d

@@ -186,7 +186,7 @@ fn what_overlayfs_takes_for_a_deletion_is_refused() {
 #[test]
 fn sparse_files_of_every_format() {
     if std::process::Command::new("tar").arg("--version").output().is_err() {
-        eprintln!("skipped: no tar here");
+        println!("SKIP: tar is not installed");
         return;
     }
     let scratch = Scratch::new();

@@ -529,7 +529,7 @@ fn the_number_of_threads_does_not_show() {
             let blob = std::fs::File::open(blob).unwrap();
             match Command::new("gzip").arg("-t").stdin(blob).status() {
                 Ok(status) => assert!(status.success()),
-                Err(_) => eprintln!("skipped: no gzip here"),
+                Err(_) => println!("SKIP: gzip is not installed"),
             }
         }
         let other = World::new();
@@ -581,7 +581,7 @@ fn tar_with(name: &str) -> Vec<u8> {
 #[test]
 fn other_tools_read_our_tars() {
     if Command::new("tar").arg("--version").output().is_err() {
-        eprintln!("skipped: no tar here");
+        println!("SKIP: tar is not installed");
         return;
     }
     let world = World::new();
