@@ -404,7 +404,7 @@ mod tests {
     #[test]
     fn of_many_problems_some_are_shown() {
         let shown = |text: &str, count: usize| {
-            let source = SourceText { name: "Dockerfile".to_owned(), text: text.to_owned() };
+            let source = SourceText::new("Dockerfile", text);
             let mut failure = Failure::new(Kind::Dockerfile, "errors");
             let places = vec![Diagnostic::error(1..2, "x"); count];
             failure.evidence = Some(Box::new(Evidence { source, places, log_tail: Vec::new() }));

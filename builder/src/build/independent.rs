@@ -126,6 +126,7 @@ mod tests {
 
     use super::super::dockerfile::Parsed;
     use super::*;
+    use crate::error::SourceText;
 
     /// The lines of the errors of a file, in order.
     #[track_caller]
@@ -135,7 +136,7 @@ mod tests {
 
     #[track_caller]
     fn check_with(text: &str, every_stage: bool, expected: &[usize]) {
-        let mut parsed = Parsed::read(text, &BTreeMap::new());
+        let mut parsed = Parsed::read(&SourceText::new("Dockerfile", text), &BTreeMap::new());
         let options = Options { every_stage, ..Options::default() };
         assert!(parsed.convert(&options, &mut Nobody).is_none(), "{text}");
         let errors = parsed.report().errors;

@@ -110,8 +110,7 @@ fn a_full_disk_under_the_output_is_named() {
         "type=oci,tar=false,dest=disk/layout",
         "type=local,dest=disk/out",
     ] {
-        let failed =
-            wharf.build(&["-t", "app", "-o", output]).fails_with(5, &["disk/", "hint: the disk is full"]);
+        let failed = wharf.build(&["-t", "app", "-o", output]).fails_with(5, &["disk/", "hint: ", "is full"]);
         assert!(failed.stderr.to_lowercase().contains("no space left"), "{}", failed.stderr);
         match output {
             // Files that are written one by one are there as far as it went; nothing else may be.
