@@ -233,7 +233,10 @@ fn bytes_that_are_no_text_are_for_comments() {
             match place {
                 None => drop(built.success()),
                 Some(place) => {
-                    let failed = built.fails_with(DOCKERFILE, &[place, "this is not UTF-8", "hint"]);
+                    let failed = built.fails_with(
+                        DOCKERFILE,
+                        &[place, "this is not UTF-8", "help: save the file as UTF-8"],
+                    );
                     assert!(!failed.stderr.contains("unknown instruction"), "{}", failed.stderr);
                 }
             }
@@ -258,9 +261,7 @@ fn an_endless_input_is_refused_at_once() {
         let mut endless = endless.args(["-c", input]).stdout(std::process::Stdio::piped()).spawn().unwrap();
         let mut command = wharf.command("store", &["build", "--progress", "plain", "-"]);
         command.stdin(endless.stdout.take().unwrap());
-        let command = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-        let output = command.spawn().unwrap().wait_with_output().unwrap();
-        Outcome::from_output(command, output).fails_with(SOURCE, words);
+        Outcome::of(command).fails_with(SOURCE, words);
         endless.wait().unwrap();
         assert_eq!(wharf.leftovers("store"), Vec::<String>::new());
     }
