@@ -213,9 +213,15 @@ mod tests {
         }
     }
 
+    /// A directory of this test alone: tests run side by side.
+    fn directory() -> std::path::PathBuf {
+        let name = format!("wharf-secrets-{}-{:?}", std::process::id(), std::thread::current().id());
+        std::env::temp_dir().join(name)
+    }
+
     #[track_caller]
     fn check(spec: &str, expected: Result<(&str, &[u8]), &str>) {
-        let directory = std::env::temp_dir().join(format!("wharf-secrets-{}", std::process::id()));
+        let directory = directory();
         std::fs::create_dir_all(&directory).unwrap();
         std::fs::write(directory.join("file"), "from the file").unwrap();
         std::fs::write(directory.join("large"), vec![0; SECRET_BYTES_MAX as usize + 1]).unwrap();
@@ -248,13 +254,7 @@ mod tests {
         check("id=a,source=DIR/file", Ok(("a", b"from the file")));
         check("\"id=a,b\",src=DIR/file", Ok(("a,b", b"from the file")));
         check("src=DIR/file,ID=a", Ok(("a", b"from the file")));
-        check(
-            "id=DIR/file",
-            Ok((
-                &format!("{}/wharf-secrets-{}/file", std::env::temp_dir().display(), std::process::id()),
-                b"from the file",
-            )),
-        );
+        check("id=DIR/file", Ok((&directory().join("file").to_string_lossy(), b"from the file")));
         check("id=TOKEN", Ok(("TOKEN", b"from the environment")));
         check("id=TOKEN,src=DIR/file", Ok(("TOKEN", b"from the file")));
         check("id=TOKEN,type=file,src=DIR/file", Ok(("TOKEN", b"from the file")));
