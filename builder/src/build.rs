@@ -36,8 +36,8 @@ use crate::registry::{OciRegistry, RegistryOptions};
 use crate::secrets::Secrets;
 use crate::signals::Listening;
 use crate::source::git::Access;
-use crate::source::http::{HttpOptions, SecretLookup};
-use crate::source::{GitError, GitSources, HttpSources, ImageSources, SourceError, Sources};
+use crate::source::http::HttpOptions;
+use crate::source::{GitError, GitSources, HttpSources, ImageSources, SecretLookup, SourceError, Sources};
 use crate::ssh::{self, SshAgents};
 use crate::worker::mounts::Part;
 use crate::worker::{StoreCache, Worker, WorkerError};
@@ -239,12 +239,13 @@ impl<'a> Build<'a> {
 
     /// Tells before anything runs what steps ask for and was not allowed, or cannot be had.
     fn refuse_forbidden(&self, converted: &Converted) -> Result<(), Failure> {
+        let (nowhere, no_places) = (0..0, RunPlaces::default());
         let mut problems = Vec::new();
         for (digest, vertex) in converted.definition.iter() {
-            let location = vertex.metadata.location.clone().unwrap_or(0..0);
             if let Op::Exec(exec) = &vertex.op {
-                let places = converted.run_places.get(digest).cloned().unwrap_or_default();
-                problems.extend(forbidden(exec, self.request.allowed, &places, &location));
+                let run = vertex.metadata.location.as_ref().unwrap_or(&nowhere);
+                let places = converted.run_places.get(digest).unwrap_or(&no_places);
+                problems.extend(forbidden(exec, self.request.allowed, places, run));
             }
         }
         if problems.is_empty() {

@@ -25,6 +25,10 @@ pub use git::{GitError, GitSources};
 pub use http::{HttpError, HttpSources};
 pub use image::{ImageSources, ResolvedImage, known};
 
+/// Looks a secret of the build up by its id; `None` was not given, an error is why one that was cannot be had.
+pub type SecretLookup =
+    Arc<dyn Fn(&str) -> Result<Option<Vec<u8>>, Box<dyn Error + Send + Sync>> + Send + Sync>;
+
 /// All that the files of a build come from, over one store.
 #[derive(Debug)]
 pub struct Sources {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use wharf::source::HttpError;
-use wharf::source::http::{HttpOptions, HttpSources, SecretLookup, UrlFile};
+use wharf::source::SecretLookup;
+use wharf::source::http::{HttpOptions, HttpSources, UrlFile};
 use wharf_cache::{Digest, Store};
 use wharf_runtime::Cancel;
 

@@ -30,40 +30,99 @@ pub enum Rule {
     WorkdirRelativePath,
 }
 
-use Rule::{
-    ConsistentInstructionCasing, CopyIgnoredFile, DuplicateStageName, ExposeInvalidFormat, ExposeProtoCasing,
-    FromAsCasing, FromPlatformFlagConstDisallowed, InvalidBaseImagePlatform, InvalidDefaultArgInFrom,
-    InvalidDefinitionDescription, JSONArgsRecommended, LegacyKeyValueFormat, MaintainerDeprecated,
-    MultipleInstructionsDisallowed, NoEmptyContinuation, RedundantTargetPlatform, ReservedStageName,
-    SecretsUsedInArgOrEnv, StageNameCasing, UndefinedArgInFrom, UndefinedVar, WorkdirRelativePath,
-};
+/// Each rule with its name and what it asks for: sorted by name, as they are declared.
+const RULES: [(Rule, &str, &str); 22] = [
+    (
+        Rule::ConsistentInstructionCasing,
+        "ConsistentInstructionCasing",
+        "All commands within the Dockerfile should use the same casing (either upper or lower)",
+    ),
+    (Rule::CopyIgnoredFile, "CopyIgnoredFile", "Attempting to Copy file that is excluded by .dockerignore"),
+    (Rule::DuplicateStageName, "DuplicateStageName", "Stage names should be unique"),
+    (
+        Rule::ExposeInvalidFormat,
+        "ExposeInvalidFormat",
+        "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release",
+    ),
+    (Rule::ExposeProtoCasing, "ExposeProtoCasing", "Protocol in EXPOSE instruction should be lowercase"),
+    (Rule::FromAsCasing, "FromAsCasing", "The 'as' keyword should match the case of the 'from' keyword"),
+    (
+        Rule::FromPlatformFlagConstDisallowed,
+        "FromPlatformFlagConstDisallowed",
+        "FROM --platform flag should not use a constant value",
+    ),
+    (
+        Rule::InvalidBaseImagePlatform,
+        "InvalidBaseImagePlatform",
+        "Base image platform does not match expected target platform",
+    ),
+    (
+        Rule::InvalidDefaultArgInFrom,
+        "InvalidDefaultArgInFrom",
+        "Default value for global ARG results in an empty or invalid base image name",
+    ),
+    (
+        Rule::InvalidDefinitionDescription,
+        "InvalidDefinitionDescription",
+        "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment.",
+    ),
+    (
+        Rule::JSONArgsRecommended,
+        "JSONArgsRecommended",
+        "JSON arguments recommended for ENTRYPOINT/CMD to prevent unintended behavior related to OS signals",
+    ),
+    (
+        Rule::LegacyKeyValueFormat,
+        "LegacyKeyValueFormat",
+        "Legacy key/value format with whitespace separator should not be used",
+    ),
+    (
+        Rule::MaintainerDeprecated,
+        "MaintainerDeprecated",
+        "The MAINTAINER instruction is deprecated, use a label instead to define an image author",
+    ),
+    (
+        Rule::MultipleInstructionsDisallowed,
+        "MultipleInstructionsDisallowed",
+        "Multiple instructions of the same type should not be used in the same stage",
+    ),
+    (
+        Rule::NoEmptyContinuation,
+        "NoEmptyContinuation",
+        "Empty continuation lines will become errors in a future release",
+    ),
+    (
+        Rule::RedundantTargetPlatform,
+        "RedundantTargetPlatform",
+        "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior",
+    ),
+    (Rule::ReservedStageName, "ReservedStageName", "Reserved words should not be used as stage names"),
+    (
+        Rule::SecretsUsedInArgOrEnv,
+        "SecretsUsedInArgOrEnv",
+        "Sensitive data should not be used in the ARG or ENV commands",
+    ),
+    (Rule::StageNameCasing, "StageNameCasing", "Stage names should be lowercase"),
+    (Rule::UndefinedArgInFrom, "UndefinedArgInFrom", "FROM command must use declared ARGs"),
+    (Rule::UndefinedVar, "UndefinedVar", "Variables should be defined before their use"),
+    (
+        Rule::WorkdirRelativePath,
+        "WorkdirRelativePath",
+        "Relative workdir without an absolute workdir declared within the build can have unexpected results if the base image changes",
+    ),
+];
 
 impl Rule {
     /// All of them, sorted by name.
-    pub const ALL: [Self; 22] = [
-        ConsistentInstructionCasing,
-        CopyIgnoredFile,
-        DuplicateStageName,
-        ExposeInvalidFormat,
-        ExposeProtoCasing,
-        FromAsCasing,
-        FromPlatformFlagConstDisallowed,
-        InvalidBaseImagePlatform,
-        InvalidDefaultArgInFrom,
-        InvalidDefinitionDescription,
-        JSONArgsRecommended,
-        LegacyKeyValueFormat,
-        MaintainerDeprecated,
-        MultipleInstructionsDisallowed,
-        NoEmptyContinuation,
-        RedundantTargetPlatform,
-        ReservedStageName,
-        SecretsUsedInArgOrEnv,
-        StageNameCasing,
-        UndefinedArgInFrom,
-        UndefinedVar,
-        WorkdirRelativePath,
-    ];
+    pub const ALL: [Self; RULES.len()] = {
+        let mut all = [Self::ConsistentInstructionCasing; RULES.len()];
+        let mut at = 0;
+        while at < all.len() {
+            all[at] = RULES[at].0;
+            at += 1;
+        }
+        all
+    };
 
     /// The rule of that name; case counts.
     pub fn from_name(name: &str) -> Option<Self> {
@@ -72,89 +131,25 @@ impl Rule {
 
     /// The name that `check=skip=…` knows.
     pub fn name(self) -> &'static str {
-        match self {
-            ConsistentInstructionCasing => "ConsistentInstructionCasing",
-            CopyIgnoredFile => "CopyIgnoredFile",
-            DuplicateStageName => "DuplicateStageName",
-            ExposeInvalidFormat => "ExposeInvalidFormat",
-            ExposeProtoCasing => "ExposeProtoCasing",
-            FromAsCasing => "FromAsCasing",
-            FromPlatformFlagConstDisallowed => "FromPlatformFlagConstDisallowed",
-            InvalidBaseImagePlatform => "InvalidBaseImagePlatform",
-            InvalidDefaultArgInFrom => "InvalidDefaultArgInFrom",
-            InvalidDefinitionDescription => "InvalidDefinitionDescription",
-            JSONArgsRecommended => "JSONArgsRecommended",
-            LegacyKeyValueFormat => "LegacyKeyValueFormat",
-            MaintainerDeprecated => "MaintainerDeprecated",
-            MultipleInstructionsDisallowed => "MultipleInstructionsDisallowed",
-            NoEmptyContinuation => "NoEmptyContinuation",
-            RedundantTargetPlatform => "RedundantTargetPlatform",
-            ReservedStageName => "ReservedStageName",
-            SecretsUsedInArgOrEnv => "SecretsUsedInArgOrEnv",
-            StageNameCasing => "StageNameCasing",
-            UndefinedArgInFrom => "UndefinedArgInFrom",
-            UndefinedVar => "UndefinedVar",
-            WorkdirRelativePath => "WorkdirRelativePath",
-        }
+        RULES[self as usize].1
     }
 
     /// What it asks for, in one sentence.
     pub fn description(self) -> &'static str {
-        match self {
-            ConsistentInstructionCasing => {
-                "All commands within the Dockerfile should use the same casing (either upper or lower)"
-            }
-            CopyIgnoredFile => "Attempting to Copy file that is excluded by .dockerignore",
-            DuplicateStageName => "Stage names should be unique",
-            ExposeInvalidFormat => {
-                "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release"
-            }
-            ExposeProtoCasing => "Protocol in EXPOSE instruction should be lowercase",
-            FromAsCasing => "The 'as' keyword should match the case of the 'from' keyword",
-            FromPlatformFlagConstDisallowed => "FROM --platform flag should not use a constant value",
-            InvalidBaseImagePlatform => "Base image platform does not match expected target platform",
-            InvalidDefaultArgInFrom => {
-                "Default value for global ARG results in an empty or invalid base image name"
-            }
-            InvalidDefinitionDescription => {
-                "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment."
-            }
-            JSONArgsRecommended => {
-                "JSON arguments recommended for ENTRYPOINT/CMD to prevent unintended behavior related to OS signals"
-            }
-            LegacyKeyValueFormat => "Legacy key/value format with whitespace separator should not be used",
-            MaintainerDeprecated => {
-                "The MAINTAINER instruction is deprecated, use a label instead to define an image author"
-            }
-            MultipleInstructionsDisallowed => {
-                "Multiple instructions of the same type should not be used in the same stage"
-            }
-            NoEmptyContinuation => "Empty continuation lines will become errors in a future release",
-            RedundantTargetPlatform => {
-                "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior"
-            }
-            ReservedStageName => "Reserved words should not be used as stage names",
-            SecretsUsedInArgOrEnv => "Sensitive data should not be used in the ARG or ENV commands",
-            StageNameCasing => "Stage names should be lowercase",
-            UndefinedArgInFrom => "FROM command must use declared ARGs",
-            UndefinedVar => "Variables should be defined before their use",
-            WorkdirRelativePath => {
-                "Relative workdir without an absolute workdir declared within the build can have unexpected results if the base image changes"
-            }
-        }
+        RULES[self as usize].2
     }
 
     /// Where it is explained; one rule is not.
     pub fn url(self) -> Option<String> {
         match self {
-            InvalidBaseImagePlatform => None,
+            Self::InvalidBaseImagePlatform => None,
             _ => Some(format!("https://docs.docker.com/go/dockerfile/rule/{}/", kebab(self.name()))),
         }
     }
 
     /// Whether it is off until `check=experimental=…` names it.
     pub fn is_experimental(self) -> bool {
-        self == InvalidDefinitionDescription
+        self == Self::InvalidDefinitionDescription
     }
 }
 

@@ -1,6 +1,5 @@
 //! How git gets into a repository: tokens, headers, SSH. None of it is in arguments, logs, keys or the store.
 
-use std::error::Error;
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -9,16 +8,14 @@ use std::sync::Arc;
 
 use super::location::{Location, Scheme};
 use super::{GitError, GitSource};
+use crate::source::SecretLookup;
 use crate::ssh::{Agent, Serving};
-
-/// Looks a secret of the build up; `None` was not given.
-pub type SecretLookup = dyn Fn(&str) -> Result<Option<Vec<u8>>, Box<dyn Error + Send + Sync>> + Send + Sync;
 
 /// What a build has to get into repositories with.
 #[derive(Clone)]
 pub struct Access {
     /// Secrets by id.
-    pub secrets: Arc<SecretLookup>,
+    pub secrets: SecretLookup,
     /// The agent that SSH asks.
     pub ssh_agent: Option<Arc<Agent>>,
     /// The user's home: keys of servers are in `.ssh/known_hosts` there.

@@ -31,7 +31,7 @@ use wharf_frontend::dockerfile2llb;
 use wharf_runtime::Cancel;
 use wharf_solver::llb::SourceOp;
 
-pub use access::{Access, SecretLookup};
+pub use access::Access;
 pub use error::GitError;
 
 use checkout::{Checkout, Commit};

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use reqwest::header::{
@@ -31,6 +31,7 @@ use wharf_runtime::Cancel;
 use wharf_solver::llb::SourceOp;
 
 use crate::context::spec::redacted;
+use crate::source::SecretLookup;
 use client::{Answer, Clients, NoAnswer, Request};
 pub use error::HttpError;
 
@@ -48,12 +49,6 @@ const REPORT_EVERY_BYTES: u64 = 256 * 1024;
 /// Ids of the secrets that are sent to a host, which follows.
 const AUTH_HEADER_SECRET: &str = "HTTP_AUTH_HEADER_";
 const AUTH_TOKEN_SECRET: &str = "HTTP_AUTH_TOKEN_";
-
-/// Finds a secret by its id.
-pub type SecretLookup = Arc<dyn Fn(&str) -> Result<Option<Vec<u8>>, SecretFailure> + Send + Sync>;
-
-/// Why a secret that is there cannot be had.
-pub type SecretFailure = Box<dyn std::error::Error + Send + Sync>;
 
 /// Hears how many bytes are here, and how many there will be if that is known.
 pub type HttpProgress<'a> = &'a dyn Fn(u64, Option<u64>);
