@@ -27,6 +27,18 @@ pub(super) fn split(text: Mapped<'_>) -> (Vec<Token>, Vec<SourceMap>, Mapped<'_>
 
 /// The word at the start of `text`, where its bytes stand, and how many bytes it takes.
 fn word(text: Mapped<'_>) -> (String, SourceMap, usize) {
+    // Most words are there as they are meant.
+    let is_special = |char| is_flag_blank(char) || matches!(char, '\'' | '"' | '\\');
+    let plain = text.text.find(is_special).unwrap_or(text.text.len());
+    if text.text[plain..].chars().next().is_none_or(is_flag_blank) {
+        let word = text.slice(0..plain);
+        return (word.text.to_owned(), word.map(), plain);
+    }
+    quoted_word(text)
+}
+
+/// The same for a word with quotes or escapes.
+fn quoted_word(text: Mapped<'_>) -> (String, SourceMap, usize) {
     let mut word = String::new();
     let mut next_place = text.place(0);
     let mut map = SourceMap::at(next_place);
