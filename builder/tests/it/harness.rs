@@ -30,11 +30,20 @@ pub(crate) fn repository() -> &'static Path {
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
+    /// Below the target directory: `/tmp` may be a file system that overlayfs cannot have its upper layer on.
     pub(crate) fn new() -> Self {
+        Self::below(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// Where every user of the machine gets to, which need not be so of the checkout.
+    pub(crate) fn for_everybody() -> Self {
+        Self::below(&std::env::temp_dir())
+    }
+
+    fn below(parent: &Path) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        // Below the target directory: `/tmp` may be a file system that overlayfs cannot have its upper layer on.
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("it-{}-{number}", std::process::id()));
+        let path = parent.join(format!("it-{}-{number}", std::process::id()));
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }

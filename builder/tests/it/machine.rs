@@ -10,7 +10,7 @@ const ENVIRONMENT: i32 = 5;
 
 /// Where another user can reach it.
 fn open_place() -> Scratch {
-    let scratch = Scratch::new();
+    let scratch = Scratch::for_everybody();
     for (name, mode) in [("context", 0o755), ("home", 0o777)] {
         fs::create_dir(scratch.path(name)).unwrap();
         fs::set_permissions(scratch.path(name), fs::Permissions::from_mode(mode)).unwrap();
