@@ -1,7 +1,7 @@
 //! Repositories that are kept between builds: `git/<key>`, one directory for each.
 //!
 //! What is in them is its user's business; whoever reads or changes one holds the lock of its key
-//! ([`Store::try_lock_key`]).
+//! ([`Store::lock_key_unless`]).
 
 use std::path::PathBuf;
 

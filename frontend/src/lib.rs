@@ -5,6 +5,7 @@
 //! ```
 //! Problems in the input are data: every step returns what it understood together with its [`Diagnostic`]s.
 
+pub mod csv;
 pub mod diagnostic;
 pub mod dockerfile2llb;
 pub mod dockerignore;

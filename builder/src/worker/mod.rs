@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
@@ -501,9 +501,6 @@ pub struct StoreCache<'a> {
     pub stale: &'a AtomicBool,
 }
 
-/// Pause between two looks at a lock that another process holds while it runs the same step.
-const LOCK_POLL: Duration = Duration::from_millis(10);
-
 impl CacheManager for StoreCache<'_> {
     fn lookup(&self, key: &Key) -> Result<Option<Vec<Chain>>, OpError> {
         Ok(self.store.record(key).map_err(OpError::new)?.map(|record| record.outputs))
@@ -521,14 +518,7 @@ impl CacheManager for StoreCache<'_> {
     }
 
     fn lock(&self, key: &Key) -> Result<Box<dyn Send>, OpError> {
-        loop {
-            if let Some(lock) = self.store.try_lock_key(key).map_err(OpError::new)? {
-                return Ok(Box::new(lock));
-            }
-            if self.cancel.is_cancelled() {
-                return Err(OpError::new(WorkerError::Cancelled));
-            }
-            std::thread::sleep(LOCK_POLL);
-        }
+        let lock = self.store.lock_key_unless(key, &|| self.cancel.is_cancelled()).map_err(OpError::new)?;
+        Ok(Box::new(lock.ok_or_else(|| OpError::new(WorkerError::Cancelled))?))
     }
 }

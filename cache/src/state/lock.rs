@@ -3,12 +3,16 @@
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::KeyLock;
 use crate::{Key, Store, StoreError};
+
+/// How often somebody who may be cancelled looks whether a lock is free.
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 impl Store {
     /// Waits until no other process or thread holds `key`'s lock, then takes it.
@@ -17,9 +21,19 @@ impl Store {
         Ok(lock.expect("a lock that is waited for is taken"))
     }
 
-    /// Takes `key`'s lock if no other process or thread holds it.
-    pub fn try_lock_key(&self, key: &Key) -> Result<Option<KeyLock>, StoreError> {
-        self.take_key(key, FlockOperation::NonBlockingLockExclusive)
+    /// The same, until `is_cancelled`: `None` then.
+    pub fn lock_key_unless(
+        &self,
+        key: &Key,
+        is_cancelled: &dyn Fn() -> bool,
+    ) -> Result<Option<KeyLock>, StoreError> {
+        loop {
+            let lock = self.take_key(key, FlockOperation::NonBlockingLockExclusive)?;
+            if lock.is_some() || is_cancelled() {
+                return Ok(lock);
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
     }
 
     fn take_key(&self, key: &Key, operation: FlockOperation) -> Result<Option<KeyLock>, StoreError> {

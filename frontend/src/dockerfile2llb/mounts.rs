@@ -9,6 +9,7 @@ use super::run::Exec;
 use super::stage::{Stage, Step};
 use super::stages::Origin;
 use super::{Converter, path, words};
+use crate::csv::{self, Problem};
 use crate::parser::Token;
 use crate::{Diagnostic, dockerignore};
 
@@ -395,50 +396,16 @@ fn fields(mount: &Token) -> Result<Vec<Field>, Diagnostic> {
     Ok(fields)
 }
 
-/// The fields of one record of CSV and where each stands. `"` quotes a whole field; `""` in it is a quote.
+/// The fields as CSV has them, and where each stands.
 fn split_csv(token: &Token) -> Result<Vec<(String, Range<usize>)>, Diagnostic> {
-    let text = token.text.as_str();
-    let error = |at: Range<usize>, message: &str| Err(Diagnostic::error(words::part(token, at), message));
-    let mut fields = Vec::new();
-    let mut start = 0;
-    loop {
-        let rest = &text[start..];
-        let (field, end) = if let Some(quoted) = rest.strip_prefix('"') {
-            let mut field = String::new();
-            let mut at = 0;
-            loop {
-                let Some(quote) = quoted[at..].find('"').map(|found| at + found) else {
-                    return error(start..text.len(), "quoted field of --mount has no closing quote");
-                };
-                field.push_str(&quoted[at..quote]);
-                at = quote + 1;
-                if !quoted[at..].starts_with('"') {
-                    break;
-                }
-                field.push('"');
-                at += 1;
-            }
-            (field, start + 1 + at)
-        } else {
-            let end = rest.find(',').map_or(text.len(), |comma| start + comma);
-            if let Some(quote) = text[start..end].find('"') {
-                let at = start + quote;
-                return error(at..at + 1, "bare \" in a field of --mount that does not begin with one");
-            }
-            (text[start..end].to_owned(), end)
+    csv::split(&token.text).map_err(|(problem, at)| {
+        let message = match problem {
+            Problem::Unclosed => "quoted field of --mount has no closing quote",
+            Problem::Bare => "bare \" in a field of --mount that does not begin with one",
+            Problem::Trailing => "text after the closing quote of a field of --mount",
         };
-        fields.push((field, start..end));
-        match text[end..].chars().next() {
-            None => return Ok(fields),
-            Some(',') => start = end + 1,
-            Some(other) => {
-                return error(
-                    end..end + other.len_utf8(),
-                    "text after the closing quote of a field of --mount",
-                );
-            }
-        }
-    }
+        Diagnostic::error(words::part(token, at), message)
+    })
 }
 
 /// Go's `strconv.ParseBool`, without regard to case.

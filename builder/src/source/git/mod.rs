@@ -40,9 +40,6 @@ use location::Location;
 use refs::{Format, ObjectId};
 use repository::{Remote, Repository};
 
-/// Pause between two looks at a lock that another process holds.
-const LOCK_POLL: Duration = Duration::from_millis(10);
-
 /// What is wanted of which repository.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GitSource {
@@ -334,15 +331,8 @@ impl GitSources {
     }
 
     fn lock(&self, key: &Key) -> Result<KeyLock, GitError> {
-        loop {
-            if let Some(lock) = self.store.try_lock_key(key)? {
-                return Ok(lock);
-            }
-            if self.cancel.is_cancelled() {
-                return Err(GitError::Cancelled);
-            }
-            std::thread::sleep(LOCK_POLL);
-        }
+        let lock = self.store.lock_key_unless(key, &|| self.cancel.is_cancelled())?;
+        lock.ok_or(GitError::Cancelled)
     }
 
     /// Works with the store's repository of `location`, alone. One that turns out broken is thrown away, and the work

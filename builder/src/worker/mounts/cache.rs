@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use wharf_cache::mounts::{CacheMount, MountName, MountRequest, Sharing};
@@ -12,10 +13,13 @@ use wharf_solver::op::ResultRef;
 
 use super::files::subtree;
 use super::{MountError, Part, Worker, at};
-use crate::worker::{LOCK_POLL, WorkerError, file, whole};
+use crate::worker::{WorkerError, file, whole};
 
 /// The caches of a step: which of its ordered mounts is the first of each, and how it is used.
 type Wanted = BTreeMap<MountName, (usize, Sharing)>;
+
+/// Pause between two looks at a cache that another step has for itself.
+const LOCK_POLL: Duration = Duration::from_millis(10);
 
 impl Worker<'_> {
     /// What caches the mounts name. A step that names one twice has it once, as the stricter mount says.
