@@ -31,8 +31,11 @@ use super::select::{Patterns, SelectError, Selected};
 use super::walk::{Visit, walk};
 
 /// A file whose change time is this close to now may change again without its stamp showing it: its digest is not
-/// remembered. Some file systems stamp in steps of a few milliseconds.
+/// remembered. Most file systems stamp in steps of a few milliseconds.
 const STAMP_GRANULARITY: Duration = Duration::from_millis(20);
+
+/// The same for times of whole seconds: there are file systems that know no others, or only every second one.
+const STAMP_GRANULARITY_OF_SECONDS: Duration = Duration::from_secs(2);
 
 /// Entries whose digests are looked up at once, by another thread than the one that walks.
 const LOOK_UP_ITEMS: usize = 4096;
@@ -177,24 +180,42 @@ fn visit(
 /// Stamps being put together.
 struct Stamps {
     hasher: blake3::Hasher,
-    /// A change after this moment may not be the last one with its time.
-    settled: (i64, u32),
+    settled: Settled,
     are_settled: bool,
+}
+
+/// Tells which times of files can no longer be those of two different changes.
+struct Settled {
+    before: (i64, u32),
+    seconds_before: (i64, u32),
+}
+
+impl Settled {
+    /// For files that are looked at, or read, from now on.
+    fn now() -> Self {
+        let now = SystemTime::now();
+        let before = |granularity| {
+            let time = now.checked_sub(granularity);
+            let time = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let time = time.unwrap_or_default();
+            (i64::try_from(time.as_secs()).unwrap_or(i64::MAX), time.subsec_nanos())
+        };
+        Self { before: before(STAMP_GRANULARITY), seconds_before: before(STAMP_GRANULARITY_OF_SECONDS) }
+    }
+
+    fn is(&self, time: (i64, u32)) -> bool {
+        time < if time.1 == 0 { self.seconds_before } else { self.before }
+    }
 }
 
 impl Stamps {
     fn new() -> Self {
-        let settled = SystemTime::now()
-            .checked_sub(STAMP_GRANULARITY)
-            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-            .unwrap_or_default();
-        let seconds = i64::try_from(settled.as_secs()).unwrap_or(i64::MAX);
-        Self { hasher: blake3::Hasher::new(), settled: (seconds, settled.subsec_nanos()), are_settled: true }
+        Self { hasher: blake3::Hasher::new(), settled: Settled::now(), are_settled: true }
     }
 
     fn add(&mut self, seen: &Visit<'_>) {
         let Stat { dev, ino, size, ctime, .. } = *seen.stat;
-        self.are_settled &= ctime < self.settled;
+        self.are_settled &= self.settled.is(ctime);
         let path = seen.path.as_os_str().as_bytes();
         self.hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
         for number in [dev, ino, size] {
@@ -278,17 +299,13 @@ fn remembered_digests(
     files: &[&Item],
 ) -> Result<Vec<ContentDigest>, DigestError> {
     let unknown: Vec<&Item> = files.iter().filter(|file| file.known.is_none()).copied().collect();
-    let started = SystemTime::now();
+    let settled = Settled::now();
     let hashed = hash_files(tree, selected, &unknown)?;
-    let settled_ns = started
-        .checked_sub(STAMP_GRANULARITY)
-        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-        .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
     let fresh: Vec<(FileStamp, ContentDigest)> = unknown
         .iter()
         .zip(&hashed)
+        .filter(|(file, _)| settled.is(file.stat.ctime) && settled.is(file.stat.mtime))
         .map(|(file, digest)| (stamp(&file.stat), *digest))
-        .filter(|(stamp, _)| stamp.ctime_ns < settled_ns && stamp.mtime_ns < settled_ns)
         .collect();
     if !fresh.is_empty() {
         store.stat_cache_put(&fresh)?;
