@@ -183,13 +183,7 @@ impl<'a> Build<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, Failure> {
-        let converted = self.convert(&self.platform.clone())?;
-        self.refuse_forbidden(&converted)?;
-        let named = load::named(&self.request, &converted.definition, &self.opener())?;
-        for (name, context) in named {
-            self.contexts.insert(name, without_store(context, &self.sources.store)?);
-        }
-        let outcome = self.solve_until_nothing_is_lost(&converted);
+        let outcome = self.attempts();
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(
@@ -200,8 +194,14 @@ impl<'a> Build<'a> {
         outcome
     }
 
-    /// Graph → outputs, once.
-    fn attempt(&self, converted: &Converted) -> Result<Outcome, Failure> {
+    /// Text → outputs, once.
+    fn attempt(&mut self) -> Result<Outcome, Failure> {
+        let converted = &self.convert(&self.platform.clone())?;
+        self.refuse_forbidden(converted)?;
+        let named = load::named(&self.request, &converted.definition, &self.opener())?;
+        for (name, context) in named {
+            self.contexts.insert(name, without_store(context, &self.sources.store)?);
+        }
         let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
         let layers = &Layers::new(&self.sources.store, variant);
         let cancelled = &|| self.cancel.is_cancelled();

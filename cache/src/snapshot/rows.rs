@@ -104,6 +104,16 @@ impl Store {
         Ok(None)
     }
 
+    /// An error unless the files of all these snapshots are there.
+    pub fn require_files(&self, chain: &Chain) -> Result<(), StoreError> {
+        for id in &chain.0 {
+            if !self.has_snapshot_files(*id)? {
+                return Err(missing(*id));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the files of a snapshot that has a row are there. One that somebody has deleted is forgotten, and all
     /// that was recorded with it, so that it is made again.
     pub(crate) fn has_snapshot_files(&self, id: SnapshotId) -> Result<bool, StoreError> {
