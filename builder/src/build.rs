@@ -1,5 +1,6 @@
 //! One build, from the request to its outputs.
 
+mod attempts;
 pub mod call;
 mod dockerfile;
 mod independent;
@@ -183,24 +184,7 @@ impl<'a> Build<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, Failure> {
-        let platform = self.platform.clone();
-        let converted = self.convert(&platform)?;
-        self.refuse_forbidden(&converted)?;
-        let named = load::named(&self.request, &converted.definition, &self.opener())?;
-        for (name, context) in named {
-            self.contexts.insert(name, without_store(context, &self.sources.store)?);
-        }
-        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
-        let layers = &Layers::new(&self.sources.store, variant);
-        let cancelled = &|| self.cancel.is_cancelled();
-        let outcome = std::thread::scope(|scope| {
-            let (made, chains) = mpsc::channel();
-            let maker = std::thread::Builder::new().name("layers".to_owned());
-            // Where there is no thread to be had, the export makes the layers.
-            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
-            let result = self.solve(&converted, made)?;
-            self.export(&converted, result, layers, platform)
-        });
+        let outcome = self.attempts();
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(
@@ -209,6 +193,27 @@ impl<'a> Build<'a> {
             ));
         }
         outcome
+    }
+
+    /// Text → outputs, once.
+    fn attempt(&mut self) -> Result<Outcome, Failure> {
+        let converted = &self.convert(&self.platform.clone())?;
+        self.refuse_forbidden(converted)?;
+        let named = load::named(&self.request, &converted.definition, &self.opener())?;
+        for (name, context) in named {
+            self.contexts.insert(name, without_store(context, &self.sources.store)?);
+        }
+        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
+        let layers = &Layers::new(&self.sources.store, variant);
+        let cancelled = &|| self.cancel.is_cancelled();
+        std::thread::scope(|scope| {
+            let (made, chains) = mpsc::channel();
+            let maker = std::thread::Builder::new().name("layers".to_owned());
+            // Where there is no thread to be had, the export makes the layers.
+            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
+            let result = self.solve(converted, made)?;
+            self.export(converted, result, layers, self.platform.clone())
+        })
     }
 
     /// Text → graph. What is only a warning is said at the end, whatever becomes of the build.
