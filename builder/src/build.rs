@@ -67,6 +67,10 @@ pub struct BuildRequest {
     pub no_cache: bool,
     /// Whether registries are asked for images that are here.
     pub pull: bool,
+    /// Stages whose steps are run even if the cache has them.
+    pub no_cache_stages: Vec<String>,
+    /// Whether nobody is asked over the network: what names stood for last, they stand for.
+    pub offline: bool,
     /// What becomes of the result.
     pub outputs: Vec<Output>,
     /// How progress is shown.
@@ -222,6 +226,11 @@ impl<'a> Build<'a> {
         let options = dockerfile::options(&self.request, &self.ignore, platform);
         let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
         let converted = parsed.convert(&options, &mut resolver);
+        for stage in parsed.without_stage(&self.request.no_cache_stages) {
+            self.progress.warn(format!(
+                "warning: `--no-cache-filter {stage}` has no effect: the Dockerfile has no stage of that name"
+            ));
+        }
         let report = parsed.report();
         for warning in render_warnings(&report.warnings, &self.source, false) {
             self.progress.warn(warning);
@@ -375,6 +384,7 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
     let registry = Arc::new(OciRegistry::new(RegistryOptions {
         insecure: request.insecure_registries.clone(),
         docker_config: request.docker_config.clone(),
+        offline: request.offline,
         ..RegistryOptions::default()
     }));
     let given = Arc::clone(&request.secrets);
@@ -388,8 +398,13 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
         store: store.clone(),
         images: ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone()),
         registry,
-        http: HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default()),
-        repositories: GitSources::new(store.clone(), access, cancel.clone()),
+        http: HttpSources::new(
+            store.clone(),
+            cancel.clone(),
+            secrets,
+            HttpOptions { offline: request.offline, ..HttpOptions::default() },
+        ),
+        repositories: GitSources::new(store.clone(), access, cancel.clone()).offline(request.offline),
     }
 }
 

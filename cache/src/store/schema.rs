@@ -70,6 +70,13 @@ const MIGRATIONS: &[&str] = &[
         snapshot      INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE git_refs (
+        key         BLOB PRIMARY KEY,
+        object      TEXT NOT NULL,
+        reference   TEXT
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// The version this program writes.
