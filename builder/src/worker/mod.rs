@@ -106,19 +106,19 @@ pub enum WorkerError {
         error: Box<MountError>,
     },
     /// Files could not be copied or made.
-    #[error(transparent)]
+    #[error("{0}")]
     File(#[from] FileError),
     /// What a copy reads could not be hashed.
     #[error("failed to calculate checksum of the files to copy")]
     Digest(#[from] DigestError),
     /// A base image could not be brought.
-    #[error(transparent)]
+    #[error("{0}")]
     Source(#[from] SourceError),
     /// The snapshotter failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The database failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// The files that a sandbox needs could not be prepared.
     #[error("cannot {operation}")]
@@ -223,11 +223,22 @@ impl OpResolver for Worker<'_> {
                 other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
             },
         };
-        done.map_err(OpError::new)
+        // What became of files that vanished while they were read is neither a result nor a failure of the step.
+        self.require_files(inputs).and(done).map_err(OpError::new)
     }
 }
 
 impl Worker<'_> {
+    /// Makes sure that the snapshots of inputs are still here.
+    fn require_files(&self, inputs: &[ResultRef]) -> Result<(), WorkerError> {
+        for input in inputs {
+            if let ResultRef::Snapshots(chain) = input {
+                self.store.require_files(chain)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Does something with the commit that a repository's source stands for. What git says is the vertex's output.
     fn commit<T>(
         &self,
