@@ -143,7 +143,8 @@ impl Store {
         let tmp_error = |source| StoreError::io("prepare", &tmp, source);
         let opening = OpenLock::acquire(&tmp).map_err(tmp_error)?;
         let (connection, found) = open_database(&root, &root_fd)?;
-        let process = Arc::new(ProcessDir::create(&tmp, &opening).map_err(tmp_error)?);
+        let process =
+            Arc::new(ProcessDir::create(&tmp, open_dir(&root.join("locks"))?, &opening).map_err(tmp_error)?);
         let leftovers = process.adopt_leftovers(&opening).map_err(tmp_error)?;
         let store = Self {
             inner: Arc::new(Inner {
@@ -223,6 +224,11 @@ impl Store {
         &self.inner.locks
     }
 
+    /// The root directory, open.
+    pub(crate) fn root_fd(&self) -> &OwnedFd {
+        &self.inner.root_fd
+    }
+
     /// Runs `query` on one consistent state of the database.
     pub(crate) fn read<T>(
         &self,
@@ -259,6 +265,15 @@ impl Store {
         let value = change(&transaction)?;
         transaction.commit().map_err(failed)?;
         Ok(value)
+    }
+
+    /// Does something that is no transaction.
+    pub(crate) fn with_connection<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        work(&self.connection()).map_err(|source| StoreError::Database { operation, source })
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {

@@ -11,6 +11,8 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use wharf_runtime::Cancel;
 
+use super::config::Config;
+use super::prune::settle;
 use super::steps::StepArgs;
 use super::{existing_store, open_store, require_root, variable};
 use crate::build::call::{Call, Question, Stores};
@@ -108,7 +110,7 @@ enum ProgressMode {
     Quiet,
 }
 
-pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let idle = idle_flags(&args);
@@ -132,7 +134,10 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
     let cancel = Cancel::new().map_err(|error| failed(&error))?;
     let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
     let store = open_store(root)?;
-    let outcome = build::build(&store, request, cancel, signals)?;
+    let built = build::build(&store, request, cancel, signals);
+    // A build that failed has written things too.
+    settle(&store, config);
+    let outcome = built?;
     if quiet
         && !stdout_is_taken
         && let Some(id) = outcome.image_id

@@ -25,6 +25,7 @@ pub use self::say::{color, color_of_results, print_error, print_note, print_resu
 
 use self::plain::Plain;
 use self::quiet::Quiet;
+pub use self::steps::bytes;
 use self::steps::{Change, Steps};
 use self::tty::{Size, Tty};
 

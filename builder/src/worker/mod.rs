@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
@@ -202,6 +202,7 @@ impl OpResolver for Worker<'_> {
         vertex: &Vertex,
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, OpError> {
+        let started = Instant::now();
         let done = match &vertex.op {
             Op::Exec(exec) => self.exec(digest, vertex, exec, inputs).and_then(|chains| {
                 self.compare_with_key(vertex, inputs)?;
@@ -223,6 +224,15 @@ impl OpResolver for Worker<'_> {
                 other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
             },
         };
+        let done = done.and_then(|made| {
+            let chains = inputs.iter().filter_map(|input| match input {
+                ResultRef::Snapshots(chain) => Some(chain),
+                ResultRef::Local(_) | ResultRef::Image { .. } => None,
+            });
+            let inputs: Vec<&Chain> = chains.collect();
+            self.store.note_made(&made, &inputs, started.elapsed())?;
+            Ok(made)
+        });
         // What became of files that vanished while they were read is neither a result nor a failure of the step.
         self.require_files(inputs).and(done).map_err(OpError::new)
     }

@@ -77,6 +77,22 @@ const MIGRATIONS: &[&str] = &[
         reference   TEXT
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE uses (
+        snapshot    INTEGER PRIMARY KEY,
+        used_ns     INTEGER NOT NULL,
+        disk        INTEGER,
+        cost_ns     INTEGER,
+        inputs      BLOB
+    ) STRICT;
+    INSERT INTO uses (snapshot, used_ns) SELECT id, created_ns FROM snapshots;
+    CREATE TABLE mount_sizes (
+        name        TEXT PRIMARY KEY,
+        used_ns     INTEGER NOT NULL,
+        disk        INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ALTER TABLE files ADD COLUMN seen_day INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// The version this program writes.
