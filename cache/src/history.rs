@@ -14,7 +14,6 @@ use std::time::{Duration, SystemTime};
 use crate::{ContentDigest, Key};
 
 pub use logs::{BuildLogs, LogChunk, LogError, LogStream, StepLog};
-pub use rows::RecordedBuild;
 
 /// Builds that are kept.
 pub const BUILDS_MAX: usize = 500;

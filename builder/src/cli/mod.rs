@@ -1,6 +1,7 @@
 //! The command line: flags as typed, then as meant. The only reader of the environment and of `$HOME`.
 
 mod build;
+mod history;
 mod image;
 mod run;
 mod steps;
@@ -36,6 +37,8 @@ enum Command {
     Images,
     /// Remove images from the store
     Rmi(image::RmiArgs),
+    /// Show what was built before: list, inspect, logs of steps, compare two builds
+    History(history::HistoryArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -54,6 +57,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args, cli.root),
         Command::Images => image::images(cli.root),
         Command::Rmi(args) => image::rmi(&args, cli.root),
+        Command::History(args) => history::history(args, cli.root),
     })
 }
 

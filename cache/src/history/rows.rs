@@ -15,59 +15,42 @@ use crate::{ContentDigest, Key, Store, StoreError};
 /// Descriptions are text that repeats itself: more effort gains little.
 const COMPRESSION_LEVEL: i32 = 3;
 
-/// What became of [`Store::record_build`].
-#[derive(Debug)]
-pub enum RecordedBuild {
-    /// It is recorded; its logs may be incomplete for this reason.
-    Done(Option<StoreError>),
-    /// The description of its graph is not here, and has to be given. The logs are given back.
-    WantsGraph(BuildLogs),
-}
-
 impl Store {
-    /// Records a build that is over, with its logs; the oldest builds go if there are too many. With `graph` what it
-    /// consists of is described, if that is not here yet.
+    /// Records a build that is over, with its logs; the oldest builds go if there are too many. `graph` is the description
+    /// of what it consisted of, for one that is not here ([`Self::has_build_graph`]). Gives back why logs are missing, if
+    /// they are.
     pub fn record_build(
         &self,
         build: &BuildRow,
         graph: Option<&NewGraph>,
         logs: BuildLogs,
-    ) -> Result<RecordedBuild, StoreError> {
+    ) -> Result<Option<StoreError>, StoreError> {
         const OPERATION: &str = "record the build";
         let failed = StoreError::database(OPERATION);
         let documents = graph.map(Documents::pack).transpose()?;
-        let mut logs = Some(logs);
-        let mut log_error = None;
-        let mut trash = Vec::new();
-        let is_done = self.write(OPERATION, |transaction| {
-            let is_known = transaction
-                .prepare_cached("SELECT 1 FROM graphs WHERE digest = ?1")
-                .and_then(|mut query| query.exists([&build.graph.0]))
-                .map_err(&failed)?;
-            match &documents {
-                None if !is_known => return Ok::<_, StoreError>(false),
-                Some(documents) if !is_known => {
-                    documents.insert(transaction, &build.graph).map_err(&failed)?;
-                }
-                _ => {}
+        let (dir, log_bytes, log_error) = logs.finish();
+        let trash = self.write(OPERATION, |transaction| {
+            if let Some(documents) = &documents {
+                documents.insert(transaction, &build.graph).map_err(&failed)?;
             }
-            let (dir, log_bytes, error) = logs.take().expect("taken once").finish();
-            log_error = error;
             insert(transaction, build, if dir.is_some() { log_bytes } else { 0 }).map_err(&failed)?;
-            let limits = HistoryLimits::default();
             let may_be_too_big = dir.is_some() || documents.is_some();
-            trash = self.trim(transaction, &limits, may_be_too_big, Some(build.id))?;
-            if let Some(dir) = dir {
+            let trash = self.trim(transaction, &HistoryLimits::default(), may_be_too_big, Some(build.id))?;
+            if let Some(dir) = &dir {
                 // The row is committed only after this: a directory without one is nobody's.
-                rustix::fs::renameat(self.process().fd(), &dir, self.logs_dir(), build.id.to_string())
+                rustix::fs::renameat(self.process().fd(), dir, self.logs_dir(), build.id.to_string())
                     .map_err(|errno| StoreError::io("keep", self.root().join("logs"), errno))?;
             }
-            Ok(true)
+            Ok::<_, StoreError>(trash)
         })?;
         trash.iter().for_each(|name| self.discard(name));
-        Ok(match logs {
-            Some(logs) if !is_done => RecordedBuild::WantsGraph(logs),
-            _ => RecordedBuild::Done(log_error),
+        Ok(log_error)
+    }
+
+    /// Whether the description of a graph is here.
+    pub fn has_build_graph(&self, digest: &Key) -> Result<bool, StoreError> {
+        self.read("look up a build", |transaction| {
+            transaction.prepare_cached("SELECT 1 FROM graphs WHERE digest = ?1")?.exists([&digest.0])
         })
     }
 
@@ -239,7 +222,7 @@ impl Documents {
 
     fn insert(&self, transaction: &Transaction<'_>, digest: &Key) -> rusqlite::Result<()> {
         transaction
-            .prepare_cached("INSERT INTO graphs (digest, bytes) VALUES (?1, ?2)")?
+            .prepare_cached("INSERT OR IGNORE INTO graphs (digest, bytes) VALUES (?1, ?2)")?
             .execute((&digest.0, &self.graph))?;
         let mut name = transaction
             .prepare_cached("INSERT OR IGNORE INTO graph_lists (graph, content) VALUES (?1, ?2)")?;
