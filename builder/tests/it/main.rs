@@ -13,6 +13,7 @@ mod copy_rows;
 mod damage;
 mod errors;
 mod export;
+mod gc;
 mod git;
 mod git_fixture;
 mod harness;
