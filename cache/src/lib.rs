@@ -9,6 +9,7 @@ pub mod contenthash;
 pub mod diff;
 pub mod digest;
 pub mod gc;
+pub mod history;
 pub mod mounts;
 mod repositories;
 #[cfg(test)]

@@ -12,9 +12,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -30,18 +32,22 @@ use schema::Found;
 /// keeps one open.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A log of the database that is longer than this is written into it by who closes it last.
+const LOG_BYTES_MAX: i64 = 256 * 1024;
+
 /// Prepared statements kept by the connection: more than the crate has.
 const STATEMENTS_CACHED: usize = 64;
 
 /// The directories of a store and their modes. The root, if it has to be made, is private; who opens it to others
 /// lets them read the OCI layout but no unpacked file, because there may be setuid programs among these.
-const DIRECTORIES: [(&str, u32); 7] = [
+const DIRECTORIES: [(&str, u32); 8] = [
     ("blobs", 0o755),
     ("blobs/sha256", 0o755),
     ("snapshots", 0o700),
     ("mounts", 0o700),
     ("git", 0o700),
     ("locks", 0o700),
+    ("logs", 0o700),
     ("tmp", 0o700),
 ];
 
@@ -62,20 +68,24 @@ struct Inner {
     snapshots: OwnedFd,
     mounts: OwnedFd,
     locks: Arc<OwnedFd>,
+    logs: OwnedFd,
     blobs: Blobs,
     connection: Mutex<Connection>,
+    /// Whether something was written that has to be on the disk in the end: see [`Store::write`].
+    settles: AtomicBool,
     process: Arc<ProcessDir>,
     /// See [`Store::empty_dir`].
     empty_dirs: [OnceLock<PathBuf>; 2],
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 12] = [
+const ENTRIES: [&str; 13] = [
     "blobs",
     "snapshots",
     "mounts",
     "git",
     "locks",
+    "logs",
     "tmp",
     "oci-layout",
     "index.json",
@@ -143,8 +153,10 @@ impl Store {
                 snapshots: open_dir(&root.join("snapshots"))?,
                 mounts: open_dir(&root.join("mounts"))?,
                 locks: Arc::new(open_dir(&root.join("locks"))?),
+                logs: open_dir(&root.join("logs"))?,
                 blobs: Blobs::new(open_dir(&root.join("blobs/sha256"))?, Arc::clone(&process)),
                 connection: Mutex::new(connection),
+                settles: AtomicBool::new(false),
                 process,
                 root,
                 root_fd,
@@ -220,6 +232,11 @@ impl Store {
         &self.inner.root_fd
     }
 
+    /// `logs/`.
+    pub(crate) fn logs_dir(&self) -> &OwnedFd {
+        &self.inner.logs
+    }
+
     /// Runs `query` on one consistent state of the database.
     pub(crate) fn read<T>(
         &self,
@@ -231,8 +248,20 @@ impl Store {
         run().map_err(|source| StoreError::Database { operation, source })
     }
 
-    /// Runs `change` while nobody else writes, and commits what it did unless it fails.
+    /// Runs `change` while nobody else writes, and commits what it did unless it fails. When the store is closed
+    /// the change is on the disk, and no power cut takes it any more.
     pub(crate) fn write<T, E: From<StoreError>>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let value = self.write_soon(operation, change)?;
+        self.inner.settles.store(true, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// The same for what may be lost in a power cut, though not when the process is killed: nobody waits for the disk.
+    pub(crate) fn write_soon<T, E: From<StoreError>>(
         &self,
         operation: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
@@ -296,6 +325,7 @@ impl Store {
     fn recover(&self) -> Result<(), StoreError> {
         self.write("collect leftovers", |transaction| {
             self.adopt_orphans(transaction)?;
+            self.adopt_orphan_logs(transaction)?;
             self.write_index(transaction)
         })?;
         self.remove_stale_locks()?;
@@ -352,6 +382,21 @@ impl Store {
     }
 }
 
+impl Drop for Inner {
+    /// Writes the log of the database into it and deletes it, which takes several waits for the disk: not after a build
+    /// that changed nothing. Who opens the database next reads the log that was left, so it stays short.
+    fn drop(&mut self) {
+        let log = rustix::fs::statat(&self.root_fd, "state.db-wal", AtFlags::SYMLINK_NOFOLLOW);
+        let is_long = log.is_ok_and(|log| log.st_size > LOG_BYTES_MAX);
+        if *self.settles.get_mut() || is_long {
+            let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // While others have it open, closing it would do nothing. What fails is done by the next who writes.
+            let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+        }
+    }
+}
+
 fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| StoreError::io("open", path, errno))
@@ -374,6 +419,7 @@ fn open_database(root: &Path, root_fd: &OwnedFd) -> Result<(Connection, Found), 
         connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         // With WAL this loses the last transactions in a power failure, never consistency.
         connection.pragma_update(None, "synchronous", "normal")?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(connection)
     };
     let mut connection = open().map_err(StoreError::database(OPERATION))?;
@@ -419,6 +465,12 @@ pub enum StoreError {
         /// The directory.
         root: PathBuf,
     },
+    /// A snapshot that was used is no longer there, or no longer what it was. What named it has been forgotten.
+    #[error("snapshot {id} is not in the store")]
+    Lost {
+        /// Which.
+        id: SnapshotId,
+    },
     /// A row or directory that must be there is not.
     #[error("{kind} {name} is not in the store")]
     Missing {
@@ -446,11 +498,17 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A blob could not be read, listed or deleted.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] ContentError),
 }
 
 impl StoreError {
+    /// Whether something that was in the store no longer is. It has been forgotten: who tries again finds the store
+    /// without it.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+
     /// Whether the database could not write: the disk is full, or fails.
     pub fn is_disk(&self) -> bool {
         use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use wharf_runtime::Cancel;
 
@@ -15,7 +16,7 @@ use super::prune::settle;
 use super::steps::StepArgs;
 use super::{existing_store, open_store, require_root, variable};
 use crate::build::call::{Call, Question, Stores};
-use crate::build::{self, BuildRequest};
+use crate::build::{self, BuildRequest, ExplainFormat};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
 use crate::error::{Failure, Kind, causes};
 use crate::exporter::output::open_stdout;
@@ -52,9 +53,16 @@ pub(super) struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
+    /// Run every step of these stages again
+    #[arg(long, value_name = "STAGE[,STAGE]", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    no_cache_filter: Vec<String>,
     /// Ask the registry for the base images even if they are in the store
     #[arg(long)]
     pull: bool,
+    /// Ask no registry, server or repository: images, URLs and branches are what they were when last looked up. Steps keep
+    /// the network that they have
+    #[arg(long, conflicts_with_all = ["pull", "push"])]
+    offline: bool,
     /// Where the result goes: type=image|oci|docker|tar|local|registry[,dest=PATH][,name=NAME][,push=true]; DIR is
     /// type=local,dest=DIR and `-` is a tar on standard output
     #[arg(short, long, value_name = "SPEC")]
@@ -71,6 +79,13 @@ pub(super) struct BuildArgs {
     /// How progress is shown
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto, env = "BUILDKIT_PROGRESS", hide_env = true)]
     progress: ProgressMode,
+    /// Say at the end what became of each step and why it ran: text on standard error, or =json on standard output
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    explain: Option<Explain>,
+    /// Say what would run, why, and how long it took before, and build nothing; =json for JSON
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text",
+        conflicts_with_all = ["check", "call", "explain"])]
+    plan: Option<Explain>,
     /// Show nothing but errors, and print the image id
     #[arg(short, long)]
     quiet: bool,
@@ -102,20 +117,46 @@ enum ProgressMode {
     Quiet,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Explain {
+    Text,
+    Json,
+}
+
+impl From<Explain> for ExplainFormat {
+    fn from(format: Explain) -> Self {
+        match format {
+            Explain::Text => Self::Text,
+            Explain::Json => Self::Json,
+        }
+    }
+}
+
 pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let idle = idle_flags(&args);
+    let plan = args.plan;
     let request = request(args)?;
+    if !idle.is_empty() && plan.is_some() {
+        note_idle(&idle);
+    }
     if let Some(call) = call.filter(|call| call.question != Question::Build) {
         if !idle.is_empty() {
-            print_note(&format!("nothing is built, so there is no effect of {}", idle.join(", ")));
+            note_idle(&idle);
         }
         return ask(&request, &call, root);
     }
     require_root()?;
     let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
-    if stdout_is_taken {
+    if request.explain == Some(ExplainFormat::Json) && (stdout_is_taken || quiet) {
+        let other = if quiet { "the image id (--quiet)" } else { "the result" };
+        let message = format!("--explain=json and {other} would both go to standard output");
+        return Err(
+            Failure::new(Kind::Usage, message).hint("leave one of them out; the JSON has the image id")
+        );
+    }
+    if stdout_is_taken && plan.is_none() {
         // Better said now than when all is built.
         open_stdout().map_err(|error| Failure::new(Kind::Environment, causes(&error)))?;
     }
@@ -126,6 +167,10 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> 
     let cancel = Cancel::new().map_err(|error| failed(&error))?;
     let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
     let store = open_store(root)?;
+    if let Some(format) = plan {
+        build::plan(&store, request, format.into(), cancel, signals)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let built = build::build(&store, request, cancel, signals);
     // A build that failed has written things too.
     settle(&store, config);
@@ -137,6 +182,10 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> 
         print_result(&id.to_string())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn note_idle(flags: &[&str]) {
+    print_note(&format!("nothing is built, so there is no effect of {}", flags.join(", ")));
 }
 
 /// The flags that only a build takes notice of.
@@ -180,6 +229,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     }
     if args.push {
         push_all(&mut outputs)?;
+    }
+    if args.offline && outputs.iter().any(|output| matches!(output, Output::Image { push: true, .. })) {
+        return Err(usage("--offline: an image is to be pushed, which needs its registry".to_owned())
+            .hint("leave one of them out"));
     }
     require_names("--build-arg", &args.build_arg)?;
     require_names("--label", &args.label)?;
@@ -229,9 +282,12 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         contexts,
         target: args.target,
         no_cache: args.no_cache,
+        no_cache_stages: args.no_cache_filter,
         pull: args.pull,
+        offline: args.offline,
         outputs,
         progress,
+        explain: args.explain.map(ExplainFormat::from),
         iidfile: args.iidfile,
         metadata_file: args.metadata_file,
         jobs: args.jobs.into(),

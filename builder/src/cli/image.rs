@@ -101,7 +101,7 @@ pub(super) fn familiar(name: &str) -> String {
 }
 
 /// How long ago something was, in one unit.
-fn age(created: SystemTime) -> String {
+pub(super) fn age(created: SystemTime) -> String {
     let seconds = created.elapsed().map_or(0, |age| age.as_secs());
     let (count, unit) = match seconds {
         0..60 => (seconds, "second"),

@@ -3,6 +3,7 @@
 mod build;
 mod config;
 mod du;
+mod history;
 mod image;
 mod prune;
 mod run;
@@ -47,6 +48,8 @@ enum Command {
     Du(du::DuArgs),
     /// Remove what is not needed from the store
     Prune(prune::PruneArgs),
+    /// Show what was built before: list, inspect, logs of steps, compare two builds
+    History(history::HistoryArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -72,6 +75,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rmi(args) => image::rmi(&args, cli.root),
         Command::Du(args) => du::du(&args, cli.root, &config()?),
         Command::Prune(args) => prune::prune(&args, cli.root),
+        Command::History(args) => history::history(args, cli.root),
     }
 }
 

@@ -27,7 +27,9 @@ use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
 use wharf_solver::progress::{Event, LogStream, Sink};
 
 use crate::context::digest::{DigestError, Seen, TreeKind, content_digest, stamps};
+use crate::context::files::Files;
 use crate::context::{LocalContext, Tree};
+use crate::history::SelectedFiles;
 use crate::limits::OpenFiles;
 use crate::secrets::Secrets;
 use crate::source::git::{GitSource, Pinned};
@@ -60,6 +62,8 @@ pub struct Worker<'a> {
     pub cancel: Cancel,
     /// What was read of local directories when keys were made.
     pub local_digests: Mutex<Vec<(VertexDigest, Reads, Seen)>>,
+    /// The files that were read when keys were made.
+    pub files: &'a SelectedFiles,
     /// Set when a local directory changed after that: what is built from then on is not what its keys say, and is not
     /// recorded.
     pub stale: &'a AtomicBool,
@@ -106,19 +110,19 @@ pub enum WorkerError {
         error: Box<MountError>,
     },
     /// Files could not be copied or made.
-    #[error(transparent)]
+    #[error("{0}")]
     File(#[from] FileError),
     /// What a copy reads could not be hashed.
     #[error("failed to calculate checksum of the files to copy")]
     Digest(#[from] DigestError),
     /// A base image could not be brought.
-    #[error(transparent)]
+    #[error("{0}")]
     Source(#[from] SourceError),
     /// The snapshotter failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The database failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// The files that a sandbox needs could not be prepared.
     #[error("cannot {operation}")]
@@ -177,7 +181,9 @@ impl OpResolver for Worker<'_> {
         result: &ResultRef,
         reads: &Reads,
     ) -> Result<ContentDigest, OpError> {
-        let seen = self.digest(result, reads).map_err(OpError::new)?;
+        let mut files = Files::default();
+        let seen = self.digest(result, reads, &mut files).map_err(OpError::new)?;
+        self.files.keep(seen.content, files);
         if let ResultRef::Local(vertex) = result {
             let mut known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
             known.push((*vertex, reads.clone(), seen));
@@ -233,11 +239,22 @@ impl OpResolver for Worker<'_> {
             self.store.note_made(&made, &inputs, started.elapsed())?;
             Ok(made)
         });
-        done.map_err(OpError::new)
+        // What became of files that vanished while they were read is neither a result nor a failure of the step.
+        self.require_files(inputs).and(done).map_err(OpError::new)
     }
 }
 
 impl Worker<'_> {
+    /// Makes sure that the snapshots of inputs are still here.
+    fn require_files(&self, inputs: &[ResultRef]) -> Result<(), WorkerError> {
+        for input in inputs {
+            if let ResultRef::Snapshots(chain) = input {
+                self.store.require_files(chain)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Does something with the commit that a repository's source stands for. What git says is the vertex's output.
     fn commit<T>(
         &self,
@@ -276,16 +293,21 @@ impl Worker<'_> {
         }
     }
 
-    fn digest(&self, result: &ResultRef, reads: &Reads) -> Result<Seen, WorkerError> {
+    fn digest(&self, result: &ResultRef, reads: &Reads, files: &mut Files) -> Result<Seen, WorkerError> {
         match (result, reads) {
             (ResultRef::Snapshots(chain), Reads::Whole) => {
                 Ok(Seen { content: self.store.chain_content(chain)?, stamps: None })
             }
-            _ => self.digest_copies(result, &copies_of(reads)),
+            _ => self.digest_copies(result, &copies_of(reads), files),
         }
     }
 
-    fn digest_copies(&self, result: &ResultRef, copies: &[CopyAction]) -> Result<Seen, WorkerError> {
+    fn digest_copies(
+        &self,
+        result: &ResultRef,
+        copies: &[CopyAction],
+        files: &mut Files,
+    ) -> Result<Seen, WorkerError> {
         let input = self.open(result)?;
         // What is in a private tree was made for this build: its stamps say nothing to the next one.
         let kind = match &input {
@@ -295,7 +317,7 @@ impl Worker<'_> {
         let mut content = blake3::Hasher::new();
         let mut stamps = Some(blake3::Hasher::new());
         for copy in copies {
-            let seen = content_digest(&input.tree(), kind, copy)?;
+            let seen = content_digest(&input.tree(), kind, copy, files)?;
             content.update(&seen.content.0);
             stamps = add_stamps(stamps, seen.stamps);
         }
@@ -351,7 +373,7 @@ impl Worker<'_> {
         if before.stamps.is_some() && matches!(self.stamps(result, reads), Ok(now) if now == before.stamps) {
             return true;
         }
-        matches!(self.digest(result, reads), Ok(now) if now.content == before.content)
+        matches!(self.digest(result, reads, &mut Files::default()), Ok(now) if now.content == before.content)
     }
 
     /// Opens an input for reading.

@@ -12,12 +12,16 @@ use super::choose::choose;
 use super::inventory::{Node, What};
 use super::measure::{Measured, repository_key};
 use super::{Item, Kind, State};
+use crate::history::HistoryLimits;
 use crate::snapshot::rows;
 use crate::state::{delete_records_naming, stat_cache};
 use crate::{Digest, SnapshotId, Store, StoreError};
 
 /// A store that exceeds its limit is brought a little below it, so that the next build need not collect again.
 const KEPT_PERCENT: u64 = 95;
+
+/// When space is needed the history of builds gets no more than this part of it.
+const HISTORY_PART: u64 = 10;
 
 /// Something may be used by the time it is to go: then others are chosen.
 const ROUNDS_MAX: usize = 4;
@@ -106,6 +110,7 @@ impl Store {
             if is_done {
                 break;
             }
+            self.trim_history_to(goal)?;
             let admit = |item: &Item| admit(item) && !busy.contains(&item.name);
             let Round { nodes, done } = self.collect_once(&measured, goal, &admit)?;
             let of = |state| {
@@ -128,6 +133,14 @@ impl Store {
         }
         collected.bytes = self.measure()?.total();
         Ok(collected)
+    }
+
+    /// The history of builds has a limit of its own, and no more than its part of a small store.
+    fn trim_history_to(&self, goal: Goal) -> Result<(), StoreError> {
+        let Goal::AtMost(bytes_max) = goal else { return Ok(()) };
+        let limits = HistoryLimits::default();
+        let bytes_max = limits.bytes_max.min(bytes_max / HISTORY_PART);
+        self.trim_history(&HistoryLimits { bytes_max, ..limits })
     }
 
     /// Collectors take turns; nobody else waits for them. Held as long as what this returns.

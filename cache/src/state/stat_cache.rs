@@ -65,7 +65,7 @@ impl Store {
         }
         self.process().leases().note_growth();
         let today = today();
-        self.write(OPERATION, |transaction| {
+        self.write_soon(OPERATION, |transaction| {
             let put = || {
                 let mut insert = transaction.prepare_cached(
                     "INSERT OR REPLACE INTO files (dev, ino, size, mtime_ns, ctime_ns, content, seen_day)

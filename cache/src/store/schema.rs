@@ -71,6 +71,13 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
 ",
     "
+    CREATE TABLE git_refs (
+        key         BLOB PRIMARY KEY,
+        object      TEXT NOT NULL,
+        reference   TEXT
+    ) STRICT, WITHOUT ROWID;
+",
+    "
     CREATE TABLE uses (
         snapshot    INTEGER PRIMARY KEY,
         used_ns     INTEGER NOT NULL,
@@ -85,6 +92,33 @@ const MIGRATIONS: &[&str] = &[
         disk        INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     ALTER TABLE files ADD COLUMN seen_day INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    CREATE TABLE builds (
+        id          INTEGER PRIMARY KEY,
+        project     BLOB NOT NULL,
+        started_ns  INTEGER NOT NULL,
+        duration_ns INTEGER NOT NULL,
+        ended_ns    INTEGER NOT NULL,
+        status      INTEGER NOT NULL,
+        graph       BLOB NOT NULL,
+        outcome     BLOB NOT NULL,
+        log_bytes   INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX builds_by_project ON builds (project, ended_ns);
+    CREATE TABLE graphs (
+        digest      BLOB PRIMARY KEY,
+        bytes       BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE graph_lists (
+        graph       BLOB NOT NULL,
+        content     BLOB NOT NULL,
+        PRIMARY KEY (graph, content)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE file_lists (
+        content     BLOB PRIMARY KEY,
+        bytes       BLOB NOT NULL
+    ) STRICT;
 ",
 ];
 

@@ -33,6 +33,7 @@ use wharf_solver::op::ResultRef;
 use super::file::FileError;
 use super::{Worker, WorkerError};
 use crate::context::digest::DigestError;
+use crate::context::files::Files;
 use crate::context::select::SelectError;
 use crate::secrets::SecretError;
 use crate::ssh::Serving;
@@ -65,7 +66,7 @@ pub enum Part {
 pub enum MountError {
     #[error("secret {id}: not found")]
     NoSecret { id: String },
-    #[error(transparent)]
+    #[error("{0}")]
     Secret(#[from] SecretError),
     #[error("secret {id}: it cannot be the variable {name}, because it {why}")]
     NotText { id: String, name: String, why: &'static str },
@@ -75,7 +76,7 @@ pub enum MountError {
     NotFound { path: String, place: &'static str },
     #[error("the cache {id:?} holds no {path:?}")]
     NotInCache { id: String, path: String },
-    #[error(transparent)]
+    #[error("{0}")]
     Select(#[from] SelectError),
     #[error("failed to calculate checksum of the files to mount")]
     Digest(#[from] DigestError),
@@ -83,16 +84,16 @@ pub enum MountError {
     Copy(#[source] FileError),
     #[error("cannot {operation}")]
     Io { operation: &'static str, source: io::Error },
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     #[error("cannot mount at {}: {why}", target.display())]
     Target { target: PathBuf, why: &'static str },
     #[error("cancelled")]
     Cancelled,
-    #[error(transparent)]
-    Worker(Box<WorkerError>),
+    #[error("{0}")]
+    Worker(#[source] Box<WorkerError>),
 }
 
 impl MountError {
@@ -243,7 +244,9 @@ impl Worker<'_> {
     fn seed_digest(&self, input: Option<&ResultRef>) -> Result<Option<ContentDigest>, MountError> {
         match input {
             None => Ok(None),
-            Some(result) => Ok(Some(self.digest(result, &wharf_solver::cache_map::Reads::Whole)?.content)),
+            Some(result) => Ok(Some(
+                self.digest(result, &wharf_solver::cache_map::Reads::Whole, &mut Files::default())?.content,
+            )),
         }
     }
 }

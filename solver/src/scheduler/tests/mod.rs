@@ -2,6 +2,7 @@
 
 mod build;
 mod random;
+mod reports;
 mod world;
 
 use std::collections::BTreeMap;
@@ -49,6 +50,10 @@ fn check(world: &World, definition: &Definition, goal: Edge, story: Expect) {
     let solved = world.solve(definition, &[goal]).unwrap();
     assert_eq!(world.files(definition, &solved.results[0]), naive(world, definition, goal));
     story.assert_eq(&world.story());
+}
+
+fn outcome(steps: &[StepReport], edge: Edge) -> StepOutcome {
+    steps.iter().find(|step| step.vertex == edge.vertex).unwrap().outcome
 }
 
 fn edit(world: &mut World, path: &str, content: &str) {
@@ -198,9 +203,9 @@ fn an_image_is_brought_in_only_for_a_step_that_runs() {
     let (definition, goal) = definition(two_stages);
     let solved = world.solve(&definition, &[image, goal]).unwrap();
     assert!(matches!(solved.results[0], ResultRef::Image { .. }), "also when its files are here");
-    assert_eq!(solved.outcomes[&image.vertex], VertexOutcome::Executed);
+    assert_eq!(outcome(&solved.steps, image), StepOutcome::Done(VertexOutcome::Executed));
     let solved = world.solve(&definition, &[image, goal]).unwrap();
-    assert_eq!(solved.outcomes[&image.vertex], VertexOutcome::Lazy);
+    assert_eq!(outcome(&solved.steps, image), StepOutcome::Done(VertexOutcome::Lazy));
 }
 
 #[test]
@@ -471,8 +476,10 @@ fn what_runs_while_another_fails_is_cancelled_and_not_kept() {
             cancelled.1.notify_all();
         },
         jobs: 2,
+        limits: Limits::default(),
+        clock: &Duration::default,
     });
-    assert!(matches!(result, Err(SolveError::Vertex { .. })));
+    assert!(matches!(result.results, Err(SolveError::Vertex { .. })));
     assert_eq!(*cancels.lock().unwrap(), 1);
     let story = world.story();
     assert!(story.contains("bad: failed: exit status 1\n") && story.contains("long: cancelled\n"), "{story}");
@@ -530,8 +537,10 @@ fn a_cancelled_build_starts_nothing_more() {
         cancelled: &|| flag.load(Ordering::SeqCst),
         cancel: &|| {},
         jobs: 1,
+        limits: Limits::default(),
+        clock: &Duration::default,
     });
-    assert!(matches!(result, Err(SolveError::Cancelled)));
+    assert!(matches!(result.results, Err(SolveError::Cancelled)));
     expect![[r#"
         context: started
         context: done
@@ -555,6 +564,26 @@ fn an_output_that_does_not_exist_is_an_error() {
     expect!["output 3 of `step` is wanted, but it has 1"].assert_eq(&error.to_string());
     let image = Edge { output: 1, ..definition(|builder| builder.image("base", PIN_A)).1 };
     assert!(world.solve(&graph, &[image]).is_err());
+    assert!(world.plan(&graph, &[image]).result.is_err());
+    // Also when an equal vertex, of which less is wanted, comes first, follows or is done.
+    for jobs in [1, 2] {
+        for swapped in [false, true] {
+            let mut world = super::tests::world();
+            world.jobs = jobs;
+            let (graph, goal) = definition(|builder| {
+                let (image, layout) = (builder.image("base", PIN_A), builder.layout("directory", PIN_A));
+                let one = builder.run("one", image, &["/x", "1000"]);
+                let same = builder.run("same", layout, &["/x", "1000"]);
+                let wanted = [one, Edge { output: 3, ..same }];
+                builder.merge("both", &if swapped { [wanted[1], wanted[0]] } else { wanted })
+            });
+            for _ in 0..2 {
+                let error = world.solve(&graph, &[goal]).unwrap_err().to_string();
+                assert!(error.ends_with("is wanted, but it has 1"), "{error}");
+                world.plan(&graph, &[goal]);
+            }
+        }
+    }
 }
 
 #[test]
