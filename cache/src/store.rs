@@ -24,8 +24,7 @@ use rustix::io::Errno;
 use crate::content::{Blobs, ContentError};
 use crate::snapshot::SnapshotId;
 use crate::state::import_index;
-use process_dir::OpenLock;
-pub(crate) use process_dir::{ProcessDir, random_u64};
+pub(crate) use process_dir::{OpenLock, ProcessDir, random_u64};
 pub(crate) use remove_tree::remove_tree;
 use schema::Found;
 
