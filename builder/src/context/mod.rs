@@ -2,6 +2,7 @@
 
 pub mod digest;
 pub mod open;
+mod read_ahead;
 pub mod resolve;
 pub mod select;
 pub mod spec;
