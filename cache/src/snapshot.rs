@@ -13,7 +13,7 @@
 //! as long as their descriptor, and so disappear with the process however it dies.
 
 mod overlay;
-mod rows;
+pub(crate) mod rows;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -24,6 +24,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
+use crate::gc::lease::Leased;
 use crate::{ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
 use overlay::Upper;
 
@@ -139,6 +140,11 @@ impl Active {
             contenthash::hash_tree(self.upper.as_fd()).map_err(|source| self.error("hash", source))?;
         let id = store::random_u64().map_err(|source| self.error("name", source))?;
         let snapshot = Snapshot { id: SnapshotId(id), content, size, created };
+        self.store.process().leases().note_growth();
+        self.store
+            .process()
+            .lease([Leased::Snapshot(snapshot.id)])
+            .map_err(|source| self.error("lease", source))?;
         let committed = self.store.write("commit a snapshot", |transaction| {
             self.publish(snapshot.id)?;
             rows::insert(transaction, &snapshot).map_err(StoreError::database("commit a snapshot"))?;

@@ -26,6 +26,7 @@ use wharf_cache::{ContentDigest, Store, StoreError};
 use wharf_solver::llb::CopyAction;
 
 use super::Tree;
+use super::files::Files;
 use super::resolve;
 use super::select::{Patterns, SelectError, Selected};
 use super::walk::{Visit, walk};
@@ -83,8 +84,13 @@ pub struct Seen {
     pub stamps: Option<ContentDigest>,
 }
 
-/// What `copy` reads from `tree`.
-pub fn content_digest(tree: &Tree<'_>, kind: TreeKind<'_>, copy: &CopyAction) -> Result<Seen, DigestError> {
+/// What `copy` reads from `tree`; it is added to `files`.
+pub fn content_digest(
+    tree: &Tree<'_>,
+    kind: TreeKind<'_>,
+    copy: &CopyAction,
+    files: &mut Files,
+) -> Result<Seen, DigestError> {
     let patterns = Patterns::of(copy)?;
     let mut stamps = Stamps::new();
     let mut digest = blake3::Hasher::new();
@@ -101,7 +107,9 @@ pub fn content_digest(tree: &Tree<'_>, kind: TreeKind<'_>, copy: &CopyAction) ->
         digest.update(name.as_bytes());
         let mut items = read_items(tree, kind, &selected, &patterns, &mut stamps)?;
         items.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
-        digest.update(&hash_items(tree, kind, &selected, &items)?.0);
+        let (content, of_files) = hash_items(tree, kind, &selected, &items)?;
+        digest.update(&content.0);
+        files.add(selected, items, of_files);
     }
     Ok(Seen { content: digest.finalize().into(), stamps: stamps.finish() })
 }
@@ -247,11 +255,12 @@ impl Stamps {
 }
 
 /// An entry of a selection; its path is relative to the selected directory, empty for the selected thing itself.
-struct Item {
-    path: PathBuf,
-    stat: Stat,
-    link: Option<OsString>,
-    xattrs: Vec<(OsString, Vec<u8>)>,
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) path: PathBuf,
+    pub(super) stat: Stat,
+    pub(super) link: Option<OsString>,
+    pub(super) xattrs: Vec<(OsString, Vec<u8>)>,
     /// What the stat cache knows of a file.
     known: Option<ContentDigest>,
 }
@@ -264,12 +273,13 @@ fn item(seen: &Visit<'_>) -> io::Result<Item> {
     Ok(Item { path: path.to_owned(), stat: *stat, link, xattrs, known: None })
 }
 
+/// The digest of a selected thing, and those of the files in it that are not further names of others.
 fn hash_items(
     tree: &Tree<'_>,
     kind: TreeKind<'_>,
     selected: &Selected,
     items: &[Item],
-) -> Result<ContentDigest, DigestError> {
+) -> Result<(ContentDigest, Vec<ContentDigest>), DigestError> {
     let first_names = first_names(items);
     let is_read = |item: &&Item| item.stat.kind == FileKind::File && !is_further_name(item, &first_names);
     let files: Vec<&Item> = items.iter().filter(is_read).collect();
@@ -279,23 +289,23 @@ fn hash_items(
     };
     let owner = matches!(kind, TreeKind::Local(_)).then_some((0, 0));
     let mut hasher = TreeHasher::new();
-    let mut digests = digests.iter();
+    let mut of_files = digests.iter();
     for item in items {
         let payload = match (item.stat.kind, &item.link) {
             (FileKind::File, _) if is_further_name(item, &first_names) => {
                 Payload::HardLink(first_names[&(item.stat.dev, item.stat.ino)].as_os_str())
             }
-            (FileKind::File, _) => Payload::File(digests.next().expect("one digest for each file")),
+            (FileKind::File, _) => Payload::File(of_files.next().expect("one digest for each file")),
             (_, Some(target)) => Payload::Link(target),
             _ => Payload::None,
         };
         hasher.entry(item.path.as_os_str(), &item.stat, owner, &item.xattrs, payload);
     }
-    Ok(hasher.finish())
+    Ok((hasher.finish(), digests))
 }
 
 /// The first names of the files that may have several: they stay names of one file in the copy.
-fn first_names(items: &[Item]) -> HashMap<(u64, u64), &Path> {
+pub(super) fn first_names(items: &[Item]) -> HashMap<(u64, u64), &Path> {
     let mut first = HashMap::new();
     for item in items.iter().filter(|item| item.stat.kind == FileKind::File && item.stat.nlink > 1) {
         first.entry((item.stat.dev, item.stat.ino)).or_insert(&*item.path);
@@ -303,7 +313,7 @@ fn first_names(items: &[Item]) -> HashMap<(u64, u64), &Path> {
     first
 }
 
-fn is_further_name(item: &Item, first_names: &HashMap<(u64, u64), &Path>) -> bool {
+pub(super) fn is_further_name(item: &Item, first_names: &HashMap<(u64, u64), &Path>) -> bool {
     item.stat.nlink > 1
         && first_names.get(&(item.stat.dev, item.stat.ino)).is_some_and(|first| *first != item.path)
 }
