@@ -24,6 +24,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
+use crate::store::Damage;
 use crate::{ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
 use overlay::Upper;
 
@@ -149,6 +150,7 @@ impl Active {
             let _ = self.retract(snapshot.id);
             return Err(error);
         }
+        self.store.committed().insert(snapshot.id);
         Ok(snapshot)
     }
 
@@ -259,6 +261,27 @@ impl Store {
         Ok(())
     }
 
+    /// Makes sure that a snapshot's files are what was committed, before something lasting is made of them. A changed one
+    /// is dropped, and is lost. What this process has committed itself was hashed a moment ago.
+    pub(crate) fn verify_snapshot(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        if self.committed().contains(&id) {
+            return Ok(());
+        }
+        let expected = self.snapshots(&Chain(vec![id]))?;
+        let dir = self.open_snapshot(id)?;
+        let (content, _) = contenthash::hash_tree(dir.as_fd()).map_err(|source| SnapshotError::Io {
+            operation: "hash",
+            object: id.to_string(),
+            source,
+        })?;
+        if expected.iter().any(|snapshot| snapshot.content != content) {
+            self.damages().note(Damage::Snapshots(vec![id]));
+            self.drop_snapshot(id)?;
+            return Err(missing(id).into());
+        }
+        Ok(())
+    }
+
     fn mount_chain(&self, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {
         // A snapshot that is there twice counts where it is topmost: all that the lower one adds or hides is hidden or
         // added again above. Overlayfs refuses to stack a directory on itself.
@@ -278,7 +301,12 @@ impl Store {
             }
         }
         overlay::mount(&lowers, upper).map_err(|source| {
-            // One whose files are gone is forgotten by looking.
+            // One whose files are gone is forgotten by looking; all are when another process has begun anew.
+            match self.is_replaced() {
+                Ok(false) => {}
+                Ok(true) => return StoreError::Replaced.into(),
+                Err(error) => return error.into(),
+            }
             let lost = topmost_first.iter().find(|id| !self.has_snapshot_files(**id).unwrap_or(true));
             if let Some(id) = lost {
                 return missing(*id).into();

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use wharf_solver::llb::VertexDigest;
 use wharf_solver::progress::{Event, Sink};
 
-pub use self::say::{color, color_of_results, print_error, print_note, print_result, results};
+pub use self::say::{color, color_of_results, print_error, print_note, print_result, print_warning, results};
 
 use self::plain::Plain;
 use self::quiet::Quiet;

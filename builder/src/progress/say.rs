@@ -26,6 +26,11 @@ pub fn print_note(note: &str) {
     let _ = writeln!(std::io::stderr().lock(), "note: {note}");
 }
 
+/// Says something that the user should know, and that does not end the command.
+pub fn print_warning(warning: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "warning: {warning}");
+}
+
 /// Prints a result that a script may read. What cannot be written is a failure: the script would take it for done.
 pub fn print_result(line: &str) -> Result<(), Failure> {
     results().and_then(|mut out| out.write_all(format!("{line}\n").as_bytes())).map_err(|error| {

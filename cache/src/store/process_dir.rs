@@ -45,7 +45,7 @@ impl OpenLock {
 impl ProcessDir {
     /// Makes a directory for this process in `tmp`.
     pub(super) fn create(tmp: &Path, _opening: &OpenLock) -> io::Result<Self> {
-        let name = format!("{:016x}", random_u64()?);
+        let name = process_name()?;
         let path = tmp.join(&name);
         let tmp = rustix::fs::open(tmp, DIRECTORY, Mode::empty())?;
         rustix::fs::mkdirat(&tmp, &name, Mode::RWXU)?;
@@ -120,7 +120,12 @@ impl Drop for ProcessDir {
     }
 }
 
-/// Whether `name` is one that [`ProcessDir::create`] gives: nothing else below `tmp/` is ever deleted.
+/// A new name below `tmp/`.
+pub(super) fn process_name() -> io::Result<String> {
+    Ok(format!("{:016x}", random_u64()?))
+}
+
+/// Whether `name` is one that [`process_name`] gives: nothing else below `tmp/` is ever deleted.
 fn is_process_name(name: &[u8]) -> bool {
     name.len() == 16 && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
