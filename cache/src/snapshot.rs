@@ -147,7 +147,7 @@ impl Active {
         });
         if let Err(error) = committed {
             // Without a row the directory is a leftover; taken back, it is deleted at once.
-            let _ = self.retract(snapshot.id);
+            self.retract(snapshot.id);
             return Err(error);
         }
         self.store.committed().insert(snapshot.id);
@@ -162,9 +162,13 @@ impl Active {
     }
 
     /// Undoes [`Self::publish`].
-    fn retract(&self, id: SnapshotId) -> rustix::io::Result<()> {
+    fn retract(&self, id: SnapshotId) {
         let to = format!("{}/snapshot", self.name);
-        rustix::fs::renameat(self.store.snapshots_dir(), id.to_string(), self.store.process().fd(), to)
+        match rustix::fs::renameat(self.store.snapshots_dir(), id.to_string(), self.store.process().fd(), to)
+        {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(_) => self.store.process().leave_to_next_opener(),
+        }
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> SnapshotError {
@@ -251,6 +255,7 @@ impl Store {
             Ok(()) => self.discard(&aside),
             Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => {
+                self.process().leave_to_next_opener();
                 return Err(SnapshotError::Io {
                     operation: "delete",
                     object: id.to_string(),

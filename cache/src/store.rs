@@ -172,7 +172,7 @@ impl Store {
         // Written last: where it is, everything else is too.
         let is_complete = store.has_file("oci-layout")? && store.has_file("index.json")?;
         if leftovers || found != Found::Current || !is_complete {
-            store.recover()?;
+            store.recover().inspect_err(|_| store.process().leave_to_next_opener())?;
         }
         if !is_complete {
             store.write_file("oci-layout", OCI_LAYOUT)?;

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,7 +16,7 @@ use super::remove_tree::remove_tree;
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// This process's directory; removed when dropped.
+/// This process's directory; removed when dropped, unless something is left to do.
 #[derive(Debug)]
 pub(crate) struct ProcessDir {
     /// `tmp/`.
@@ -26,6 +26,8 @@ pub(crate) struct ProcessDir {
     /// The directory itself; its open file description holds the lock.
     dir: OwnedFd,
     next: AtomicU64,
+    /// Whether the directory stays, as if its owner had been killed.
+    stays: AtomicBool,
 }
 
 /// Holds the other openers of the store off while the directories below `tmp/` are looked at and made: only under
@@ -51,7 +53,7 @@ impl ProcessDir {
         rustix::fs::mkdirat(&tmp, &name, Mode::RWXU)?;
         let dir = rustix::fs::openat(&tmp, &name, DIRECTORY, Mode::empty())?;
         rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { tmp, name, path, dir, next: AtomicU64::new(0) })
+        Ok(Self { tmp, name, path, dir, next: AtomicU64::new(0), stays: AtomicBool::new(false) })
     }
 
     /// Moves what dead processes left in `tmp` into this directory. Says whether there was something.
@@ -96,6 +98,11 @@ impl ProcessDir {
         first_error
     }
 
+    /// Lets the next opener put right what this process could not: it finds the directory of one that died.
+    pub(crate) fn leave_to_next_opener(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+    }
+
     /// A name not used before in this directory.
     pub(crate) fn unique_name(&self) -> String {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
@@ -116,7 +123,9 @@ impl Drop for ProcessDir {
     fn drop(&mut self) {
         // The next opener deletes what stays behind.
         let _ = self.clear();
-        let _ = rustix::fs::unlinkat(&self.tmp, &self.name, AtFlags::REMOVEDIR);
+        if !self.stays.load(Ordering::Relaxed) {
+            let _ = rustix::fs::unlinkat(&self.tmp, &self.name, AtFlags::REMOVEDIR);
+        }
     }
 }
 
