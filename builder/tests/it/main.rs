@@ -20,6 +20,7 @@ mod git_fixture;
 mod harness;
 mod hostile;
 mod interrupt;
+mod killed;
 mod layers;
 mod machine;
 mod mounts;
