@@ -256,8 +256,14 @@ impl Store {
         operation: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let value = self.write_soon(operation, change)?;
-        self.inner.settles.store(true, Ordering::Relaxed);
+        let (value, changed) = self.write_soon(operation, |transaction| {
+            let before = transaction.total_changes();
+            let value = change(transaction)?;
+            Ok::<_, E>((value, transaction.total_changes() != before))
+        })?;
+        if changed {
+            self.inner.settles.store(true, Ordering::Relaxed);
+        }
         Ok(value)
     }
 

@@ -29,7 +29,7 @@ impl Store {
             return Ok(());
         }
         let cost_ns = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
-        self.write(OPERATION, |transaction| {
+        self.write_soon(OPERATION, |transaction| {
             let put = || {
                 let mut update = transaction.prepare_cached(
                     "UPDATE uses SET cost_ns = ?2, inputs = ?3 WHERE snapshot = ?1 AND cost_ns IS NULL",
@@ -63,7 +63,7 @@ impl Store {
         if stale.is_empty() {
             return Ok(());
         }
-        self.write(OPERATION, |transaction| {
+        self.write_soon(OPERATION, |transaction| {
             let put = || {
                 let mut upsert = transaction.prepare_cached(
                     "INSERT INTO uses (snapshot, used_ns) SELECT id, ?2 FROM snapshots WHERE id = ?1

@@ -29,7 +29,8 @@ impl Store {
         let failed = StoreError::database(OPERATION);
         let documents = graph.map(Documents::pack).transpose()?;
         let (dir, log_bytes, log_error) = logs.finish();
-        let trash = self.write(OPERATION, |transaction| {
+        // A build that nothing was done for does not wait for the disk to remember it.
+        let trash = self.write_soon(OPERATION, |transaction| {
             if let Some(documents) = &documents {
                 documents.insert(transaction, &build.graph).map_err(&failed)?;
             }
