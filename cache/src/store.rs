@@ -43,7 +43,7 @@ const DIRECTORIES: [(&str, u32); 8] = [
     ("mounts", 0o700),
     ("git", 0o700),
     ("locks", 0o700),
-    ("logs", 0o700),
+    ("history", 0o700),
     ("tmp", 0o700),
 ];
 
@@ -64,7 +64,7 @@ struct Inner {
     snapshots: OwnedFd,
     mounts: OwnedFd,
     locks: Arc<OwnedFd>,
-    logs: OwnedFd,
+    history: OwnedFd,
     blobs: Blobs,
     connection: Mutex<Connection>,
     process: Arc<ProcessDir>,
@@ -79,7 +79,7 @@ const ENTRIES: [&str; 13] = [
     "mounts",
     "git",
     "locks",
-    "logs",
+    "history",
     "tmp",
     "oci-layout",
     "index.json",
@@ -146,7 +146,7 @@ impl Store {
                 snapshots: open_dir(&root.join("snapshots"))?,
                 mounts: open_dir(&root.join("mounts"))?,
                 locks: Arc::new(open_dir(&root.join("locks"))?),
-                logs: open_dir(&root.join("logs"))?,
+                history: open_dir(&root.join("history"))?,
                 blobs: Blobs::new(open_dir(&root.join("blobs/sha256"))?, Arc::clone(&process)),
                 connection: Mutex::new(connection),
                 process,
@@ -219,9 +219,9 @@ impl Store {
         &self.inner.locks
     }
 
-    /// `logs/`.
-    pub(crate) fn logs_dir(&self) -> &OwnedFd {
-        &self.inner.logs
+    /// `history/`.
+    pub(crate) fn history_dir(&self) -> &OwnedFd {
+        &self.inner.history
     }
 
     /// Runs `query` on one consistent state of the database.
