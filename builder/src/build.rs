@@ -1,5 +1,6 @@
 //! One build, from the request to its outputs.
 
+mod attempts;
 pub mod call;
 mod dockerfile;
 mod independent;
@@ -69,6 +70,10 @@ pub struct BuildRequest {
     pub no_cache: bool,
     /// Whether registries are asked for images that are here.
     pub pull: bool,
+    /// Stages whose steps are run even if the cache has them.
+    pub no_cache_stages: Vec<String>,
+    /// Whether nobody is asked over the network: what names stood for last, they stand for.
+    pub offline: bool,
     /// What becomes of the result.
     pub outputs: Vec<Output>,
     /// How progress is shown.
@@ -240,24 +245,7 @@ impl<'a> Build<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, Failure> {
-        let platform = self.platform.clone();
-        let converted = self.convert(&platform)?;
-        self.refuse_forbidden(&converted)?;
-        let named = load::named(&self.request, &converted.definition, &self.opener())?;
-        for (name, context) in named {
-            self.contexts.insert(name, without_store(context, &self.sources.store)?);
-        }
-        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
-        let layers = &Layers::new(&self.sources.store, variant);
-        let cancelled = &|| self.cancel.is_cancelled();
-        let outcome = std::thread::scope(|scope| {
-            let (made, chains) = mpsc::channel();
-            let maker = std::thread::Builder::new().name("layers".to_owned());
-            // Where there is no thread to be had, the export makes the layers.
-            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
-            let result = self.solve(&converted, made)?;
-            self.export(&converted, result, layers, platform)
-        });
+        let outcome = self.attempts();
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(
@@ -268,12 +256,38 @@ impl<'a> Build<'a> {
         outcome
     }
 
+    /// Text → outputs, once.
+    fn attempt(&mut self) -> Result<Outcome, Failure> {
+        let converted = &self.convert(&self.platform.clone())?;
+        self.refuse_forbidden(converted)?;
+        let named = load::named(&self.request, &converted.definition, &self.opener())?;
+        for (name, context) in named {
+            self.contexts.insert(name, without_store(context, &self.sources.store)?);
+        }
+        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
+        let layers = &Layers::new(&self.sources.store, variant);
+        let cancelled = &|| self.cancel.is_cancelled();
+        std::thread::scope(|scope| {
+            let (made, chains) = mpsc::channel();
+            let maker = std::thread::Builder::new().name("layers".to_owned());
+            // Where there is no thread to be had, the export makes the layers.
+            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
+            let result = self.solve(converted, made)?;
+            self.export(converted, result, layers, self.platform.clone())
+        })
+    }
+
     /// Text → graph. What is only a warning is said at the end, whatever becomes of the build.
     fn convert(&self, platform: &Platform) -> Result<Converted, Failure> {
         let mut parsed = Parsed::read(&self.source, &self.request.build_args);
         let options = dockerfile::options(&self.request, &self.ignore, platform);
         let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
         let converted = parsed.convert(&options, &mut resolver);
+        for stage in parsed.without_stage(&self.request.no_cache_stages) {
+            self.progress.warn(format!(
+                "warning: `--no-cache-filter {stage}` has no effect: the Dockerfile has no stage of that name"
+            ));
+        }
         let report = parsed.report();
         for warning in render_warnings(&report.warnings, &self.source, false) {
             self.progress.warn(warning);
@@ -438,6 +452,7 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
     let registry = Arc::new(OciRegistry::new(RegistryOptions {
         insecure: request.insecure_registries.clone(),
         docker_config: request.docker_config.clone(),
+        offline: request.offline,
         ..RegistryOptions::default()
     }));
     let given = Arc::clone(&request.secrets);
@@ -451,8 +466,13 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
         store: store.clone(),
         images: ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone()),
         registry,
-        http: HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default()),
-        repositories: GitSources::new(store.clone(), access, cancel.clone()),
+        http: HttpSources::new(
+            store.clone(),
+            cancel.clone(),
+            secrets,
+            HttpOptions { offline: request.offline, ..HttpOptions::default() },
+        ),
+        repositories: GitSources::new(store.clone(), access, cancel.clone()).offline(request.offline),
     }
 }
 

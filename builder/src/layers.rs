@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
-use wharf_cache::diff::{DiffError, Variant, make_layer};
+use wharf_cache::diff::{DiffError, Variant, made_layers, make_layer};
 use wharf_cache::snapshot::Layer;
 use wharf_cache::{Chain, ChainId, SnapshotId, Store};
 
@@ -36,13 +36,16 @@ impl<'a> Layers<'a> {
     pub fn of(&self, chain: &Chain) -> Result<Vec<Layer>, LayerError> {
         // Held while a layer is made: making one uses all processors already.
         let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // What goes wrong here goes wrong again when the layer in question is made.
+        let _ = self.find(chain, &mut made);
         let mut parent: Option<ChainId> = None;
         let mut layers = Vec::with_capacity(chain.0.len());
         for (number, id) in chain.0.iter().enumerate() {
             let layer = match made.get(id) {
                 Some(layer) => layer.clone(),
                 None => {
-                    let layer = self.make(chain, number, parent);
+                    let below = Chain(chain.0[..=number].to_vec());
+                    let layer = make_layer(self.store, &below, parent, self.variant);
                     let layer = layer.map_err(|source| LayerError { number, source })?;
                     made.insert(*id, layer.clone());
                     layer
@@ -54,11 +57,19 @@ impl<'a> Layers<'a> {
         Ok(layers)
     }
 
-    fn make(&self, chain: &Chain, number: usize, parent: Option<ChainId>) -> Result<Layer, DiffError> {
-        match self.store.layer(chain.0[number], Variant::PULLED)? {
-            Some(pulled) => Ok(pulled),
-            None => make_layer(self.store, &Chain(chain.0[..=number].to_vec()), parent, self.variant),
-        }
+    /// Looks up, all at once, which of a chain's layers there are: those it was unpacked from, whether or not their blobs
+    /// are here, and those that were made before.
+    fn find(&self, chain: &Chain, made: &mut HashMap<SnapshotId, Layer>) -> Result<(), DiffError> {
+        let unknown = |made: &HashMap<SnapshotId, Layer>| -> Vec<SnapshotId> {
+            chain.0.iter().filter(|id| !made.contains_key(id)).copied().collect()
+        };
+        let wanted = unknown(made);
+        let pulled = self.store.layers(&wanted, Variant::PULLED)?;
+        made.extend(wanted.into_iter().zip(pulled).filter_map(|(id, layer)| Some((id, layer?))));
+        let wanted = unknown(made);
+        let known = made_layers(self.store, &wanted, &self.variant.key())?;
+        made.extend(wanted.into_iter().zip(known).filter_map(|(id, layer)| Some((id, layer?))));
+        Ok(())
     }
 }
 

@@ -13,7 +13,7 @@
 //! as long as their descriptor, and so disappear with the process however it dies.
 
 mod overlay;
-mod rows;
+pub(crate) mod rows;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -24,6 +24,7 @@ use std::time::SystemTime;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
+use crate::gc::lease::Leased;
 use crate::{ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
 use overlay::Upper;
 
@@ -139,6 +140,11 @@ impl Active {
             contenthash::hash_tree(self.upper.as_fd()).map_err(|source| self.error("hash", source))?;
         let id = store::random_u64().map_err(|source| self.error("name", source))?;
         let snapshot = Snapshot { id: SnapshotId(id), content, size, created };
+        self.store.process().leases().note_growth();
+        self.store
+            .process()
+            .lease([Leased::Snapshot(snapshot.id)])
+            .map_err(|source| self.error("lease", source))?;
         let committed = self.store.write("commit a snapshot", |transaction| {
             self.publish(snapshot.id)?;
             rows::insert(transaction, &snapshot).map_err(StoreError::database("commit a snapshot"))?;
@@ -278,7 +284,9 @@ impl Store {
             }
         }
         overlay::mount(&lowers, upper).map_err(|source| {
-            if let Some(id) = topmost_first.iter().find(|id| !self.snapshot_path(**id).is_dir()) {
+            // One whose files are gone is forgotten by looking.
+            let lost = topmost_first.iter().find(|id| !self.has_snapshot_files(**id).unwrap_or(true));
+            if let Some(id) = lost {
                 return missing(*id).into();
             }
             let object = topmost_first.first().map_or("(empty)".to_owned(), SnapshotId::to_string);
@@ -288,14 +296,16 @@ impl Store {
 
     /// The bare directory of a snapshot, in overlayfs form.
     pub(crate) fn open_snapshot(&self, id: SnapshotId) -> Result<OwnedFd, SnapshotError> {
-        rustix::fs::openat(self.snapshots_dir(), format!("{id}/fs"), DIRECTORY, Mode::empty()).map_err(
-            |errno| match errno {
-                rustix::io::Errno::NOENT => missing(id).into(),
-                errno => {
-                    SnapshotError::Io { operation: "open", object: id.to_string(), source: errno.into() }
-                }
-            },
-        )
+        match rustix::fs::openat(self.snapshots_dir(), format!("{id}/fs"), DIRECTORY, Mode::empty()) {
+            Ok(dir) => Ok(dir),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                self.has_snapshot_files(id)?;
+                Err(missing(id).into())
+            }
+            Err(errno) => {
+                Err(SnapshotError::Io { operation: "open", object: id.to_string(), source: errno.into() })
+            }
+        }
     }
 
     fn snapshot_path(&self, id: SnapshotId) -> PathBuf {
@@ -307,7 +317,7 @@ const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 fn missing(id: SnapshotId) -> StoreError {
-    StoreError::Missing { kind: "snapshot", name: id.to_string() }
+    StoreError::Lost { id }
 }
 
 /// Why a snapshot could not be made, mounted or committed.
@@ -333,7 +343,7 @@ pub enum SnapshotError {
         max: usize,
     },
     /// The database refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

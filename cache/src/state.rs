@@ -2,11 +2,12 @@
 //! the per-key locks.
 
 mod garbage;
+mod git_refs;
 mod images;
 mod lock;
 mod pins;
 mod records;
-mod stat_cache;
+pub(crate) mod stat_cache;
 mod urls;
 
 use std::os::fd::OwnedFd;
@@ -17,7 +18,7 @@ use crate::snapshot::SnapshotId;
 use crate::{Chain, Digest};
 pub(crate) use images::import_index;
 pub(crate) use lock::is_in_place;
-pub(crate) use records::delete_records_of;
+pub(crate) use records::delete_records_naming;
 
 /// A cache record: what a key led to. Failures are never recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,15 @@ pub struct UrlRecord {
     pub modified_s: Option<i64>,
     /// The snapshot with the file.
     pub snapshot: SnapshotId,
+}
+
+/// What a branch, a tag or the beginning of a number stood for when its repository was asked last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitRef {
+    /// Number of the commit or annotated tag, in hexadecimal.
+    pub object: String,
+    /// The full name of the ref, if it is one.
+    pub reference: Option<String>,
 }
 
 /// Identity and stamp of a file, for the stat cache. A file whose stamp is equal has not changed.

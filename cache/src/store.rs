@@ -12,9 +12,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -30,6 +32,9 @@ use schema::Found;
 /// How long a process waits for another one's write transaction. They take milliseconds; only a stopped process
 /// keeps one open.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A log of the database that is longer than this is written into it by who closes it last.
+const LOG_BYTES_MAX: i64 = 256 * 1024;
 
 /// Prepared statements kept by the connection: more than the crate has.
 const STATEMENTS_CACHED: usize = 64;
@@ -67,6 +72,8 @@ struct Inner {
     history: OwnedFd,
     blobs: Blobs,
     connection: Mutex<Connection>,
+    /// Whether something was written that has to be on the disk in the end: see [`Store::write`].
+    settles: AtomicBool,
     process: Arc<ProcessDir>,
     /// See [`Store::empty_dir`].
     empty_dirs: [OnceLock<PathBuf>; 2],
@@ -139,7 +146,8 @@ impl Store {
         let tmp_error = |source| StoreError::io("prepare", &tmp, source);
         let opening = OpenLock::acquire(&tmp).map_err(tmp_error)?;
         let (connection, found) = open_database(&root, &root_fd)?;
-        let process = Arc::new(ProcessDir::create(&tmp, &opening).map_err(tmp_error)?);
+        let process =
+            Arc::new(ProcessDir::create(&tmp, open_dir(&root.join("locks"))?, &opening).map_err(tmp_error)?);
         let leftovers = process.adopt_leftovers(&opening).map_err(tmp_error)?;
         let store = Self {
             inner: Arc::new(Inner {
@@ -149,6 +157,7 @@ impl Store {
                 history: open_dir(&root.join("history"))?,
                 blobs: Blobs::new(open_dir(&root.join("blobs/sha256"))?, Arc::clone(&process)),
                 connection: Mutex::new(connection),
+                settles: AtomicBool::new(false),
                 process,
                 root,
                 root_fd,
@@ -224,6 +233,11 @@ impl Store {
         &self.inner.history
     }
 
+    /// The root directory, open.
+    pub(crate) fn root_fd(&self) -> &OwnedFd {
+        &self.inner.root_fd
+    }
+
     /// Runs `query` on one consistent state of the database.
     pub(crate) fn read<T>(
         &self,
@@ -235,8 +249,20 @@ impl Store {
         run().map_err(|source| StoreError::Database { operation, source })
     }
 
-    /// Runs `change` while nobody else writes, and commits what it did unless it fails.
+    /// Runs `change` while nobody else writes, and commits what it did unless it fails. When the store is closed
+    /// the change is on the disk, and no power cut takes it any more.
     pub(crate) fn write<T, E: From<StoreError>>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let value = self.write_soon(operation, change)?;
+        self.inner.settles.store(true, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// The same for what may be lost in a power cut, though not when the process is killed: nobody waits for the disk.
+    pub(crate) fn write_soon<T, E: From<StoreError>>(
         &self,
         operation: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
@@ -248,6 +274,15 @@ impl Store {
         let value = change(&transaction)?;
         transaction.commit().map_err(failed)?;
         Ok(value)
+    }
+
+    /// Does something that is no transaction.
+    pub(crate) fn with_connection<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        work(&self.connection()).map_err(|source| StoreError::Database { operation, source })
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -348,6 +383,21 @@ impl Store {
     }
 }
 
+impl Drop for Inner {
+    /// Writes the log of the database into it and deletes it, which takes several waits for the disk: not after a build
+    /// that changed nothing. Who opens the database next reads the log that was left, so it stays short.
+    fn drop(&mut self) {
+        let log = rustix::fs::statat(&self.root_fd, "state.db-wal", AtFlags::SYMLINK_NOFOLLOW);
+        let is_long = log.is_ok_and(|log| log.st_size > LOG_BYTES_MAX);
+        if *self.settles.get_mut() || is_long {
+            let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // While others have it open, closing it would do nothing. What fails is done by the next who writes.
+            let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+        }
+    }
+}
+
 fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| StoreError::io("open", path, errno))
@@ -370,6 +420,7 @@ fn open_database(root: &Path, root_fd: &OwnedFd) -> Result<(Connection, Found), 
         connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         // With WAL this loses the last transactions in a power failure, never consistency.
         connection.pragma_update(None, "synchronous", "normal")?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(connection)
     };
     let mut connection = open().map_err(StoreError::database(OPERATION))?;
@@ -415,6 +466,12 @@ pub enum StoreError {
         /// The directory.
         root: PathBuf,
     },
+    /// A snapshot that was used is no longer there, or no longer what it was. What named it has been forgotten.
+    #[error("snapshot {id} is not in the store")]
+    Lost {
+        /// Which.
+        id: SnapshotId,
+    },
     /// A row or directory that must be there is not.
     #[error("{kind} {name} is not in the store")]
     Missing {
@@ -442,11 +499,17 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A blob could not be read, listed or deleted.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] ContentError),
 }
 
 impl StoreError {
+    /// Whether something that was in the store no longer is. It has been forgotten: who tries again finds the store
+    /// without it.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+
     /// Whether the database could not write: the disk is full, or fails.
     pub fn is_disk(&self) -> bool {
         use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};

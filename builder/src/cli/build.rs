@@ -7,9 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use wharf_runtime::Cancel;
 
+use super::config::Config;
+use super::prune::settle;
 use super::steps::StepArgs;
 use super::{existing_store, open_store, require_root, variable};
 use crate::build::call::{Call, Question, Stores};
@@ -50,9 +53,16 @@ pub(super) struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
+    /// Run every step of these stages again
+    #[arg(long, value_name = "STAGE[,STAGE]", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    no_cache_filter: Vec<String>,
     /// Ask the registry for the base images even if they are in the store
     #[arg(long)]
     pull: bool,
+    /// Ask no registry, server or repository: images, URLs and branches are what they were when last looked up. Steps keep
+    /// the network that they have
+    #[arg(long, conflicts_with_all = ["pull", "push"])]
+    offline: bool,
     /// Where the result goes: type=image|oci|docker|tar|local|registry[,dest=PATH][,name=NAME][,push=true]; DIR is
     /// type=local,dest=DIR and `-` is a tar on standard output
     #[arg(short, long, value_name = "SPEC")]
@@ -122,7 +132,7 @@ impl From<Explain> for ExplainFormat {
     }
 }
 
-pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let idle = idle_flags(&args);
@@ -161,7 +171,10 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
         build::plan(&store, request, format.into(), cancel, signals)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = build::build(&store, request, cancel, signals)?;
+    let built = build::build(&store, request, cancel, signals);
+    // A build that failed has written things too.
+    settle(&store, config);
+    let outcome = built?;
     if quiet
         && !stdout_is_taken
         && let Some(id) = outcome.image_id
@@ -217,6 +230,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     if args.push {
         push_all(&mut outputs)?;
     }
+    if args.offline && outputs.iter().any(|output| matches!(output, Output::Image { push: true, .. })) {
+        return Err(usage("--offline: an image is to be pushed, which needs its registry".to_owned())
+            .hint("leave one of them out"));
+    }
     require_names("--build-arg", &args.build_arg)?;
     require_names("--label", &args.label)?;
     args.insecure_registry.iter().try_for_each(|host| require_host(host))?;
@@ -265,7 +282,9 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         contexts,
         target: args.target,
         no_cache: args.no_cache,
+        no_cache_stages: args.no_cache_filter,
         pull: args.pull,
+        offline: args.offline,
         outputs,
         progress,
         explain: args.explain.map(ExplainFormat::from),

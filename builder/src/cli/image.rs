@@ -96,7 +96,7 @@ fn list(store: &Store) -> Result<Vec<Image>, Failure> {
     store.images().map_err(|error| Failure::from_error(Kind::Environment, "cannot list the images", &error))
 }
 
-fn familiar(name: &str) -> String {
+pub(super) fn familiar(name: &str) -> String {
     name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }
 

@@ -27,12 +27,19 @@ use wharf_solver::llb::CopyAction;
 
 use super::Tree;
 use super::files::Files;
+use super::resolve;
 use super::select::{Patterns, SelectError, Selected};
 use super::walk::{Visit, walk};
 
 /// A file whose change time is this close to now may change again without its stamp showing it: its digest is not
-/// remembered. Some file systems stamp in steps of a few milliseconds.
+/// remembered. Most file systems stamp in steps of a few milliseconds.
 const STAMP_GRANULARITY: Duration = Duration::from_millis(20);
+
+/// The same for times of whole seconds: there are file systems that know no others, or only every second one.
+const STAMP_GRANULARITY_OF_SECONDS: Duration = Duration::from_secs(2);
+
+/// Entries whose digests are looked up at once, by another thread than the one that walks.
+const LOOK_UP_ITEMS: usize = 4096;
 
 /// Files hashed on the calling thread alone; more are worth a second one.
 const HASH_INLINE_MAX: usize = 32;
@@ -41,7 +48,7 @@ const HASH_INLINE_MAX: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum DigestError {
     /// The source names nothing readable.
-    #[error(transparent)]
+    #[error("{0}")]
     Select(#[from] SelectError),
     /// The file system refused.
     #[error("cannot read \"/{}\"", path.display())]
@@ -52,7 +59,7 @@ pub enum DigestError {
         source: io::Error,
     },
     /// The stat cache could not be used.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 
@@ -95,12 +102,7 @@ pub fn content_digest(
         };
         digest.update(&(name.len() as u64).to_le_bytes());
         digest.update(name.as_bytes());
-        let mut items = Vec::new();
-        visit(tree, &selected, &patterns, &mut |seen| {
-            stamps.add(&seen);
-            items.push(item(&seen)?);
-            Ok(())
-        })?;
+        let mut items = read_items(tree, kind, &selected, &patterns, &mut stamps)?;
         items.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
         let (content, of_files) = hash_items(tree, kind, &selected, &items)?;
         digest.update(&content.0);
@@ -124,6 +126,46 @@ pub fn stamps(tree: &Tree<'_>, copy: &CopyAction) -> Result<Option<ContentDigest
     Ok(stamps.finish())
 }
 
+/// All that a copy takes of a selected thing. What is remembered of the files is looked up while the walk goes on.
+fn read_items(
+    tree: &Tree<'_>,
+    kind: TreeKind<'_>,
+    selected: &Selected,
+    patterns: &Patterns,
+    stamps: &mut Stamps,
+) -> Result<Vec<Item>, DigestError> {
+    let mut items: Vec<Item> = Vec::new();
+    let mut known = Vec::new();
+    let stamps_of = |items: &[Item]| items.iter().map(|item| stamp(&item.stat)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let mut asked = 0;
+        let mut lookups = Vec::new();
+        visit(tree, selected, patterns, &mut |seen| {
+            stamps.add(&seen);
+            items.push(item(&seen)?);
+            if let TreeKind::Local(store) = kind
+                && items.len() - asked == LOOK_UP_ITEMS
+            {
+                let batch = stamps_of(&items[asked..]);
+                asked = items.len();
+                lookups.push(scope.spawn(move || store.stat_cache_get(&batch)));
+            }
+            Ok(())
+        })?;
+        for lookup in lookups {
+            known.extend(lookup.join().expect("a look-up does not panic")?);
+        }
+        if let TreeKind::Local(store) = kind {
+            known.extend(store.stat_cache_get(&stamps_of(&items[asked..]))?);
+        }
+        Ok::<_, DigestError>(())
+    })?;
+    for (item, known) in items.iter_mut().zip(known) {
+        item.known = known;
+    }
+    Ok(items)
+}
+
 /// Shows all that a copy takes of a selected thing; the thing itself comes first, under the empty path.
 fn visit(
     tree: &Tree<'_>,
@@ -132,7 +174,7 @@ fn visit(
     show: &mut dyn FnMut(Visit<'_>) -> io::Result<()>,
 ) -> Result<(), DigestError> {
     let io = |source| DigestError::Io { path: selected.path.clone(), source };
-    let parent = tree.open_dir(selected.path.parent().unwrap_or(Path::new(""))).map_err(io)?;
+    let parent = resolve::dir(tree.root, resolve::parent(&selected.path)).map_err(io)?;
     let name = selected.path.file_name().unwrap_or(OsStr::new("."));
     show(Visit { parent: parent.as_fd(), name, path: Path::new(""), stat: &selected.stat }).map_err(io)?;
     if selected.stat.kind != FileKind::Dir {
@@ -146,24 +188,42 @@ fn visit(
 /// Stamps being put together.
 struct Stamps {
     hasher: blake3::Hasher,
-    /// A change after this moment may not be the last one with its time.
-    settled: (i64, u32),
+    settled: Settled,
     are_settled: bool,
+}
+
+/// Tells which times of files can no longer be those of two different changes.
+struct Settled {
+    before: (i64, u32),
+    seconds_before: (i64, u32),
+}
+
+impl Settled {
+    /// For files that are looked at, or read, from now on.
+    fn now() -> Self {
+        let now = SystemTime::now();
+        let before = |granularity| {
+            let time = now.checked_sub(granularity);
+            let time = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let time = time.unwrap_or_default();
+            (i64::try_from(time.as_secs()).unwrap_or(i64::MAX), time.subsec_nanos())
+        };
+        Self { before: before(STAMP_GRANULARITY), seconds_before: before(STAMP_GRANULARITY_OF_SECONDS) }
+    }
+
+    fn is(&self, time: (i64, u32)) -> bool {
+        time < if time.1 == 0 { self.seconds_before } else { self.before }
+    }
 }
 
 impl Stamps {
     fn new() -> Self {
-        let settled = SystemTime::now()
-            .checked_sub(STAMP_GRANULARITY)
-            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-            .unwrap_or_default();
-        let seconds = i64::try_from(settled.as_secs()).unwrap_or(i64::MAX);
-        Self { hasher: blake3::Hasher::new(), settled: (seconds, settled.subsec_nanos()), are_settled: true }
+        Self { hasher: blake3::Hasher::new(), settled: Settled::now(), are_settled: true }
     }
 
     fn add(&mut self, seen: &Visit<'_>) {
         let Stat { dev, ino, size, ctime, .. } = *seen.stat;
-        self.are_settled &= ctime < self.settled;
+        self.are_settled &= self.settled.is(ctime);
         let path = seen.path.as_os_str().as_bytes();
         self.hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
         for number in [dev, ino, size] {
@@ -184,6 +244,8 @@ pub(super) struct Item {
     pub(super) stat: Stat,
     pub(super) link: Option<OsString>,
     pub(super) xattrs: Vec<(OsString, Vec<u8>)>,
+    /// What the stat cache knows of a file.
+    known: Option<ContentDigest>,
 }
 
 fn item(seen: &Visit<'_>) -> io::Result<Item> {
@@ -191,7 +253,7 @@ fn item(seen: &Visit<'_>) -> io::Result<Item> {
     let link = (stat.kind == FileKind::Symlink).then(|| cwalk::readlink_at(parent, name)).transpose()?;
     // A file's attributes are looked at together with its bytes, which the stat cache spares.
     let xattrs = if stat.kind == FileKind::Dir { cwalk::xattrs_at(parent, name)? } else { Vec::new() };
-    Ok(Item { path: path.to_owned(), stat: *stat, link, xattrs })
+    Ok(Item { path: path.to_owned(), stat: *stat, link, xattrs, known: None })
 }
 
 /// The digest of a selected thing, and those of the files in it that are not further names of others.
@@ -246,29 +308,22 @@ fn remembered_digests(
     selected: &Selected,
     files: &[&Item],
 ) -> Result<Vec<ContentDigest>, DigestError> {
-    let stamps: Vec<FileStamp> = files.iter().map(|file| stamp(&file.stat)).collect();
-    let known = store.stat_cache_get(&stamps)?;
-    let missing: Vec<usize> = (0..files.len()).filter(|index| known[*index].is_none()).collect();
-    let unknown: Vec<&Item> = missing.iter().map(|index| files[*index]).collect();
-    let started = SystemTime::now();
+    let unknown: Vec<&Item> = files.iter().filter(|file| file.known.is_none()).copied().collect();
+    let settled = Settled::now();
     let hashed = hash_files(tree, selected, &unknown)?;
-    let settled_ns = started
-        .checked_sub(STAMP_GRANULARITY)
-        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-        .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-    let fresh: Vec<(FileStamp, ContentDigest)> = missing
+    let fresh: Vec<(FileStamp, ContentDigest)> = unknown
         .iter()
         .zip(&hashed)
-        .map(|(index, digest)| (stamps[*index], *digest))
-        .filter(|(stamp, _)| stamp.ctime_ns < settled_ns && stamp.mtime_ns < settled_ns)
+        .filter(|(file, _)| settled.is(file.stat.ctime) && settled.is(file.stat.mtime))
+        .map(|(file, digest)| (stamp(&file.stat), *digest))
         .collect();
     if !fresh.is_empty() {
         store.stat_cache_put(&fresh)?;
     }
     let mut hashed = hashed.into_iter();
-    Ok(known
-        .into_iter()
-        .map(|digest| digest.unwrap_or_else(|| hashed.next().expect("one digest for each unknown file")))
+    Ok(files
+        .iter()
+        .map(|file| file.known.unwrap_or_else(|| hashed.next().expect("one digest for each unknown file")))
         .collect())
 }
 
@@ -325,11 +380,9 @@ fn hash_files(
 /// Digest of a file's bytes and extended attributes.
 fn hash_one(tree: &Tree<'_>, selected: &Selected, file: &Item) -> io::Result<ContentDigest> {
     let path = selected.path.join(&file.path);
-    let path = path.components().as_path();
-    let parent = tree.open_dir(path.parent().unwrap_or(Path::new("")))?;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let bytes = hash_file(&mut cwalk::open_file_at(parent.as_fd(), name)?)?;
-    let xattrs = cwalk::xattrs_at(parent.as_fd(), name)?;
+    let mut opened = resolve::open_file(tree.root, path.components().as_path())?;
+    let bytes = hash_file(&mut opened)?;
+    let xattrs = cwalk::xattrs_of(opened.as_fd())?;
     if xattrs.is_empty() {
         return Ok(bytes);
     }

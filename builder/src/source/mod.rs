@@ -25,6 +25,9 @@ pub use git::{GitError, GitSources};
 pub use http::{HttpError, HttpSources};
 pub use image::{ImageSources, ResolvedImage, known};
 
+/// What helps when something that a build needs is not here, and nobody may be asked.
+pub(crate) const OFFLINE_HINT: &str = "build it once without `--offline`: what that brings here stays";
+
 /// Looks a secret of the build up by its id; `None` was not given, an error is why one that was cannot be had.
 pub type SecretLookup =
     Arc<dyn Fn(&str) -> Result<Option<Vec<u8>>, Box<dyn Error + Send + Sync>> + Send + Sync>;
@@ -49,7 +52,7 @@ pub struct Sources {
 #[non_exhaustive]
 pub enum SourceError {
     /// The name is no image reference.
-    #[error(transparent)]
+    #[error("{0}")]
     Reference(#[from] ParseReferenceError),
     /// The name is no layout reference.
     #[error("`oci-layout://{text}` does not name an image of a layout: {reason}")]
@@ -66,13 +69,13 @@ pub enum SourceError {
         identifier: String,
     },
     /// The registry.
-    #[error(transparent)]
+    #[error("{0}")]
     Registry(#[from] RegistryError),
     /// A repository.
-    #[error(transparent)]
-    Git(Box<GitError>),
+    #[error("{0}")]
+    Git(#[source] Box<GitError>),
     /// A file behind a URL.
-    #[error(transparent)]
+    #[error("{0}")]
     Http(#[from] HttpError),
     /// A layout could not be read.
     #[error("cannot {operation} `{}` of the OCI layout", path.display())]
@@ -149,10 +152,10 @@ pub enum SourceError {
         source: Box<DiffError>,
     },
     /// The store's blobs.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] ContentError),
     /// The store's database.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
@@ -110,19 +110,19 @@ pub enum WorkerError {
         error: Box<MountError>,
     },
     /// Files could not be copied or made.
-    #[error(transparent)]
+    #[error("{0}")]
     File(#[from] FileError),
     /// What a copy reads could not be hashed.
     #[error("failed to calculate checksum of the files to copy")]
     Digest(#[from] DigestError),
     /// A base image could not be brought.
-    #[error(transparent)]
+    #[error("{0}")]
     Source(#[from] SourceError),
     /// The snapshotter failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The database failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// The files that a sandbox needs could not be prepared.
     #[error("cannot {operation}")]
@@ -208,6 +208,7 @@ impl OpResolver for Worker<'_> {
         vertex: &Vertex,
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, OpError> {
+        let started = Instant::now();
         let done = match &vertex.op {
             Op::Exec(exec) => self.exec(digest, vertex, exec, inputs).and_then(|chains| {
                 self.compare_with_key(vertex, inputs)?;
@@ -229,11 +230,31 @@ impl OpResolver for Worker<'_> {
                 other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
             },
         };
-        done.map_err(OpError::new)
+        let done = done.and_then(|made| {
+            let chains = inputs.iter().filter_map(|input| match input {
+                ResultRef::Snapshots(chain) => Some(chain),
+                ResultRef::Local(_) | ResultRef::Image { .. } => None,
+            });
+            let inputs: Vec<&Chain> = chains.collect();
+            self.store.note_made(&made, &inputs, started.elapsed())?;
+            Ok(made)
+        });
+        // What became of files that vanished while they were read is neither a result nor a failure of the step.
+        self.require_files(inputs).and(done).map_err(OpError::new)
     }
 }
 
 impl Worker<'_> {
+    /// Makes sure that the snapshots of inputs are still here.
+    fn require_files(&self, inputs: &[ResultRef]) -> Result<(), WorkerError> {
+        for input in inputs {
+            if let ResultRef::Snapshots(chain) = input {
+                self.store.require_files(chain)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Does something with the commit that a repository's source stands for. What git says is the vertex's output.
     fn commit<T>(
         &self,

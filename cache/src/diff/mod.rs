@@ -19,7 +19,7 @@ mod whiteout;
 use std::io::Read;
 use std::time::SystemTime;
 
-use crate::snapshot::{Layer, SnapshotError};
+use crate::snapshot::{Layer, SnapshotError, SnapshotId};
 use crate::walk::Walk;
 use crate::{Chain, ChainId, DiffId, Digest, Store, StoreError};
 use compress::LayerSink;
@@ -77,8 +77,34 @@ pub fn make_layer(
     parent: Option<ChainId>,
     variant: Variant,
 ) -> Result<Layer, DiffError> {
+    if let Some(top) = chain.0.last() {
+        for key in [Variant::PULLED, &variant.key()] {
+            if let Some(layer) = made_layers(store, &[*top], key)?.pop().flatten() {
+                return Ok(layer);
+            }
+        }
+    }
+    // Not before it is wanted: it is found out from a dozen files.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     make_layer_with(store, chain, parent, variant, threads)
+}
+
+/// The layers of `snapshots` in the variant with this key ([`Variant::key`]), as far as they were made before and their
+/// blobs are here.
+pub fn made_layers(
+    store: &Store,
+    snapshots: &[SnapshotId],
+    variant_key: &str,
+) -> Result<Vec<Option<Layer>>, DiffError> {
+    let mut layers = store.layers(snapshots, variant_key)?;
+    for found in &mut layers {
+        if let Some(layer) = found
+            && store.blobs().size(&layer.digest)? != Some(layer.size)
+        {
+            *found = None;
+        }
+    }
+    Ok(layers)
 }
 
 fn make_layer_with(
@@ -92,13 +118,6 @@ fn make_layer_with(
         let name = "on top of scratch".to_owned();
         return Err(StoreError::Missing { kind: "snapshot", name }.into());
     };
-    for key in [Variant::PULLED, &variant.key()] {
-        if let Some(layer) = store.layer(top, key)?
-            && store.blobs().size(&layer.digest)? == Some(layer.size)
-        {
-            return Ok(layer);
-        }
-    }
     let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads);
     let tar = TarWriter::new(sink, variant.clamp_time_s, format!("snapshot {top}"));
     let tar = compare::write_changes(store, top, Chain(below.to_vec()), tar)?;
@@ -212,12 +231,12 @@ pub enum DiffError {
     #[error("cannot {operation} `{path}` for {object}")]
     Write { operation: &'static str, path: String, object: String, source: std::io::Error },
     /// A blob could not be stored.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] crate::content::ContentError),
     /// A snapshot could not be made.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The database refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] crate::StoreError),
 }

@@ -1,10 +1,13 @@
 //! The rows of snapshots and layers.
 
-use rusqlite::{OptionalExtension, Transaction};
-use rustix::fs::AtFlags;
+use std::time::SystemTime;
+
+use rusqlite::{OptionalExtension, Row, Transaction};
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::{Chain, Layer, Snapshot, SnapshotId, missing};
+use crate::gc::lease::Leased;
 use crate::store::{from_nanos, to_nanos};
 use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError, state};
 
@@ -35,23 +38,28 @@ impl Store {
         rows.into_iter().collect()
     }
 
-    /// The layer that was made of (or unpacked into) snapshot `id` in `variant` (see [`crate::diff::Variant`]).
-    pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
-        self.read("look up a layer", |transaction| {
-            transaction
-                .prepare_cached(
-                    "SELECT diff_id, digest, size, media_type FROM layers WHERE snapshot = ?1 AND variant = ?2",
-                )?
-                .query_row((id.row_id(), variant), |row| {
-                    Ok(Layer {
-                        diff_id: DiffId(Digest::from_bytes(row.get(0)?)),
-                        digest: Digest::from_bytes(row.get(1)?),
-                        size: row.get::<_, i64>(2)?.cast_unsigned(),
-                        media_type: row.get(3)?,
-                    })
+    /// The layers that were made of (or unpacked into) the snapshots `ids` in `variant` (see [`crate::diff::Variant`]),
+    /// in the same order.
+    pub fn layers(&self, ids: &[SnapshotId], variant: &str) -> Result<Vec<Option<Layer>>, StoreError> {
+        self.read("look up layers", |transaction| {
+            let mut select = transaction.prepare_cached(
+                "SELECT diff_id, digest, size, media_type FROM layers WHERE snapshot = ?1 AND variant = ?2",
+            )?;
+            let layer = |row: &Row<'_>| {
+                Ok(Layer {
+                    diff_id: DiffId(Digest::from_bytes(row.get(0)?)),
+                    digest: Digest::from_bytes(row.get(1)?),
+                    size: row.get::<_, i64>(2)?.cast_unsigned(),
+                    media_type: row.get(3)?,
                 })
-                .optional()
+            };
+            ids.iter().map(|id| select.query_row((id.row_id(), variant), layer).optional()).collect()
         })
+    }
+
+    /// The layer of one snapshot.
+    pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
+        Ok(self.layers(&[id], variant)?.pop().flatten())
     }
 
     /// Remembers a layer of snapshot `id`; `chain_id` names the whole stack up to it.
@@ -90,6 +98,10 @@ impl Store {
 
     /// A snapshot whose layer completes the stack `chain_id`, if one is here.
     pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
+        self.find_and_lease(|| self.find_by_chain_id(chain_id), |id| vec![Leased::Snapshot(*id)])
+    }
+
+    fn find_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
         let ids: Vec<i64> = self.read("look up a layer", |transaction| {
             transaction
                 .prepare_cached("SELECT snapshot FROM layers WHERE chain_id = ?1")?
@@ -104,13 +116,23 @@ impl Store {
         Ok(None)
     }
 
-    /// Whether the directory of a snapshot that has a row is there. One that somebody has deleted is forgotten, and all
+    /// An error unless the files of all these snapshots are there.
+    pub fn require_files(&self, chain: &Chain) -> Result<(), StoreError> {
+        for id in &chain.0 {
+            if !self.has_snapshot_files(*id)? {
+                return Err(missing(*id));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the files of a snapshot that has a row are there. One that somebody has deleted is forgotten, and all
     /// that was recorded with it, so that it is made again.
     pub(crate) fn has_snapshot_files(&self, id: SnapshotId) -> Result<bool, StoreError> {
         const OPERATION: &str = "look up a snapshot's files";
-        match rustix::fs::statat(self.snapshots_dir(), id.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => {
+        match rustix::fs::statat(self.snapshots_dir(), format!("{id}/fs"), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(true),
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 self.write(OPERATION, |transaction| {
                     delete(transaction, id).map_err(StoreError::database(OPERATION))
                 })?;
@@ -132,13 +154,22 @@ pub(super) fn insert(transaction: &Transaction<'_>, snapshot: &Snapshot) -> rusq
             &snapshot.content.0,
             snapshot.size.cast_signed(),
             to_nanos(snapshot.created),
-        ))
+        ))?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO uses (snapshot, used_ns) VALUES (?1, ?2)")?
+        .execute((snapshot.id.row_id(), to_nanos(SystemTime::now())))
         .map(drop)
 }
 
 /// Deletes the row of snapshot `id`, its layers, and the records that name it.
 pub(super) fn delete(transaction: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
+    forget(transaction, id)?;
+    state::delete_records_naming(transaction, |named| named == id)
+}
+
+/// Deletes the row of snapshot `id` and its layers, and leaves the records to the caller.
+pub(crate) fn forget(transaction: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
     transaction.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute([id.row_id()])?;
     transaction.prepare_cached("DELETE FROM layers WHERE snapshot = ?1")?.execute([id.row_id()])?;
-    state::delete_records_of(transaction, id)
+    transaction.prepare_cached("DELETE FROM uses WHERE snapshot = ?1")?.execute([id.row_id()]).map(drop)
 }

@@ -4,12 +4,23 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{OptionalExtension, Transaction};
 
 use super::Record;
+use crate::gc::lease::Leased;
 use crate::snapshot::SnapshotId;
 use crate::{Chain, Key, Store, StoreError};
 
 impl Store {
     /// The record of `key`, if there is one and all its snapshots are here.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        let record = self.find_and_lease(
+            || self.find_record(key),
+            |record| record.snapshots().map(Leased::Snapshot).collect(),
+        )?;
+        let tops = record.iter().flat_map(|record| &record.outputs).filter_map(|chain| chain.0.last());
+        self.will_note_use(tops.copied());
+        Ok(record)
+    }
+
+    fn find_record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
         let record = self.read("look up a record", |transaction| {
             let record: Option<Record> = transaction
                 .prepare_cached("SELECT outputs FROM records WHERE key = ?1")?
@@ -55,13 +66,16 @@ impl Store {
     }
 }
 
-/// Deletes the records that name snapshot `id`.
-pub(crate) fn delete_records_of(transaction: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
+/// Deletes the records that name a snapshot that `is_gone`.
+pub(crate) fn delete_records_naming(
+    transaction: &Transaction<'_>,
+    is_gone: impl Fn(SnapshotId) -> bool,
+) -> rusqlite::Result<()> {
     let mut keys = Vec::<[u8; 32]>::new();
     let mut all = transaction.prepare_cached("SELECT key, outputs FROM records")?;
     let mut rows = all.query([])?;
     while let Some(row) = rows.next()? {
-        if row.get::<_, Record>(1)?.snapshots().any(|named| named == id) {
+        if row.get::<_, Record>(1)?.snapshots().any(&is_gone) {
             keys.push(row.get(0)?);
         }
     }

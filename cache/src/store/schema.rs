@@ -71,6 +71,29 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
 ",
     "
+    CREATE TABLE git_refs (
+        key         BLOB PRIMARY KEY,
+        object      TEXT NOT NULL,
+        reference   TEXT
+    ) STRICT, WITHOUT ROWID;
+",
+    "
+    CREATE TABLE uses (
+        snapshot    INTEGER PRIMARY KEY,
+        used_ns     INTEGER NOT NULL,
+        disk        INTEGER,
+        cost_ns     INTEGER,
+        inputs      BLOB
+    ) STRICT;
+    INSERT INTO uses (snapshot, used_ns) SELECT id, created_ns FROM snapshots;
+    CREATE TABLE mount_sizes (
+        name        TEXT PRIMARY KEY,
+        used_ns     INTEGER NOT NULL,
+        disk        INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ALTER TABLE files ADD COLUMN seen_day INTEGER NOT NULL DEFAULT 0;
+",
+    "
     CREATE TABLE builds (
         id          INTEGER PRIMARY KEY,
         project     BLOB NOT NULL,
