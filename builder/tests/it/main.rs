@@ -17,6 +17,7 @@ mod full_hit;
 mod git;
 mod git_fixture;
 mod harness;
+mod history;
 mod hostile;
 mod interrupt;
 mod layers;

@@ -163,7 +163,9 @@ impl Store {
         match rustix::fs::renameat(self.history_dir(), id.to_string(), self.process().fd(), &name) {
             Ok(()) => Ok(Some(name)),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(StoreError::io("remove", self.root().join("history").join(id.to_string()), errno)),
+            Err(errno) => {
+                Err(StoreError::io("remove", self.root().join("history").join(id.to_string()), errno))
+            }
         }
     }
 
