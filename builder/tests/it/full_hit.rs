@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use wharf::context::Tree;
 use wharf::context::digest::{TreeKind, content_digest};
+use wharf::context::files::Files;
 use wharf_cache::Store;
 use wharf_solver::llb::CopyAction;
 
@@ -169,7 +170,7 @@ fn an_edit_that_no_time_shows_is_seen() {
     let root = File::open(scratch.path("context")).unwrap();
     let tree = Tree { root: root.as_fd(), ignore: None, without: None };
     let copy = CopyAction { src: "/f".to_owned(), ..CopyAction::default() };
-    let digest = || content_digest(&tree, TreeKind::Local(&store), &copy).unwrap();
+    let digest = || content_digest(&tree, TreeKind::Local(&store), &copy, &mut Files::default()).unwrap();
     let mut seen = HashSet::new();
     // Of equal size and with one time of modification; many fall into one step of the file system's clock.
     for number in 0..400 {
