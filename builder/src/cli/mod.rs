@@ -44,12 +44,12 @@ enum Command {
     Images,
     /// Remove images from the store
     Rmi(image::RmiArgs),
-    /// Show what was built before: list, inspect, logs of steps, compare two builds
-    History(history::HistoryArgs),
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
     Prune(prune::PruneArgs),
+    /// Show what was built before: list, inspect, logs of steps, compare two builds
+    History(history::HistoryArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -73,9 +73,9 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&args, cli.root, &config()?),
         Command::Images => image::images(cli.root),
         Command::Rmi(args) => image::rmi(&args, cli.root),
-        Command::History(args) => history::history(args, cli.root),
         Command::Du(args) => du::du(&args, cli.root, &config()?),
         Command::Prune(args) => prune::prune(&args, cli.root),
+        Command::History(args) => history::history(args, cli.root),
     }
 }
 
