@@ -250,6 +250,7 @@ impl<'a> Build<'a> {
 
     fn run(mut self) -> Result<Outcome, Failure> {
         let outcome = self.attempts();
+        self.tell_damages();
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(

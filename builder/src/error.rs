@@ -11,6 +11,7 @@ use wharf_cache::content::ContentError;
 use wharf_frontend::{Diagnostic, Rule, Severity};
 
 use crate::exporter::ExportError;
+use crate::registry::push::PushError;
 
 /// What went wrong, as the exit status says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -317,8 +318,8 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         "its file system is mounted read-only, or its rights forbid it: mend that, or give another `--root`"
     } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(StoreError::NotAStore { .. }))) {
         "give `--root` an empty directory, or one that does not exist yet"
-    } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(ContentError::Damaged { .. }))) {
-        "build again: what was damaged is brought or made anew"
+    } else if is_lost(error) {
+        "try again: what was lost or damaged is brought or made anew"
     } else if !io_kinds(error).any(|kind| kind == ErrorKind::PermissionDenied) {
         return None;
     } else if rustix::process::geteuid().is_root() {
@@ -336,9 +337,10 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
 
 /// Whether an error says that something of the store is no longer there, or no longer what it was.
 pub fn is_lost(error: &(dyn Error + 'static)) -> bool {
-    chain(error).any(|error| match error.downcast_ref() {
-        Some(ContentError::NotFound { .. } | ContentError::Damaged { .. }) => true,
-        _ => error.downcast_ref().is_some_and(StoreError::is_lost),
+    chain(error).any(|error| {
+        error.downcast_ref().is_some_and(ContentError::is_lost)
+            || error.downcast_ref().is_some_and(StoreError::is_lost)
+            || matches!(error.downcast_ref(), Some(PushError::Incomplete { .. }))
     })
 }
 

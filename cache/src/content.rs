@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
 use crate::gc::lease::Leased;
-use crate::store::ProcessDir;
+use crate::store::{Damage, Damages, ProcessDir};
 
 /// Small writes (tar headers) are gathered up to this size before they reach the file.
 const WRITE_BUFFER_BYTES: usize = 64 * 1024;
@@ -72,17 +72,32 @@ pub enum ContentError {
     },
 }
 
+impl ContentError {
+    /// Whether the blob is not in the store, or no longer because it was damaged.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::NotFound { .. } | Self::Damaged { .. } => true,
+            Self::Io { source, .. } => {
+                let inner = source.get_ref().and_then(|inner| inner.downcast_ref());
+                inner.is_some_and(Self::is_lost)
+            }
+            _ => false,
+        }
+    }
+}
+
 /// The blobs of one store.
 #[derive(Debug)]
 pub struct Blobs {
     /// `blobs/sha256`.
     dir: Arc<OwnedFd>,
     process: Arc<ProcessDir>,
+    damages: Arc<Damages>,
 }
 
 impl Blobs {
-    pub(crate) fn new(dir: OwnedFd, process: Arc<ProcessDir>) -> Self {
-        Self { dir: Arc::new(dir), process }
+    pub(crate) fn new(dir: OwnedFd, process: Arc<ProcessDir>, damages: Arc<Damages>) -> Self {
+        Self { dir: Arc::new(dir), process, damages }
     }
 
     /// Size in bytes of a committed blob, `None` if it is not there.
@@ -102,13 +117,28 @@ impl Blobs {
             Ok(fd) => {
                 let file = File::from(fd);
                 let size = file.metadata().map_err(|error| io_error("open", digest, error))?.len();
-                let mut reader = VerifyingReader::new(file, *digest, size);
-                reader.stored_in = Some(Arc::clone(&self.dir));
-                Ok(reader)
+                let stored = Stored { dir: Arc::clone(&self.dir), damages: Arc::clone(&self.damages) };
+                Ok(VerifyingReader { stored: Some(stored), ..VerifyingReader::new(file, *digest, size) })
             }
             Err(Errno::NOENT) => Err(ContentError::NotFound { digest: *digest }),
             Err(errno) => Err(io_error("open", digest, errno)),
         }
+    }
+
+    /// Opens a blob that has `size` bytes according to its descriptor. One of another size is read to its end, which tells
+    /// whether the blob is damaged or the descriptor is wrong ([`ContentError::Mismatch`]).
+    pub fn open_expecting(&self, digest: &Digest, size: u64) -> Result<VerifyingReader<File>, ContentError> {
+        let mut reader = self.open(digest)?;
+        if reader.size == size {
+            return Ok(reader);
+        }
+        reader.read_to_end_of(digest)?;
+        Err(ContentError::Mismatch {
+            expected: *digest,
+            expected_size: size,
+            actual: *digest,
+            actual_size: reader.size,
+        })
     }
 
     /// A whole blob of at most `size_bytes_max` bytes, verified.
@@ -116,6 +146,7 @@ impl Blobs {
         let mut reader = self.open(digest)?;
         let size = reader.remaining;
         if size > size_bytes_max {
+            reader.read_to_end_of(digest)?;
             return Err(ContentError::TooLarge { digest: *digest, size, max: size_bytes_max });
         }
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
@@ -317,27 +348,34 @@ pub struct VerifyingReader<R> {
     remaining: u64,
     verified: bool,
     /// Where the blob is committed, if it is.
-    stored_in: Option<Arc<OwnedFd>>,
+    stored: Option<Stored>,
+}
+
+/// What becomes of a committed blob that is damaged.
+#[derive(Debug)]
+struct Stored {
+    dir: Arc<OwnedFd>,
+    damages: Arc<Damages>,
+}
+
+impl VerifyingReader<File> {
+    /// Reads what nobody wants, to know whether the blob is damaged.
+    fn read_to_end_of(&mut self, digest: &Digest) -> Result<(), ContentError> {
+        io::copy(self, &mut io::sink()).map(drop).map_err(|error| io_error("read", digest, error))
+    }
 }
 
 impl<R: Read> VerifyingReader<R> {
     /// Wraps `inner`, of which exactly `size` bytes with digest `expected` are wanted.
     pub fn new(inner: R, expected: Digest, size: u64) -> Self {
-        Self {
-            inner,
-            hasher: Sha256::new(),
-            expected,
-            size,
-            remaining: size,
-            verified: false,
-            stored_in: None,
-        }
+        Self { inner, hasher: Sha256::new(), expected, size, remaining: size, verified: false, stored: None }
     }
 
     fn verify(&mut self) -> io::Result<()> {
         let actual = Digest::from_bytes(self.hasher.clone().finalize().into());
         if self.remaining != 0 || actual != self.expected {
-            if let Some(dir) = &self.stored_in {
+            if let Some(Stored { dir, damages }) = &self.stored {
+                damages.note(Damage::Blobs(vec![self.expected]));
                 // What cannot be deleted is found damaged again.
                 let _ = rustix::fs::unlinkat(&**dir, self.expected.hex(), AtFlags::empty());
                 let damaged = ContentError::Damaged { digest: self.expected };

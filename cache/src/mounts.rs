@@ -9,9 +9,12 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{
+    AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW,
+};
 use rustix::io::Errno;
 
+use crate::store::Damage;
 use crate::{ContentDigest, Store, StoreError};
 
 /// Instances that one cache may have; only as many as there are steps at once come to be.
@@ -153,6 +156,7 @@ impl Store {
                 Ok(()) if request.fresh => {
                     return instance.make(request.sharing, fill, RenameFlags::EXCHANGE);
                 }
+                Ok(()) if !instance.is_whole(&dir) => instance.begin_anew(&dir)?,
                 Ok(()) => return Ok(Some(instance.used(dir)?)),
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) if request.sharing == Sharing::Locked => return Ok(None),
@@ -200,6 +204,29 @@ impl<'a> Instance<'a> {
     fn is(&self, dir: &OwnedFd) -> Result<bool, StoreError> {
         crate::state::is_in_place(self.store.mounts_dir(), &self.name, dir)
             .map_err(|errno| self.error("lock", errno))
+    }
+
+    /// Whether there is what a step is given.
+    fn is_whole(&self, dir: &OwnedFd) -> bool {
+        let found = rustix::fs::statat(dir, "fs", AtFlags::SYMLINK_NOFOLLOW);
+        found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
+    }
+
+    /// Takes away one that is not whole, so that it is made anew. Others may share its lock and find the same, so they take
+    /// turns: the second must not take away what has been made meanwhile.
+    fn begin_anew(&self, dir: &OwnedFd) -> Result<(), StoreError> {
+        let aside = self.store.process().unique_name();
+        self.store.write("begin a cache anew", |_| {
+            if self.is(dir)? {
+                let (mounts, process) = (self.store.mounts_dir(), self.store.process().fd());
+                rustix::fs::renameat(mounts, &self.name, process, &aside)
+                    .map_err(|errno| self.error("take away", errno))?;
+            }
+            Ok::<_, StoreError>(())
+        })?;
+        self.store.discard(&aside);
+        self.store.damages().note(Damage::CacheMounts(vec![self.id.to_owned()]));
+        Ok(())
     }
 
     /// Makes a new one and puts it in place, or in the place of the present one, whose lock the caller holds. `None` when

@@ -25,6 +25,7 @@ use std::time::SystemTime;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use crate::gc::lease::Leased;
+use crate::store::Damage;
 use crate::{ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
 use overlay::Upper;
 
@@ -152,9 +153,10 @@ impl Active {
         });
         if let Err(error) = committed {
             // Without a row the directory is a leftover; taken back, it is deleted at once.
-            let _ = self.retract(snapshot.id);
+            self.retract(snapshot.id);
             return Err(error);
         }
+        self.store.committed().insert(snapshot.id);
         Ok(snapshot)
     }
 
@@ -166,9 +168,13 @@ impl Active {
     }
 
     /// Undoes [`Self::publish`].
-    fn retract(&self, id: SnapshotId) -> rustix::io::Result<()> {
+    fn retract(&self, id: SnapshotId) {
         let to = format!("{}/snapshot", self.name);
-        rustix::fs::renameat(self.store.snapshots_dir(), id.to_string(), self.store.process().fd(), to)
+        match rustix::fs::renameat(self.store.snapshots_dir(), id.to_string(), self.store.process().fd(), to)
+        {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(_) => self.store.process().leave_to_next_opener(),
+        }
     }
 
     fn error(&self, operation: &'static str, source: io::Error) -> SnapshotError {
@@ -255,12 +261,34 @@ impl Store {
             Ok(()) => self.discard(&aside),
             Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => {
+                self.process().leave_to_next_opener();
                 return Err(SnapshotError::Io {
                     operation: "delete",
                     object: id.to_string(),
                     source: errno.into(),
                 });
             }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a snapshot's files are what was committed, before something lasting is made of them. A changed one
+    /// is dropped, and is lost. What this process has committed itself was hashed a moment ago.
+    pub(crate) fn verify_snapshot(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        if self.committed().contains(&id) {
+            return Ok(());
+        }
+        let expected = self.snapshots(&Chain(vec![id]))?;
+        let dir = self.open_snapshot(id)?;
+        let (content, _) = contenthash::hash_tree(dir.as_fd()).map_err(|source| SnapshotError::Io {
+            operation: "hash",
+            object: id.to_string(),
+            source,
+        })?;
+        if expected.iter().any(|snapshot| snapshot.content != content) {
+            self.damages().note(Damage::Snapshots(vec![id]));
+            self.drop_snapshot(id)?;
+            return Err(missing(id).into());
         }
         Ok(())
     }
@@ -284,7 +312,12 @@ impl Store {
             }
         }
         overlay::mount(&lowers, upper).map_err(|source| {
-            // One whose files are gone is forgotten by looking.
+            // One whose files are gone is forgotten by looking; all are when another process has begun anew.
+            match self.is_replaced() {
+                Ok(false) => {}
+                Ok(true) => return StoreError::Replaced.into(),
+                Err(error) => return error.into(),
+            }
             let lost = topmost_first.iter().find(|id| !self.has_snapshot_files(**id).unwrap_or(true));
             if let Some(id) = lost {
                 return missing(*id).into();

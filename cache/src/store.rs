@@ -2,10 +2,14 @@
 //!
 //! `docs/formats/store.md` describes what is on disk and what a kill at any instant leaves there.
 
+mod damage;
+mod database;
 mod process_dir;
 mod remove_tree;
 mod schema;
 
+use std::collections::HashSet;
+use std::error::Error;
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -17,26 +21,21 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::content::{Blobs, ContentError};
 use crate::snapshot::SnapshotId;
-use crate::state::import_index;
+pub use damage::Damage;
+pub(crate) use damage::Damages;
+use database::Database;
 pub(crate) use process_dir::{OpenLock, ProcessDir, random_u64};
 pub(crate) use remove_tree::remove_tree;
 use schema::Found;
 
-/// How long a process waits for another one's write transaction. They take milliseconds; only a stopped process
-/// keeps one open.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// A log of the database that is longer than this is written into it by who closes it last.
 const LOG_BYTES_MAX: i64 = 256 * 1024;
-
-/// Prepared statements kept by the connection: more than the crate has.
-const STATEMENTS_CACHED: usize = 64;
 
 /// The directories of a store and their modes. The root, if it has to be made, is private; who opens it to others
 /// lets them read the OCI layout but no unpacked file, because there may be setuid programs among these.
@@ -65,12 +64,16 @@ pub struct Store {
 struct Inner {
     root: PathBuf,
     root_fd: OwnedFd,
-    snapshots: OwnedFd,
+    database: Mutex<Database>,
+    /// `snapshots/`, last the one that the database knows: of those before something may still be mounted.
+    snapshots: Mutex<Vec<Arc<OwnedFd>>>,
+    /// The snapshots that were committed by this process: nobody has had a chance to change them.
+    committed: Mutex<HashSet<SnapshotId>>,
+    damages: Arc<Damages>,
     mounts: OwnedFd,
     locks: Arc<OwnedFd>,
     history: OwnedFd,
     blobs: Blobs,
-    connection: Mutex<Connection>,
     /// Whether something was written that has to be on the disk in the end: see [`Store::write`].
     settles: AtomicBool,
     process: Arc<ProcessDir>,
@@ -79,7 +82,7 @@ struct Inner {
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 13] = [
+const ENTRIES: [&str; 17] = [
     "blobs",
     "snapshots",
     "mounts",
@@ -93,6 +96,10 @@ const ENTRIES: [&str; 13] = [
     "state.db-journal",
     "state.db-wal",
     "state.db-shm",
+    "state.db.damaged",
+    "state.db.damaged-journal",
+    "state.db.damaged-wal",
+    "state.db.damaged-shm",
 ];
 
 /// Refuses a directory that holds somebody else's files: opening a store deletes what is left in `tmp/` and
@@ -144,18 +151,28 @@ impl Store {
         let tmp = root.join("tmp");
         let tmp_error = |source| StoreError::io("prepare", &tmp, source);
         let opening = OpenLock::acquire(&tmp).map_err(tmp_error)?;
-        let (connection, found) = open_database(&root, &root_fd)?;
+        let mut database = Database::open(&root, &root_fd, &opening)?;
+        let (found, damages) = (database.found, Arc::new(Damages::default()));
+        if let Some(damage) = database.damage.take() {
+            damages.note(damage);
+        }
         let process =
             Arc::new(ProcessDir::create(&tmp, open_dir(&root.join("locks"))?, &opening).map_err(tmp_error)?);
         let leftovers = process.adopt_leftovers(&opening).map_err(tmp_error)?;
         let store = Self {
             inner: Arc::new(Inner {
-                snapshots: open_dir(&root.join("snapshots"))?,
+                snapshots: Mutex::new(vec![Arc::clone(&database.snapshots)]),
+                committed: Mutex::default(),
+                database: Mutex::new(database),
                 mounts: open_dir(&root.join("mounts"))?,
                 locks: Arc::new(open_dir(&root.join("locks"))?),
                 history: open_dir(&root.join("history"))?,
-                blobs: Blobs::new(open_dir(&root.join("blobs/sha256"))?, Arc::clone(&process)),
-                connection: Mutex::new(connection),
+                blobs: Blobs::new(
+                    open_dir(&root.join("blobs/sha256"))?,
+                    Arc::clone(&process),
+                    Arc::clone(&damages),
+                ),
+                damages,
                 settles: AtomicBool::new(false),
                 process,
                 root,
@@ -167,7 +184,7 @@ impl Store {
         // Written last: where it is, everything else is too.
         let is_complete = store.has_file("oci-layout")? && store.has_file("index.json")?;
         if leftovers || found != Found::Current || !is_complete {
-            store.recover()?;
+            store.recover().inspect_err(|_| store.process().leave_to_next_opener())?;
         }
         if !is_complete {
             store.write_file("oci-layout", OCI_LAYOUT)?;
@@ -183,6 +200,16 @@ impl Store {
     /// The blobs.
     pub fn blobs(&self) -> &Blobs {
         &self.inner.blobs
+    }
+
+    /// What this process has found damaged or missing since it was asked last. It has been dropped.
+    pub fn take_damages(&self) -> Vec<Damage> {
+        self.inner.damages.take()
+    }
+
+    /// Where finds are noted.
+    pub(crate) fn damages(&self) -> &Damages {
+        &self.inner.damages
     }
 
     /// A fresh private directory below `tmp/` for this process; gone when the process is (at the next open).
@@ -213,8 +240,14 @@ impl Store {
     }
 
     /// `snapshots/`.
-    pub(crate) fn snapshots_dir(&self) -> &OwnedFd {
-        &self.inner.snapshots
+    pub(crate) fn snapshots_dir(&self) -> Arc<OwnedFd> {
+        let all = self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.last().expect("a store has been opened with one, and none is taken away"))
+    }
+
+    /// The snapshots that this process has committed.
+    pub(crate) fn committed(&self) -> MutexGuard<'_, HashSet<SnapshotId>> {
+        self.inner.committed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `mounts/`.
@@ -243,14 +276,17 @@ impl Store {
         operation: &'static str,
         query: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        let mut connection = self.connection();
-        let run = || query(&connection.transaction()?);
-        run().map_err(|source| StoreError::Database { operation, source })
+        let mut database = self.database();
+        let run = || query(&database.connection.transaction()?);
+        let done = run().map_err(|source| StoreError::Database { operation, source });
+        let generation = database.generation;
+        drop(database);
+        done.inspect_err(|error| self.replace_if_damaged(error, generation))
     }
 
     /// Runs `change` while nobody else writes, and commits what it did unless it fails. When the store is closed
     /// the change is on the disk, and no power cut takes it any more.
-    pub(crate) fn write<T, E: From<StoreError>>(
+    pub(crate) fn write<T, E: From<StoreError> + Error + 'static>(
         &self,
         operation: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
@@ -267,18 +303,34 @@ impl Store {
     }
 
     /// The same for what may be lost in a power cut, though not when the process is killed: nobody waits for the disk.
-    pub(crate) fn write_soon<T, E: From<StoreError>>(
+    pub(crate) fn write_soon<T, E: From<StoreError> + Error + 'static>(
         &self,
         operation: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let failed = |source| StoreError::Database { operation, source };
-        let mut connection = self.connection();
-        let transaction =
-            connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        let value = change(&transaction)?;
-        transaction.commit().map_err(failed)?;
-        Ok(value)
+        let mut database = self.database();
+        let run = || {
+            let transaction = database
+                .connection
+                .transaction_with_behavior(TransactionBehavior::Immediate)
+                .map_err(failed)?;
+            let value = change(&transaction)?;
+            transaction.commit().map_err(failed)?;
+            Ok(value)
+        };
+        let done = run();
+        let generation = database.generation;
+        drop(database);
+        match done {
+            Err(error) => {
+                self.replace_if_damaged(&error, generation);
+                Err(error)
+            }
+            // What was written to a database that nobody opens any more was not written.
+            Ok(_) if self.is_replaced()? => Err(StoreError::Replaced.into()),
+            Ok(value) => Ok(value),
+        }
     }
 
     /// Does something that is no transaction.
@@ -287,12 +339,57 @@ impl Store {
         operation: &'static str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
-        work(&self.connection()).map_err(|source| StoreError::Database { operation, source })
+        work(&self.database().connection).map_err(|source| StoreError::Database { operation, source })
     }
 
-    fn connection(&self) -> MutexGuard<'_, Connection> {
+    fn database(&self) -> MutexGuard<'_, Database> {
         // A panic while it was held has rolled its transaction back.
-        self.inner.connection.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a new database when an error says that the one in use is damaged: who tries again then has that.
+    fn replace_if_damaged(&self, error: &(dyn Error + 'static), generation: u64) {
+        let mut causes = std::iter::successors(Some(error), |&error| error.source());
+        if causes.any(|error| error.downcast_ref().is_some_and(StoreError::is_corrupt)) {
+            // When that fails too, the next who uses the database meets the same error and tries again.
+            let _ = self.replace_database(generation);
+        }
+    }
+
+    /// Looks whether another process has begun a new database since this one was opened, and goes over to that.
+    pub(crate) fn is_replaced(&self) -> Result<bool, StoreError> {
+        let database = self.database();
+        let (is_in_place, generation) = (database.is_in_place(&self.inner.root_fd), database.generation);
+        drop(database);
+        if !is_in_place {
+            self.replace_database(generation)?;
+        }
+        Ok(!is_in_place)
+    }
+
+    /// Goes over to another database than the one of that generation: to the one that another process has begun, else to a
+    /// new one.
+    fn replace_database(&self, generation: u64) -> Result<(), StoreError> {
+        let (root, root_fd) = (self.root(), &self.inner.root_fd);
+        let tmp = root.join("tmp");
+        let opening = OpenLock::acquire(&tmp).map_err(|source| StoreError::io("prepare", &tmp, source))?;
+        let mut database = self.database();
+        if database.generation != generation {
+            return Ok(());
+        }
+        if database.is_in_place(root_fd) {
+            let set_aside = database::set_aside(root, root_fd)?;
+            self.damages().note(Damage::Database { set_aside });
+        }
+        let mut reopened = Database::open(root, root_fd, &opening)?;
+        reopened.generation = generation + 1;
+        if let Some(damage) = reopened.damage.take() {
+            self.damages().note(damage);
+        }
+        let mut snapshots = self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
+        snapshots.push(Arc::clone(&reopened.snapshots));
+        *database = reopened;
+        Ok(())
     }
 
     /// Replaces the file `name` of the root by one with these bytes.
@@ -395,7 +492,7 @@ impl Drop for Inner {
         let log = rustix::fs::statat(&self.root_fd, "state.db-wal", AtFlags::SYMLINK_NOFOLLOW);
         let is_long = log.is_ok_and(|log| log.st_size > LOG_BYTES_MAX);
         if *self.settles.get_mut() || is_long {
-            let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let connection = &self.database.get_mut().unwrap_or_else(PoisonError::into_inner).connection;
             // While others have it open, closing it would do nothing. What fails is done by the next who writes.
             let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
             let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
@@ -406,35 +503,6 @@ impl Drop for Inner {
 fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| StoreError::io("open", path, errno))
-}
-
-fn open_database(root: &Path, root_fd: &OwnedFd) -> Result<(Connection, Found), StoreError> {
-    const OPERATION: &str = "open a connection";
-    let path = root.join("state.db");
-    // SQLite gives its other files the mode of this one. Only a file that is not there may be opened here: closing
-    // it again would drop the locks another connection of this process has on it.
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    match rustix::fs::openat(root_fd, "state.db", flags, Mode::RUSR | Mode::WUSR) {
-        Ok(_) | Err(Errno::EXIST) => {}
-        Err(errno) => return Err(StoreError::io("create", path, errno)),
-    }
-    let open = || {
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
-        // With WAL this loses the last transactions in a power failure, never consistency.
-        connection.pragma_update(None, "synchronous", "normal")?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        Ok(connection)
-    };
-    let mut connection = open().map_err(StoreError::database(OPERATION))?;
-    match schema::migrate(&mut connection, |transaction| import_index(root, transaction))? {
-        Found::Newer(found) => {
-            Err(StoreError::NewerVersion { root: root.to_path_buf(), found, supported: schema::VERSION })
-        }
-        found => Ok((connection, found)),
-    }
 }
 
 /// Nanoseconds since the epoch, as the database keeps times: good from 1677 to 2262, clamped outside.
@@ -477,6 +545,9 @@ pub enum StoreError {
         /// Which.
         id: SnapshotId,
     },
+    /// Another process found the database damaged and has begun a new one. This one uses it too from now on.
+    #[error("the database of the store was damaged, and has been replaced by a new one meanwhile")]
+    Replaced,
     /// A row or directory that must be there is not.
     #[error("{kind} {name} is not in the store")]
     Missing {
@@ -512,7 +583,27 @@ impl StoreError {
     /// Whether something that was in the store no longer is. It has been forgotten: who tries again finds the store
     /// without it.
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost { .. })
+        matches!(self, Self::Lost { .. } | Self::Replaced) || self.is_corrupt()
+    }
+
+    /// Whether the database is damaged: it is no database, its pages contradict each other, or it holds other tables or
+    /// values than it was given.
+    pub fn is_corrupt(&self) -> bool {
+        use rusqlite::Error::{
+            FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, SqlInputError,
+        };
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        let Self::Database { source, .. } = self else { return false };
+        matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+            // All statements are right for the tables of this version.
+            || source.sqlite_extended_error_code() == Some(rusqlite::ffi::SQLITE_ERROR)
+            || matches!(
+                source,
+                FromSqlConversionFailure(..)
+                    | IntegralValueOutOfRange(..)
+                    | InvalidColumnType(..)
+                    | SqlInputError { .. }
+            )
     }
 
     /// Whether the database could not write: the disk is full, or fails.

@@ -24,13 +24,23 @@ impl Build<'_> {
         self.attempt()
     }
 
+    /// Says once what was found damaged. Returns whether something was.
+    pub(super) fn tell_damages(&self) -> bool {
+        let damages = self.sources.store.take_damages();
+        damages.iter().for_each(|damage| self.progress.warn(format!("warning: {damage}")));
+        !damages.is_empty()
+    }
+
     /// Prepares the next attempt: nothing that the last one remembers is used, and what stopped its steps stops no
     /// others.
     fn begin_again(&mut self, failure: &Failure) -> Result<(), Failure> {
-        self.progress.warn(format!(
-            "warning: the store has lost something while it was used, and the build was begun again without it: {}",
-            failure.message
-        ));
+        if !self.tell_damages() {
+            // Somebody else has dropped it, and knows why.
+            self.progress.warn(format!(
+                "warning: something of the store went away while the build used it, and the build was begun again: {}",
+                failure.message
+            ));
+        }
         self.cancel = Cancel::new()
             .map_err(|error| Failure::from_error(Kind::Environment, "cannot begin again", &error))?;
         self.signals.redirect(&self.cancel);

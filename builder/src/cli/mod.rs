@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Failure, Kind};
-use crate::progress::{color_of_results, print_error, print_result};
+use crate::progress::{color_of_results, print_error, print_result, print_warning};
 use config::Config;
 use wharf_cache::Store;
 
@@ -127,7 +127,12 @@ fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
             .hint("give `--root DIR`")
         })?,
     };
-    Store::open(&root).map_err(|error| {
+    let opened = Store::open(&root).inspect(|store| {
+        for damage in store.take_damages() {
+            print_warning(&damage.to_string());
+        }
+    });
+    opened.map_err(|error| {
         let root = root.display();
         let doing = match error.is_read_only() {
             true => format!("the store `{root}` cannot be written"),

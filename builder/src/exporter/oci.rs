@@ -7,6 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
+use wharf_cache::content::ContentError;
 use wharf_cache::{Digest, Store};
 
 use super::archive::Archive;
@@ -111,13 +112,13 @@ impl<'a> Content<'a> {
         match *self {
             Self::Here(bytes) => Ok(Box::new(bytes)),
             Self::Stored(expected) => {
-                let reader = store.blobs().open(digest)?;
-                match store.blobs().size(digest)? {
-                    Some(actual) if actual != expected => {
-                        Err(ExportError::BlobSize { digest: *digest, actual, expected })
+                let reader = store.blobs().open_expecting(digest, expected).map_err(|error| match error {
+                    ContentError::Mismatch { actual_size: actual, .. } => {
+                        ExportError::BlobSize { digest: *digest, actual, expected }
                     }
-                    _ => Ok(Box::new(reader)),
-                }
+                    error => error.into(),
+                })?;
+                Ok(Box::new(reader))
             }
         }
     }

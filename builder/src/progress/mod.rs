@@ -22,7 +22,9 @@ use wharf_solver::llb::VertexDigest;
 use wharf_solver::progress::{Event, Sink};
 
 pub use self::log::{Lines, printable};
-pub use self::say::{color, color_of_results, print_error, print_note, print_result, print_talk, results};
+pub use self::say::{
+    color, color_of_results, print_error, print_note, print_result, print_talk, print_warning, results,
+};
 
 use self::plain::Plain;
 use self::quiet::Quiet;

@@ -155,7 +155,12 @@ impl Push<'_> {
         if !self.registry.has_blob(self.reference, &blob.digest)? {
             let actual = self.size(what, &blob.digest)?;
             if actual != blob.size {
-                return Err(PushError::Size { digest: blob.digest, expected: blob.size, actual });
+                // It is damaged, or the descriptor is wrong.
+                let opened = self.store.blobs().open_expecting(&blob.digest, blob.size);
+                return Err(match opened {
+                    Err(error) if error.is_lost() => self.store_error(error),
+                    _ => PushError::Size { digest: blob.digest, expected: blob.size, actual },
+                });
             }
             let open = || -> io::Result<Box<dyn Read + Send>> {
                 let reader = self.store.blobs().open(&blob.digest).map_err(io::Error::other)?;

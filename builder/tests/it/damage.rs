@@ -3,6 +3,7 @@
 use std::fs;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 
 use crate::harness::{Outcome, Step, Wharf, busybox_layout, have, processes, tool, wait_until};
@@ -57,6 +58,34 @@ fn damaged_blobs_are_noticed_and_replaced() {
 }
 
 #[test]
+fn a_damaged_database_is_begun_anew() {
+    for harm in [
+        "printf no > state.db",
+        "truncate -s 5000 state.db",
+        "dd if=/dev/urandom of=state.db bs=4096 count=50",
+    ] {
+        let Some(wharf) = built() else { return };
+        tool("sh", &["-ec", &format!("cd {}; {harm} 2>/dev/null", wharf.path("store").display())]);
+        let outcome = wharf.build(&["-t", "new"]).success();
+        assert_eq!(
+            outcome.stderr.matches("the database of the store was damaged").count(),
+            1,
+            "{}",
+            outcome.stderr
+        );
+        assert_eq!(outcome.steps().that(Step::Ran), ["COPY f /", "RUN cat f > /g"], "{harm}");
+        let images = wharf.run(&["images"]).success();
+        assert!(images.stderr.is_empty(), "{}", images.stderr);
+        for name in ["app", "new"] {
+            assert!(images.text().contains(name), "{}", images.text());
+            assert_eq!(wharf.run(&["run", "--rm", name]).success().stdout, b"text\n");
+        }
+        assert_eq!(wharf.build(&["-t", "new"]).success().steps().that(Step::Ran), [""; 0]);
+        assert_eq!(wharf.leftovers("store"), [""; 0]);
+    }
+}
+
+#[test]
 fn a_lost_index_is_written_again() {
     let Some(wharf) = built() else { return };
     let index = wharf.path("store/index.json");
@@ -91,32 +120,53 @@ fn build_and_harm(wharf: &Wharf, arguments: &[&str], harm: impl FnOnce(&Path)) -
     building.join().unwrap()
 }
 
+/// What is in memory of it is not asked for: every page is read from the log or from the file.
+fn ruin_database(store: &Path) {
+    for name in ["state.db-wal", "state.db"] {
+        let path = store.join(name);
+        let len = fs::metadata(&path).unwrap().len();
+        fs::write(path, vec![0xa5; usize::try_from(len).unwrap()]).unwrap();
+    }
+}
+
 #[test]
 fn what_is_lost_while_a_build_runs_is_made_again() {
-    let harms: [(&str, &dyn Fn(&Path)); 3] = [
-        ("all snapshots", &|store| {
+    // Whether this build must notice: what SQLite has in memory it does not read again.
+    let harms: [(&str, bool, &dyn Fn(&Path)); 5] = [
+        ("the database", false, &ruin_database),
+        ("the database, and another process began a new one", true, &|store| {
+            ruin_database(store);
+            let mut command = Command::new(env!("CARGO_BIN_EXE_wharf"));
+            let output = command.arg("--root").arg(store).arg("images").output().unwrap();
+            assert!(String::from_utf8_lossy(&output.stderr).contains("was damaged"), "{output:?}");
+        }),
+        ("all snapshots", true, &|store| {
             for entry in fs::read_dir(store.join("snapshots")).unwrap() {
                 fs::remove_dir_all(entry.unwrap().path()).unwrap();
             }
         }),
-        ("the files of all snapshots", &|store| {
+        ("the files of all snapshots", true, &|store| {
             for entry in fs::read_dir(store.join("snapshots")).unwrap() {
                 fs::remove_dir_all(entry.unwrap().path().join("fs")).unwrap();
             }
         }),
-        ("all blobs", &|store| {
+        ("all blobs", true, &|store| {
             for entry in fs::read_dir(store.join("blobs/sha256")).unwrap() {
                 fs::remove_file(entry.unwrap().path()).unwrap();
             }
         }),
     ];
-    for (name, harm) in harms {
+    for (name, is_noticed, harm) in harms {
         let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
         let outcome = build_and_harm(&wharf, &["-t", "app"], harm).success();
-        assert!(outcome.stderr.contains("warning"), "{name}: nothing was said\n{}", outcome.stderr);
+        assert!(
+            !is_noticed || outcome.stderr.contains("warning"),
+            "{name}: nothing was said\n{}",
+            outcome.stderr
+        );
         assert_eq!(wharf.run(&["run", "--rm", "app"]).success().stdout, b"text\ntext\ntext\n", "{name}");
         let steps = wharf.build(&["-t", "app"]).success().steps();
-        assert_eq!(steps.that(Step::Ran), [""; 0], "{name}");
+        assert!(!is_noticed || steps.that(Step::Ran).is_empty(), "{name}: {steps:?}");
         assert_eq!(processes(&wharf.path("store").display().to_string()), [""; 0], "{name}");
     }
 }

@@ -21,6 +21,7 @@ mod harness;
 mod history;
 mod hostile;
 mod interrupt;
+mod killed;
 mod layers;
 mod machine;
 mod mounts;

@@ -1,6 +1,7 @@
 //! The blob store against wrong digests, dropped writers and full disks.
 
 use super::*;
+use crate::Damage;
 use crate::store::test_root::TestRoot;
 
 /// Gives one byte at a time, as a slow connection does.
@@ -97,9 +98,56 @@ fn a_damaged_blob_is_noticed_and_can_be_written_again() {
     let error = store.blobs().read(&digest, 5).unwrap_err();
     let ContentError::Io { source, .. } = error else { panic!("{error}") };
     assert_eq!(source.kind(), io::ErrorKind::InvalidData);
+    assert_eq!(store.take_damages(), [Damage::Blobs(vec![digest])]);
     let mut writer = store.blobs().writer().unwrap();
     writer.write_all(b"hello").unwrap();
     writer.commit().unwrap();
+    assert_eq!(store.blobs().read(&digest, 5).unwrap(), b"hello");
+}
+
+#[test]
+fn a_damaged_blob_is_deleted_however_it_is_opened() {
+    type Open = dyn Fn(&Blobs, &Digest) -> Result<(), ContentError>;
+    let ways: [(&str, &Open); 4] = [
+        ("read", &|blobs, digest| blobs.read(digest, 100).map(drop)),
+        ("read a little", &|blobs, digest| blobs.read(digest, 1).map(drop)),
+        ("open", &|blobs, digest| {
+            let read = io::copy(&mut blobs.open(digest)?, &mut io::sink());
+            read.map(drop).map_err(|error| io_error("read", digest, error))
+        }),
+        ("open expecting its size", &|blobs, digest| {
+            let read = io::copy(&mut blobs.open_expecting(digest, 5)?, &mut io::sink());
+            read.map(drop).map_err(|error| io_error("read", digest, error))
+        }),
+    ];
+    for damaged in ["hellO", "hell", "", "hello ", "hellohello"] {
+        for (way, open) in ways {
+            if (way, damaged.len()) == ("read a little", 0) {
+                continue;
+            }
+            let root = TestRoot::new();
+            let store = root.open();
+            let digest = store.blobs().put(b"hello").unwrap();
+            std::fs::write(root.path().join("blobs/sha256").join(digest.hex()), damaged).unwrap();
+            let error = open(store.blobs(), &digest).unwrap_err();
+            assert!(error.is_lost(), "{way} {damaged:?}: {error:?}");
+            assert_eq!(root.names("blobs/sha256"), [""; 0], "{way} {damaged:?}");
+            assert_eq!(store.take_damages(), [Damage::Blobs(vec![digest])], "{way} {damaged:?}");
+        }
+    }
+}
+
+#[test]
+fn a_wrong_descriptor_is_no_damage() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let digest = store.blobs().put(b"hello").unwrap();
+    for size in [0, 4, 6, u64::MAX] {
+        let error = store.blobs().open_expecting(&digest, size).unwrap_err();
+        assert!(matches!(error, ContentError::Mismatch { actual_size: 5, .. }), "{error}");
+    }
+    assert!(matches!(store.blobs().read(&digest, 4), Err(ContentError::TooLarge { .. })));
+    assert_eq!(store.take_damages(), []);
     assert_eq!(store.blobs().read(&digest, 5).unwrap(), b"hello");
 }
 

@@ -20,7 +20,7 @@ use super::decompress::{Format, peek};
 use super::tar_reader::{TarReader, invalid};
 use super::unpack::{Rules, Unpacker};
 use super::{DiffError, LayerSource, Variant};
-use crate::content::{BlobWriter, VerifyingReader};
+use crate::content::{BlobWriter, ContentError, VerifyingReader};
 use crate::snapshot::{Active, Layer};
 use crate::{Chain, ChainId, DiffId, Digest, Store};
 
@@ -253,10 +253,13 @@ impl Input {
         source: &LayerSource,
         open: impl FnOnce() -> io::Result<Box<dyn Read + Send>>,
     ) -> Result<Self, DiffError> {
-        match store.blobs().size(&source.digest)? {
-            Some(size) if size == source.size => Ok(Self::Stored(store.blobs().open(&source.digest)?)),
-            Some(size) => Err(mismatch(source, "size", source.size.to_string(), size.to_string())),
-            None => {
+        match store.blobs().open_expecting(&source.digest, source.size) {
+            Ok(blob) => Ok(Self::Stored(blob)),
+            Err(ContentError::Mismatch { actual_size, .. }) => {
+                Err(mismatch(source, "size", source.size.to_string(), actual_size.to_string()))
+            }
+            Err(error) if !error.is_lost() => Err(error.into()),
+            Err(_) => {
                 let reader = open().map_err(|error| cannot_read(source, error))?;
                 // One byte more than promised is enough to know that there are too many.
                 let reader = reader.take(source.size.saturating_add(1));

@@ -118,6 +118,7 @@ fn make_layer_with(
         let name = "on top of scratch".to_owned();
         return Err(StoreError::Missing { kind: "snapshot", name }.into());
     };
+    store.verify_snapshot(top)?;
     let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads);
     let tar = TarWriter::new(sink, variant.clamp_time_s, format!("snapshot {top}"));
     let tar = compare::write_changes(store, top, Chain(below.to_vec()), tar)?;

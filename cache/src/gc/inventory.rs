@@ -386,8 +386,8 @@ impl Rows {
         let mut found = query.query([])?;
         let mut chains = HashSet::new();
         while let Some(row) = found.next()? {
-            let record: Record = row.get(0)?;
-            // One that lacks a snapshot is no hit any more.
+            // One that cannot be read, or lacks a snapshot, is no hit any more.
+            let Some(record) = Record::decode(row.get(0)?) else { continue };
             if record.outputs.iter().flat_map(|chain| &chain.0).all(|id| rows.snapshots.contains_key(id)) {
                 chains.extend(record.outputs.into_iter().map(|chain| chain.0));
             }

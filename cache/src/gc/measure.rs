@@ -20,7 +20,7 @@ use super::Kind;
 use crate::{Digest, Key, SnapshotId, Store, StoreError};
 
 /// What stands directly below a root. What is not named here counts as [`Kind::Other`].
-const PLACES: [(&str, Kind); 9] = [
+const PLACES: [(&str, Kind); 13] = [
     ("blobs", Kind::Blob),
     ("snapshots", Kind::Snapshot),
     ("mounts", Kind::CacheMount),
@@ -29,6 +29,10 @@ const PLACES: [(&str, Kind); 9] = [
     ("state.db", Kind::Database),
     ("state.db-wal", Kind::Database),
     ("state.db-shm", Kind::Database),
+    ("state.db.damaged", Kind::Database),
+    ("state.db.damaged-wal", Kind::Database),
+    ("state.db.damaged-shm", Kind::Database),
+    ("state.db.damaged-journal", Kind::Database),
     ("tmp", Kind::Running),
 ];
 
@@ -157,7 +161,7 @@ impl Store {
                     let bytes = match known.get(&id) {
                         Some(bytes) => *bytes,
                         None => {
-                            let bytes = disk_usage(self.snapshots_dir(), name).map_err(failed)?;
+                            let bytes = disk_usage(&self.snapshots_dir(), name).map_err(failed)?;
                             new.push((id, bytes));
                             bytes
                         }
@@ -166,7 +170,7 @@ impl Store {
                 }
                 None if matches!(name.to_bytes(), b"." | b"..") => {}
                 None => {
-                    let bytes = disk_usage(self.snapshots_dir(), name).map_err(failed)?;
+                    let bytes = disk_usage(&self.snapshots_dir(), name).map_err(failed)?;
                     measured.rest.push((Kind::Other, name.to_string_lossy().into_owned(), bytes));
                 }
             }

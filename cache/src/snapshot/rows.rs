@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::{Chain, Layer, Snapshot, SnapshotId, missing};
 use crate::gc::lease::Leased;
-use crate::store::{from_nanos, to_nanos};
+use crate::store::{Damage, from_nanos, to_nanos};
 use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError, state};
 
 impl Store {
@@ -139,6 +139,7 @@ impl Store {
                 self.write(OPERATION, |transaction| {
                     delete(transaction, id).map_err(StoreError::database(OPERATION))
                 })?;
+                self.damages().note(Damage::Snapshots(vec![id]));
                 Ok(false)
             }
             Err(errno) => {

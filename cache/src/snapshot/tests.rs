@@ -1,6 +1,7 @@
 //! Overlay semantics, commits and what a killed commit leaves.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -360,7 +361,7 @@ fn a_lost_directory_is_reported_and_can_be_dropped() {
     };
     is_missing(store.view(&upper).unwrap_err());
     is_missing(store.prepare(&chain).unwrap_err());
-    is_missing(store.prepare(&upper).unwrap().root().unwrap_err());
+    is_missing(store.prepare(&upper).unwrap_err());
 
     store.drop_snapshot(lost).unwrap();
     assert_eq!(store.record(&key).unwrap(), None);
@@ -370,6 +371,38 @@ fn a_lost_directory_is_reported_and_can_be_dropped() {
     is_missing(store.view(&upper).unwrap_err());
     store.drop_snapshot(upper.0[1]).unwrap();
     assert_eq!(root.names("snapshots"), [""; 0]);
+}
+
+#[test]
+fn no_layer_is_made_of_a_changed_snapshot() {
+    type Harm = fn(&std::path::Path);
+    let harms: [(&str, Harm); 5] = [
+        ("other bytes", |path| fs::write(path, "y").unwrap()),
+        ("another length", |path| fs::write(path, "xx").unwrap()),
+        ("another mode", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o4777)).unwrap()),
+        ("a file less", |path| fs::remove_file(path).unwrap()),
+        ("a file more", |path| fs::write(path.with_file_name("more"), "").unwrap()),
+    ];
+    for (name, harm) in harms {
+        let root = TestRoot::new();
+        let key = Key([1; 32]);
+        let mut active = root.open().prepare(&Chain::default()).unwrap();
+        write_at(active.root().unwrap(), "file", "x");
+        let id = active.commit(SystemTime::now()).unwrap().id;
+        let chain = Chain(vec![id]);
+        let store = root.open();
+        store.put_record(&[key], &key, &Record { outputs: vec![chain.clone()] }).unwrap();
+        harm(&root.path().join(format!("snapshots/{id}/fs/file")));
+        let error = crate::diff::make_layer(&store, &chain, None, Default::default()).unwrap_err();
+        let causes: Vec<_> =
+            std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source()).collect();
+        let is_lost = causes.iter().any(|cause| cause.downcast_ref().is_some_and(StoreError::is_lost));
+        assert!(is_lost, "{name}: {error:?}");
+        assert_eq!(store.take_damages(), [crate::Damage::Snapshots(vec![id])], "{name}");
+        assert_eq!(store.record(&key).unwrap(), None, "{name}");
+        assert_eq!(root.names("snapshots"), [""; 0], "{name}");
+        assert_eq!(root.names("blobs/sha256"), [""; 0], "{name}");
+    }
 }
 
 #[test]

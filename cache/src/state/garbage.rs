@@ -10,6 +10,7 @@
 //!
 //! What another living process has leased stays in any case.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -40,16 +41,19 @@ impl Store {
     /// go a day later, with the next image.
     pub fn remove_image(&self, image: &Image) -> Result<Vec<Digest>, StoreError> {
         let doomed = self.reach([image.digest])?;
-        let recorded = self.write("remove an image", |transaction| {
+        let is_ahead = Cell::new(false);
+        let removed = self.write("remove an image", |transaction| {
             let recorded = delete_row(transaction, image)
                 .map_err(StoreError::database("remove an image"))?
                 .ok_or_else(|| StoreError::Missing {
                 kind: "image",
                 name: image.name.clone().unwrap_or_else(|| image.digest.to_string()),
             })?;
+            is_ahead.set(true);
             self.write_index(transaction)?;
             Ok::<_, StoreError>(recorded)
-        })?;
+        });
+        let recorded = removed.inspect_err(|_| self.mend_index(is_ahead.get()))?;
         let _alone = self.collect_alone()?;
         let opening = self.keep_openers_off()?;
         // Held as a write transaction so that no row that names a blob can appear meanwhile.

@@ -1,5 +1,6 @@
 //! Named images, and `index.json`, which shows them to other tools.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -30,15 +31,27 @@ impl Store {
     /// The image that had the name before stays as an untagged one if it has no other name. The manifest must be
     /// in the store.
     pub fn put_image(&self, image: &Image) -> Result<(), StoreError> {
-        self.write("store an image", |transaction| {
+        let is_ahead = Cell::new(false);
+        let put = self.write("store an image", |transaction| {
             if self.blobs().size(&image.digest)?.is_none() {
                 return Err(StoreError::Missing { kind: "blob", name: image.digest.to_string() });
             }
             if put_row(transaction, image).map_err(StoreError::database("store an image"))? {
+                is_ahead.set(true);
                 self.write_index(transaction)?;
             }
             Ok(())
-        })
+        });
+        put.inspect_err(|_| self.mend_index(is_ahead.get()))
+    }
+
+    /// Puts `index.json` right when it shows what was not committed. Where even that fails (a full disk), the next opener
+    /// does it.
+    pub(crate) fn mend_index(&self, is_ahead: bool) {
+        let mend = || self.write("mend the index", |transaction| self.write_index(transaction));
+        if is_ahead && mend().is_err() {
+            self.process().leave_to_next_opener();
+        }
     }
 
     /// Keeps an image from being collected as long as this process lives, whether it has a name or not. Says whether it

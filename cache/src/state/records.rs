@@ -1,11 +1,11 @@
 //! Cache records: key → outputs.
 
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{OptionalExtension, Transaction};
 
 use super::Record;
 use crate::gc::lease::Leased;
 use crate::snapshot::SnapshotId;
+use crate::store::Damage;
 use crate::{Chain, Key, Store, StoreError};
 
 impl Store {
@@ -21,25 +21,45 @@ impl Store {
     }
 
     fn find_record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
-        let record = self.read("look up a record", |transaction| {
-            let record: Option<Record> = transaction
+        let found = self.read("look up a record", |transaction| {
+            let record = transaction
                 .prepare_cached("SELECT outputs FROM records WHERE key = ?1")?
-                .query_row([&key.0], |row| row.get(0))
+                .query_row([&key.0], |row| row.get(0).map(Record::decode))
                 .optional()?;
             let mut is_here = transaction.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?;
-            for id in record.iter().flat_map(Record::snapshots) {
+            for id in record.iter().flatten().flat_map(Record::snapshots) {
                 if !is_here.exists([id.row_id()])? {
                     return Ok(None);
                 }
             }
             Ok(record)
         })?;
+        let record = match found {
+            Some(None) => {
+                self.drop_record(key)?;
+                None
+            }
+            readable => readable.flatten(),
+        };
         for id in record.iter().flat_map(Record::snapshots) {
             if !self.has_snapshot_files(id)? {
                 return Ok(None);
             }
         }
         Ok(record)
+    }
+
+    /// Drops a record that cannot be read.
+    fn drop_record(&self, key: &Key) -> Result<(), StoreError> {
+        const OPERATION: &str = "drop a record";
+        self.write(OPERATION, |transaction| {
+            let delete = || {
+                transaction.prepare_cached("DELETE FROM records WHERE key = ?1")?.execute([&key.0]).map(drop)
+            };
+            delete().map_err(StoreError::database(OPERATION))
+        })?;
+        self.damages().note(Damage::Records(1));
+        Ok(())
     }
 
     /// Stores the record under each of `keys` (definition and content key). `op` is the digest of the operation
@@ -66,7 +86,7 @@ impl Store {
     }
 }
 
-/// Deletes the records that name a snapshot that `is_gone`.
+/// Deletes the records that name a snapshot that `is_gone`, and those that cannot be read.
 pub(crate) fn delete_records_naming(
     transaction: &Transaction<'_>,
     is_gone: impl Fn(SnapshotId) -> bool,
@@ -75,7 +95,8 @@ pub(crate) fn delete_records_naming(
     let mut all = transaction.prepare_cached("SELECT key, outputs FROM records")?;
     let mut rows = all.query([])?;
     while let Some(row) = rows.next()? {
-        if row.get::<_, Record>(1)?.snapshots().any(&is_gone) {
+        let record = Record::decode(row.get(1)?);
+        if record.is_none_or(|record| record.snapshots().any(&is_gone)) {
             keys.push(row.get(0)?);
         }
     }
@@ -99,7 +120,8 @@ impl Record {
         bytes
     }
 
-    fn decode(mut bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn decode(bytes: Vec<u8>) -> Option<Self> {
+        let mut bytes = &*bytes;
         let mut outputs = Vec::new();
         while let Some((count, rest)) = bytes.split_first_chunk::<4>() {
             let count = usize::try_from(u32::from_le_bytes(*count)).ok()?;
@@ -109,11 +131,5 @@ impl Record {
             bytes = rest;
         }
         bytes.is_empty().then_some(Self { outputs })
-    }
-}
-
-impl FromSql for Record {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        Self::decode(value.as_blob()?).ok_or(FromSqlError::InvalidType)
     }
 }

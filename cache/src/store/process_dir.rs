@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -18,7 +18,7 @@ use crate::gc::lease::{Leased, Leases, read_leases};
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// This process's directory; removed when dropped.
+/// This process's directory; removed when dropped, unless something is left to do.
 #[derive(Debug)]
 pub(crate) struct ProcessDir {
     /// `tmp/`.
@@ -29,6 +29,8 @@ pub(crate) struct ProcessDir {
     dir: OwnedFd,
     next: AtomicU64,
     leases: Leases,
+    /// Whether the directory stays, as if its owner had been killed.
+    stays: AtomicBool,
 }
 
 /// Holds the other openers of the store off while the directories below `tmp/` are looked at and made: only under
@@ -48,13 +50,14 @@ impl OpenLock {
 impl ProcessDir {
     /// Makes a directory for this process in `tmp`. `locks` is an open file that nobody else has.
     pub(super) fn create(tmp: &Path, locks: OwnedFd, _opening: &OpenLock) -> io::Result<Self> {
-        let name = format!("{:016x}", random_u64()?);
+        let name = process_name()?;
         let path = tmp.join(&name);
         let tmp = rustix::fs::open(tmp, DIRECTORY, Mode::empty())?;
         rustix::fs::mkdirat(&tmp, &name, Mode::RWXU)?;
         let dir = rustix::fs::openat(&tmp, &name, DIRECTORY, Mode::empty())?;
         rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { tmp, name, path, dir, next: AtomicU64::new(0), leases: Leases::new(locks) })
+        let (next, stays) = (AtomicU64::new(0), AtomicBool::new(false));
+        Ok(Self { tmp, name, path, dir, next, leases: Leases::new(locks), stays })
     }
 
     /// Moves what dead processes left in `tmp` into this directory. Says whether there was something.
@@ -133,6 +136,11 @@ impl ProcessDir {
         Ok(leased)
     }
 
+    /// Lets the next opener put right what this process could not: it finds the directory of one that died.
+    pub(crate) fn leave_to_next_opener(&self) {
+        self.stays.store(true, Ordering::Relaxed);
+    }
+
     /// A name not used before in this directory.
     pub(crate) fn unique_name(&self) -> String {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
@@ -158,11 +166,18 @@ impl Drop for ProcessDir {
     fn drop(&mut self) {
         // The next opener deletes what stays behind.
         let _ = self.clear();
-        let _ = rustix::fs::unlinkat(&self.tmp, &self.name, AtFlags::REMOVEDIR);
+        if !self.stays.load(Ordering::Relaxed) {
+            let _ = rustix::fs::unlinkat(&self.tmp, &self.name, AtFlags::REMOVEDIR);
+        }
     }
 }
 
-/// Whether `name` is one that [`ProcessDir::create`] gives: nothing else below `tmp/` is ever deleted.
+/// A new name below `tmp/`.
+pub(super) fn process_name() -> io::Result<String> {
+    Ok(format!("{:016x}", random_u64()?))
+}
+
+/// Whether `name` is one that [`process_name`] gives: nothing else below `tmp/` is ever deleted.
 fn is_process_name(name: &[u8]) -> bool {
     name.len() == 16 && name.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
+use rusqlite::Connection;
 use rustix::fs::{CWD, FileType};
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -188,7 +189,8 @@ fn a_failed_transaction_takes_the_snapshot_back() {
     let root = TestRoot::new();
     let store = root.open();
     let chain = commit_file(&store, &Chain::default(), "one");
-    store.connection().execute_batch("ALTER TABLE snapshots RENAME TO elsewhere").unwrap();
+    let forbid = "CREATE TRIGGER t BEFORE INSERT ON snapshots BEGIN SELECT RAISE(ABORT, 'no'); END";
+    store.database().connection.execute_batch(forbid).unwrap();
     let active = store.prepare(&Chain::default()).unwrap();
     active.commit(SystemTime::now()).unwrap_err();
     assert_eq!(root.names("snapshots"), [chain.0[0].to_string()]);
