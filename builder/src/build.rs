@@ -137,12 +137,16 @@ pub fn build(
     let image = built.as_ref().ok().and_then(|outcome| outcome.image_id);
     let explained = recorder.finish(image.map(|image| image.to_string()), built.as_ref().err());
     progress.finish();
-    match explain {
-        None => {}
-        Some(ExplainFormat::Text) => print_talk(&text::build(&explained)),
-        Some(ExplainFormat::Json) => print_json(&explained)?,
-    }
-    built
+    let told = match explain {
+        None => Ok(()),
+        Some(ExplainFormat::Text) => {
+            print_talk(&text::build(&explained));
+            Ok(())
+        }
+        Some(ExplainFormat::Json) => print_json(&explained),
+    };
+    // What the build failed for comes first.
+    built.and_then(|outcome| told.map(|()| outcome))
 }
 
 /// Says what a build would do, and does nothing of it but to find out what its keys are made of.

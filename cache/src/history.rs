@@ -1,10 +1,11 @@
 //! What was built before: a row for each build, its description, lists of the files it read, logs of its steps.
 //!
 //! What a build consists of (its *graph*: steps and what their keys are made of) is kept once by digest, so that a build
-//! of something unchanged adds one small row. Descriptions and lists are opaque here and belong to the builds that name
-//! them: they go with the last one. Logs are files below `logs/`.
+//! of something unchanged adds one small row, which waits in a file for the next change of the database. Descriptions and lists are opaque here and belong to the builds that name
+//! them: they go with the last one. Logs are files below `history/`.
 
 mod logs;
+mod pending;
 mod rows;
 
 use std::fmt;
@@ -72,6 +73,24 @@ pub enum BuildStatus {
     Failed,
     /// It was stopped.
     Cancelled,
+}
+
+impl BuildStatus {
+    fn code(self) -> u8 {
+        match self {
+            Self::Succeeded => 0,
+            Self::Failed => 1,
+            Self::Cancelled => 2,
+        }
+    }
+
+    fn from_code(code: u8) -> Self {
+        match code {
+            0 => Self::Succeeded,
+            1 => Self::Failed,
+            _ => Self::Cancelled,
+        }
+    }
 }
 
 /// A build.

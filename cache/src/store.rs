@@ -46,7 +46,7 @@ const DIRECTORIES: [(&str, u32); 8] = [
     ("mounts", 0o700),
     ("git", 0o700),
     ("locks", 0o700),
-    ("logs", 0o700),
+    ("history", 0o700),
     ("tmp", 0o700),
 ];
 
@@ -72,7 +72,7 @@ struct Inner {
     damages: Arc<Damages>,
     mounts: OwnedFd,
     locks: Arc<OwnedFd>,
-    logs: OwnedFd,
+    history: OwnedFd,
     blobs: Blobs,
     /// Whether something was written that has to be on the disk in the end: see [`Store::write`].
     settles: AtomicBool,
@@ -88,7 +88,7 @@ const ENTRIES: [&str; 17] = [
     "mounts",
     "git",
     "locks",
-    "logs",
+    "history",
     "tmp",
     "oci-layout",
     "index.json",
@@ -166,7 +166,7 @@ impl Store {
                 database: Mutex::new(database),
                 mounts: open_dir(&root.join("mounts"))?,
                 locks: Arc::new(open_dir(&root.join("locks"))?),
-                logs: open_dir(&root.join("logs"))?,
+                history: open_dir(&root.join("history"))?,
                 blobs: Blobs::new(
                     open_dir(&root.join("blobs/sha256"))?,
                     Arc::clone(&process),
@@ -260,14 +260,14 @@ impl Store {
         &self.inner.locks
     }
 
+    /// `history/`.
+    pub(crate) fn history_dir(&self) -> &OwnedFd {
+        &self.inner.history
+    }
+
     /// The root directory, open.
     pub(crate) fn root_fd(&self) -> &OwnedFd {
         &self.inner.root_fd
-    }
-
-    /// `logs/`.
-    pub(crate) fn logs_dir(&self) -> &OwnedFd {
-        &self.inner.logs
     }
 
     /// Runs `query` on one consistent state of the database.

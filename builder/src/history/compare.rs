@@ -69,7 +69,7 @@ pub fn compare(store: &Store, before: &Past, now: &Past) -> Compared {
     let mut both = Pasts::of(vec![before.clone(), now.clone()]);
     let now = both.builds.pop().unwrap_or_else(|| now.clone());
     let no_files = SelectedFiles::default();
-    let explainer = Explainer::new(store, &no_files, &both, &now.graph, false);
+    let explainer = Explainer::new(store, &no_files, &both, &now.graph);
     let mut steps = Vec::new();
     let mut equal_steps = 0;
     let mut is_there = vec![false; before.graph.steps.len()];
@@ -128,8 +128,17 @@ fn ended(past: &Past, step: usize) -> Ended {
 
 fn asked(before: &Request, now: &Request) -> Vec<Asked> {
     let flat = |request: &Request| {
-        let Request { context, dockerfile, target, platform, build_args, contexts, names, no_cache } =
-            request;
+        let Request {
+            context,
+            dockerfile,
+            target,
+            platform,
+            build_args,
+            contexts,
+            names,
+            no_cache,
+            no_cache_stages,
+        } = request;
         let mut all = BTreeMap::from([
             ("context".to_owned(), context.clone()),
             ("platform".to_owned(), platform.clone()),
@@ -139,7 +148,10 @@ fn asked(before: &Request, now: &Request) -> Vec<Asked> {
         all.extend(build_args.iter().map(|(name, value)| (format!("argument {name}"), value.clone())));
         all.extend(contexts.iter().map(|(name, value)| (format!("further context {name}"), value.clone())));
         all.extend((!names.is_empty()).then(|| ("names".to_owned(), names.join(", "))));
-        all.extend(no_cache.then(|| ("no cache".to_owned(), "yes".to_owned())));
+        all.extend(no_cache.then(|| ("no cache".to_owned(), "for all steps".to_owned())));
+        all.extend(
+            (!no_cache_stages.is_empty()).then(|| ("no cache".to_owned(), no_cache_stages.join(", "))),
+        );
         all
     };
     let (before, mut now) = (flat(before), flat(now));

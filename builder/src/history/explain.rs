@@ -38,7 +38,6 @@ pub(super) struct Explainer<'a> {
     graph: &'a Graph,
     /// For each past build, the step of it that each step of the graph stands for.
     matched: Vec<Vec<Option<usize>>>,
-    no_cache: bool,
 }
 
 impl<'a> Explainer<'a> {
@@ -48,14 +47,13 @@ impl<'a> Explainer<'a> {
         files: &'a SelectedFiles,
         pasts: &'a Pasts,
         graph: &'a Graph,
-        no_cache: bool,
     ) -> Self {
         let names = |graph: &'a Graph| -> Vec<&'a str> {
             graph.steps.iter().map(|step| &*step.provenance.name).collect()
         };
         let now = names(graph);
         let matched = pasts.builds.iter().map(|past| match_steps(&names(&past.graph), &now)).collect();
-        Self { store, files, pasts, graph, matched, no_cache }
+        Self { store, files, pasts, graph, matched }
     }
 
     /// Why the step with this report has to run.
@@ -126,13 +124,17 @@ impl<'a> Explainer<'a> {
     }
 
     fn ignored_by(&self, index: usize) -> IgnoredBy {
-        if self.no_cache {
+        let request = &self.graph.request;
+        if request.no_cache {
             return IgnoredBy::NoCache;
         }
         let name = &self.graph.steps[index].provenance.name;
-        let label = name.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(label, _)| label);
-        match label.and_then(|label| label.split_once(' ')) {
-            Some((stage, _)) => IgnoredBy::Filter { stage: stage.to_owned() },
+        let label = name.strip_prefix('[').and_then(|rest| rest.split_once(' '));
+        let is_named = |stage: &&String| label.is_some_and(|(label, _)| label.eq_ignore_ascii_case(stage));
+        // The only stage of a file is not in its names.
+        let only = || request.no_cache_stages.first().filter(|_| request.no_cache_stages.len() == 1);
+        match request.no_cache_stages.iter().find(is_named).or_else(only) {
+            Some(stage) => IgnoredBy::Filter { stage: stage.clone() },
             None => IgnoredBy::Step,
         }
     }

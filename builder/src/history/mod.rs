@@ -69,6 +69,9 @@ pub struct Request {
     /// Whether all steps were to be run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_cache: bool,
+    /// The stages whose steps were to be run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_cache_stages: Vec<String>,
 }
 
 /// A vertex.

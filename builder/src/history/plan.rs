@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use wharf_cache::Store;
+use wharf_solver::explain::Reason;
 use wharf_solver::llb::Definition;
 use wharf_solver::scheduler::{self, StepReport};
 
@@ -89,10 +90,21 @@ pub fn explain(
     let pasts = Pasts::load(store, &summary.project);
     let graph =
         Graph { version: VERSION, request: summary.request.clone(), steps: describe(definition, reports) };
-    let explainer = Explainer::new(store, files, &pasts, &graph, summary.request.no_cache);
+    let explainer = Explainer::new(store, files, &pasts, &graph);
     let step = |(index, report): (usize, &StepReport<scheduler::Verdict>)| {
         let verdict = Verdict::of(report.outcome);
-        let why = if verdict.runs() { explainer.why(index, report) } else { Default::default() };
+        let mut why = if verdict.runs() { explainer.why(index, report) } else { Default::default() };
+        for reason in &mut why.reasons {
+            // What another build had there is not the point: what this one will have is not known yet.
+            if let Reason::UpstreamStep { step } = reason
+                && report.inputs.iter().any(|input| {
+                    Verdict::of(reports[input.step].outcome).runs()
+                        && graph.steps[input.step].provenance.name == *step
+                })
+            {
+                *reason = Reason::UpstreamRuns { step: step.clone() };
+            }
+        }
         let name = graph.steps[index].provenance.name.clone();
         let mut step = Explained::new(index, name, verdict, report, why);
         step.predicted_ms = explainer.predicted(index).filter(|_| verdict.runs()).map(millis);

@@ -74,6 +74,7 @@ impl RequestSummary {
             contexts: contexts.collect::<BTreeMap<_, _>>(),
             names: names.collect(),
             no_cache: request.no_cache,
+            no_cache_stages: request.no_cache_stages.clone(),
         };
         Self { project: Key(*project.finalize().as_bytes()), request }
     }
@@ -167,8 +168,7 @@ impl<'a> Recorder<'a> {
         let mut whys = BTreeMap::new();
         if let Some(described) = described.as_ref().filter(|_| misses.contains(&true)) {
             let pasts = Pasts::load(self.store, &self.summary.project);
-            let explainer =
-                Explainer::new(self.store, &self.files, &pasts, described, self.summary.request.no_cache);
+            let explainer = Explainer::new(self.store, &self.files, &pasts, described);
             for (index, report) in steps.iter().enumerate().filter(|(index, _)| misses[*index]) {
                 whys.insert(index, explainer.why(index, report));
             }

@@ -18,6 +18,7 @@ mod gc;
 mod git;
 mod git_fixture;
 mod harness;
+mod history;
 mod hostile;
 mod interrupt;
 mod killed;

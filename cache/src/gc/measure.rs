@@ -25,7 +25,7 @@ const PLACES: [(&str, Kind); 13] = [
     ("snapshots", Kind::Snapshot),
     ("mounts", Kind::CacheMount),
     ("git", Kind::Repository),
-    ("logs", Kind::History),
+    ("history", Kind::History),
     ("state.db", Kind::Database),
     ("state.db-wal", Kind::Database),
     ("state.db-shm", Kind::Database),

@@ -336,7 +336,7 @@ fn everything_in_the_root_counts() {
     let request = MountRequest { name: &name, sharing: Sharing::Shared, first: 0, fresh: false };
     let mount = || store.try_mount::<StoreError>(&request, &|_| Ok(())).unwrap().unwrap();
     write_at(mount().root(), "wheel", &"w".repeat(70_000));
-    for (dir, file) in [("git/0000", "pack"), ("logs", "log"), ("something/new", "file")] {
+    for (dir, file) in [("git/0000", "pack"), ("history", "log"), ("something/new", "file")] {
         std::fs::create_dir_all(root.path().join(dir)).unwrap();
         std::fs::write(root.path().join(dir).join(file), "y".repeat(9000)).unwrap();
     }

@@ -162,7 +162,7 @@ impl BuildLogs {
     }
 
     fn failed(&self, operation: &'static str, source: impl Into<io::Error>) -> StoreError {
-        StoreError::io(operation, self.store.process().path().join("logs"), source)
+        StoreError::io(operation, self.store.process().path().join("history"), source)
     }
 
     fn give_up(&self, error: StoreError) {
@@ -245,7 +245,7 @@ impl Iterator for StepLog {
 impl Store {
     /// The log of a step; nothing if it printed nothing, or did not run.
     pub fn step_log(&self, build: BuildId, step: &Key) -> Result<Option<StepLog>, StoreError> {
-        let path = self.root().join("logs").join(build.to_string()).join(file_name(step));
+        let path = self.root().join("history").join(build.to_string()).join(file_name(step));
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::open(&path, flags, Mode::empty()) {
             Ok(file) => Ok(Some(StepLog { path, file: BufReader::new(File::from(file)), ended: false })),

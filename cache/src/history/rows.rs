@@ -27,14 +27,21 @@ impl Store {
     ) -> Result<Option<StoreError>, StoreError> {
         const OPERATION: &str = "record the build";
         let failed = StoreError::database(OPERATION);
-        let documents = graph.map(Documents::pack).transpose()?;
         let (dir, log_bytes, log_error) = logs.finish();
-        // A build that nothing was done for does not wait for the disk to remember it.
+        if graph.is_none() && dir.is_none() && self.append_pending(build)? {
+            return Ok(log_error);
+        }
+        let documents = graph.map(Documents::pack).transpose()?;
+        let pending = self.take_pending()?;
         let trash = self.write_soon(OPERATION, |transaction| {
             if let Some(documents) = &documents {
                 documents.insert(transaction, &build.graph).map_err(&failed)?;
             }
-            insert(transaction, build, if dir.is_some() { log_bytes } else { 0 }).map_err(&failed)?;
+            for row in pending.iter().flat_map(|pending| &pending.rows) {
+                insert(transaction, row).map_err(&failed)?;
+            }
+            let log_bytes = if dir.is_some() { log_bytes } else { 0 };
+            insert(transaction, &BuildRow { log_bytes, ..build.clone() }).map_err(&failed)?;
             let may_be_too_big = dir.is_some() || documents.is_some();
             if may_be_too_big {
                 self.note_growth();
@@ -42,13 +49,28 @@ impl Store {
             let trash = self.trim(transaction, &HistoryLimits::default(), may_be_too_big, Some(build.id))?;
             if let Some(dir) = &dir {
                 // The row is committed only after this: a directory without one is nobody's.
-                rustix::fs::renameat(self.process().fd(), dir, self.logs_dir(), build.id.to_string())
-                    .map_err(|errno| StoreError::io("keep", self.root().join("logs"), errno))?;
+                rustix::fs::renameat(self.process().fd(), dir, self.history_dir(), build.id.to_string())
+                    .map_err(|errno| StoreError::io("keep", self.root().join("history"), errno))?;
             }
             Ok::<_, StoreError>(trash)
         })?;
         trash.iter().for_each(|name| self.discard(name));
+        pending.map_or(Ok(()), |pending| pending.moved(self))?;
         Ok(log_error)
+    }
+
+    /// Gives the builds their rows that have none yet.
+    fn move_pending(&self) -> Result<(), StoreError> {
+        const OPERATION: &str = "record builds";
+        let Some(pending) = self.take_pending()? else { return Ok(()) };
+        let trash = self.write(OPERATION, |transaction| {
+            for row in &pending.rows {
+                insert(transaction, row).map_err(StoreError::database(OPERATION))?;
+            }
+            self.trim(transaction, &HistoryLimits::default(), false, None)
+        })?;
+        trash.iter().for_each(|name| self.discard(name));
+        pending.moved(self)
     }
 
     /// Whether the description of a graph is here.
@@ -60,6 +82,7 @@ impl Store {
 
     /// The builds of a project, or of all, the newest first.
     pub fn builds(&self, project: Option<&Key>, count_max: usize) -> Result<Vec<BuildRow>, StoreError> {
+        self.move_pending()?;
         let count_max = i64::try_from(count_max).unwrap_or(i64::MAX);
         self.read("list the builds", |transaction| {
             let columns = "id, project, started_ns, duration_ns, status, graph, outcome, log_bytes";
@@ -96,6 +119,7 @@ impl Store {
 
     /// Forgets builds, and what only they had.
     pub fn remove_builds(&self, builds: &[BuildId]) -> Result<(), StoreError> {
+        self.move_pending()?;
         let trash = self.write("remove builds", |transaction| {
             let trash = self.remove_rows(transaction, builds)?;
             remove_unnamed(transaction)?;
@@ -107,6 +131,7 @@ impl Store {
 
     /// Forgets the oldest builds until the rest is within `limits`.
     pub fn trim_history(&self, limits: &HistoryLimits) -> Result<(), StoreError> {
+        self.move_pending()?;
         let trash = self.write("remove builds", |transaction| self.trim(transaction, limits, true, None))?;
         trash.iter().for_each(|name| self.discard(name));
         Ok(())
@@ -114,13 +139,14 @@ impl Store {
 
     /// How much history there is.
     pub fn history_size(&self) -> Result<HistorySize, StoreError> {
+        self.move_pending()?;
         self.read("measure the history", history_size)
     }
 
     /// Takes the directories of logs away that no row has. In a write transaction such a directory is nobody's.
     pub(crate) fn adopt_orphan_logs(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
-        let failed = |errno| StoreError::io("collect", self.root().join("logs"), errno);
-        for entry in rustix::fs::Dir::read_from(self.logs_dir()).map_err(failed)? {
+        let failed = |errno| StoreError::io("collect", self.root().join("history"), errno);
+        for entry in rustix::fs::Dir::read_from(self.history_dir()).map_err(failed)? {
             let entry = entry.map_err(failed)?;
             let Ok(id) = entry.file_name().to_str().unwrap_or_default().parse::<BuildId>() else { continue };
             let is_recorded = transaction
@@ -137,10 +163,12 @@ impl Store {
     /// Moves the logs of a build into the process's directory; their name there, if there were any.
     fn take_logs(&self, id: BuildId) -> Result<Option<String>, StoreError> {
         let name = self.process().unique_name();
-        match rustix::fs::renameat(self.logs_dir(), id.to_string(), self.process().fd(), &name) {
+        match rustix::fs::renameat(self.history_dir(), id.to_string(), self.process().fd(), &name) {
             Ok(()) => Ok(Some(name)),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(StoreError::io("remove", self.root().join("logs").join(id.to_string()), errno)),
+            Err(errno) => {
+                Err(StoreError::io("remove", self.root().join("history").join(id.to_string()), errno))
+            }
         }
     }
 
@@ -269,17 +297,13 @@ impl FromSql for Packed {
     }
 }
 
-fn insert(transaction: &Transaction<'_>, build: &BuildRow, log_bytes: u64) -> rusqlite::Result<()> {
-    let status = match build.status {
-        BuildStatus::Succeeded => 0_u8,
-        BuildStatus::Failed => 1,
-        BuildStatus::Cancelled => 2,
-    };
+/// Inserts a row that is not there yet.
+fn insert(transaction: &Transaction<'_>, build: &BuildRow) -> rusqlite::Result<()> {
     let duration_ns = i64::try_from(build.duration.as_nanos()).unwrap_or(i64::MAX);
     let started_ns = to_nanos(build.started);
     transaction
         .prepare_cached(
-            "INSERT INTO builds (id, project, started_ns, duration_ns, ended_ns, status, graph, outcome, log_bytes)
+            "INSERT OR IGNORE INTO builds (id, project, started_ns, duration_ns, ended_ns, status, graph, outcome, log_bytes)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?
         .execute((
@@ -288,10 +312,10 @@ fn insert(transaction: &Transaction<'_>, build: &BuildRow, log_bytes: u64) -> ru
             started_ns,
             duration_ns,
             started_ns.saturating_add(duration_ns),
-            status,
+            build.status.code(),
             &build.graph.0,
             &build.outcome,
-            log_bytes.cast_signed(),
+            build.log_bytes.cast_signed(),
         ))
         .map(drop)
 }
@@ -302,11 +326,7 @@ fn build_row(row: &Row<'_>) -> rusqlite::Result<BuildRow> {
         project: Key(row.get(1)?),
         started: from_nanos(row.get(2)?),
         duration: Duration::from_nanos(row.get::<_, i64>(3)?.max(0).cast_unsigned()),
-        status: match row.get::<_, u8>(4)? {
-            0 => BuildStatus::Succeeded,
-            1 => BuildStatus::Failed,
-            _ => BuildStatus::Cancelled,
-        },
+        status: BuildStatus::from_code(row.get(4)?),
         graph: Key(row.get(5)?),
         outcome: row.get(6)?,
         log_bytes: row.get::<_, i64>(7)?.cast_unsigned(),

@@ -115,9 +115,9 @@ fn logs_are_kept_in_full_and_go_with_their_build() {
     // What is at a new place is found there after a restart, and nothing is left after the removal.
     drop(store);
     let store = root.open();
-    assert_eq!(root.names("logs"), [build.id.to_string()]);
+    assert_eq!(root.names("history"), [build.id.to_string()]);
     store.remove_builds(&[build.id]).unwrap();
-    assert_eq!(root.names("logs"), Vec::<String>::new());
+    assert_eq!(root.names("history"), Vec::<String>::new());
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn damaged_logs_are_refused_and_torn_ones_end() {
     logs.append(&step, Duration::ZERO, LogStream::Stdout, b"first");
     logs.append(&step, Duration::ZERO, LogStream::Stdout, b"second");
     store.record_build(&build, Some(&graph(1)), logs).unwrap();
-    let path = root.path().join("logs").join(build.id.to_string()).join(step.to_string());
+    let path = root.path().join("history").join(build.id.to_string()).join(step.to_string());
     let whole = std::fs::read(&path).unwrap();
     let check = |bytes: &[u8], good: usize, fails: bool| {
         std::fs::write(&path, bytes).unwrap();
@@ -149,11 +149,11 @@ fn orphaned_logs_are_collected() {
     let root = TestRoot::new();
     let store = root.open();
     let kept = record(&store, 1);
-    std::fs::create_dir(root.path().join("logs").join(kept.id.to_string())).unwrap();
-    std::fs::create_dir(root.path().join("logs/00000000000000aa")).unwrap();
+    std::fs::create_dir(root.path().join("history").join(kept.id.to_string())).unwrap();
+    std::fs::create_dir(root.path().join("history/00000000000000aa")).unwrap();
     std::fs::create_dir(root.path().join("tmp/00000000000000bb")).unwrap();
     let _second = root.open();
-    assert_eq!(root.names("logs"), [kept.id.to_string()]);
+    assert_eq!(root.names("history"), [kept.id.to_string()]);
 }
 
 #[test]
@@ -172,4 +172,47 @@ fn a_damaged_document_is_an_error() {
             .unwrap();
         assert!(store.build_graph(&Key([1; 32])).is_err());
     }
+}
+
+#[test]
+fn builds_of_nothing_new_wait_for_the_next_change() {
+    let root = TestRoot::new();
+    let store = root.open();
+    record(&store, 1);
+    let pending = root.path().join("history/pending");
+    let mut rows: Vec<BuildRow> =
+        (2..6).map(|number| BuildRow { graph: Key([1; 32]), ..row(number) }).collect();
+    for row in &rows[..3] {
+        store.record_build(row, None, BuildLogs::new(&store)).unwrap();
+    }
+    let bytes = std::fs::read(&pending).unwrap();
+    assert!(!bytes.is_empty());
+    // Torn, and moved twice: as after a full disk, and after a kill before the file was emptied.
+    std::fs::write(&pending, [&bytes[..bytes.len() / 2], &bytes[..], &bytes[..20]].concat()).unwrap();
+    store.record_build(&rows[3], None, BuildLogs::new(&store)).unwrap();
+    rows.reverse();
+    assert_eq!(store.builds(None, 9).unwrap()[..4], rows);
+    assert_eq!(std::fs::metadata(&pending).unwrap().len(), 0);
+    std::fs::write(&pending, &bytes).unwrap();
+    assert_eq!(store.builds(None, 9).unwrap().len(), 5);
+}
+
+#[test]
+fn builds_of_many_processes_are_all_recorded() {
+    let root = TestRoot::new();
+    let stores = [root.open(), root.open(), root.open()];
+    std::thread::scope(|scope| {
+        for (thread, store) in stores.iter().enumerate() {
+            scope.spawn(move || {
+                for number in 0..60 {
+                    let row = BuildRow { graph: Key([1; 32]), ..row(number) };
+                    store.record_build(&row, None, BuildLogs::new(store)).unwrap();
+                    if (usize::from(number) + thread) % 7 == 0 {
+                        store.builds(None, 1).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(stores[0].builds(None, 999).unwrap().len(), 180);
 }

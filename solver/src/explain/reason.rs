@@ -97,6 +97,11 @@ pub enum Reason {
         /// The step.
         step: String,
     },
+    /// A step that it reads would run first: what that makes decides. Only in a plan.
+    UpstreamRuns {
+        /// The step.
+        step: String,
+    },
     /// It reads something else of a step.
     SelectionChanged {
         /// The step.
@@ -299,6 +304,7 @@ impl fmt::Display for Reason {
             }
             Self::UpstreamFiles { step } => write!(f, "`{step}` made other files"),
             Self::UpstreamStep { step } => write!(f, "`{step}` is another step than before"),
+            Self::UpstreamRuns { step } => write!(f, "`{step}` would run, and what it makes decides"),
             Self::SelectionChanged { step, old, new } => {
                 write!(f, "it reads `{}` of `{step}`, not `{}`", new.join("`, `"), old.join("`, `"))
             }
