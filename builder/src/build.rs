@@ -33,6 +33,7 @@ use crate::layers::Layers;
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
+use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::secrets::Secrets;
 use crate::signals::Listening;
 use crate::source::git::Access;
@@ -63,6 +64,10 @@ pub struct BuildRequest {
     pub target: String,
     /// Whether steps are run even if the cache has them.
     pub no_cache: bool,
+    /// Caches of other places that are asked for what is not here.
+    pub cache_from: Vec<CacheFrom>,
+    /// Places that get a cache of this build.
+    pub cache_to: Vec<CacheTo>,
     /// Whether registries are asked for images that are here.
     pub pull: bool,
     /// What becomes of the result.
