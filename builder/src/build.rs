@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
 
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
@@ -21,7 +22,7 @@ use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
 use wharf_runtime::Cancel;
 use wharf_solver::llb::{ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
-use wharf_solver::scheduler::{Solve, SolveError, solve};
+use wharf_solver::scheduler::{Limits, Solve, SolveError, solve};
 
 use crate::context::digest::DigestError;
 use crate::context::open::{Opener, Reach};
@@ -293,6 +294,7 @@ impl<'a> Build<'a> {
                 let _ = made.send(chain.clone());
             }
         };
+        let begun = Instant::now();
         let solved = solve(&Solve {
             definition: &converted.definition,
             goals: &[head],
@@ -303,9 +305,11 @@ impl<'a> Build<'a> {
             cancelled: &|| self.cancel.is_cancelled(),
             cancel: &|| self.cancel.cancel(),
             jobs: self.request.jobs,
+            limits: Limits::default(),
+            clock: &|| begun.elapsed(),
         });
-        let mut solved = solved.map_err(|error| self.solve_failure(converted, error))?;
-        Ok(Some(solved.results.remove(0)))
+        let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
+        Ok(Some(results.remove(0)))
     }
 
     fn solve_failure(&self, converted: &Converted, error: SolveError) -> Failure {

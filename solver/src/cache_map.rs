@@ -209,7 +209,7 @@ fn encode_reads(encoder: &mut Encoder, reads: &[Reads]) {
     });
 }
 
-fn keyed_platform(vertex: &Vertex) -> Option<Cow<'_, Platform>> {
+pub(crate) fn keyed_platform(vertex: &Vertex) -> Option<Cow<'_, Platform>> {
     let platform = vertex.platform.as_ref()?;
     match &vertex.op {
         // The version of the operating system chooses among the manifests of an index; a process does not see it.
@@ -220,7 +220,7 @@ fn keyed_platform(vertex: &Vertex) -> Option<Cow<'_, Platform>> {
 }
 
 /// The operation with everything that is not in its key taken out.
-fn keyed_op(op: &Op) -> Cow<'_, Op> {
+pub(crate) fn keyed_op(op: &Op) -> Cow<'_, Op> {
     match op {
         Op::Source(source) => Cow::Owned(Op::Source(keyed_source(source))),
         Op::Exec(exec) => Cow::Owned(Op::Exec(keyed_exec(exec))),
