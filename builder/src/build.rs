@@ -1,5 +1,6 @@
 //! One build, from the request to its outputs.
 
+mod attempts;
 pub mod call;
 mod dockerfile;
 mod independent;
@@ -188,24 +189,13 @@ impl<'a> Build<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, Failure> {
-        let platform = self.platform.clone();
-        let converted = self.convert(&platform)?;
+        let converted = self.convert(&self.platform.clone())?;
         self.refuse_forbidden(&converted)?;
         let named = load::named(&self.request, &converted.definition, &self.opener())?;
         for (name, context) in named {
             self.contexts.insert(name, without_store(context, &self.sources.store)?);
         }
-        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
-        let layers = &Layers::new(&self.sources.store, variant);
-        let cancelled = &|| self.cancel.is_cancelled();
-        let outcome = std::thread::scope(|scope| {
-            let (made, chains) = mpsc::channel();
-            let maker = std::thread::Builder::new().name("layers".to_owned());
-            // Where there is no thread to be had, the export makes the layers.
-            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
-            let result = self.solve(&converted, made)?;
-            self.export(&converted, result, layers, platform)
-        });
+        let outcome = self.solve_until_nothing_is_lost(&converted);
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(
@@ -214,6 +204,21 @@ impl<'a> Build<'a> {
             ));
         }
         outcome
+    }
+
+    /// Graph → outputs, once.
+    fn attempt(&self, converted: &Converted) -> Result<Outcome, Failure> {
+        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
+        let layers = &Layers::new(&self.sources.store, variant);
+        let cancelled = &|| self.cancel.is_cancelled();
+        std::thread::scope(|scope| {
+            let (made, chains) = mpsc::channel();
+            let maker = std::thread::Builder::new().name("layers".to_owned());
+            // Where there is no thread to be had, the export makes the layers.
+            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
+            let result = self.solve(converted, made)?;
+            self.export(converted, result, layers, self.platform.clone())
+        })
     }
 
     /// Text → graph. What is only a warning is said at the end, whatever becomes of the build.

@@ -223,12 +223,12 @@ pub enum DiffError {
     #[error("cannot {operation} `{path}` for {object}")]
     Write { operation: &'static str, path: String, object: String, source: std::io::Error },
     /// A blob could not be stored.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] crate::content::ContentError),
     /// A snapshot could not be made.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The database refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] crate::StoreError),
 }
