@@ -4,22 +4,42 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
-use wharf_cache::diff::{DiffError, Variant, make_layer};
+use wharf_cache::diff::{DiffError, Variant, make_layer, remake_layer};
 use wharf_cache::snapshot::Layer;
 use wharf_cache::{Chain, ChainId, SnapshotId, Store};
+use wharf_runtime::Cancel;
+
+use crate::remote::imports::Imports;
+
+/// What layers are to be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// What their bytes depend on besides the files.
+    pub variant: Variant,
+    /// Whether layers that came from elsewhere in another form are made again.
+    pub force: bool,
+}
 
 /// Makes the layer blobs of chains, each snapshot's once.
 #[derive(Debug)]
 pub struct Layers<'a> {
     store: &'a Store,
-    variant: Variant,
+    /// Has the files of lazy snapshots.
+    imports: &'a Imports<'a>,
+    cancel: Cancel,
+    form: Form,
     made: Mutex<HashMap<SnapshotId, Layer>>,
 }
 
 impl<'a> Layers<'a> {
-    /// Layers will be made in `variant`.
-    pub fn new(store: &'a Store, variant: Variant) -> Self {
-        Self { store, variant, made: Mutex::new(HashMap::new()) }
+    /// Layers will be made in `form`.
+    pub fn new(store: &'a Store, imports: &'a Imports<'a>, cancel: Cancel, form: Form) -> Self {
+        Self { store, imports, cancel, form, made: Mutex::new(HashMap::new()) }
+    }
+
+    /// What they are made in.
+    pub fn variant(&self) -> Variant {
+        self.form.variant
     }
 
     /// Makes the layers of every chain that arrives until no more can, or the build is `cancelled`. A failure here is
@@ -32,7 +52,8 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// The layers of a chain, lowest first: those it was unpacked from, and new ones for what was built.
+    /// The layers of a chain, lowest first: those it was unpacked from, and new ones for what was built. The blobs of those
+    /// that came from elsewhere need not be here.
     pub fn of(&self, chain: &Chain) -> Result<Vec<Layer>, LayerError> {
         // Held while a layer is made: making one uses all processors already.
         let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -55,9 +76,24 @@ impl<'a> Layers<'a> {
     }
 
     fn make(&self, chain: &Chain, number: usize, parent: Option<ChainId>) -> Result<Layer, DiffError> {
-        match self.store.layer(chain.0[number], Variant::PULLED)? {
-            Some(pulled) => Ok(pulled),
-            None => make_layer(self.store, &Chain(chain.0[..=number].to_vec()), parent, self.variant),
+        let id = chain.0[number];
+        let variant = self.form.variant.key();
+        let ready: &[&str] = if self.form.force { &[&variant] } else { &[Variant::PULLED, &variant] };
+        for key in ready {
+            if let Some(layer) = self.store.layer(id, key)?
+                && (*key == Variant::PULLED
+                    || self.store.blobs().size(&layer.digest)? == Some(layer.size)
+                    || self.store.is_lazy(id)?)
+            {
+                return Ok(layer);
+            }
+        }
+        let chain = Chain(chain.0[..=number].to_vec());
+        // Of another form, or clamped to another time: made of the files.
+        self.imports.bring_files(&chain, &self.cancel)?;
+        match self.form.force {
+            true => remake_layer(self.store, &chain, parent, self.form.variant),
+            false => make_layer(self.store, &chain, parent, self.form.variant),
         }
     }
 }

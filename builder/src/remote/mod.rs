@@ -7,7 +7,12 @@
 //! A [`Backend`] keeps blobs by digest and one manifest ([`manifest`]). It is asked only when the store has no answer, and
 //! whatever is wrong with it costs time: it never fails a build.
 
+pub mod exports;
+pub mod imports;
+pub mod local;
 pub mod manifest;
+pub mod records;
+pub mod registry;
 pub mod spec;
 
 use std::error::Error;

@@ -210,7 +210,12 @@ fn parse_to(spec: &str) -> Result<CacheTo, String> {
     }
     let target = match kind {
         "inline" => Target::Inline,
-        "registry" => Target::Registry(fields.reference()?),
+        "registry" => match fields.reference()? {
+            reference if reference.digest().is_some() => {
+                return Err(format!("`{reference}` has a digest: a cache is written under a tag"));
+            }
+            reference => Target::Registry(reference),
+        },
         _ => Target::Local {
             dest: fields.path("dest")?,
             tag: fields.tag()?,

@@ -6,6 +6,7 @@ mod compare;
 mod complete;
 mod compress;
 mod decompress;
+pub(crate) mod normal;
 mod root;
 mod sparse;
 mod tar_header;
@@ -26,13 +27,26 @@ use compress::LayerSink;
 use tar_writer::{TarWriter, WriteSink};
 
 /// How layer blobs are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// gzip in independent members, the same bytes whatever the number of threads.
-    #[default]
-    Gzip,
+    Gzip {
+        /// From 0 to 9; `None` is the usual one.
+        level: Option<u8>,
+    },
+    /// zstd in independent frames, the same bytes whatever the number of threads.
+    Zstd {
+        /// From 1 to 22; `None` is the usual one.
+        level: Option<u8>,
+    },
     /// Plain tar.
     None,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Gzip { level: None }
+    }
 }
 
 /// What a layer's bytes depend on besides the snapshot: the row key under which the layer is remembered.
@@ -49,12 +63,15 @@ impl Variant {
     /// remembers that layer as [`Self::PULLED`], whatever its compression.
     pub fn key(&self) -> String {
         let compression = match self.compression {
-            Compression::Gzip => "gzip",
-            Compression::None => "none",
+            Compression::Gzip { level: None } => "gzip".to_owned(),
+            Compression::Gzip { level: Some(level) } => format!("gzip-{level}"),
+            Compression::Zstd { level: None } => "zstd".to_owned(),
+            Compression::Zstd { level: Some(level) } => format!("zstd-{level}"),
+            Compression::None => "none".to_owned(),
         };
         match self.clamp_time_s {
             Some(seconds) => format!("{compression}@{seconds}"),
-            None => compression.to_owned(),
+            None => compression,
         }
     }
 
@@ -76,6 +93,7 @@ impl Variant {
 /// Media types of the layers made here (OCI image-spec, layer.md).
 const MEDIA_TYPE_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const MEDIA_TYPE_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const MEDIA_TYPE_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// Makes the layer blob of the topmost snapshot of `chain` (or finds the one made before): changed entries of the
 /// snapshot compared with what lies below, as a deterministic tar, hashed, compressed on all cores, stored as a blob
@@ -92,7 +110,47 @@ pub fn make_layer(
     make_layer_with(store, chain, parent, variant, threads)
 }
 
+/// The same in `variant` and no other, also of a snapshot that was unpacked from a layer.
+pub fn remake_layer(
+    store: &Store,
+    chain: &Chain,
+    parent: Option<ChainId>,
+    variant: Variant,
+) -> Result<Layer, DiffError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    match made_before(store, chain, &[&variant.key()])? {
+        Some(layer) => Ok(layer),
+        None => write_layer(store, chain, parent, variant, threads),
+    }
+}
+
 fn make_layer_with(
+    store: &Store,
+    chain: &Chain,
+    parent: Option<ChainId>,
+    variant: Variant,
+    threads: usize,
+) -> Result<Layer, DiffError> {
+    match made_before(store, chain, &[Variant::PULLED, &variant.key()])? {
+        Some(layer) => Ok(layer),
+        None => write_layer(store, chain, parent, variant, threads),
+    }
+}
+
+/// The first of these layers of the topmost snapshot whose blob is here.
+fn made_before(store: &Store, chain: &Chain, variants: &[&str]) -> Result<Option<Layer>, DiffError> {
+    let Some(top) = chain.0.last() else { return Ok(None) };
+    for key in variants {
+        if let Some(layer) = store.layer(*top, key)?
+            && store.blobs().size(&layer.digest)? == Some(layer.size)
+        {
+            return Ok(Some(layer));
+        }
+    }
+    Ok(None)
+}
+
+fn write_layer(
     store: &Store,
     chain: &Chain,
     parent: Option<ChainId>,
@@ -103,20 +161,14 @@ fn make_layer_with(
         let name = "on top of scratch".to_owned();
         return Err(StoreError::Missing { kind: "snapshot", name }.into());
     };
-    for key in [Variant::PULLED, &variant.key()] {
-        if let Some(layer) = store.layer(top, key)?
-            && store.blobs().size(&layer.digest)? == Some(layer.size)
-        {
-            return Ok(layer);
-        }
-    }
     let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads);
     let tar = TarWriter::new(sink, variant.clamp_time_s, format!("snapshot {top}"));
     let tar = compare::write_changes(store, top, Chain(below.to_vec()), tar)?;
     let (sink, last) = tar.finish()?;
     let compress::Compressed { diff_id, digest, size } = sink.finish(last)?;
     let media_type = match variant.compression {
-        Compression::Gzip => MEDIA_TYPE_GZIP,
+        Compression::Gzip { .. } => MEDIA_TYPE_GZIP,
+        Compression::Zstd { .. } => MEDIA_TYPE_ZSTD,
         Compression::None => MEDIA_TYPE_TAR,
     };
     let layer = Layer { diff_id, digest, size, media_type: media_type.to_owned() };
@@ -172,6 +224,17 @@ pub fn apply_layers(
     open: &(dyn Fn(usize) -> std::io::Result<Box<dyn Read + Send>> + Sync),
 ) -> Result<Chain, DiffError> {
     apply::apply_layers(store, layers, created, open)
+}
+
+/// Brings the files of the lazy snapshots of `chain` ([`crate::snapshot::LazyLayer`]), several at once: their layers are
+/// blobs of the store, or come from `open` and become some. What has another digest, diffID or content than it was
+/// described with is refused, and the snapshot stays lazy.
+pub fn fill(
+    store: &Store,
+    chain: &Chain,
+    open: &(dyn Fn(&LayerSource) -> std::io::Result<Box<dyn Read + Send>> + Sync),
+) -> Result<(), DiffError> {
+    apply::fill(store, chain, open)
 }
 
 /// Whether a file is an archive that [`extract_archive`] unpacks.
