@@ -76,6 +76,10 @@ pub struct BuildRequest {
     pub cache_to: Vec<CacheTo>,
     /// Whether registries are asked for images that are here.
     pub pull: bool,
+    /// Stages whose steps are run even if the cache has them.
+    pub no_cache_stages: Vec<String>,
+    /// Whether nobody is asked over the network: what names stood for last, they stand for.
+    pub offline: bool,
     /// What becomes of the result.
     pub outputs: Vec<Output>,
     /// How progress is shown.
@@ -198,13 +202,7 @@ impl<'a> Build<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, Failure> {
-        let converted = self.convert(&self.platform.clone())?;
-        self.refuse_forbidden(&converted)?;
-        let named = load::named(&self.request, &converted.definition, &self.opener())?;
-        for (name, context) in named {
-            self.contexts.insert(name, without_store(context, &self.sources.store)?);
-        }
-        let outcome = self.solve_until_nothing_is_lost(&converted);
+        let outcome = self.attempts();
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(
@@ -215,8 +213,14 @@ impl<'a> Build<'a> {
         outcome
     }
 
-    /// Graph → outputs, once.
-    fn attempt(&self, converted: &Converted) -> Result<Outcome, Failure> {
+    /// Text → outputs, once.
+    fn attempt(&mut self) -> Result<Outcome, Failure> {
+        let converted = &self.convert(&self.platform.clone())?;
+        self.refuse_forbidden(converted)?;
+        let named = load::named(&self.request, &converted.definition, &self.opener())?;
+        for (name, context) in named {
+            self.contexts.insert(name, without_store(context, &self.sources.store)?);
+        }
         let clamp_time_s = converted.source_date_epoch;
         let variant = Variant { compression: Compression::default(), clamp_time_s };
         let make = |form| Layers::new(&self.sources.store, &self.imports, self.cancel.clone(), form);
@@ -244,6 +248,11 @@ impl<'a> Build<'a> {
         let options = dockerfile::options(&self.request, &self.ignore, platform);
         let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
         let converted = parsed.convert(&options, &mut resolver);
+        for stage in parsed.without_stage(&self.request.no_cache_stages) {
+            self.progress.warn(format!(
+                "warning: `--no-cache-filter {stage}` has no effect: the Dockerfile has no stage of that name"
+            ));
+        }
         let report = parsed.report();
         for warning in render_warnings(&report.warnings, &self.source, false) {
             self.progress.warn(warning);
@@ -411,6 +420,7 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
     let registry = Arc::new(OciRegistry::new(RegistryOptions {
         insecure: request.insecure_registries.clone(),
         docker_config: request.docker_config.clone(),
+        offline: request.offline,
         ..RegistryOptions::default()
     }));
     let given = Arc::clone(&request.secrets);
@@ -424,8 +434,13 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
         store: store.clone(),
         images: ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone()),
         registry,
-        http: HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default()),
-        repositories: GitSources::new(store.clone(), access, cancel.clone()),
+        http: HttpSources::new(
+            store.clone(),
+            cancel.clone(),
+            secrets,
+            HttpOptions { offline: request.offline, ..HttpOptions::default() },
+        ),
+        repositories: GitSources::new(store.clone(), access, cancel.clone()).offline(request.offline),
     }
 }
 

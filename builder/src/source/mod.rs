@@ -26,6 +26,9 @@ pub use http::{HttpError, HttpSources};
 pub(crate) use image::{Cancellable, copy};
 pub use image::{ImageSources, ResolvedImage, known};
 
+/// What helps when something that a build needs is not here, and nobody may be asked.
+pub(crate) const OFFLINE_HINT: &str = "build it once without `--offline`: what that brings here stays";
+
 /// Looks a secret of the build up by its id; `None` was not given, an error is why one that was cannot be had.
 pub type SecretLookup =
     Arc<dyn Fn(&str) -> Result<Option<Vec<u8>>, Box<dyn Error + Send + Sync>> + Send + Sync>;

@@ -232,7 +232,8 @@ impl OpResolver for Worker<'_> {
                 other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
             },
         };
-        done.map_err(OpError::new)
+        // What became of files that vanished while they were read is neither a result nor a failure of the step.
+        self.require_files(inputs).and(done).map_err(OpError::new)
     }
 }
 
@@ -242,6 +243,16 @@ impl Worker<'_> {
         for input in inputs {
             if let ResultRef::Snapshots(chain) = input {
                 self.imports.bring_files(chain, &self.cancel)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the snapshots of inputs are still here.
+    fn require_files(&self, inputs: &[ResultRef]) -> Result<(), WorkerError> {
+        for input in inputs {
+            if let ResultRef::Snapshots(chain) = input {
+                self.store.require_files(chain)?;
             }
         }
         Ok(())

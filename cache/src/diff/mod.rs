@@ -20,7 +20,7 @@ mod whiteout;
 use std::io::Read;
 use std::time::SystemTime;
 
-use crate::snapshot::{Layer, SnapshotError};
+use crate::snapshot::{Layer, SnapshotError, SnapshotId};
 use crate::walk::Walk;
 use crate::{Chain, ChainId, DiffId, Digest, Store, StoreError};
 use compress::LayerSink;
@@ -106,6 +106,14 @@ pub fn make_layer(
     parent: Option<ChainId>,
     variant: Variant,
 ) -> Result<Layer, DiffError> {
+    if let Some(top) = chain.0.last() {
+        for key in [Variant::PULLED, &variant.key()] {
+            if let Some(layer) = made_layers(store, &[*top], key)?.pop().flatten() {
+                return Ok(layer);
+            }
+        }
+    }
+    // Not before it is wanted: it is found out from a dozen files.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     make_layer_with(store, chain, parent, variant, threads)
 }
@@ -117,40 +125,34 @@ pub fn remake_layer(
     parent: Option<ChainId>,
     variant: Variant,
 ) -> Result<Layer, DiffError> {
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    match made_before(store, chain, &[&variant.key()])? {
-        Some(layer) => Ok(layer),
-        None => write_layer(store, chain, parent, variant, threads),
+    if let Some(top) = chain.0.last()
+        && let Some(layer) = made_layers(store, &[*top], &variant.key())?.pop().flatten()
+    {
+        return Ok(layer);
     }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    make_layer_with(store, chain, parent, variant, threads)
+}
+
+/// The layers of `snapshots` in the variant with this key ([`Variant::key`]), as far as they were made before and their
+/// blobs are here.
+pub fn made_layers(
+    store: &Store,
+    snapshots: &[SnapshotId],
+    variant_key: &str,
+) -> Result<Vec<Option<Layer>>, DiffError> {
+    let mut layers = store.layers(snapshots, variant_key)?;
+    for found in &mut layers {
+        if let Some(layer) = found
+            && store.blobs().size(&layer.digest)? != Some(layer.size)
+        {
+            *found = None;
+        }
+    }
+    Ok(layers)
 }
 
 fn make_layer_with(
-    store: &Store,
-    chain: &Chain,
-    parent: Option<ChainId>,
-    variant: Variant,
-    threads: usize,
-) -> Result<Layer, DiffError> {
-    match made_before(store, chain, &[Variant::PULLED, &variant.key()])? {
-        Some(layer) => Ok(layer),
-        None => write_layer(store, chain, parent, variant, threads),
-    }
-}
-
-/// The first of these layers of the topmost snapshot whose blob is here.
-fn made_before(store: &Store, chain: &Chain, variants: &[&str]) -> Result<Option<Layer>, DiffError> {
-    let Some(top) = chain.0.last() else { return Ok(None) };
-    for key in variants {
-        if let Some(layer) = store.layer(*top, key)?
-            && store.blobs().size(&layer.digest)? == Some(layer.size)
-        {
-            return Ok(Some(layer));
-        }
-    }
-    Ok(None)
-}
-
-fn write_layer(
     store: &Store,
     chain: &Chain,
     parent: Option<ChainId>,

@@ -1,6 +1,6 @@
 //! The rows of snapshots and layers.
 
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::{OptionalExtension, Row, Transaction};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
@@ -35,23 +35,28 @@ impl Store {
         rows.into_iter().collect()
     }
 
-    /// The layer that was made of (or unpacked into) snapshot `id` in `variant` (see [`crate::diff::Variant`]).
-    pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
-        self.read("look up a layer", |transaction| {
-            transaction
-                .prepare_cached(
-                    "SELECT diff_id, digest, size, media_type FROM layers WHERE snapshot = ?1 AND variant = ?2",
-                )?
-                .query_row((id.row_id(), variant), |row| {
-                    Ok(Layer {
-                        diff_id: DiffId(Digest::from_bytes(row.get(0)?)),
-                        digest: Digest::from_bytes(row.get(1)?),
-                        size: row.get::<_, i64>(2)?.cast_unsigned(),
-                        media_type: row.get(3)?,
-                    })
+    /// The layers that were made of (or unpacked into) the snapshots `ids` in `variant` (see [`crate::diff::Variant`]),
+    /// in the same order.
+    pub fn layers(&self, ids: &[SnapshotId], variant: &str) -> Result<Vec<Option<Layer>>, StoreError> {
+        self.read("look up layers", |transaction| {
+            let mut select = transaction.prepare_cached(
+                "SELECT diff_id, digest, size, media_type FROM layers WHERE snapshot = ?1 AND variant = ?2",
+            )?;
+            let layer = |row: &Row<'_>| {
+                Ok(Layer {
+                    diff_id: DiffId(Digest::from_bytes(row.get(0)?)),
+                    digest: Digest::from_bytes(row.get(1)?),
+                    size: row.get::<_, i64>(2)?.cast_unsigned(),
+                    media_type: row.get(3)?,
                 })
-                .optional()
+            };
+            ids.iter().map(|id| select.query_row((id.row_id(), variant), layer).optional()).collect()
         })
+    }
+
+    /// The layer of one snapshot.
+    pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
+        Ok(self.layers(&[id], variant)?.pop().flatten())
     }
 
     /// Remembers a layer of snapshot `id`; `chain_id` names the whole stack up to it.
@@ -86,6 +91,16 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// An error unless the files of all these snapshots are there, but for those of lazy ones.
+    pub fn require_files(&self, chain: &Chain) -> Result<(), StoreError> {
+        for id in &chain.0 {
+            if !self.is_lazy(*id)? && !self.has_snapshot_files(*id)? {
+                return Err(missing(*id));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the files of a snapshot that has a row are there. One that somebody has deleted is forgotten, and all
