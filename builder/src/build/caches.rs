@@ -18,7 +18,7 @@ use crate::remote::Backend;
 use crate::remote::exports::{Exports, Finished, Place, Uploads};
 use crate::remote::imports::Imports;
 use crate::remote::local::LocalBackend;
-use crate::remote::manifest::CacheConfig;
+use crate::remote::manifest::{CacheConfig, INLINE_BYTES_MAX};
 use crate::remote::records::{Collector, of_image, recorded};
 use crate::remote::registry::RegistryBackend;
 use crate::remote::spec::{self, LayerForm, Origin, Target};
@@ -136,7 +136,7 @@ impl Build<'_> {
         let store = &self.sources.store;
         let collect = || {
             let recorded = recorded(store, &self.imports, &converted.definition, &solution.steps)?;
-            let mut recorded = of_image(&recorded, &solution.chain());
+            let mut recorded = of_image(store, &recorded, &solution.chain())?;
             // An image is the same whether its steps ran or not.
             for step in &mut recorded {
                 (step.took, step.provenance) = (None, None);
@@ -145,6 +145,14 @@ impl Build<'_> {
         };
         let (config, _) = collect()
             .map_err(|error| Failure::from_error(Kind::Environment, "cannot read what was built", &error))?;
+        let size = config.to_json().len();
+        if size > INLINE_BYTES_MAX {
+            self.progress.warn(format!(
+                "warning: the image carries no cache: {size} bytes are more than the {INLINE_BYTES_MAX} that fit into \
+                 its config\nhelp: write it to a place of its own, for example with --cache-to type=registry"
+            ));
+            return Ok(None);
+        }
         Ok(Some(config))
     }
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
-use wharf_cache::{Chain, Digest, Key, Store};
+use wharf_cache::{Chain, Digest, Key, Store, StoreError};
 
 use super::imports::Imports;
 use super::manifest::{CacheConfig, CacheRecord, Documents};
@@ -160,9 +160,10 @@ impl<'a> Exports<'a> {
         if let Some(failure) = place.failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
             return Err(failure);
         }
-        let failed = BackendError::of("read what was built for", place.backend.name());
+        let failed =
+            |error: StoreError| BackendError::of("read what was built for", place.backend.name())(error);
         let of_image = match place.to.mode {
-            Mode::Min => Some(of_image(finished.recorded, finished.image)),
+            Mode::Min => Some(of_image(self.store, finished.recorded, finished.image).map_err(failed)?),
             Mode::Max => None,
         };
         let recorded = of_image.as_deref().unwrap_or(finished.recorded);

@@ -118,11 +118,21 @@ impl<'a> Imports<'a> {
     /// The outputs that a place has recorded under `key`, as lazy snapshots of the store, which has the record then.
     pub fn lookup(&self, key: &Key) -> Result<Option<Vec<Chain>>, StoreError> {
         for (place, index) in self.usable() {
-            let record = index.records.get(key).map(|number| &index.config.records[*number]);
-            let answer = Answer { place: place.backend.name(), key: *key, found: record.is_some() };
+            let found = index.records.contains_key(key);
+            let answer = Answer { place: place.backend.name(), key: *key, found };
             self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
-            if let Some(record) = record {
-                return self.adopt(&index.config.layers, record).map(Some);
+            if found {
+                break;
+            }
+        }
+        Ok(self.find(key)?.map(|record| record.outputs))
+    }
+
+    /// The same for who does not build: nobody is to be told that it was asked.
+    pub fn find(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        for (_, index) in self.usable() {
+            if let Some(number) = index.records.get(key) {
+                return self.adopt(&index.config.layers, &index.config.records[*number]).map(Some);
             }
         }
         Ok(None)
@@ -290,7 +300,7 @@ impl<'a> Imports<'a> {
     }
 
     /// Makes what a record describes a record of the store.
-    fn adopt(&self, layers: &[CacheLayer], record: &CacheRecord) -> Result<Vec<Chain>, StoreError> {
+    fn adopt(&self, layers: &[CacheLayer], record: &CacheRecord) -> Result<Record, StoreError> {
         let describe = |chain: &Vec<u32>| {
             // Every index leads to a layer: the cache was checked.
             let layers = chain.iter().filter_map(|index| layers.get(usize::try_from(*index).ok()?));
@@ -304,8 +314,9 @@ impl<'a> Imports<'a> {
                 keys.push((key.key, serde_json::to_vec(&key.inputs).ok()));
             }
         }
-        self.store.put_record_made_of(&keys, &record.op, &Record { outputs: outputs.clone() })?;
-        Ok(outputs)
+        let adopted = Record { outputs };
+        self.store.put_record_made_of(&keys, &record.op, &adopted)?;
+        Ok(adopted)
     }
 
     /// Opens a blob at the first place that gives it.

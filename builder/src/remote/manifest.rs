@@ -29,6 +29,8 @@ pub const VERSION: u32 = 1;
 
 /// Largest config that is read.
 pub const CONFIG_BYTES_MAX: u64 = 64 << 20;
+/// Largest document that an image carries: more would not fit into what is read of an image's config.
+pub const INLINE_BYTES_MAX: usize = 2 << 20;
 /// Most layers: an OCI manifest that names more is larger than registries take.
 pub const LAYERS_MAX: usize = 16_384;
 /// Most records.
@@ -63,7 +65,7 @@ pub struct CacheConfig {
 }
 
 /// A layer: a blob, and the snapshot it becomes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CacheLayer {
     /// Digest of the blob.

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wharf_cache::snapshot::Layer;
 use wharf_cache::state::Record;
-use wharf_cache::{Chain, Key, SnapshotId, Store, StoreError};
+use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
 use wharf_solver::cache_map::RecordKey;
 use wharf_solver::explain::provenance;
 use wharf_solver::llb::Definition;
@@ -13,6 +13,7 @@ use wharf_solver::scheduler::{StepOutcome, StepReport, VertexOutcome};
 
 use super::imports::Imports;
 use super::manifest::{CacheConfig, CacheLayer, CacheRecord, RECORD_KEYS_MAX};
+use crate::exporter::image::oci_layer_type;
 use crate::layers::{LayerError, Layers};
 
 /// A step of a build that has a record.
@@ -41,7 +42,14 @@ pub fn recorded(
     for (index, step) in steps.iter().enumerate() {
         let Some(key) = step.definition_key else { continue };
         let offers = |digest: &_, size| imports.offers(digest, size);
-        let Some(record) = store.record_unless_lost(&key, &offers)? else { continue };
+        let record = match store.record_unless_lost(&key, &offers)? {
+            Some(record) => record,
+            // Below a hit from elsewhere nobody has looked: what is there is handed on.
+            None => match imports.find(&key)? {
+                Some(record) => record,
+                None => continue,
+            },
+        };
         let keys = keys_of(store, &key, &step.op_key, &record)?;
         if keys.is_empty() {
             continue;
@@ -60,23 +68,35 @@ pub fn recorded(
 
 /// The definition key, and the content keys that lead to the same; none if it is not known what the former is made of.
 fn keys_of(store: &Store, definition: &Key, op: &Key, record: &Record) -> Result<Vec<RecordKey>, StoreError> {
-    let all = store.keys_of_record(op, record, RECORD_KEYS_MAX)?;
+    /// Many definitions may have led to one result; the one that is looked for is among these.
+    const KEYS_READ_MAX: usize = 4096;
+    let all = store.keys_of_record(op, record, KEYS_READ_MAX)?;
     let all = all
         .into_iter()
         .filter_map(|(key, inputs)| Some(RecordKey { key, inputs: serde_json::from_slice(&inputs).ok()? }));
     let (mut keys, others): (Vec<_>, Vec<_>) = all.partition(|key| key.key == *definition);
     if !keys.is_empty() {
-        keys.extend(others.into_iter().filter(RecordKey::is_by_content));
+        let by_content = others.into_iter().filter(RecordKey::is_by_content);
+        keys.extend(by_content.take(RECORD_KEYS_MAX - 1));
     }
     Ok(keys)
 }
 
-/// Only the steps whose layers are all among those of `image`.
-pub fn of_image(recorded: &[Recorded], image: &Chain) -> Vec<Recorded> {
-    let layers: HashSet<SnapshotId> = image.0.iter().copied().collect();
-    let is_of_image =
-        |step: &&Recorded| step.outputs.iter().flat_map(|chain| &chain.0).all(|id| layers.contains(id));
-    recorded.iter().filter(is_of_image).cloned().collect()
+/// Only the steps whose layers are all among those of `image`, by content: what lies elsewhere in it (COPY --link) is the
+/// same.
+pub fn of_image(store: &Store, recorded: &[Recorded], image: &Chain) -> Result<Vec<Recorded>, StoreError> {
+    let contents = |chain: &Chain| -> Result<Vec<ContentDigest>, StoreError> {
+        Ok(store.snapshots(chain)?.into_iter().map(|snapshot| snapshot.content).collect())
+    };
+    let of_image: HashSet<ContentDigest> = contents(image)?.into_iter().collect();
+    let mut found = Vec::new();
+    for step in recorded {
+        let all = step.outputs.iter().map(contents).collect::<Result<Vec<_>, _>>()?;
+        if all.iter().flatten().all(|content| of_image.contains(content)) {
+            found.push(step.clone());
+        }
+    }
+    Ok(found)
 }
 
 /// Puts a cache together.
@@ -87,7 +107,7 @@ pub struct Collector<'a> {
     /// No time is later: `SOURCE_DATE_EPOCH`.
     epoch: Option<u64>,
     found: Vec<CacheLayer>,
-    by_snapshot: HashMap<SnapshotId, u32>,
+    indexes: HashMap<CacheLayer, u32>,
     records: Vec<CacheRecord>,
     /// Why steps are not in it.
     skipped: Option<LayerError>,
@@ -99,8 +119,8 @@ pub type Collected = (CacheConfig, Option<LayerError>);
 impl<'a> Collector<'a> {
     /// Takes layers from `layers`.
     pub fn new(store: &'a Store, layers: &'a Layers<'a>, epoch: Option<u64>) -> Self {
-        let (found, by_snapshot, records) = Default::default();
-        Self { store, layers, epoch, found, by_snapshot, records, skipped: None }
+        let (found, indexes, records) = Default::default();
+        Self { store, layers, epoch, found, indexes, records, skipped: None }
     }
 
     /// The cache with these steps. One whose layers cannot be made is left out.
@@ -135,23 +155,22 @@ impl<'a> Collector<'a> {
         let snapshots = self.store.snapshots(chain)?;
         let mut indexes = Vec::with_capacity(layers.len());
         for (snapshot, layer) in snapshots.iter().zip(layers) {
-            if let Some(index) = self.by_snapshot.get(&snapshot.id) {
-                indexes.push(*index);
-                continue;
-            }
             let variant = self.store.layer_variant(snapshot.id, &layer.digest)?;
-            let index = u32::try_from(self.found.len()).unwrap_or(u32::MAX);
-            self.found.push(CacheLayer {
+            let layer = CacheLayer {
                 digest: layer.digest,
                 size: layer.size,
-                media_type: crate::exporter::image::oci_layer_type(&layer.media_type).to_owned(),
+                media_type: oci_layer_type(&layer.media_type).to_owned(),
                 diff_id: layer.diff_id.0,
                 content: snapshot.content,
                 unpacked_size: snapshot.size,
                 created_ns: self.time(snapshot.created),
                 variant: variant.unwrap_or_else(|| self.layers.variant().key()),
-            });
-            self.by_snapshot.insert(snapshot.id, index);
+            };
+            let next = u32::try_from(self.found.len()).unwrap_or(u32::MAX);
+            let index = *self.indexes.entry(layer.clone()).or_insert(next);
+            if index == next {
+                self.found.push(layer);
+            }
             indexes.push(index);
         }
         Ok(indexes)

@@ -23,6 +23,7 @@ mod machine;
 mod mounts;
 mod registry;
 mod registry_fixture;
+mod remote;
 mod standard_output;
 mod tidy;
 mod together;
