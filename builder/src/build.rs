@@ -8,6 +8,7 @@ mod independent;
 mod load;
 mod meta;
 mod output;
+mod plan;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
@@ -17,12 +18,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Instant;
 
+use serde::Serialize;
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
 use wharf_runtime::Cancel;
-use wharf_solver::llb::{ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
+use wharf_solver::llb::{Definition, ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Limits, Solve, SolveError, solve};
 
@@ -32,9 +34,10 @@ use crate::context::select::SelectError;
 use crate::context::{ContextSpec, DirectoryId, DockerfileSpec, LocalContext};
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_warnings};
 use crate::exporter::spec::Output;
+use crate::history::{Recorder, RequestSummary, text};
 use crate::layers::{Form, Layers};
 use crate::limits::OpenFiles;
-use crate::progress::{Mode, Progress};
+use crate::progress::{Mode, Progress, print_result, print_talk};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::remote::exports::Uploads;
 use crate::remote::imports::Imports;
@@ -84,6 +87,8 @@ pub struct BuildRequest {
     pub outputs: Vec<Output>,
     /// How progress is shown.
     pub progress: Mode,
+    /// Whether it is said at the end what became of each step and why, and how.
+    pub explain: Option<ExplainFormat>,
     /// Where the image id goes.
     pub iidfile: Option<PathBuf>,
     /// Where digests and descriptor go.
@@ -132,9 +137,58 @@ pub fn build(
     signals: Listening,
 ) -> Result<Outcome, Failure> {
     let progress = Progress::start(request.progress, std::io::stderr());
-    let built = Build::prepare(store, request, &progress, cancel, signals).and_then(|build| build.run());
+    let explain = request.explain;
+    let summary = RequestSummary::of(&request, &host_platform());
+    let recorder = Recorder::start(store, &progress, summary)
+        .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
+    let built = Build::prepare(store, request, &progress, &recorder, cancel, signals);
+    let built = built.and_then(|build| build.run());
+    let image = built.as_ref().ok().and_then(|outcome| outcome.image_id);
+    let explained = recorder.finish(image.map(|image| image.to_string()), built.as_ref().err());
     progress.finish();
+    match explain {
+        None => {}
+        Some(ExplainFormat::Text) => print_talk(&text::build(&explained)),
+        Some(ExplainFormat::Json) => print_json(&explained)?,
+    }
     built
+}
+
+/// Says what a build would do, and does nothing of it but to find out what its keys are made of.
+pub fn plan(
+    store: &Store,
+    request: BuildRequest,
+    format: ExplainFormat,
+    cancel: Cancel,
+    signals: Listening,
+) -> Result<(), Failure> {
+    let progress = Progress::start(request.progress, std::io::stderr());
+    let summary = RequestSummary::of(&request, &host_platform());
+    let recorder = Recorder::start(store, &progress, summary.clone())
+        .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
+    let planned = Build::prepare(store, request, &progress, &recorder, cancel, signals);
+    let planned = planned.and_then(|build| build.plan(&summary));
+    progress.finish();
+    let plan = planned?;
+    match format {
+        ExplainFormat::Text => print_result(text::plan(&plan).trim_end_matches('\n')),
+        ExplainFormat::Json => print_json(&plan),
+    }
+}
+
+fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+    let json = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::from_error(Kind::Environment, "cannot write JSON", &error))?;
+    print_result(&json)
+}
+
+/// How steps are explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExplainFormat {
+    /// For people.
+    Text,
+    /// For programs, on standard output.
+    Json,
 }
 
 /// The name of the main context in the graph.
@@ -143,6 +197,7 @@ const MAIN_CONTEXT: &str = "context";
 struct Build<'a> {
     request: BuildRequest,
     progress: &'a Progress,
+    recorder: &'a Recorder<'a>,
     sources: Sources,
     /// Lasts longer than one attempt: what was found wrong is not tried again.
     imports: Imports<'a>,
@@ -161,6 +216,7 @@ impl<'a> Build<'a> {
         store: &Store,
         request: BuildRequest,
         progress: &'a Progress,
+        recorder: &'a Recorder<'a>,
         cancel: Cancel,
         signals: Listening,
     ) -> Result<Self, Failure> {
@@ -170,6 +226,7 @@ impl<'a> Build<'a> {
         let mut build = Self {
             request,
             progress,
+            recorder,
             sources,
             imports,
             source: SourceText::new("", ""),
@@ -301,26 +358,7 @@ impl<'a> Build<'a> {
     ) -> Result<Solution, Failure> {
         let Some(head) = converted.head else { return Ok(Solution { result: None, steps: Vec::new() }) };
         let stale = AtomicBool::new(false);
-        let worker = Worker {
-            definition: &converted.definition,
-            store: &self.sources.store,
-            imports: &self.imports,
-            images: &self.sources.images,
-            http: &self.sources.http,
-            repositories: &self.sources.repositories,
-            contexts: &self.contexts,
-            progress: self.progress,
-            cancel: self.cancel.clone(),
-            local_digests: Mutex::default(),
-            stale: &stale,
-            open_files: self.request.open_files,
-            sandbox_dir: self.sources.store.temp_dir().map_err(|error| {
-                Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
-            })?,
-            secrets: &self.request.secrets,
-            ssh: &self.request.ssh,
-            emptied_caches: Mutex::default(),
-        };
+        let worker = self.worker(&converted.definition, &stale)?;
         let exported: HashSet<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
         let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
@@ -345,7 +383,7 @@ impl<'a> Build<'a> {
                 cancel: &self.cancel,
                 stale: &stale,
             },
-            progress: self.progress,
+            progress: self.recorder,
             completed: &completed,
             cancelled: &|| self.cancel.is_cancelled(),
             cancel: &|| self.cancel.cancel(),
@@ -353,8 +391,38 @@ impl<'a> Build<'a> {
             limits: Limits::default(),
             clock: &|| begun.elapsed(),
         });
+        self.recorder.solved(&converted.definition, &solved.steps);
         let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
         Ok(Solution { result: Some(results.remove(0)), steps: solved.steps })
+    }
+
+    /// What does the work of a graph. `stale` is set when it is no longer what its keys say.
+    fn worker<'b>(
+        &'b self,
+        definition: &'b Definition,
+        stale: &'b AtomicBool,
+    ) -> Result<Worker<'b>, Failure> {
+        Ok(Worker {
+            definition,
+            store: &self.sources.store,
+            imports: &self.imports,
+            images: &self.sources.images,
+            http: &self.sources.http,
+            repositories: &self.sources.repositories,
+            contexts: &self.contexts,
+            progress: self.recorder,
+            cancel: self.cancel.clone(),
+            local_digests: Mutex::default(),
+            files: &self.recorder.files,
+            stale,
+            open_files: self.request.open_files,
+            sandbox_dir: self.sources.store.temp_dir().map_err(|error| {
+                Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
+            })?,
+            secrets: &self.request.secrets,
+            ssh: &self.request.ssh,
+            emptied_caches: Mutex::default(),
+        })
     }
 
     fn solve_failure(&self, converted: &Converted, error: SolveError) -> Failure {

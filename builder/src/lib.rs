@@ -9,6 +9,7 @@ pub mod context;
 pub mod csv;
 pub mod error;
 pub mod exporter;
+pub mod history;
 pub mod layers;
 pub mod limits;
 pub mod progress;

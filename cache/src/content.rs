@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
+use crate::gc::lease::Leased;
 use crate::store::ProcessDir;
 
 /// Small writes (tar headers) are gathered up to this size before they reach the file.
@@ -141,6 +142,7 @@ impl Blobs {
     /// Stores `bytes` (a no-op when they are already there).
     pub fn put(&self, bytes: &[u8]) -> Result<Digest, ContentError> {
         let digest = Digest::of(bytes);
+        self.process.lease([Leased::Blob(digest)]).map_err(|error| io_error("lease", digest, error))?;
         // What is put is small enough to look whether the blob still has these bytes.
         if self.touch(&digest, bytes.len())? && self.read(&digest, bytes.len() as u64).is_ok() {
             return Ok(digest);
@@ -281,6 +283,8 @@ impl BlobWriter {
     /// with when an image was recorded.
     fn publish(&mut self, digest: &Digest) -> Result<(), ContentError> {
         self.file.flush().map_err(|error| io_error("write", digest, error))?;
+        self.process.leases().note_growth();
+        self.process.lease([Leased::Blob(*digest)]).map_err(|error| io_error("lease", digest, error))?;
         let file = self.file.get_ref();
         rustix::fs::futimens(file, &written_now()).map_err(|errno| io_error("touch", digest, errno))?;
         rustix::fs::fsync(file).map_err(|errno| io_error("sync", digest, errno))?;

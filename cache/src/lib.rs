@@ -8,6 +8,8 @@ pub mod content;
 pub mod contenthash;
 pub mod diff;
 pub mod digest;
+pub mod gc;
+pub mod history;
 pub mod mounts;
 mod repositories;
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! `flock` on its directory, shared or exclusive, which dies with the process. An instance is made below `tmp/` and
 //! renamed into place, so one that can be seen is whole.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -78,7 +78,14 @@ pub struct CacheMount {
     number: u32,
     root: OwnedFd,
     /// Its open file description holds the lock.
-    _lock: OwnedFd,
+    lock: OwnedFd,
+}
+
+impl Drop for CacheMount {
+    fn drop(&mut self) {
+        // Whoever measured it meanwhile has to do so again. A size that is wrong until the next use is no harm.
+        let _ = note_use(&self.lock);
+    }
 }
 
 impl CacheMount {
@@ -94,6 +101,30 @@ impl CacheMount {
 }
 
 impl Store {
+    /// Deletes the instance whose directory has this name, unless somebody has it. Says whether it is gone.
+    pub(crate) fn remove_mount(&self, name: &CStr) -> Result<bool, StoreError> {
+        let failed = |errno: Errno| {
+            StoreError::io("delete", self.root().join("mounts").join(name.to_string_lossy().as_ref()), errno)
+        };
+        let dir = match rustix::fs::openat(self.mounts_dir(), name, DIRECTORY, Mode::empty()) {
+            Ok(dir) => dir,
+            Err(Errno::NOENT) => return Ok(true),
+            Err(errno) => return Err(failed(errno)),
+        };
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(errno) => return Err(failed(errno)),
+        }
+        if !crate::state::is_in_place(self.mounts_dir(), name, &dir).map_err(failed)? {
+            return Ok(false);
+        }
+        let aside = self.process().unique_name();
+        rustix::fs::renameat(self.mounts_dir(), name, self.process().fd(), &aside).map_err(failed)?;
+        self.discard(&aside);
+        Ok(true)
+    }
+
     /// Takes an instance of a cache, without waiting: `None` when another step has the only one that will do. A new one
     /// begins as an empty directory of root, and is what `fill` makes of that.
     pub fn try_mount<E: From<StoreError>>(
@@ -132,6 +163,12 @@ impl Store {
         let source = io::Error::other(format!("{INSTANCES_MAX} instances are in use"));
         Err(StoreError::io("use another instance of the cache", request.name.id(), source).into())
     }
+}
+
+/// The time of an instance's directory says when it was used last.
+fn note_use(dir: &OwnedFd) -> rustix::io::Result<()> {
+    let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+    rustix::fs::futimens(dir, &Timestamps { last_access: now, last_modification: now })
 }
 
 /// A place for an instance, whether there is one or not.
@@ -219,16 +256,15 @@ impl<'a> Instance<'a> {
 
     /// The instance whose lock has been taken; remembers that it is used now.
     fn used(&self, dir: OwnedFd) -> Result<CacheMount, StoreError> {
-        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        let times = Timestamps { last_access: now, last_modification: now };
-        rustix::fs::futimens(&dir, &times).map_err(|errno| self.error("use", errno))?;
+        note_use(&dir).map_err(|errno| self.error("use", errno))?;
         self.mount(dir)
     }
 
     fn mount(&self, dir: OwnedFd) -> Result<CacheMount, StoreError> {
+        self.store.process().leases().note_growth();
         let root = rustix::fs::openat(&dir, "fs", DIRECTORY, Mode::empty())
             .map_err(|errno| self.error("open", errno))?;
-        Ok(CacheMount { number: self.number, root, _lock: dir })
+        Ok(CacheMount { number: self.number, root, lock: dir })
     }
 
     fn error(&self, operation: &'static str, source: impl Into<io::Error>) -> StoreError {

@@ -14,7 +14,7 @@
 
 mod lazy;
 mod overlay;
-mod rows;
+pub(crate) mod rows;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -26,6 +26,7 @@ use std::time::SystemTime;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 use crate::diff::normal;
+use crate::gc::lease::Leased;
 use crate::{ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
 pub use lazy::LazyLayer;
 use overlay::Upper;
@@ -161,6 +162,11 @@ impl Active {
         let (content, size) = hashed.map_err(|source| self.error("hash", source))?;
         let id = store::random_u64().map_err(|source| self.error("name", source))?;
         let snapshot = Snapshot { id: SnapshotId(id), content, size, created };
+        self.store.process().leases().note_growth();
+        self.store
+            .process()
+            .lease([Leased::Snapshot(snapshot.id)])
+            .map_err(|source| self.error("lease", source))?;
         let committed = self.store.write("commit a snapshot", |transaction| {
             self.publish(snapshot.id)?;
             rows::insert(transaction, &snapshot).map_err(StoreError::database("commit a snapshot"))?;

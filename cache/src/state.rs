@@ -7,7 +7,7 @@ mod images;
 mod lock;
 mod pins;
 mod records;
-mod stat_cache;
+pub(crate) mod stat_cache;
 mod urls;
 
 use std::os::fd::OwnedFd;
@@ -18,7 +18,7 @@ use crate::snapshot::SnapshotId;
 use crate::{Chain, Digest};
 pub(crate) use images::import_index;
 pub(crate) use lock::is_in_place;
-pub(crate) use records::delete_records_of;
+pub(crate) use records::delete_records_naming;
 
 /// A cache record: what a key led to. Failures are never recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]

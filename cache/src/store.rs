@@ -41,13 +41,14 @@ const STATEMENTS_CACHED: usize = 64;
 
 /// The directories of a store and their modes. The root, if it has to be made, is private; who opens it to others
 /// lets them read the OCI layout but no unpacked file, because there may be setuid programs among these.
-const DIRECTORIES: [(&str, u32); 7] = [
+const DIRECTORIES: [(&str, u32); 8] = [
     ("blobs", 0o755),
     ("blobs/sha256", 0o755),
     ("snapshots", 0o700),
     ("mounts", 0o700),
     ("git", 0o700),
     ("locks", 0o700),
+    ("logs", 0o700),
     ("tmp", 0o700),
 ];
 
@@ -68,6 +69,7 @@ struct Inner {
     snapshots: OwnedFd,
     mounts: OwnedFd,
     locks: Arc<OwnedFd>,
+    logs: OwnedFd,
     blobs: Blobs,
     connection: Mutex<Connection>,
     /// Whether something was written that has to be on the disk in the end: see [`Store::write`].
@@ -78,12 +80,13 @@ struct Inner {
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 12] = [
+const ENTRIES: [&str; 13] = [
     "blobs",
     "snapshots",
     "mounts",
     "git",
     "locks",
+    "logs",
     "tmp",
     "oci-layout",
     "index.json",
@@ -143,13 +146,15 @@ impl Store {
         let tmp_error = |source| StoreError::io("prepare", &tmp, source);
         let opening = OpenLock::acquire(&tmp).map_err(tmp_error)?;
         let (connection, found) = open_database(&root, &root_fd)?;
-        let process = Arc::new(ProcessDir::create(&tmp, &opening).map_err(tmp_error)?);
+        let process =
+            Arc::new(ProcessDir::create(&tmp, open_dir(&root.join("locks"))?, &opening).map_err(tmp_error)?);
         let leftovers = process.adopt_leftovers(&opening).map_err(tmp_error)?;
         let store = Self {
             inner: Arc::new(Inner {
                 snapshots: open_dir(&root.join("snapshots"))?,
                 mounts: open_dir(&root.join("mounts"))?,
                 locks: Arc::new(open_dir(&root.join("locks"))?),
+                logs: open_dir(&root.join("logs"))?,
                 blobs: Blobs::new(open_dir(&root.join("blobs/sha256"))?, Arc::clone(&process)),
                 connection: Mutex::new(connection),
                 settles: AtomicBool::new(false),
@@ -223,6 +228,16 @@ impl Store {
         &self.inner.locks
     }
 
+    /// The root directory, open.
+    pub(crate) fn root_fd(&self) -> &OwnedFd {
+        &self.inner.root_fd
+    }
+
+    /// `logs/`.
+    pub(crate) fn logs_dir(&self) -> &OwnedFd {
+        &self.inner.logs
+    }
+
     /// Runs `query` on one consistent state of the database.
     pub(crate) fn read<T>(
         &self,
@@ -259,6 +274,15 @@ impl Store {
         let value = change(&transaction)?;
         transaction.commit().map_err(failed)?;
         Ok(value)
+    }
+
+    /// Does something that is no transaction.
+    pub(crate) fn with_connection<T>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        work(&self.connection()).map_err(|source| StoreError::Database { operation, source })
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -302,6 +326,7 @@ impl Store {
     fn recover(&self) -> Result<(), StoreError> {
         self.write("collect leftovers", |transaction| {
             self.adopt_orphans(transaction)?;
+            self.adopt_orphan_logs(transaction)?;
             self.write_index(transaction)
         })?;
         self.remove_stale_locks()?;

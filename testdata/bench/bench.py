@@ -3,8 +3,9 @@
 
     bench.py WHARF [--runs N] [--only WORD] [--markdown FILE]
 
-Prints a table: median, minimum and maximum of the wall time, processor time and peak memory (of the largest process), and the
-ratio of each median to wharf's. Needs root, and the base layouts that testdata/base makes.
+Prints a table: median, minimum and maximum of the wall time, processor time and peak memory (of the largest process), the
+ratio of each median to wharf's, and for rebuilds that have nothing to do the number of wharf's system calls. Needs root, and the
+base layouts that testdata/base makes.
 """
 import argparse
 import os
@@ -109,40 +110,52 @@ def many_files(context, count, size_bytes):
         path.write_bytes(data)
 
 
-def interleaved(runs, commands, fresh=None):
-    """Runs the commands (or what `fresh` gives for their names) in turn, `runs` times; a list of samples each."""
+def interleaved(runs, commands, fresh=None, once=()):
+    """Runs the commands (or what `fresh` gives for their names) in turn, `runs` times, those in `once` a single time; a list of
+    samples each."""
     samples = {name: [] for name in commands}
-    for _ in range(runs):
+    for number in range(runs):
         for name, argv in commands.items():
-            samples[name].append(measure(fresh(name) if fresh else argv))
+            if number == 0 or name not in once:
+                samples[name].append(measure(fresh(name) if fresh else argv))
     return samples
+
+
+def system_calls(argv):
+    """How many system calls a command makes, by all its threads; nothing without strace."""
+    if not shutil.which("strace"):
+        return ""
+    with tempfile.NamedTemporaryFile("r") as log:
+        subprocess.run(["strace", "-f", "-c", "-U", "calls,name", "-o", log.name, *argv], capture_output=True, check=True)
+        return next(line.split()[0] for line in reversed(log.readlines()) if line.split()[-1:] == ["total"])
 
 
 class Table:
     def __init__(self):
         self.rows = []
 
-    def add(self, workload, samples, scale=1.0, minus=None):
-        """One row a command. With `minus` each wall time is what it takes more than that command's, divided by `scale`."""
+    def add(self, workload, samples, scale=1.0, minus=None, calls=""):
+        """One row a command. With `minus` each wall time is what it takes more than that command's, divided by `scale`. `calls`
+        are wharf's system calls."""
         medians = {}
         for name, found in samples.items():
             base = statistics.median(s.wall for s in minus[name]) if minus and name in minus else 0.0
             walls = sorted((s.wall - base) * scale for s in found)
             medians[name] = statistics.median(walls)
             self.rows.append([workload, name, f"{medians[name]:.4f}", f"{walls[0]:.4f}", f"{walls[-1]:.4f}",
-                              f"{statistics.median(s.cpu for s in found):.3f}", f"{max(s.rss_kb for s in found) / 1024:.0f}", ""])
+                              f"{statistics.median(s.cpu for s in found):.3f}", f"{max(s.rss_kb for s in found) / 1024:.0f}", "", calls if name == "wharf" else ""])
             workload = ""
         own = medians.get("wharf")
         for row in self.rows[-len(samples):]:
             if own and row[1] != "wharf":
-                row[-1] = f"{medians[row[1]] / own:.2f}"
+                row[-2] = f"{medians[row[1]] / own:.2f}"
         self.show(len(samples))
 
-    HEAD = ["workload", "who", "median s", "min s", "max s", "cpu s", "peak MB", "× wharf"]
+    HEAD = ["workload", "who", "median s", "min s", "max s", "cpu s", "peak MB", "× wharf", "calls"]
 
     def show(self, last):
         for row in self.rows[-last:]:
-            print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, (46, 22, 9, 9, 9, 8, 8, 8))), flush=True)
+            print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, (50, 22, 9, 9, 9, 8, 8, 8, 8))), flush=True)
 
     def markdown(self):
         lines = ["| " + " | ".join(self.HEAD) + " |", "|" + "---|" * len(self.HEAD)]
@@ -150,13 +163,36 @@ class Table:
 
 
 def bench_unchanged(table, builders, scratch, runs):
-    steps = "".join(f"RUN echo {n} > /f{n}\nENV K{n}={n}\n" for n in range(14))
-    context = dockerfile(scratch, "unchanged", f"FROM base\n{steps}COPY Dockerfile /\n")
-    for builder in builders:
-        builder.reset()
-        measure(builder.build(context, "busybox"))
-    commands = {b.name: b.build(context, "busybox") for b in builders}
-    table.add("unchanged rebuild, 30 instructions", interleaved(runs, commands | {"limit: start a process": ["/bin/true"]}))
+    """Rebuilds that have nothing to do. What a peer takes minutes for it does once."""
+
+    def steps(count):
+        return "FROM base\n" + "".join(f"RUN echo {n} > /f{n}\nENV K{n}={n}\n" for n in range(count))
+
+    stages = "".join(f"FROM base AS s{n}\nRUN echo {n} > /out\n" for n in range(199))
+    joined = "FROM base\n" + "".join(f"COPY --from=s{n} /out /out{n}\n" for n in range(199))
+    few = "COPY files/000/00000.txt files/001/00100.txt /few/\nCOPY files/002 /dir\n"
+    files = scratch / "unchanged-files"
+    files.mkdir(exist_ok=True)
+    many_files(files, 20_000, 20_000_000)
+    workloads = [
+        ("30 instructions", steps(14) + "COPY Dockerfile /\n", None),
+        ("300 instructions", steps(149) + "COPY Dockerfile /\n", None),
+        ("200 stages joined by COPY --from", stages + joined, None),
+        ("30 instructions, COPY of 20,000 files", steps(14) + "COPY files /files\n", files),
+        ("30 instructions, COPY of 102 of 20,000 files", steps(14) + few, files),
+    ]
+    for number, (title, text, directory) in enumerate(workloads):
+        context = dockerfile(directory.parent if directory else scratch, directory.name if directory else f"unchanged-{number}", text)
+        for builder in builders:
+            builder.reset()
+            measure(builder.build(context, "busybox"))
+        wharf = builders[0].build(context, "busybox")
+        # Digests of files that had just been written are remembered from the second time on.
+        measure(wharf)
+        commands = {b.name: b.build(context, "busybox") for b in builders} | {"limit: start a process": ["/bin/true"]}
+        once = [b.name for b in builders[1:]] if number else []
+        samples = interleaved(max(20, runs), commands, once=once)
+        table.add(f"unchanged rebuild, {title}", samples, calls=system_calls(wharf))
 
 
 def bench_check(table, builders, scratch, runs):

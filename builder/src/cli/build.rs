@@ -11,10 +11,12 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use wharf_runtime::Cancel;
 
+use super::config::Config;
+use super::prune::settle;
 use super::steps::StepArgs;
 use super::{existing_store, open_store, require_root, variable};
 use crate::build::call::{Call, Question, Stores};
-use crate::build::{self, BuildRequest};
+use crate::build::{self, BuildRequest, ExplainFormat};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
 use crate::error::{Failure, Kind, causes};
 use crate::exporter::output::open_stdout;
@@ -86,6 +88,13 @@ pub(super) struct BuildArgs {
     /// How progress is shown
     #[arg(long, value_enum, default_value_t = ProgressMode::Auto, env = "BUILDKIT_PROGRESS", hide_env = true)]
     progress: ProgressMode,
+    /// Say at the end what became of each step and why it ran: text on standard error, or =json on standard output
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
+    explain: Option<Explain>,
+    /// Say what would run, why, and how long it took before, and build nothing; =json for JSON
+    #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text",
+        conflicts_with_all = ["check", "call", "explain"])]
+    plan: Option<Explain>,
     /// Show nothing but errors, and print the image id
     #[arg(short, long)]
     quiet: bool,
@@ -117,20 +126,46 @@ enum ProgressMode {
     Quiet,
 }
 
-pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Explain {
+    Text,
+    Json,
+}
+
+impl From<Explain> for ExplainFormat {
+    fn from(format: Explain) -> Self {
+        match format {
+            Explain::Text => Self::Text,
+            Explain::Json => Self::Json,
+        }
+    }
+}
+
+pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let idle = idle_flags(&args);
+    let plan = args.plan;
     let request = request(args)?;
+    if !idle.is_empty() && plan.is_some() {
+        note_idle(&idle);
+    }
     if let Some(call) = call.filter(|call| call.question != Question::Build) {
         if !idle.is_empty() {
-            print_note(&format!("nothing is built, so there is no effect of {}", idle.join(", ")));
+            note_idle(&idle);
         }
         return ask(&request, &call, root);
     }
     require_root()?;
     let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
-    if stdout_is_taken {
+    if request.explain == Some(ExplainFormat::Json) && (stdout_is_taken || quiet) {
+        let other = if quiet { "the image id (--quiet)" } else { "the result" };
+        let message = format!("--explain=json and {other} would both go to standard output");
+        return Err(
+            Failure::new(Kind::Usage, message).hint("leave one of them out; the JSON has the image id")
+        );
+    }
+    if stdout_is_taken && plan.is_none() {
         // Better said now than when all is built.
         open_stdout().map_err(|error| Failure::new(Kind::Environment, causes(&error)))?;
     }
@@ -141,7 +176,14 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
     let cancel = Cancel::new().map_err(|error| failed(&error))?;
     let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
     let store = open_store(root)?;
-    let outcome = build::build(&store, request, cancel, signals)?;
+    if let Some(format) = plan {
+        build::plan(&store, request, format.into(), cancel, signals)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let built = build::build(&store, request, cancel, signals);
+    // A build that failed has written things too.
+    settle(&store, config);
+    let outcome = built?;
     if quiet
         && !stdout_is_taken
         && let Some(id) = outcome.image_id
@@ -149,6 +191,10 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
         print_result(&id.to_string())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn note_idle(flags: &[&str]) {
+    print_note(&format!("nothing is built, so there is no effect of {}", flags.join(", ")));
 }
 
 /// The flags that only a build takes notice of.
@@ -257,6 +303,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         offline: args.offline,
         outputs,
         progress,
+        explain: args.explain.map(ExplainFormat::from),
         iidfile: args.iidfile,
         metadata_file: args.metadata_file,
         jobs: args.jobs.into(),

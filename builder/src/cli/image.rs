@@ -96,12 +96,12 @@ fn list(store: &Store) -> Result<Vec<Image>, Failure> {
     store.images().map_err(|error| Failure::from_error(Kind::Environment, "cannot list the images", &error))
 }
 
-fn familiar(name: &str) -> String {
+pub(super) fn familiar(name: &str) -> String {
     name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
 }
 
 /// How long ago something was, in one unit.
-fn age(created: SystemTime) -> String {
+pub(super) fn age(created: SystemTime) -> String {
     let seconds = created.elapsed().map_or(0, |age| age.as_secs());
     let (count, unit) = match seconds {
         0..60 => (seconds, "second"),

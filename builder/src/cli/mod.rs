@@ -1,7 +1,11 @@
 //! The command line: flags as typed, then as meant. The only reader of the environment and of `$HOME`.
 
 mod build;
+mod config;
+mod du;
+mod history;
 mod image;
+mod prune;
 mod run;
 mod steps;
 
@@ -13,6 +17,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Failure, Kind};
 use crate::progress::{color_of_results, print_error, print_result};
+use config::Config;
 use wharf_cache::Store;
 
 /// Builds container images from a Dockerfile, without a daemon, and runs what it built.
@@ -22,6 +27,9 @@ struct Cli {
     /// Where images, caches and records are kept [default: /var/lib/wharf as root, else ~/.local/share/wharf]
     #[arg(long, global = true, env = "WHARF_ROOT", value_name = "DIR", hide_env = true)]
     root: Option<PathBuf>,
+    /// Configuration file [default: ~/.config/wharf/config.toml, /etc/wharf/config.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -36,6 +44,12 @@ enum Command {
     Images,
     /// Remove images from the store
     Rmi(image::RmiArgs),
+    /// Show what the store takes
+    Du(du::DuArgs),
+    /// Remove what is not needed from the store
+    Prune(prune::PruneArgs),
+    /// Show what was built before: list, inspect, logs of steps, compare two builds
+    History(history::HistoryArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -49,12 +63,20 @@ pub fn main() -> ExitCode {
         }
         Err(help) => return end(print_result(&help_text(&help)).map(|()| ExitCode::SUCCESS)),
     };
-    end(match cli.command {
-        Command::Build(args) => build::build(*args, cli.root),
-        Command::Run(args) => run::run(&args, cli.root),
+    end(run_command(cli))
+}
+
+fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
+    let config = || Config::load(cli.config.as_deref());
+    match cli.command {
+        Command::Build(args) => build::build(*args, cli.root, &config()?),
+        Command::Run(args) => run::run(&args, cli.root, &config()?),
         Command::Images => image::images(cli.root),
         Command::Rmi(args) => image::rmi(&args, cli.root),
-    })
+        Command::Du(args) => du::du(&args, cli.root, &config()?),
+        Command::Prune(args) => prune::prune(&args, cli.root),
+        Command::History(args) => history::history(args, cli.root),
+    }
 }
 
 /// Says what is to be said at the end.

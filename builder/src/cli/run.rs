@@ -5,6 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::config::Config;
+use super::prune::settle;
 use super::{image, open_store, require_root};
 use crate::container;
 use crate::error::Failure;
@@ -21,12 +23,14 @@ pub(super) struct RunArgs {
     command: Vec<String>,
 }
 
-pub(super) fn run(args: &RunArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+pub(super) fn run(args: &RunArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
     require_root()?;
     let store = open_store(root)?;
     let image = image::find(&store, &args.image)?;
     if !args.rm {
         crate::progress::print_note("the container is removed when it ends; containers are not kept yet");
     }
-    container::run(&store, &image, &args.command).map(ExitCode::from)
+    let ended = container::run(&store, &image, &args.command).map(ExitCode::from);
+    settle(&store, config);
+    ended
 }

@@ -26,13 +26,17 @@ use wharf_cache::{ContentDigest, Store, StoreError};
 use wharf_solver::llb::CopyAction;
 
 use super::Tree;
+use super::files::Files;
 use super::resolve;
 use super::select::{Patterns, SelectError, Selected};
 use super::walk::{Visit, walk};
 
 /// A file whose change time is this close to now may change again without its stamp showing it: its digest is not
-/// remembered. Some file systems stamp in steps of a few milliseconds.
+/// remembered. Most file systems stamp in steps of a few milliseconds.
 const STAMP_GRANULARITY: Duration = Duration::from_millis(20);
+
+/// The same for times of whole seconds: there are file systems that know no others, or only every second one.
+const STAMP_GRANULARITY_OF_SECONDS: Duration = Duration::from_secs(2);
 
 /// Entries whose digests are looked up at once, by another thread than the one that walks.
 const LOOK_UP_ITEMS: usize = 4096;
@@ -77,8 +81,13 @@ pub struct Seen {
     pub stamps: Option<ContentDigest>,
 }
 
-/// What `copy` reads from `tree`.
-pub fn content_digest(tree: &Tree<'_>, kind: TreeKind<'_>, copy: &CopyAction) -> Result<Seen, DigestError> {
+/// What `copy` reads from `tree`; it is added to `files`.
+pub fn content_digest(
+    tree: &Tree<'_>,
+    kind: TreeKind<'_>,
+    copy: &CopyAction,
+    files: &mut Files,
+) -> Result<Seen, DigestError> {
     let patterns = Patterns::of(copy)?;
     let mut stamps = Stamps::new();
     let mut digest = blake3::Hasher::new();
@@ -95,7 +104,9 @@ pub fn content_digest(tree: &Tree<'_>, kind: TreeKind<'_>, copy: &CopyAction) ->
         digest.update(name.as_bytes());
         let mut items = read_items(tree, kind, &selected, &patterns, &mut stamps)?;
         items.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
-        digest.update(&hash_items(tree, kind, &selected, &items)?.0);
+        let (content, of_files) = hash_items(tree, kind, &selected, &items)?;
+        digest.update(&content.0);
+        files.add(selected, items, of_files);
     }
     Ok(Seen { content: digest.finalize().into(), stamps: stamps.finish() })
 }
@@ -177,24 +188,42 @@ fn visit(
 /// Stamps being put together.
 struct Stamps {
     hasher: blake3::Hasher,
-    /// A change after this moment may not be the last one with its time.
-    settled: (i64, u32),
+    settled: Settled,
     are_settled: bool,
+}
+
+/// Tells which times of files can no longer be those of two different changes.
+struct Settled {
+    before: (i64, u32),
+    seconds_before: (i64, u32),
+}
+
+impl Settled {
+    /// For files that are looked at, or read, from now on.
+    fn now() -> Self {
+        let now = SystemTime::now();
+        let before = |granularity| {
+            let time = now.checked_sub(granularity);
+            let time = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+            let time = time.unwrap_or_default();
+            (i64::try_from(time.as_secs()).unwrap_or(i64::MAX), time.subsec_nanos())
+        };
+        Self { before: before(STAMP_GRANULARITY), seconds_before: before(STAMP_GRANULARITY_OF_SECONDS) }
+    }
+
+    fn is(&self, time: (i64, u32)) -> bool {
+        time < if time.1 == 0 { self.seconds_before } else { self.before }
+    }
 }
 
 impl Stamps {
     fn new() -> Self {
-        let settled = SystemTime::now()
-            .checked_sub(STAMP_GRANULARITY)
-            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-            .unwrap_or_default();
-        let seconds = i64::try_from(settled.as_secs()).unwrap_or(i64::MAX);
-        Self { hasher: blake3::Hasher::new(), settled: (seconds, settled.subsec_nanos()), are_settled: true }
+        Self { hasher: blake3::Hasher::new(), settled: Settled::now(), are_settled: true }
     }
 
     fn add(&mut self, seen: &Visit<'_>) {
         let Stat { dev, ino, size, ctime, .. } = *seen.stat;
-        self.are_settled &= ctime < self.settled;
+        self.are_settled &= self.settled.is(ctime);
         let path = seen.path.as_os_str().as_bytes();
         self.hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
         for number in [dev, ino, size] {
@@ -209,11 +238,12 @@ impl Stamps {
 }
 
 /// An entry of a selection; its path is relative to the selected directory, empty for the selected thing itself.
-struct Item {
-    path: PathBuf,
-    stat: Stat,
-    link: Option<OsString>,
-    xattrs: Vec<(OsString, Vec<u8>)>,
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) path: PathBuf,
+    pub(super) stat: Stat,
+    pub(super) link: Option<OsString>,
+    pub(super) xattrs: Vec<(OsString, Vec<u8>)>,
     /// What the stat cache knows of a file.
     known: Option<ContentDigest>,
 }
@@ -226,12 +256,13 @@ fn item(seen: &Visit<'_>) -> io::Result<Item> {
     Ok(Item { path: path.to_owned(), stat: *stat, link, xattrs, known: None })
 }
 
+/// The digest of a selected thing, and those of the files in it that are not further names of others.
 fn hash_items(
     tree: &Tree<'_>,
     kind: TreeKind<'_>,
     selected: &Selected,
     items: &[Item],
-) -> Result<ContentDigest, DigestError> {
+) -> Result<(ContentDigest, Vec<ContentDigest>), DigestError> {
     let first_names = first_names(items);
     let is_read = |item: &&Item| item.stat.kind == FileKind::File && !is_further_name(item, &first_names);
     let files: Vec<&Item> = items.iter().filter(is_read).collect();
@@ -241,23 +272,23 @@ fn hash_items(
     };
     let owner = matches!(kind, TreeKind::Local(_)).then_some((0, 0));
     let mut hasher = TreeHasher::new();
-    let mut digests = digests.iter();
+    let mut of_files = digests.iter();
     for item in items {
         let payload = match (item.stat.kind, &item.link) {
             (FileKind::File, _) if is_further_name(item, &first_names) => {
                 Payload::HardLink(first_names[&(item.stat.dev, item.stat.ino)].as_os_str())
             }
-            (FileKind::File, _) => Payload::File(digests.next().expect("one digest for each file")),
+            (FileKind::File, _) => Payload::File(of_files.next().expect("one digest for each file")),
             (_, Some(target)) => Payload::Link(target),
             _ => Payload::None,
         };
         hasher.entry(item.path.as_os_str(), &item.stat, owner, &item.xattrs, payload);
     }
-    Ok(hasher.finish())
+    Ok((hasher.finish(), digests))
 }
 
 /// The first names of the files that may have several: they stay names of one file in the copy.
-fn first_names(items: &[Item]) -> HashMap<(u64, u64), &Path> {
+pub(super) fn first_names(items: &[Item]) -> HashMap<(u64, u64), &Path> {
     let mut first = HashMap::new();
     for item in items.iter().filter(|item| item.stat.kind == FileKind::File && item.stat.nlink > 1) {
         first.entry((item.stat.dev, item.stat.ino)).or_insert(&*item.path);
@@ -265,7 +296,7 @@ fn first_names(items: &[Item]) -> HashMap<(u64, u64), &Path> {
     first
 }
 
-fn is_further_name(item: &Item, first_names: &HashMap<(u64, u64), &Path>) -> bool {
+pub(super) fn is_further_name(item: &Item, first_names: &HashMap<(u64, u64), &Path>) -> bool {
     item.stat.nlink > 1
         && first_names.get(&(item.stat.dev, item.stat.ino)).is_some_and(|first| *first != item.path)
 }
@@ -278,17 +309,13 @@ fn remembered_digests(
     files: &[&Item],
 ) -> Result<Vec<ContentDigest>, DigestError> {
     let unknown: Vec<&Item> = files.iter().filter(|file| file.known.is_none()).copied().collect();
-    let started = SystemTime::now();
+    let settled = Settled::now();
     let hashed = hash_files(tree, selected, &unknown)?;
-    let settled_ns = started
-        .checked_sub(STAMP_GRANULARITY)
-        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-        .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
     let fresh: Vec<(FileStamp, ContentDigest)> = unknown
         .iter()
         .zip(&hashed)
+        .filter(|(file, _)| settled.is(file.stat.ctime) && settled.is(file.stat.mtime))
         .map(|(file, digest)| (stamp(&file.stat), *digest))
-        .filter(|(stamp, _)| stamp.ctime_ns < settled_ns && stamp.mtime_ns < settled_ns)
         .collect();
     if !fresh.is_empty() {
         store.stat_cache_put(&fresh)?;

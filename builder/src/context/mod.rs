@@ -1,6 +1,7 @@
 //! Build contexts and other trees that steps read from: what a copy selects, its content digest, its files.
 
 pub mod digest;
+pub mod files;
 pub mod open;
 pub mod resolve;
 pub mod select;

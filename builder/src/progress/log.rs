@@ -8,7 +8,7 @@ const LINE_BYTES_MAX: usize = 16 * 1024;
 /// `\r\n` ends a line like `\n`. A lone `\r` goes back to the line's begin, so what follows replaces it, as on a
 /// terminal: of a progress bar only the last state remains.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub struct Lines {
     partial: Vec<u8>,
     /// The last byte was a `\r`: the next one decides what it means.
     returned: bool,
@@ -16,7 +16,7 @@ pub(super) struct Lines {
 
 impl Lines {
     /// Takes bytes and returns the lines that they complete.
-    pub(super) fn feed(&mut self, data: &[u8]) -> Vec<String> {
+    pub fn feed(&mut self, data: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for &byte in data {
             match byte {
@@ -40,7 +40,7 @@ impl Lines {
     }
 
     /// The line that no newline ended.
-    pub(super) fn end(&mut self) -> Option<String> {
+    pub fn end(&mut self) -> Option<String> {
         (!self.partial.is_empty()).then(|| self.take())
     }
 
@@ -58,7 +58,7 @@ impl Lines {
 
 /// Text without escape sequences, control characters (but tabs) and characters that turn the direction of writing:
 /// nothing in it can move the cursor, name a window or hide what is beside it.
-pub(super) fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text.chars();
     while let Some(char) = rest.next() {

@@ -21,10 +21,12 @@ use std::time::{Duration, Instant};
 use wharf_solver::llb::VertexDigest;
 use wharf_solver::progress::{Event, Sink};
 
-pub use self::say::{color, color_of_results, print_error, print_note, print_result, results};
+pub use self::log::{Lines, printable};
+pub use self::say::{color, color_of_results, print_error, print_note, print_result, print_talk, results};
 
 use self::plain::Plain;
 use self::quiet::Quiet;
+pub use self::steps::bytes;
 use self::steps::{Change, Steps};
 use self::tty::{Size, Tty};
 

@@ -26,6 +26,11 @@ pub fn print_note(note: &str) {
     let _ = writeln!(std::io::stderr().lock(), "note: {note}");
 }
 
+/// Says several lines that end with a newline.
+pub fn print_talk(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
 /// Prints a result that a script may read. What cannot be written is a failure: the script would take it for done.
 pub fn print_result(line: &str) -> Result<(), Failure> {
     results().and_then(|mut out| out.write_all(format!("{line}\n").as_bytes())).map_err(|error| {

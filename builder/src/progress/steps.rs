@@ -244,7 +244,7 @@ impl Transfer {
 }
 
 /// `31B`, `1.20MB`: decimal units, two digits after the point.
-fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
     if count < 1000 {
         return format!("{count}B");

@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
@@ -27,7 +27,9 @@ use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
 use wharf_solver::progress::{Event, LogStream, Sink};
 
 use crate::context::digest::{DigestError, Seen, TreeKind, content_digest, stamps};
+use crate::context::files::Files;
 use crate::context::{LocalContext, Tree};
+use crate::history::SelectedFiles;
 use crate::limits::OpenFiles;
 use crate::remote::imports::{ImportError, Imports};
 use crate::secrets::Secrets;
@@ -63,6 +65,8 @@ pub struct Worker<'a> {
     pub cancel: Cancel,
     /// What was read of local directories when keys were made.
     pub local_digests: Mutex<Vec<(VertexDigest, Reads, Seen)>>,
+    /// The files that were read when keys were made.
+    pub files: &'a SelectedFiles,
     /// Set when a local directory changed after that: what is built from then on is not what its keys say, and is not
     /// recorded.
     pub stale: &'a AtomicBool,
@@ -183,7 +187,9 @@ impl OpResolver for Worker<'_> {
         result: &ResultRef,
         reads: &Reads,
     ) -> Result<ContentDigest, OpError> {
-        let seen = self.digest(result, reads).map_err(OpError::new)?;
+        let mut files = Files::default();
+        let seen = self.digest(result, reads, &mut files).map_err(OpError::new)?;
+        self.files.keep(seen.content, files);
         if let ResultRef::Local(vertex) = result {
             let mut known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
             known.push((*vertex, reads.clone(), seen));
@@ -211,6 +217,7 @@ impl OpResolver for Worker<'_> {
         if !matches!(vertex.op, Op::Merge(_)) {
             self.bring_files(inputs).map_err(OpError::new)?;
         }
+        let started = Instant::now();
         let done = match &vertex.op {
             Op::Exec(exec) => self.exec(digest, vertex, exec, inputs).and_then(|chains| {
                 self.compare_with_key(vertex, inputs)?;
@@ -232,6 +239,15 @@ impl OpResolver for Worker<'_> {
                 other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
             },
         };
+        let done = done.and_then(|made| {
+            let chains = inputs.iter().filter_map(|input| match input {
+                ResultRef::Snapshots(chain) => Some(chain),
+                ResultRef::Local(_) | ResultRef::Image { .. } => None,
+            });
+            let inputs: Vec<&Chain> = chains.collect();
+            self.store.note_made(&made, &inputs, started.elapsed())?;
+            Ok(made)
+        });
         // What became of files that vanished while they were read is neither a result nor a failure of the step.
         self.require_files(inputs).and(done).map_err(OpError::new)
     }
@@ -296,16 +312,21 @@ impl Worker<'_> {
         }
     }
 
-    fn digest(&self, result: &ResultRef, reads: &Reads) -> Result<Seen, WorkerError> {
+    fn digest(&self, result: &ResultRef, reads: &Reads, files: &mut Files) -> Result<Seen, WorkerError> {
         match (result, reads) {
             (ResultRef::Snapshots(chain), Reads::Whole) => {
                 Ok(Seen { content: self.store.chain_content(chain)?, stamps: None })
             }
-            _ => self.digest_copies(result, &copies_of(reads)),
+            _ => self.digest_copies(result, &copies_of(reads), files),
         }
     }
 
-    fn digest_copies(&self, result: &ResultRef, copies: &[CopyAction]) -> Result<Seen, WorkerError> {
+    fn digest_copies(
+        &self,
+        result: &ResultRef,
+        copies: &[CopyAction],
+        files: &mut Files,
+    ) -> Result<Seen, WorkerError> {
         let input = self.open(result)?;
         // What is in a private tree was made for this build: its stamps say nothing to the next one.
         let kind = match &input {
@@ -315,7 +336,7 @@ impl Worker<'_> {
         let mut content = blake3::Hasher::new();
         let mut stamps = Some(blake3::Hasher::new());
         for copy in copies {
-            let seen = content_digest(&input.tree(), kind, copy)?;
+            let seen = content_digest(&input.tree(), kind, copy, files)?;
             content.update(&seen.content.0);
             stamps = add_stamps(stamps, seen.stamps);
         }
@@ -371,7 +392,7 @@ impl Worker<'_> {
         if before.stamps.is_some() && matches!(self.stamps(result, reads), Ok(now) if now == before.stamps) {
             return true;
         }
-        matches!(self.digest(result, reads), Ok(now) if now.content == before.content)
+        matches!(self.digest(result, reads, &mut Files::default()), Ok(now) if now.content == before.content)
     }
 
     /// Opens an input for reading.

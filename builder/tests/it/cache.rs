@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime};
 
-use crate::harness::{Registry, Step, Wharf, busybox_layout};
+use crate::harness::{Registry, Step, Wharf, busybox_layout, gcc_layout};
 
 /// Two stages that read different files, and one that joins them.
 const DOCKERFILE: &str = "\
@@ -226,4 +226,54 @@ fn a_file_that_changes_while_the_build_runs_is_not_remembered_under_its_old_key(
     });
     wharf.file("f", "old").build(&["-t", "second"]).success();
     assert_eq!(wharf.run(&["run", "--rm", "second"]).success().text(), "old");
+}
+
+#[test]
+fn a_comment_in_a_program_is_compiled_and_that_is_all() {
+    let (Some(_), Some(_), Some(wharf)) = (busybox_layout(), gcc_layout(), Wharf::new()) else { return };
+    let program = |comment: &str, text: &str| {
+        format!("/* {comment} */\n#include <stdio.h>\nint main(void) {{ return puts(\"{text}\") < 0; }}\n")
+    };
+    let compile = "RUN [\"gcc\", \"-O2\", \"-static\", \"-o\", \"/program\", \"/src/main.c\"]";
+    wharf.dockerfile(&format!(
+        "FROM gcc AS build\nCOPY main.c /src/\n{compile}\n\
+         FROM busybox\nCOPY --from=build /program /bin/\nRUN /bin/program >/said\n"
+    ));
+    let steps = ["COPY --from=build /program /bin/", "COPY main.c /src/", "RUN /bin/program >/said", compile];
+    let build = |main: String, expected: &[&str]| {
+        wharf.file("main.c", &main);
+        wharf.build(&["-t", "app", "--iidfile", "id"]).success().steps().check_ran(expected);
+        (
+            fs::read_to_string(wharf.path("id")).unwrap(),
+            wharf.run(&["run", "--rm", "app", "cat", "/said"]).text(),
+        )
+    };
+    let first = build(program("What it does", "hello"), &steps);
+    assert_eq!(first.1, "hello\n");
+    let second = build(program("What it really does, at length", "hello"), &["COPY main.c /src/", compile]);
+    assert_eq!(second, first, "another image, or other output");
+    assert_eq!(build(program("What it really does, at length", "world"), &steps).1, "world\n");
+}
+
+#[test]
+fn a_stage_can_be_built_anew() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.dockerfile(
+        "FROM busybox AS Base\nRUN echo base >/base\n\
+         FROM busybox AS side\nRUN cat /proc/sys/kernel/random/uuid >/side\n\
+         FROM base\nCOPY --from=side /side /\nRUN wc -c </side >/size\n",
+    );
+    let build = |arguments: &[&str]| wharf.build(&[arguments, &["-t", "app"]].concat()).success();
+    build(&[]);
+    let side = "RUN cat /proc/sys/kernel/random/uuid >/side";
+    let rest = ["COPY --from=side /side /", side, "RUN wc -c </side >/size"];
+    build(&["--no-cache-filter", "side"]).steps().check_ran(&[rest[0], rest[1], rest[2]]);
+    build(&[]).steps().check_ran(&[]);
+    // It comes out the same, so nothing follows from it.
+    build(&["--no-cache-filter=BASE"]).steps().check_ran(&["RUN echo base >/base"]);
+    build(&["--no-cache-filter=base,side", "--no-cache-filter", "nothing"])
+        .fails_with(0, &["warning: `--no-cache-filter nothing` has no effect"])
+        .steps()
+        .check_ran(&[rest[0], rest[1], "RUN echo base >/base", rest[2]]);
+    wharf.build(&["--no-cache-filter", ""]).fails_with(2, &["--no-cache-filter"]);
 }

@@ -130,7 +130,7 @@ impl Wharf {
     /// `wharf build ARGUMENTS CONTEXT`, to be started.
     pub(crate) fn build_command(&self, store: &str, arguments: &[&str]) -> Command {
         let mut all: Vec<String> = ["build", "--progress", "plain"].map(str::to_owned).into();
-        for (name, layout) in [("busybox", BUSYBOX.get()), ("debian", DEBIAN.get())] {
+        for (name, layout) in [("busybox", BUSYBOX.get()), ("debian", DEBIAN.get()), ("gcc", GCC.get())] {
             if let Some(Some(layout)) = layout {
                 all.extend([
                     "--build-context".to_owned(),
@@ -309,6 +309,7 @@ impl Steps {
 
 static BUSYBOX: OnceLock<Option<PathBuf>> = OnceLock::new();
 static DEBIAN: OnceLock<Option<PathBuf>> = OnceLock::new();
+static GCC: OnceLock<Option<PathBuf>> = OnceLock::new();
 
 /// The OCI layout of the busybox base, made once; `None`, and a line that says so, where it cannot be made.
 pub(crate) fn busybox_layout() -> Option<&'static Path> {
@@ -318,6 +319,11 @@ pub(crate) fn busybox_layout() -> Option<&'static Path> {
 /// The OCI layout of the Debian base.
 pub(crate) fn debian_layout() -> Option<&'static Path> {
     layout(&DEBIAN, "debian", &["debootstrap", "umoci"])
+}
+
+/// The OCI layout of the base with gcc and no shell.
+pub(crate) fn gcc_layout() -> Option<&'static Path> {
+    layout(&GCC, "gcc", &["gcc", "umoci"])
 }
 
 fn layout(cell: &'static OnceLock<Option<PathBuf>>, name: &str, tools: &[&str]) -> Option<&'static Path> {

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use super::{Active, Chain, Layer, Snapshot, SnapshotError, SnapshotId, rows};
 use crate::diff::LayerSource;
+use crate::gc::lease::Leased;
 use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
 
 /// A layer that somebody else made, and the snapshot that it becomes.
@@ -44,6 +45,14 @@ impl Store {
     /// The chain that `layers` (lowest first) describe: of snapshots that are here or described already where these are
     /// stacked in the same way, of new rows otherwise.
     pub fn describe_chain(&self, layers: &[LazyLayer]) -> Result<Chain, StoreError> {
+        let described = self.find_and_lease(
+            || self.insert_chain(layers).map(Some),
+            |chain| chain.0.iter().copied().map(Leased::Snapshot).collect(),
+        )?;
+        Ok(described.unwrap_or_default())
+    }
+
+    fn insert_chain(&self, layers: &[LazyLayer]) -> Result<Chain, StoreError> {
         const OPERATION: &str = "describe snapshots";
         self.write(OPERATION, |transaction| {
             let mut chain = Chain::default();
@@ -197,6 +206,9 @@ impl Active {
         if self.content()? != content {
             return Err(SnapshotError::Described { id });
         }
+        self.store.process().leases().note_growth();
+        let leased = self.store.process().lease([Leased::Snapshot(id)]);
+        leased.map_err(|source| self.error("lease", source))?;
         self.store.write("bring a snapshot", |transaction| {
             let failed = StoreError::database("bring a snapshot");
             let is_lazy: Option<bool> = transaction

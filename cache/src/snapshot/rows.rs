@@ -1,10 +1,13 @@
 //! The rows of snapshots and layers.
 
+use std::time::SystemTime;
+
 use rusqlite::{OptionalExtension, Row, Transaction};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::{Chain, Layer, Snapshot, SnapshotId, missing};
+use crate::gc::lease::Leased;
 use crate::store::{from_nanos, to_nanos};
 use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError, state};
 
@@ -76,6 +79,10 @@ impl Store {
 
     /// A snapshot whose layer completes the stack `chain_id`, if one is here with its files.
     pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
+        self.find_and_lease(|| self.find_by_chain_id(chain_id), |id| vec![Leased::Snapshot(*id)])
+    }
+
+    fn find_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
         let ids: Vec<i64> = self.read("look up a layer", |transaction| {
             transaction
                 .prepare_cached(
@@ -157,13 +164,22 @@ pub(super) fn insert(transaction: &Transaction<'_>, snapshot: &Snapshot) -> rusq
             &snapshot.content.0,
             snapshot.size.cast_signed(),
             to_nanos(snapshot.created),
-        ))
+        ))?;
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO uses (snapshot, used_ns) VALUES (?1, ?2)")?
+        .execute((snapshot.id.row_id(), to_nanos(SystemTime::now())))
         .map(drop)
 }
 
 /// Deletes the row of snapshot `id`, its layers, and the records that name it.
 pub(super) fn delete(transaction: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
+    forget(transaction, id)?;
+    state::delete_records_naming(transaction, |named| named == id)
+}
+
+/// Deletes the row of snapshot `id` and its layers, and leaves the records to the caller.
+pub(crate) fn forget(transaction: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
     transaction.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute([id.row_id()])?;
     transaction.prepare_cached("DELETE FROM layers WHERE snapshot = ?1")?.execute([id.row_id()])?;
-    state::delete_records_of(transaction, id)
+    transaction.prepare_cached("DELETE FROM uses WHERE snapshot = ?1")?.execute([id.row_id()]).map(drop)
 }

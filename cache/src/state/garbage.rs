@@ -7,6 +7,8 @@
 //! - what the removed image reached goes, unless somebody wrote it again after the image was recorded and less than
 //!   an hour ago;
 //! - everything else goes when it is a day old.
+//!
+//! What another living process has leased stays in any case.
 
 use std::collections::HashSet;
 use std::io;
@@ -17,6 +19,7 @@ use serde::Deserialize;
 
 use super::Image;
 use crate::content::ContentError;
+use crate::gc::lease::Leased;
 use crate::store::from_nanos;
 use crate::{Digest, Store, StoreError};
 
@@ -47,6 +50,7 @@ impl Store {
             self.write_index(transaction)?;
             Ok::<_, StoreError>(recorded)
         })?;
+        let _alone = self.collect_alone()?;
         // Held as a write transaction so that no row that names a blob can appear meanwhile.
         self.write("delete blobs", |transaction| self.sweep(transaction, &doomed, recorded))
     }
@@ -59,7 +63,12 @@ impl Store {
     ) -> Result<Vec<Digest>, StoreError> {
         let (roots, leaves) =
             named_blobs(transaction).map_err(StoreError::database("list the blobs in use"))?;
-        let live = self.reach(roots)?;
+        let leased = self.leased_by_others()?;
+        let leased = leased.iter().filter_map(|lease| match lease {
+            Leased::Blob(digest) => Some(*digest),
+            Leased::Snapshot(_) => None,
+        });
+        let live = self.reach(roots.into_iter().chain(leased))?;
         let now = SystemTime::now();
         let rewritten_since = recorded.max(now - REWRITTEN_AGE_MAX);
         let unnamed_since = now - UNNAMED_AGE_MAX;
@@ -79,7 +88,10 @@ impl Store {
 
     /// What `roots` (manifests and indexes) reach, themselves included. A manifest that is not here, which is
     /// usual for the other platforms of an index, or not readable as one is taken for a leaf.
-    fn reach(&self, roots: impl IntoIterator<Item = Digest>) -> Result<HashSet<Digest>, StoreError> {
+    pub(crate) fn reach(
+        &self,
+        roots: impl IntoIterator<Item = Digest>,
+    ) -> Result<HashSet<Digest>, StoreError> {
         let mut reached = HashSet::new();
         let mut unread: Vec<Digest> = roots.into_iter().collect();
         while let Some(digest) = unread.pop() {

@@ -36,6 +36,11 @@ impl Store {
         }
     }
 
+    /// Takes `key`'s lock if nobody has it.
+    pub(crate) fn try_lock_key(&self, key: &Key) -> Result<Option<KeyLock>, StoreError> {
+        self.take_key(key, FlockOperation::NonBlockingLockExclusive)
+    }
+
     fn take_key(&self, key: &Key, operation: FlockOperation) -> Result<Option<KeyLock>, StoreError> {
         let name = key.hex();
         let failed = |errno: Errno| StoreError::io("lock", self.root().join("locks").join(&name), errno);

@@ -3,11 +3,19 @@
 use rusqlite::OptionalExtension;
 
 use super::Pin;
+use crate::gc::lease::Leased;
 use crate::{Digest, Store, StoreError};
 
 impl Store {
     /// What `reference` was last resolved to for `platform`.
     pub fn pin(&self, reference: &str, platform: &str) -> Result<Option<Pin>, StoreError> {
+        self.find_and_lease(
+            || self.find_pin(reference, platform),
+            |pin| [pin.target, pin.manifest, pin.config].map(Leased::Blob).into(),
+        )
+    }
+
+    fn find_pin(&self, reference: &str, platform: &str) -> Result<Option<Pin>, StoreError> {
         self.read("look up a pin", |transaction| {
             transaction
                 .prepare_cached(

@@ -6,6 +6,7 @@ use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{OptionalExtension, Transaction};
 
 use super::Record;
+use crate::gc::lease::Leased;
 use crate::snapshot::SnapshotId;
 use crate::{Chain, Digest, Key, Store, StoreError};
 
@@ -17,6 +18,20 @@ impl Store {
 
     /// The same; a lazy snapshot counts also when somebody else `offers` its blob of this digest and size.
     pub fn record_unless_lost(
+        &self,
+        key: &Key,
+        offers: &dyn Fn(&Digest, u64) -> bool,
+    ) -> Result<Option<Record>, StoreError> {
+        let record = self.find_and_lease(
+            || self.find_record(key, offers),
+            |record| record.snapshots().map(Leased::Snapshot).collect(),
+        )?;
+        let tops = record.iter().flat_map(|record| &record.outputs).filter_map(|chain| chain.0.last());
+        self.will_note_use(tops.copied());
+        Ok(record)
+    }
+
+    fn find_record(
         &self,
         key: &Key,
         offers: &dyn Fn(&Digest, u64) -> bool,
@@ -112,13 +127,16 @@ impl Store {
     }
 }
 
-/// Deletes the records that name snapshot `id`.
-pub(crate) fn delete_records_of(transaction: &Transaction<'_>, id: SnapshotId) -> rusqlite::Result<()> {
+/// Deletes the records that name a snapshot that `is_gone`.
+pub(crate) fn delete_records_naming(
+    transaction: &Transaction<'_>,
+    is_gone: impl Fn(SnapshotId) -> bool,
+) -> rusqlite::Result<()> {
     let mut keys = Vec::<[u8; 32]>::new();
     let mut all = transaction.prepare_cached("SELECT key, outputs FROM records")?;
     let mut rows = all.query([])?;
     while let Some(row) = rows.next()? {
-        if row.get::<_, Record>(1)?.snapshots().any(|named| named == id) {
+        if row.get::<_, Record>(1)?.snapshots().any(&is_gone) {
             keys.push(row.get(0)?);
         }
     }

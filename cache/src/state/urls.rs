@@ -3,12 +3,19 @@
 use rusqlite::OptionalExtension;
 
 use super::UrlRecord;
+use crate::gc::lease::Leased;
 use crate::snapshot::SnapshotId;
 use crate::{Digest, Key, Store, StoreError};
 
 impl Store {
     /// What was downloaded under `key`, if its snapshot is still here.
     pub fn url(&self, key: &Key) -> Result<Option<UrlRecord>, StoreError> {
+        let url = self.find_and_lease(|| self.find_url(key), |url| vec![Leased::Snapshot(url.snapshot)])?;
+        self.will_note_use(url.iter().map(|url| url.snapshot));
+        Ok(url)
+    }
+
+    fn find_url(&self, key: &Key) -> Result<Option<UrlRecord>, StoreError> {
         self.read("look up a URL", |transaction| {
             transaction
                 .prepare_cached(

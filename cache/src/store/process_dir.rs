@@ -3,6 +3,7 @@
 //! Its owner holds an exclusive `flock` on it, which the kernel drops however the owner ends. Who opens the store
 //! later takes the directories whose lock is free for its own and deletes them.
 
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::remove_tree::remove_tree;
+use crate::gc::lease::{Leased, Leases, read_leases};
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -26,6 +28,7 @@ pub(crate) struct ProcessDir {
     /// The directory itself; its open file description holds the lock.
     dir: OwnedFd,
     next: AtomicU64,
+    leases: Leases,
 }
 
 /// Holds the other openers of the store off while the directories below `tmp/` are looked at and made: only under
@@ -43,15 +46,15 @@ impl OpenLock {
 }
 
 impl ProcessDir {
-    /// Makes a directory for this process in `tmp`.
-    pub(super) fn create(tmp: &Path, _opening: &OpenLock) -> io::Result<Self> {
+    /// Makes a directory for this process in `tmp`. `locks` is an open file that nobody else has.
+    pub(super) fn create(tmp: &Path, locks: OwnedFd, _opening: &OpenLock) -> io::Result<Self> {
         let name = format!("{:016x}", random_u64()?);
         let path = tmp.join(&name);
         let tmp = rustix::fs::open(tmp, DIRECTORY, Mode::empty())?;
         rustix::fs::mkdirat(&tmp, &name, Mode::RWXU)?;
         let dir = rustix::fs::openat(&tmp, &name, DIRECTORY, Mode::empty())?;
         rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive)?;
-        Ok(Self { tmp, name, path, dir, next: AtomicU64::new(0) })
+        Ok(Self { tmp, name, path, dir, next: AtomicU64::new(0), leases: Leases::new(locks) })
     }
 
     /// Moves what dead processes left in `tmp` into this directory. Says whether there was something.
@@ -96,6 +99,37 @@ impl ProcessDir {
         first_error
     }
 
+    /// The leases of this process.
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Leases `wanted` for as long as this process lives.
+    pub(crate) fn lease(&self, wanted: impl IntoIterator<Item = Leased>) -> io::Result<()> {
+        self.leases.lease(&self.dir, wanted)
+    }
+
+    /// What other living processes have leased.
+    pub(crate) fn leased_by_others(&self) -> io::Result<HashSet<Leased>> {
+        // Only under this lock has every living process its lock.
+        let opening = OpenLock::acquire(self.path.parent().unwrap_or(&self.path))?;
+        let mut leased = HashSet::new();
+        for entry in rustix::fs::Dir::read_from(&opening.0)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !is_process_name(name.to_bytes()) || name.to_bytes() == self.name.as_bytes() {
+                continue;
+            }
+            let Ok(dir) = rustix::fs::openat(&self.tmp, name, DIRECTORY, Mode::empty()) else { continue };
+            match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => {}
+                Err(Errno::WOULDBLOCK) => read_leases(&dir, &mut leased)?,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(leased)
+    }
+
     /// A name not used before in this directory.
     pub(crate) fn unique_name(&self) -> String {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
@@ -104,6 +138,11 @@ impl ProcessDir {
     /// The directory.
     pub(crate) fn fd(&self) -> &OwnedFd {
         &self.dir
+    }
+
+    /// Its name below `tmp/`.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its absolute path.

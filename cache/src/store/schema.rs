@@ -78,6 +78,49 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
 ",
     "
+    CREATE TABLE uses (
+        snapshot    INTEGER PRIMARY KEY,
+        used_ns     INTEGER NOT NULL,
+        disk        INTEGER,
+        cost_ns     INTEGER,
+        inputs      BLOB
+    ) STRICT;
+    INSERT INTO uses (snapshot, used_ns) SELECT id, created_ns FROM snapshots;
+    CREATE TABLE mount_sizes (
+        name        TEXT PRIMARY KEY,
+        used_ns     INTEGER NOT NULL,
+        disk        INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ALTER TABLE files ADD COLUMN seen_day INTEGER NOT NULL DEFAULT 0;
+",
+    "
+    CREATE TABLE builds (
+        id          INTEGER PRIMARY KEY,
+        project     BLOB NOT NULL,
+        started_ns  INTEGER NOT NULL,
+        duration_ns INTEGER NOT NULL,
+        ended_ns    INTEGER NOT NULL,
+        status      INTEGER NOT NULL,
+        graph       BLOB NOT NULL,
+        outcome     BLOB NOT NULL,
+        log_bytes   INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX builds_by_project ON builds (project, ended_ns);
+    CREATE TABLE graphs (
+        digest      BLOB PRIMARY KEY,
+        bytes       BLOB NOT NULL
+    ) STRICT;
+    CREATE TABLE graph_lists (
+        graph       BLOB NOT NULL,
+        content     BLOB NOT NULL,
+        PRIMARY KEY (graph, content)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE file_lists (
+        content     BLOB PRIMARY KEY,
+        bytes       BLOB NOT NULL
+    ) STRICT;
+",
+    "
     ALTER TABLE snapshots ADD COLUMN lazy INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE records ADD COLUMN inputs BLOB;
 ",

@@ -15,6 +15,7 @@ use crate::Diagnostic;
 use crate::diagnostic::nearest;
 use crate::parser::json::{self, JsonForm};
 use crate::parser::{self, Ast, Heredoc, Mapped, Node, Token};
+pub use duration::parse_duration;
 use flags::Flags;
 
 /// A whole Dockerfile.

@@ -17,6 +17,8 @@ pub enum Reason {
     NeverSeen,
     /// The keys are those of an earlier build, but the result is no longer there.
     ResultGone,
+    /// An earlier build began it and did not finish it.
+    Unfinished,
     /// A value of the operation is another.
     PartChanged {
         /// Name of the part.
@@ -81,6 +83,15 @@ pub enum Reason {
         /// The step.
         step: String,
     },
+    /// A file of what it reads of a step is another.
+    UpstreamFile {
+        /// The step.
+        step: String,
+        /// Path in what that step made.
+        path: String,
+        /// What happened to it.
+        change: FileChange,
+    },
     /// A step that it reads is another, or reads another one; what files it makes was not known in both builds.
     UpstreamStep {
         /// The step.
@@ -122,6 +133,16 @@ pub enum FileChange {
     Removed,
     /// Its bytes, type, mode or attributes are other ones.
     Changed,
+}
+
+impl FileChange {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Added => "was added to",
+            Self::Removed => "was removed from",
+            Self::Changed => "changed in",
+        }
+    }
 }
 
 /// Who said that the cache is not to be used.
@@ -253,6 +274,7 @@ impl fmt::Display for Reason {
         match self {
             Self::NeverSeen => f.write_str("no earlier build had this step"),
             Self::ResultGone => f.write_str("its result is no longer in the cache"),
+            Self::Unfinished => f.write_str("an earlier build did not finish it"),
             Self::PartChanged { name, old, new } => write!(f, "{name} changed from `{old}` to `{new}`"),
             Self::PartAdded { name, value } => write!(f, "{name} is new: `{value}`"),
             Self::PartRemoved { name, value } => write!(f, "{name} is gone: it was `{value}`"),
@@ -260,12 +282,10 @@ impl fmt::Display for Reason {
             Self::KeyVersion => f.write_str("its key was made by another version of wharf"),
             Self::LocalFiles { context } => write!(f, "files of the context `{context}` changed"),
             Self::LocalFile { context, path, change } => {
-                let change = match change {
-                    FileChange::Added => "was added to",
-                    FileChange::Removed => "was removed from",
-                    FileChange::Changed => "changed in",
-                };
-                write!(f, "`{path}` {change} the context `{context}`")
+                write!(f, "`{path}` {} the context `{context}`", change.words())
+            }
+            Self::UpstreamFile { step, path, change } => {
+                write!(f, "`{path}` {} what `{step}` made", change.words())
             }
             Self::BaseChanged { image, old, new } => {
                 write!(f, "the image `{image}` changed")?;

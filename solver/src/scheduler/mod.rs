@@ -29,7 +29,7 @@ use crate::progress::Sink;
 use graph::Graph;
 use owner::Owner;
 pub use queue::Limits;
-pub use report::{Ignored, InputReport, KeyKind, KeyLookup, StepOutcome, StepReport};
+pub use report::{Ignored, InputReport, KeyKind, KeyLookup, StepOutcome, StepReport, Verdict};
 use worker::{Pool, Worker};
 
 /// What to solve and within which limits.
@@ -68,6 +68,15 @@ pub struct Solved {
     pub results: Result<Vec<ResultRef>, SolveError>,
     /// One report for each vertex that the goals can reach, inputs before the vertices that read them.
     pub steps: Vec<StepReport>,
+}
+
+/// What a solve would do.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// Whether it could be found out.
+    pub result: Result<(), SolveError>,
+    /// One report for each vertex that the goals can reach, inputs before the vertices that read them.
+    pub steps: Vec<StepReport<Verdict>>,
 }
 
 /// How a vertex got its result.
@@ -123,11 +132,24 @@ pub enum GraphError {
 /// # Panics
 /// If a goal is not in the definition, or when the resolver, cache or sink panics.
 pub fn solve(solve: &Solve<'_>) -> Solved {
+    with_owner(solve, |owner| owner.solve())
+}
+
+/// Says what [`solve`] would do, from the goals down. Nothing is executed, brought in, recorded or locked; directories are
+/// digested, sources from the network pinned and images resolved, because keys are made of that.
+///
+/// # Panics
+/// If a goal is not in the definition, or when the resolver, cache or sink panics.
+pub fn plan(solve: &Solve<'_>) -> Planned {
+    with_owner(solve, |owner| owner.plan())
+}
+
+fn with_owner<T>(solve: &Solve<'_>, work: impl FnOnce(Owner<'_, '_>) -> T) -> T {
     let graph = Graph::reachable(solve.definition, solve.goals);
     let worker = Worker { solve, graph: &graph, stopping: AtomicBool::new(false) };
     let (tasks, queue) = mpsc::channel();
     let queue = Mutex::new(queue);
-    thread::scope(|scope| Owner::new(&worker, Pool::new(scope, &worker, tasks, &queue)).solve())
+    thread::scope(|scope| work(Owner::new(&worker, Pool::new(scope, &worker, tasks, &queue))))
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! The owner of all states: decides what happens next, and says so to the progress sink.
 
+mod finish;
+mod plan;
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::panic;
@@ -10,7 +13,7 @@ use wharf_cache::{Chain, ContentDigest, Key};
 use super::digests::{Asked, Digests};
 use super::graph::{Graph, Index, Input, Lookup, NodeKind};
 use super::queue::{Queue, Resource};
-use super::report::{Ignored, InputReport, KeyKind, KeyLookup, StepOutcome, StepReport, Work};
+use super::report::{KeyKind, KeyLookup, Work};
 use super::state::{Event, VertexState};
 use super::worker::{
     Content, Ended, Execution, Finished, Pool, Read, Selection, Task, TaskId, Worker, snapshots,
@@ -101,16 +104,23 @@ impl<'scope, 'env> Owner<'scope, 'env> {
     }
 
     pub(super) fn solve(mut self) -> Solved {
-        self.ask_for_local_digests();
-        self.ask_for_pins();
-        self.run();
+        self.make_keys();
         if self.cause.is_none() {
-            self.make_definition_keys();
             // Last in, first out: the first goal comes first.
             self.pending.extend(self.graph.goals.iter().rev().map(|&(goal, _)| (goal, Event::Demanded)));
             self.run();
         }
         self.finish()
+    }
+
+    /// Finds out what has to be known before any key is, and makes the definition keys.
+    fn make_keys(&mut self) {
+        self.ask_for_local_digests();
+        self.ask_for_pins();
+        self.run();
+        if self.cause.is_none() {
+            self.make_definition_keys();
+        }
     }
 
     /// Asks for what is read of local directories, everywhere in the graph.
@@ -288,9 +298,8 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         }
         // Equal vertices with different digests (one image under two names, say) run once.
         if let Some(leader) = self.leaders.get_mut(&(key, node.lookup)) {
-            if let VertexState::Done(finished) = &self.vertices[leader.vertex].state
-                && finished.outputs.len() >= node.outputs
-            {
+            if let VertexState::Done(finished) = &self.vertices[leader.vertex].state {
+                node.check_outputs(finished.outputs.len()).map_err(OpError::new)?;
                 let outputs = finished.outputs.clone();
                 return Ok(Some(Event::Found { outcome: VertexOutcome::DefinitionHit, outputs }));
             }
@@ -361,10 +370,21 @@ impl<'scope, 'env> Owner<'scope, 'env> {
     /// All content digests are known.
     fn look_up_content(&mut self, index: Index) -> Result<Option<Event>, OpError> {
         let node = &self.graph.nodes[index];
+        if let Some(chains) = self.recorded_by_content(index)? {
+            self.solve.cache.store(&[self.definition(index)], &node.op_key, &chains)?;
+            let outputs = snapshots(chains);
+            return Ok(Some(Event::Found { outcome: VertexOutcome::ContentHit, outputs }));
+        }
+        Ok(Some(self.run_when_images_are_here(index)))
+    }
+
+    /// What is recorded under the content key, whose digests are all known.
+    fn recorded_by_content(&mut self, index: Index) -> Result<Option<Vec<Chain>>, OpError> {
+        let node = &self.graph.nodes[index];
         let part = |input: &Input| {
             let digests = input.selections().map(|(read, key)| match self.content(input, read, key) {
                 Content::Digest(digest) => digest,
-                Content::Of(_) => unreachable!("`compare` asked for every digest"),
+                Content::Of(_) => unreachable!("every digest was asked for"),
             });
             InputKey::Content(digests.collect())
         };
@@ -376,12 +396,10 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         };
         // With local inputs only the two keys are one, and it was looked up before.
         let looked_up = node.lookup == Lookup::Both && content_key == definition_key;
-        if !looked_up && let Some(chains) = self.look_up(index, content_key, KeyKind::Content)? {
-            self.solve.cache.store(&[self.definition(index)], &node.op_key, &chains)?;
-            let outputs = snapshots(chains);
-            return Ok(Some(Event::Found { outcome: VertexOutcome::ContentHit, outputs }));
+        match looked_up {
+            true => Ok(None),
+            false => self.look_up(index, content_key, KeyKind::Content),
         }
-        Ok(Some(self.run_when_images_are_here(index)))
     }
 
     /// Wants the files of every image the vertex reads.
@@ -499,6 +517,9 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             && leader.vertex == index
         {
             for follower in std::mem::take(&mut leader.followers) {
+                if let Err(error) = self.graph.nodes[follower].check_outputs(outputs.len()) {
+                    return self.fail(follower, OpError::new(error));
+                }
                 let found = Event::Found { outcome: VertexOutcome::DefinitionHit, outputs: outputs.clone() };
                 self.pending.push((follower, found));
             }
@@ -686,104 +707,6 @@ impl<'scope, 'env> Owner<'scope, 'env> {
     fn tell(&self, event: progress::Event) {
         self.solve.progress.send(event);
     }
-
-    /// Collects results and reports, and completes the story for the progress sink.
-    fn finish(mut self) -> Solved {
-        let steps = (0..self.vertices.len()).map(|index| self.report(index)).collect();
-        for index in 0..self.vertices.len() {
-            match (self.vertices[index].told, &self.cause) {
-                (Told::Started | Told::Nothing, None) => self.tell_completed(index, Outcome::Cached),
-                (Told::Started, Some(_)) => self.tell_completed(index, Outcome::Cancelled),
-                _ => {}
-            }
-        }
-        let result = |&(goal, output): &(Index, u32)| {
-            let state = &self.vertices[goal].state;
-            let outputs = state.outputs().unwrap_or_else(|| unreachable!("stuck: a goal is {state:?}"));
-            outputs[usize::try_from(output).expect("outputs were counted")].clone()
-        };
-        let results = match self.cause.take() {
-            Some(cause) => Err(cause),
-            None => Ok(self.graph.goals.iter().map(result).collect()),
-        };
-        Solved { results, steps }
-    }
-
-    /// Everything that is known of a vertex.
-    fn report(&self, index: Index) -> StepReport {
-        let (node, vertex) = (&self.graph.nodes[index], &self.vertices[index]);
-        let inputs: Vec<InputReport> = node
-            .inputs
-            .iter()
-            .enumerate()
-            .map(|(number, input)| InputReport {
-                step: input.vertex,
-                output: input.output,
-                content: match &vertex.read {
-                    // Of a pinned source only the pin is read; it has no inputs.
-                    Some(read) => read.content[number].iter().copied().map(Some).collect(),
-                    None => self.known_content(input),
-                },
-            })
-            .collect();
-        StepReport {
-            vertex: node.digest,
-            outcome: self.outcome(index),
-            outputs: vertex.state.outputs().map(<[ResultRef]>::to_vec).unwrap_or_default(),
-            ignored: node
-                .ignored_by
-                .map(|by| if by == index { Ignored::Itself } else { Ignored::Upstream(by) }),
-            lookups: vertex.lookups.clone(),
-            op_key: node.op_key,
-            definition_key: vertex.definition_key,
-            content_key: match node.kind {
-                NodeKind::Local | NodeKind::Image => None,
-                NodeKind::Pinned => vertex.definition_key,
-                NodeKind::Step => vertex
-                    .read
-                    .as_ref()
-                    .map_or_else(|| content_key(&node.op_key, &inputs), |read| Some(read.content_key)),
-            },
-            pin: vertex.pin,
-            inputs,
-            started: vertex.work.started,
-            took: vertex.work.took,
-        }
-    }
-
-    fn outcome(&self, index: Index) -> StepOutcome {
-        let (node, vertex) = (&self.graph.nodes[index], &self.vertices[index]);
-        match (&vertex.state, &self.cause) {
-            (VertexState::Done(finished), _) => StepOutcome::Done(finished.outcome),
-            (VertexState::Lazy { .. }, _) => StepOutcome::Done(VertexOutcome::Lazy),
-            (_, Some(SolveError::Vertex { vertex, .. })) if *vertex == node.digest => StepOutcome::Failed,
-            (VertexState::Stopped, _) => StepOutcome::Cancelled,
-            (_, Some(_)) if vertex.told == Told::Started => StepOutcome::Cancelled,
-            (_, Some(_)) if vertex.undecided > 0 => StepOutcome::NotReached,
-            _ => StepOutcome::NotNeeded,
-        }
-    }
-
-    /// For each selection its content digest, if it is known.
-    fn known_content(&self, input: &Input) -> Vec<Option<ContentDigest>> {
-        let image = match self.vertices[input.vertex].state.outputs() {
-            Some([ResultRef::Image { content, .. }, ..]) => Some(content),
-            _ => None,
-        };
-        let known = |(read, key)| match image {
-            Some(content) => Some(cache_map::image_selection(content, read)),
-            None => self.digests.known(input.vertex, input.output, key),
-        };
-        input.selections().map(known).collect()
-    }
-}
-
-/// The content key, if the content of every input is known.
-fn content_key(op_key: &Key, inputs: &[InputReport]) -> Option<Key> {
-    let part =
-        |input: &InputReport| input.content.iter().copied().collect::<Option<_>>().map(InputKey::Content);
-    let parts: Option<Vec<InputKey>> = inputs.iter().map(part).collect();
-    Some(cache_map::key(op_key, &parts?))
 }
 
 /// An error and what caused it, in one line.

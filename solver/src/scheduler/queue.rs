@@ -11,7 +11,7 @@ pub struct Limits {
     pub steps: usize,
     /// Questions to registries and servers, and images that are brought in.
     pub transfers: usize,
-    /// Content digests.
+    /// Content digests that a key is wanted of. (What a step that ran has read is digested as part of the step.)
     pub hashing: usize,
 }
 

@@ -66,6 +66,26 @@ pub enum StepOutcome {
     Cancelled,
 }
 
+/// What would become of a vertex if it were solved now, with the records that are there now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// Nobody would have to look at it.
+    NotNeeded,
+    /// The plan failed.
+    NotReached,
+    /// A record of this key stands for it.
+    Hit(KeyKind),
+    /// A directory that is read in place, or an image of which only the metadata is needed.
+    Source,
+    /// It has the keys of the vertex with this report, which gives it its result.
+    Equal(usize),
+    /// No record can spare it from running, and an image from being brought in; unless an equal operation that runs
+    /// before it in the same build comes to the same.
+    WouldRun,
+    /// It depends on a step that would run: if that makes files that are known, it need not.
+    MightRun,
+}
+
 /// Why not all records may stand for a vertex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ignored {

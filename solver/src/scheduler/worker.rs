@@ -190,7 +190,7 @@ impl Worker<'_> {
         }
     }
 
-    fn digest(&self, selection: &Selection) -> Result<ContentDigest, OpError> {
+    pub(super) fn digest(&self, selection: &Selection) -> Result<ContentDigest, OpError> {
         let vertex = self.graph.nodes[selection.producer].vertex;
         self.solve.resolver.content_digest(vertex, &selection.result, &selection.reads)
     }

@@ -4,6 +4,8 @@
 mod json;
 mod text;
 
+pub(crate) use text::table;
+
 use std::cell::OnceCell;
 use std::str::FromStr;
 

@@ -79,7 +79,7 @@ pub(super) fn describe() -> String {
 }
 
 /// Columns with `gap` blanks between them. What comes from a Dockerfile is shown without control characters.
-fn table(rows: &[Vec<&str>], gap: usize) -> String {
+pub(crate) fn table(rows: &[Vec<&str>], gap: usize) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| cell.replace(char::is_control, " ")).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

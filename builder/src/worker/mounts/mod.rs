@@ -33,6 +33,7 @@ use wharf_solver::op::ResultRef;
 use super::file::FileError;
 use super::{Worker, WorkerError};
 use crate::context::digest::DigestError;
+use crate::context::files::Files;
 use crate::context::select::SelectError;
 use crate::secrets::SecretError;
 use crate::ssh::Serving;
@@ -243,7 +244,9 @@ impl Worker<'_> {
     fn seed_digest(&self, input: Option<&ResultRef>) -> Result<Option<ContentDigest>, MountError> {
         match input {
             None => Ok(None),
-            Some(result) => Ok(Some(self.digest(result, &wharf_solver::cache_map::Reads::Whole)?.content)),
+            Some(result) => Ok(Some(
+                self.digest(result, &wharf_solver::cache_map::Reads::Whole, &mut Files::default())?.content,
+            )),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod build;
 mod random;
+mod reports;
 mod world;
 
 use std::collections::BTreeMap;
@@ -563,6 +564,26 @@ fn an_output_that_does_not_exist_is_an_error() {
     expect!["output 3 of `step` is wanted, but it has 1"].assert_eq(&error.to_string());
     let image = Edge { output: 1, ..definition(|builder| builder.image("base", PIN_A)).1 };
     assert!(world.solve(&graph, &[image]).is_err());
+    assert!(world.plan(&graph, &[image]).result.is_err());
+    // Also when an equal vertex, of which less is wanted, comes first, follows or is done.
+    for jobs in [1, 2] {
+        for swapped in [false, true] {
+            let mut world = super::tests::world();
+            world.jobs = jobs;
+            let (graph, goal) = definition(|builder| {
+                let (image, layout) = (builder.image("base", PIN_A), builder.layout("directory", PIN_A));
+                let one = builder.run("one", image, &["/x", "1000"]);
+                let same = builder.run("same", layout, &["/x", "1000"]);
+                let wanted = [one, Edge { output: 3, ..same }];
+                builder.merge("both", &if swapped { [wanted[1], wanted[0]] } else { wanted })
+            });
+            for _ in 0..2 {
+                let error = world.solve(&graph, &[goal]).unwrap_err().to_string();
+                assert!(error.ends_with("is wanted, but it has 1"), "{error}");
+                world.plan(&graph, &[goal]);
+            }
+        }
+    }
 }
 
 #[test]

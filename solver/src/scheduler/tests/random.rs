@@ -9,9 +9,11 @@ use wharf_cache::Key;
 use super::build::{Builder, PIN_A, PIN_B};
 use super::world::{World, digest_of, naive, reachable, select};
 use crate::cache_map::{self, InputKey};
+use crate::explain::{self, Provenance, Reason};
 use crate::llb::{Definition, Edge, Op, VertexDigest};
 use crate::progress::{Event, Outcome};
-use crate::scheduler::{StepOutcome, StepReport, VertexOutcome};
+use crate::scheduler::{KeyKind, StepOutcome, StepReport, Verdict, VertexOutcome};
+use std::time::Duration;
 
 /// One vertex to be: a kind, two earlier vertices as inputs, a number that makes it different.
 #[derive(Debug, Clone, Copy)]
@@ -151,6 +153,96 @@ fn check_events(definition: &Definition, goals: &[Edge], events: &[Event], steps
     }
 }
 
+/// What the plan says is what the solve then does. Which of several equal vertices does the work is left to chance, and so is
+/// which of two operations comes first that turn out to read the same.
+fn check_plan(definition: &Definition, planned: &[StepReport<Verdict>], solved: &[StepReport]) {
+    let same = |report: &StepReport<Verdict>| report.definition_key.map(|key| (key, report.op_key));
+    for (plan, step) in planned.iter().zip(solved) {
+        assert_eq!(
+            (plan.vertex, plan.definition_key, plan.pin),
+            (step.vertex, step.definition_key, step.pin)
+        );
+        let equals: Vec<_> = planned
+            .iter()
+            .zip(solved)
+            .filter(|(other, _)| {
+                other.vertex == plan.vertex || (same(plan).is_some() && same(other) == same(plan))
+            })
+            .collect();
+        let name = &definition.vertex(&plan.vertex).metadata.name;
+        let told = || format!("{name} is planned as {:?} and was {:?}", plan.outcome, step.outcome);
+        let ran = |step: &StepReport| step.outcome == StepOutcome::Done(VertexOutcome::Executed);
+        let executed = equals.iter().any(|(_, step)| ran(step));
+        let may_run =
+            equals.iter().any(|(plan, _)| matches!(plan.outcome, Verdict::WouldRun | Verdict::MightRun));
+        match plan.outcome {
+            Verdict::NotNeeded | Verdict::Hit(_) | Verdict::Source => {
+                assert!(!executed || may_run, "{}", told());
+            }
+            Verdict::WouldRun => {
+                let ran_equal = || solved.iter().any(|other| other.op_key == plan.op_key && ran(other));
+                // Its reader may have been spared so.
+                let is_image = matches!(&definition.vertex(&plan.vertex).op, Op::Source(source) if cache_map::is_image(source));
+                assert!(executed || ran_equal() || is_image, "{}", told());
+            }
+            Verdict::MightRun => {
+                assert!(
+                    equals.iter().any(|(_, step)| matches!(step.outcome, StepOutcome::Done(_))),
+                    "{}",
+                    told()
+                )
+            }
+            Verdict::Equal(first) => {
+                let (first, itself) = (&planned[first], plan);
+                assert_eq!(same(first), same(itself));
+                assert!(matches!(first.outcome, Verdict::WouldRun | Verdict::MightRun), "{}", told());
+            }
+            Verdict::NotReached => panic!("{}", told()),
+        }
+        if plan.outcome == Verdict::Hit(KeyKind::Definition) {
+            assert_ne!(step.outcome, StepOutcome::Done(VertexOutcome::ContentHit), "{}", told());
+        }
+    }
+}
+
+/// Keys follow from what the provenances say, and digests in them are those of the twin's files.
+fn check_provenances(world: &World, definition: &Definition, steps: &[StepReport]) -> Vec<Provenance> {
+    let mut made = Vec::new();
+    for (index, step) in steps.iter().enumerate() {
+        let provenance = explain::provenance(definition, steps, index);
+        assert_eq!(provenance.definition_key, step.definition_key);
+        if step.definition_key.is_some() {
+            assert_eq!(provenance.made_definition_key(), step.definition_key);
+        }
+        if let Some(key) = step.content_key {
+            assert_eq!(provenance.made_content_key(), Some(key));
+            assert_eq!(content_key(world, definition, &step.vertex), key, "{}", provenance.name);
+        }
+        if step.outcome == StepOutcome::Done(VertexOutcome::Executed) && !provenance.inputs.is_empty() {
+            assert!(step.content_key.is_some(), "of what ran it is known what it read");
+            assert!(step.started.is_some() && step.took > Duration::ZERO);
+        }
+        made.push(provenance);
+    }
+    made
+}
+
+/// Nothing is ever lost here, so what runs differs from what ran under the name before; and what has the same key does not.
+fn check_reasons(before: &HashMap<String, Provenance>, now: &[Provenance], steps: &[StepReport]) {
+    for (now, step) in now.iter().zip(steps) {
+        let Some(before) = before.get(&now.name) else { continue };
+        let reasons = explain::compare(before, now);
+        let gone = reasons == [Reason::ResultGone];
+        let is_step = !now.inputs.is_empty();
+        if is_step && step.outcome == StepOutcome::Done(VertexOutcome::Executed) {
+            assert!(!gone, "{} ran for no reason", now.name);
+        }
+        if now.definition_key.is_some() && now.definition_key == before.definition_key {
+            assert!(gone, "{}: {reasons:?}", now.name);
+        }
+    }
+}
+
 fn check(specs: &[Spec], edits: &[Edit], jobs: usize) {
     let mut specs = specs.to_vec();
     let mut image_number = 0;
@@ -163,6 +255,7 @@ fn check(specs: &[Spec], edits: &[Edit], jobs: usize) {
         PIN_B.into(),
         BTreeMap::from([("/dir/a".into(), "other".into()), ("/alt/a".into(), "o".into())]),
     );
+    let mut provenances = HashMap::new();
     let mut locked: HashSet<Key> = HashSet::new();
     let mut ran_on: HashSet<Key> = HashSet::new();
     for edit in std::iter::once(&Edit::Nothing).chain(edits) {
@@ -186,7 +279,15 @@ fn check(specs: &[Spec], edits: &[Edit], jobs: usize) {
         let (definition, edges) = build(&specs, &image_pin);
         let goals = picks.map(|pick| edges[edges.len() - 1 - usize::from(pick) % edges.len()]);
 
+        let planned = world.plan(&definition, &goals);
+        assert!(planned.result.is_ok());
         let solved = world.solve(&definition, &goals).unwrap();
+        check_plan(&definition, &planned.steps, &solved.steps);
+        let made = check_provenances(&world, &definition, &solved.steps);
+        if !ignoring {
+            check_reasons(&provenances, &made, &solved.steps);
+        }
+        provenances.extend(made.into_iter().map(|made| (made.name.clone(), made)));
 
         for (goal, result) in goals.iter().zip(&solved.results) {
             assert_eq!(world.files(&definition, result), naive(&world, &definition, *goal));

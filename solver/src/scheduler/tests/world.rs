@@ -12,7 +12,7 @@ use crate::cache_map::{Reads, RecordKey};
 use crate::llb::{ActionInput, CopyAction, Definition, Edge, FileChange, Op, Vertex, VertexDigest};
 use crate::op::{CacheManager, OpError, OpResolver, ResultRef, local_name};
 use crate::progress::{Event, Outcome, Sink};
-use crate::scheduler::{Limits, Solve, SolveError, Solved, StepReport, solve};
+use crate::scheduler::{Limits, Planned, Solve, SolveError, Solved, StepReport, plan, solve};
 
 /// A file system: paths and contents.
 pub(super) type Files = BTreeMap<String, String>;
@@ -76,13 +76,33 @@ impl World {
 
     /// As [`Self::solve`], with the reports of a failure.
     pub(super) fn solve_reporting(&self, definition: &Definition, goals: &[Edge]) -> Solved {
+        self.with_solve(definition, goals, solve)
+    }
+
+    /// Plans in this world, which must be the same afterwards.
+    pub(super) fn plan(&self, definition: &Definition, goals: &[Edge]) -> Planned {
+        let records = self.records.lock().unwrap().clone();
+        let planned = self.with_solve(definition, goals, plan);
+        assert_eq!(*self.records.lock().unwrap(), records, "a plan recorded something");
+        let journal = self.journal.lock().unwrap();
+        assert!(journal.executed.is_empty() && journal.materialized.is_empty() && journal.locked.is_empty());
+        drop(journal);
+        planned
+    }
+
+    fn with_solve<T>(
+        &self,
+        definition: &Definition,
+        goals: &[Edge],
+        work: impl FnOnce(&Solve<'_>) -> T,
+    ) -> T {
         *self.journal.lock().unwrap() = Journal::default();
         let locals = definition.iter().filter_map(|(digest, vertex)| match &vertex.op {
             Op::Source(source) => Some((*digest, local_name(source)?.to_owned())),
             _ => None,
         });
         *self.local_names.lock().unwrap() = locals.collect();
-        solve(&Solve {
+        work(&Solve {
             definition,
             goals,
             resolver: self,

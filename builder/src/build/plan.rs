@@ -1,0 +1,44 @@
+//! `--plan`: as far as a build goes without doing anything.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use wharf_solver::scheduler::{self, Limits, Solve};
+
+use super::{Build, load, without_store};
+use crate::error::Failure;
+use crate::history::RequestSummary;
+use crate::history::plan::{self, Plan};
+use crate::worker::StoreCache;
+
+impl Build<'_> {
+    /// Text → graph → what would become of each step.
+    pub(super) fn plan(mut self, summary: &RequestSummary) -> Result<Plan, Failure> {
+        let platform = self.platform.clone();
+        let converted = self.convert(&platform)?;
+        self.refuse_forbidden(&converted)?;
+        let named = load::named(&self.request, &converted.definition, &self.opener())?;
+        for (name, context) in named {
+            self.contexts.insert(name, without_store(context, &self.sources.store)?);
+        }
+        let (store, files) = (&self.sources.store, &self.recorder.files);
+        let stale = AtomicBool::new(false);
+        let worker = self.worker(&converted.definition, &stale)?;
+        let begun = Instant::now();
+        let planned = scheduler::plan(&Solve {
+            definition: &converted.definition,
+            goals: converted.head.as_slice(),
+            resolver: &worker,
+            cache: &StoreCache { store, imports: &self.imports, cancel: &self.cancel, stale: &stale },
+            progress: self.recorder,
+            completed: &|_, _| {},
+            cancelled: &|| self.cancel.is_cancelled(),
+            cancel: &|| self.cancel.cancel(),
+            jobs: self.request.jobs,
+            limits: Limits::default(),
+            clock: &|| begun.elapsed(),
+        });
+        planned.result.map_err(|error| self.solve_failure(&converted, error))?;
+        Ok(plan::explain(store, summary, files, &converted.definition, &planned.steps))
+    }
+}

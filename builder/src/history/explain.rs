@@ -1,0 +1,394 @@
+//! Why each step of a build ran: compared with the nearest earlier build of the same project.
+
+use serde::Serialize;
+use wharf_cache::history::{BuildRow, BuildStatus};
+use wharf_cache::{ContentDigest, Store};
+use wharf_solver::explain::{
+    FileChange, IgnoredBy, InputProvenance, Origin, Provenance, Reason, Selection, compare,
+};
+use wharf_solver::scheduler::{Ignored, KeyKind, KeyLookup, StepOutcome, StepReport, VertexOutcome};
+
+use super::matching::match_steps;
+use super::past::Pasts;
+use super::{End, Graph, SelectedFiles, Why};
+use crate::context::files::{Change, differences};
+use crate::exporter::rfc3339;
+
+/// Files that one step's reasons name; of more there is only the number.
+const FILES_NAMED_MAX: usize = 100;
+
+/// Whether a step was not taken from the cache.
+pub(super) fn missed(report: &StepReport) -> bool {
+    match report.outcome {
+        StepOutcome::Done(VertexOutcome::Executed) => true,
+        StepOutcome::Failed | StepOutcome::Cancelled => was_asked_for(report),
+        StepOutcome::Done(_) | StepOutcome::NotNeeded | StepOutcome::NotReached => false,
+    }
+}
+
+fn was_asked_for<O>(report: &StepReport<O>) -> bool {
+    !report.lookups.is_empty() || report.ignored.is_some()
+}
+
+/// Finds out why steps of one build are not in the cache.
+pub(super) struct Explainer<'a> {
+    store: &'a Store,
+    files: &'a SelectedFiles,
+    pasts: &'a Pasts,
+    graph: &'a Graph,
+    /// For each past build, the step of it that each step of the graph stands for.
+    matched: Vec<Vec<Option<usize>>>,
+    no_cache: bool,
+}
+
+impl<'a> Explainer<'a> {
+    /// For a build of `graph` that has read `files`.
+    pub(super) fn new(
+        store: &'a Store,
+        files: &'a SelectedFiles,
+        pasts: &'a Pasts,
+        graph: &'a Graph,
+        no_cache: bool,
+    ) -> Self {
+        let names = |graph: &'a Graph| -> Vec<&'a str> {
+            graph.steps.iter().map(|step| &*step.provenance.name).collect()
+        };
+        let now = names(graph);
+        let matched = pasts.builds.iter().map(|past| match_steps(&names(&past.graph), &now)).collect();
+        Self { store, files, pasts, graph, matched, no_cache }
+    }
+
+    /// Why the step with this report has to run.
+    pub(super) fn why<O>(&self, index: usize, report: &StepReport<O>) -> Why {
+        if report.ignored == Some(Ignored::Itself) {
+            return Why {
+                reasons: vec![Reason::CacheIgnored { by: self.ignored_by(index) }],
+                ..Why::default()
+            };
+        }
+        let now = &self.graph.steps[index].provenance;
+        let nearest = self.nearest(index);
+        let says_nothing =
+            |reasons: &[Reason]| matches!(reasons, [] | [Reason::NeverSeen | Reason::ResultGone]);
+        let Some((past, step, reasons)) = nearest else {
+            // That the files of an image are brought in is no miss.
+            let reasons = if was_asked_for(report) { vec![Reason::NeverSeen] } else { Vec::new() };
+            return Why { reasons, ..Why::default() };
+        };
+        if says_nothing(&reasons) && !was_asked_for(report) {
+            return Why::default();
+        }
+        let compared_with = Some(self.pasts.builds[past].id.to_string());
+        if let (Some(Ignored::Upstream(above)), true) = (report.ignored, says_nothing(&reasons)) {
+            let step = self.graph.steps[above].provenance.name.clone();
+            let reasons = vec![Reason::CacheIgnored { by: IgnoredBy::Upstream { step } }];
+            return Why { reasons, more_files: 0, compared_with };
+        }
+        let before = &self.pasts.builds[past].graph.steps[step].provenance;
+        let (reasons, more_files) = self.name_files(before, now, reasons);
+        Why { reasons, more_files, compared_with }
+    }
+
+    /// How the step differs from the past one that it stands for: that one, the reasons (none if they are equal), and how
+    /// many more files.
+    pub(super) fn difference(&self, index: usize) -> Option<(usize, Vec<Reason>, usize)> {
+        let (past, step, reasons) = self.nearest(index)?;
+        if matches!(*reasons, [Reason::ResultGone | Reason::Unfinished]) {
+            return Some((step, Vec::new(), 0));
+        }
+        let before = &self.pasts.builds[past].graph.steps[step].provenance;
+        let (reasons, more_files) = self.name_files(before, &self.graph.steps[index].provenance, reasons);
+        Some((step, reasons, more_files))
+    }
+
+    /// How long the step took when it last ran.
+    pub(super) fn predicted(&self, index: usize) -> Option<std::time::Duration> {
+        self.matched.iter().enumerate().find_map(|(past, steps)| self.pasts.took(past, steps[index]?))
+    }
+
+    /// The past step from which the least has changed; of equals the newest.
+    fn nearest(&self, index: usize) -> Option<(usize, usize, Vec<Reason>)> {
+        let now = &self.graph.steps[index].provenance;
+        let mut nearest: Option<(usize, usize, Vec<Reason>)> = None;
+        for (past, steps) in self.matched.iter().enumerate() {
+            let Some(step) = steps[index] else { continue };
+            let build = &self.pasts.builds[past];
+            let mut reasons = compare(&build.graph.steps[step].provenance, now);
+            let same = matches!(reasons.as_slice(), [Reason::ResultGone]);
+            if same && !build.end(step).has_result() {
+                reasons = vec![Reason::Unfinished];
+            }
+            if nearest.as_ref().is_none_or(|(.., best)| reasons.len() < best.len()) {
+                nearest = Some((past, step, reasons));
+            }
+        }
+        nearest
+    }
+
+    fn ignored_by(&self, index: usize) -> IgnoredBy {
+        if self.no_cache {
+            return IgnoredBy::NoCache;
+        }
+        let name = &self.graph.steps[index].provenance.name;
+        let label = name.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(label, _)| label);
+        match label.and_then(|label| label.split_once(' ')) {
+            Some((stage, _)) => IgnoredBy::Filter { stage: stage.to_owned() },
+            None => IgnoredBy::Step,
+        }
+    }
+
+    /// Puts in place of "the files changed" which of them did, where both lists are known.
+    fn name_files(
+        &self,
+        before: &Provenance,
+        now: &Provenance,
+        reasons: Vec<Reason>,
+    ) -> (Vec<Reason>, usize) {
+        let mut named = Vec::new();
+        let (mut count, mut more) = (0, 0);
+        for reason in reasons {
+            let changes = match &reason {
+                Reason::LocalFiles { context } => self.changes(
+                    before,
+                    now,
+                    |input| matches!(&input.origin, Origin::Local { context: of } if of == context),
+                ),
+                Reason::UpstreamFiles { step } => self.changes(before, now, |input| input.step == *step),
+                _ => Vec::new(),
+            };
+            if changes.is_empty() || matches!(reason, Reason::UpstreamFiles { .. }) {
+                named.push(reason.clone());
+            }
+            for (path, change) in changes {
+                if count == FILES_NAMED_MAX {
+                    more += 1;
+                    continue;
+                }
+                count += 1;
+                named.push(match &reason {
+                    Reason::UpstreamFiles { step } => {
+                        Reason::UpstreamFile { step: step.clone(), path, change }
+                    }
+                    Reason::LocalFiles { context } => {
+                        Reason::LocalFile { context: context.clone(), path, change }
+                    }
+                    _ => unreachable!("nothing else has files"),
+                });
+            }
+        }
+        (named, more)
+    }
+
+    /// The files that differ in what is read of the inputs that `is_meant`, each once.
+    fn changes(
+        &self,
+        before: &Provenance,
+        now: &Provenance,
+        is_meant: impl Fn(&InputProvenance) -> bool,
+    ) -> Vec<(String, FileChange)> {
+        let mut found = Vec::new();
+        for (before, now) in before.inputs.iter().zip(&now.inputs).filter(|(_, now)| is_meant(now)) {
+            for (before, now) in before.selections.iter().zip(&now.selections) {
+                for (path, change) in self.differences(before, now).unwrap_or_default() {
+                    let path = path.display().to_string();
+                    let change = match change {
+                        Change::Added => FileChange::Added,
+                        Change::Removed => FileChange::Removed,
+                        Change::Changed => FileChange::Changed,
+                    };
+                    if !found.iter().any(|(known, _)| *known == path) {
+                        found.push((if path.is_empty() { "/".to_owned() } else { path }, change));
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    fn differences(&self, before: &Selection, now: &Selection) -> Option<Vec<(std::path::PathBuf, Change)>> {
+        let (old, new) = (before.content?, now.content?);
+        if old == new {
+            return None;
+        }
+        differences(&self.list(&old)?, &self.list(&new)?)
+    }
+
+    fn list(&self, content: &ContentDigest) -> Option<Vec<u8>> {
+        self.files.list(content).or_else(|| self.store.file_list(content).ok().flatten())
+    }
+}
+
+/// A step of a build, as it is told.
+#[derive(Debug, Clone, Serialize)]
+pub struct Explained<O = End> {
+    /// Its number, from 1.
+    pub step: usize,
+    /// Display name.
+    pub name: String,
+    /// How it ended, or would.
+    pub outcome: O,
+    /// When it began, since the solve did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_ms: Option<f64>,
+    /// How long it took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<f64>,
+    /// How long it would take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_ms: Option<f64>,
+    /// Why it was not taken from the cache.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<Told>,
+    /// Files that differ beyond those that `reasons` name.
+    #[serde(skip_serializing_if = "super::is_zero")]
+    pub more_files: usize,
+    /// The build that it was compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared_with: Option<String>,
+    /// Which keys were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lookups: Vec<Lookup>,
+}
+
+/// A reason, for programs and for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Told {
+    #[serde(flatten)]
+    reason: Reason,
+    text: String,
+}
+
+/// A key that was asked for.
+#[derive(Debug, Clone, Serialize)]
+pub struct Lookup {
+    kind: &'static str,
+    key: String,
+    found: bool,
+}
+
+impl<O> Explained<O> {
+    /// What a report and a comparison say.
+    pub(super) fn new<R>(index: usize, name: String, outcome: O, report: &StepReport<R>, why: Why) -> Self {
+        let has_worked = report.started.is_some();
+        Self {
+            step: index + 1,
+            name,
+            outcome,
+            started_ms: report.started.map(millis),
+            duration_ms: has_worked.then(|| millis(report.took)),
+            predicted_ms: None,
+            reasons: told(&why.reasons),
+            more_files: why.more_files,
+            compared_with: why.compared_with,
+            lookups: report.lookups.iter().map(lookup).collect(),
+        }
+    }
+}
+
+impl Explained {
+    pub(super) fn of_report(index: usize, name: String, report: &StepReport, why: Why) -> Self {
+        Self::new(index, name, End::of(report.outcome), report, why)
+    }
+
+    /// Of a build that was recorded.
+    pub fn of_past(past: &super::Past, index: usize) -> Self {
+        let work = past.work(index);
+        let why = work.map(|work| work.why.clone()).unwrap_or_default();
+        Self {
+            step: index + 1,
+            name: past.graph.steps.get(index).map(|step| step.provenance.name.clone()).unwrap_or_default(),
+            outcome: past.end(index),
+            started_ms: work.map(|work| work.started_us as f64 / 1000.0),
+            duration_ms: work.map(|work| work.took_us as f64 / 1000.0),
+            predicted_ms: None,
+            reasons: told(&why.reasons),
+            more_files: why.more_files,
+            compared_with: why.compared_with,
+            lookups: Vec::new(),
+        }
+    }
+}
+
+/// Reasons with their text.
+pub fn told(reasons: &[Reason]) -> Vec<Told> {
+    reasons.iter().map(|reason| Told { text: reason.to_string(), reason: reason.clone() }).collect()
+}
+
+impl Told {
+    /// In words.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+fn lookup(lookup: &KeyLookup) -> Lookup {
+    let kind = match lookup.kind {
+        KeyKind::Definition => "definition",
+        KeyKind::Content => "content",
+    };
+    Lookup { kind, key: lookup.key.to_string(), found: lookup.found }
+}
+
+pub(super) fn millis(time: std::time::Duration) -> f64 {
+    (time.as_secs_f64() * 1_000_000.0).round() / 1000.0
+}
+
+/// A build, as it is told.
+#[derive(Debug, Clone, Serialize)]
+pub struct ExplainedBuild {
+    version: u32,
+    /// Its id.
+    pub build: String,
+    started: String,
+    duration_ms: f64,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
+    /// Its steps.
+    pub steps: Vec<Explained>,
+}
+
+impl ExplainedBuild {
+    pub(super) fn new(
+        row: &BuildRow,
+        error: Option<String>,
+        image: Option<String>,
+        steps: Vec<Explained>,
+    ) -> Self {
+        Self {
+            version: super::VERSION,
+            build: row.id.to_string(),
+            started: rfc3339::format(row.started),
+            duration_ms: millis(row.duration),
+            status: status_word(row.status),
+            error,
+            image,
+            steps,
+        }
+    }
+
+    /// Of a build that was recorded.
+    pub fn of_past(past: &super::Past) -> Self {
+        Self {
+            version: super::VERSION,
+            build: past.id.to_string(),
+            started: rfc3339::format(past.started),
+            duration_ms: millis(past.duration),
+            status: status_word(past.status),
+            error: past.outcome.error.clone(),
+            image: past.outcome.image.clone(),
+            steps: (0..past.graph.steps.len()).map(|index| Explained::of_past(past, index)).collect(),
+        }
+    }
+}
+
+/// How a build ended, in a word.
+pub fn status_word(status: BuildStatus) -> &'static str {
+    match status {
+        BuildStatus::Succeeded => "succeeded",
+        BuildStatus::Failed => "failed",
+        BuildStatus::Cancelled => "cancelled",
+    }
+}

@@ -1,0 +1,286 @@
+//! Taking things away.
+
+use std::collections::HashSet;
+use std::time::SystemTime;
+
+use rusqlite::Transaction;
+use rustix::io::Errno;
+
+use super::choose::choose;
+use super::inventory::{Node, What};
+use super::measure::{Measured, repository_key};
+use super::{Item, Kind, State};
+use crate::snapshot::rows;
+use crate::state::{delete_records_naming, stat_cache};
+use crate::{Digest, SnapshotId, Store, StoreError};
+
+/// A store that exceeds its limit is brought a little below it, so that the next build need not collect again.
+const KEPT_PERCENT: u64 = 95;
+
+/// Something may be used by the time it is to go: then others are chosen.
+const ROUNDS_MAX: usize = 4;
+
+/// A database with more free pages than this, and more free than used, is written anew.
+const FREE_BYTES_MAX: i64 = 1 << 20;
+
+/// When enough has been collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Goal {
+    /// Everything that is admitted is gone.
+    Everything,
+    /// The store is not larger than this.
+    AtMost(u64),
+}
+
+/// What a collection did.
+#[derive(Debug, Clone, Default)]
+pub struct Collected {
+    /// What is gone.
+    pub removed: Vec<Item>,
+    /// Bytes on disk that the store has now.
+    pub bytes: u64,
+    /// Bytes of what has to stay because images with names need it.
+    pub tagged_bytes: u64,
+    /// Bytes of what has to stay because other processes use it.
+    pub in_use_bytes: u64,
+}
+
+impl Store {
+    /// To be called when a command is done with the store: remembers what was used, and if anything was written that
+    /// counts, brings the store under `bytes_max`. Says what it did if the store had exceeded that. What this
+    /// process has leased is not spared.
+    pub fn settle(&self, bytes_max: u64) -> Result<Option<Collected>, StoreError> {
+        self.write_uses()?;
+        if !self.process().leases().take_growth() || self.measure()?.total() <= bytes_max {
+            return Ok(None);
+        }
+        self.collect(Goal::AtMost(bytes_max), &|_| true).map(Some)
+    }
+
+    /// Everything in the store that takes space.
+    pub fn items(&self) -> Result<Vec<Item>, StoreError> {
+        let measured = self.measure()?;
+        let leased = self.leased_by_others()?;
+        let list = |transaction: &Transaction<'_>| self.inventory(transaction, &measured, &leased);
+        let nodes = self.write("list what is in the store", list)?;
+        Ok(nodes.into_iter().map(|node| node.item).collect())
+    }
+
+    /// What [`Store::collect`] to this goal would take away.
+    pub fn collectable(&self, goal: Goal, admit: &dyn Fn(&Item) -> bool) -> Result<Vec<Item>, StoreError> {
+        let measured = self.measure()?;
+        let leased = self.leased_by_others()?;
+        let list = |transaction: &Transaction<'_>| self.inventory(transaction, &measured, &leased);
+        let nodes = self.write("list what is in the store", list)?;
+        let chosen = choose(&nodes, excess(goal, &measured), SystemTime::now(), admit);
+        Ok(chosen.into_iter().map(|index| nodes[index].item.clone()).collect())
+    }
+
+    /// Takes away what `admit` likes and nobody needs, garbage first, until the goal is reached. Other processes may go
+    /// on using the store.
+    pub fn collect(&self, goal: Goal, admit: &dyn Fn(&Item) -> bool) -> Result<Collected, StoreError> {
+        let mut collected = Collected::default();
+        // The names of what turned out to be in use.
+        let mut busy = HashSet::<String>::new();
+        for round in 0..ROUNDS_MAX {
+            let measured = self.measure()?;
+            collected.bytes = measured.total();
+            let is_done = match goal {
+                Goal::Everything => false,
+                Goal::AtMost(bytes_max) => collected.bytes <= bytes_max,
+            };
+            if is_done {
+                break;
+            }
+            let admit = |item: &Item| admit(item) && !busy.contains(&item.name);
+            let (nodes, removed) = self.collect_once(&measured, goal, &admit)?;
+            let of = |state| {
+                nodes.iter().filter(|node| node.item.state == state).map(|node| node.item.bytes).sum::<u64>()
+            };
+            (collected.tagged_bytes, collected.in_use_bytes) = (of(State::Tagged), of(State::InUse));
+            let is_last = removed.is_empty() && round > 0;
+            for (item, is_gone) in removed {
+                if is_gone {
+                    collected.removed.push(item);
+                } else {
+                    busy.insert(item.name);
+                }
+            }
+            self.shrink_database()?;
+            if is_last {
+                break;
+            }
+        }
+        collected.bytes = self.measure()?.total();
+        Ok(collected)
+    }
+
+    /// One choice, and what became of each item of it.
+    fn collect_once(
+        &self,
+        measured: &Measured,
+        goal: Goal,
+        admit: &dyn Fn(&Item) -> bool,
+    ) -> Result<(Vec<Node>, Vec<(Item, bool)>), StoreError> {
+        let mut done = Vec::new();
+        let mut asides = Vec::new();
+        let alone = self.collect_alone()?;
+        let leased = self.leased_by_others()?;
+        let (nodes, chosen) = self.write("collect", |transaction| {
+            let nodes = self.inventory(transaction, measured, &leased)?;
+            let chosen = choose(&nodes, excess(goal, measured), SystemTime::now(), admit);
+            self.collect_rows(transaction, &nodes, &chosen)?;
+            // No row that names a blob can appear as long as this transaction lasts.
+            for &index in &chosen {
+                if let What::Blob { digest, written } = &nodes[index].what {
+                    let is_gone = self.blobs().delete_unless(digest, |now| now > *written)?;
+                    done.push((nodes[index].item.clone(), is_gone));
+                }
+            }
+            Ok::<_, StoreError>((nodes, chosen))
+        })?;
+        for &index in &chosen {
+            if let What::Snapshot(id) = nodes[index].what {
+                asides.extend(self.set_aside(id)?);
+                done.push((nodes[index].item.clone(), true));
+            }
+        }
+        drop(alone);
+        // Deleting many files takes its time, and nobody waits for it.
+        asides.iter().for_each(|aside| self.discard(aside));
+        for &index in &chosen {
+            let is_gone = match &nodes[index].what {
+                What::Mount(name) => {
+                    self.remove_mount(name)? && self.forget_mount_size(name).map(|()| true)?
+                }
+                What::Repository(name) => match repository_key(name) {
+                    Some(key) => match self.try_lock_key(&key)? {
+                        Some(_lock) => self.discard_repository(&key).map(|()| true)?,
+                        None => false,
+                    },
+                    None => false,
+                },
+                What::Blob { .. } | What::Snapshot(_) | What::Fixed => continue,
+            };
+            done.push((nodes[index].item.clone(), is_gone));
+        }
+        Ok((nodes, done))
+    }
+
+    /// Deletes the rows of what is going, and those that lead nowhere.
+    fn collect_rows(
+        &self,
+        transaction: &Transaction<'_>,
+        nodes: &[Node],
+        chosen: &[usize],
+    ) -> Result<(), StoreError> {
+        let mut snapshots = HashSet::new();
+        let mut blobs = HashSet::new();
+        for &index in chosen {
+            match &nodes[index].what {
+                What::Snapshot(id) => drop(snapshots.insert(*id)),
+                What::Blob { digest, .. } => drop(blobs.insert(*digest)),
+                What::Mount(_) | What::Repository(_) | What::Fixed => {}
+            }
+        }
+        let failed = StoreError::database("collect");
+        delete_rows(transaction, &snapshots).map_err(&failed)?;
+        if self.delete_images(transaction, &blobs)? {
+            self.write_index(transaction)?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the images without a name that lose a blob. Says whether there were any.
+    fn delete_images(
+        &self,
+        transaction: &Transaction<'_>,
+        gone: &HashSet<Digest>,
+    ) -> Result<bool, StoreError> {
+        let failed = StoreError::database("collect images");
+        let list = || {
+            transaction
+                .prepare_cached("SELECT id, digest FROM images WHERE name IS NULL")?
+                .query_map([], |row| Ok((row.get::<_, i64>(0)?, Digest::from_bytes(row.get(1)?))))?
+                .collect::<rusqlite::Result<Vec<_>>>()
+        };
+        let mut any = false;
+        for (id, digest) in list().map_err(&failed)? {
+            if self.reach([digest])?.is_disjoint(gone) {
+                continue;
+            }
+            transaction
+                .prepare_cached("DELETE FROM images WHERE id = ?1")
+                .and_then(|mut delete| delete.execute([id]))
+                .map_err(&failed)?;
+            any = true;
+        }
+        Ok(any)
+    }
+
+    /// Takes a snapshot without a row out of its place.
+    fn set_aside(&self, id: SnapshotId) -> Result<Option<String>, StoreError> {
+        let aside = self.process().unique_name();
+        match rustix::fs::renameat(self.snapshots_dir(), id.to_string(), self.process().fd(), &aside) {
+            Ok(()) => Ok(Some(aside)),
+            // Its files were not here.
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => {
+                Err(StoreError::io("delete", self.root().join("snapshots").join(id.to_string()), errno))
+            }
+        }
+    }
+
+    /// Gives pages that are free back to the file system.
+    fn shrink_database(&self) -> Result<(), StoreError> {
+        self.with_connection("shrink the database", |connection| {
+            let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            let (free, all, page) = (pragma("freelist_count")?, pragma("page_count")?, pragma("page_size")?);
+            // Others may be at work; the next collection tries again.
+            if free * page > FREE_BYTES_MAX && free > all / 2 {
+                let _ = connection.execute_batch("VACUUM");
+            }
+            let _ = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+            Ok(())
+        })
+    }
+}
+
+/// Bytes that have to go.
+fn excess(goal: Goal, measured: &Measured) -> u64 {
+    match goal {
+        Goal::Everything => u64::MAX,
+        Goal::AtMost(bytes_max) => measured.total().saturating_sub(bytes_max / 100 * KEPT_PERCENT),
+    }
+}
+
+fn delete_rows(transaction: &Transaction<'_>, gone: &HashSet<SnapshotId>) -> rusqlite::Result<()> {
+    for id in gone {
+        rows::forget(transaction, *id)?;
+    }
+    let mut here = HashSet::new();
+    let mut ids = transaction.prepare_cached("SELECT id FROM snapshots")?;
+    let mut found = ids.query([])?;
+    while let Some(row) = found.next()? {
+        here.insert(SnapshotId(row.get::<_, i64>(0)?.cast_unsigned()));
+    }
+    delete_records_naming(transaction, |id| !here.contains(&id))?;
+    let sweep = [
+        "DELETE FROM urls WHERE snapshot NOT IN (SELECT id FROM snapshots)",
+        "DELETE FROM uses WHERE snapshot NOT IN (SELECT id FROM snapshots)",
+    ];
+    sweep.iter().try_for_each(|statement| transaction.prepare_cached(statement)?.execute([]).map(drop))?;
+    stat_cache::forget_unseen(transaction)
+}
+
+impl Collected {
+    /// Bytes of what is gone.
+    pub fn removed_bytes(&self) -> u64 {
+        self.removed.iter().map(|item| item.bytes).sum()
+    }
+
+    /// What is gone, by kind.
+    pub fn removed_of(&self, kind: Kind) -> impl Iterator<Item = &Item> {
+        self.removed.iter().filter(move |item| item.kind == kind)
+    }
+}

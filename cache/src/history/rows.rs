@@ -1,0 +1,346 @@
+//! The tables of the history.
+
+use std::time::Duration;
+
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
+use rusqlite::{OptionalExtension, Row, Transaction};
+use rustix::io::Errno;
+
+use super::{
+    BuildId, BuildLogs, BuildRow, BuildStatus, DOCUMENT_BYTES_MAX, HistoryLimits, HistorySize, NewGraph,
+};
+use crate::store::{from_nanos, to_nanos};
+use crate::{ContentDigest, Key, Store, StoreError};
+
+/// Descriptions are text that repeats itself: more effort gains little.
+const COMPRESSION_LEVEL: i32 = 3;
+
+impl Store {
+    /// Records a build that is over, with its logs; the oldest builds go if there are too many. `graph` is the description
+    /// of what it consisted of, for one that is not here ([`Self::has_build_graph`]). Gives back why logs are missing, if
+    /// they are.
+    pub fn record_build(
+        &self,
+        build: &BuildRow,
+        graph: Option<&NewGraph>,
+        logs: BuildLogs,
+    ) -> Result<Option<StoreError>, StoreError> {
+        const OPERATION: &str = "record the build";
+        let failed = StoreError::database(OPERATION);
+        let documents = graph.map(Documents::pack).transpose()?;
+        let (dir, log_bytes, log_error) = logs.finish();
+        let trash = self.write(OPERATION, |transaction| {
+            if let Some(documents) = &documents {
+                documents.insert(transaction, &build.graph).map_err(&failed)?;
+            }
+            insert(transaction, build, if dir.is_some() { log_bytes } else { 0 }).map_err(&failed)?;
+            let may_be_too_big = dir.is_some() || documents.is_some();
+            let trash = self.trim(transaction, &HistoryLimits::default(), may_be_too_big, Some(build.id))?;
+            if let Some(dir) = &dir {
+                // The row is committed only after this: a directory without one is nobody's.
+                rustix::fs::renameat(self.process().fd(), dir, self.logs_dir(), build.id.to_string())
+                    .map_err(|errno| StoreError::io("keep", self.root().join("logs"), errno))?;
+            }
+            Ok::<_, StoreError>(trash)
+        })?;
+        trash.iter().for_each(|name| self.discard(name));
+        Ok(log_error)
+    }
+
+    /// Whether the description of a graph is here.
+    pub fn has_build_graph(&self, digest: &Key) -> Result<bool, StoreError> {
+        self.read("look up a build", |transaction| {
+            transaction.prepare_cached("SELECT 1 FROM graphs WHERE digest = ?1")?.exists([&digest.0])
+        })
+    }
+
+    /// The builds of a project, or of all, the newest first.
+    pub fn builds(&self, project: Option<&Key>, count_max: usize) -> Result<Vec<BuildRow>, StoreError> {
+        let count_max = i64::try_from(count_max).unwrap_or(i64::MAX);
+        self.read("list the builds", |transaction| {
+            let columns = "id, project, started_ns, duration_ns, status, graph, outcome, log_bytes";
+            let order = "ORDER BY ended_ns DESC, id LIMIT ?1";
+            match project {
+                Some(project) => transaction
+                    .prepare_cached(&format!("SELECT {columns} FROM builds WHERE project = ?2 {order}"))?
+                    .query_map((count_max, &project.0), build_row)?
+                    .collect(),
+                None => transaction
+                    .prepare_cached(&format!("SELECT {columns} FROM builds {order}"))?
+                    .query_map([count_max], build_row)?
+                    .collect(),
+            }
+        })
+    }
+
+    /// The description of a graph.
+    pub fn build_graph(&self, digest: &Key) -> Result<Option<Vec<u8>>, StoreError> {
+        self.document("SELECT bytes FROM graphs WHERE digest = ?1", &digest.0)
+    }
+
+    /// What files had this content, if that was kept.
+    pub fn file_list(&self, content: &ContentDigest) -> Result<Option<Vec<u8>>, StoreError> {
+        self.document("SELECT bytes FROM file_lists WHERE content = ?1", &content.0)
+    }
+
+    /// Whether [`Self::file_list`] has it.
+    pub fn has_file_list(&self, content: &ContentDigest) -> Result<bool, StoreError> {
+        self.read("look up a list of files", |transaction| {
+            transaction.prepare_cached("SELECT 1 FROM file_lists WHERE content = ?1")?.exists([&content.0])
+        })
+    }
+
+    /// Forgets builds, and what only they had.
+    pub fn remove_builds(&self, builds: &[BuildId]) -> Result<(), StoreError> {
+        let trash = self.write("remove builds", |transaction| {
+            let trash = self.remove_rows(transaction, builds)?;
+            remove_unnamed(transaction)?;
+            Ok::<_, StoreError>(trash)
+        })?;
+        trash.iter().for_each(|name| self.discard(name));
+        Ok(())
+    }
+
+    /// Forgets the oldest builds until the rest is within `limits`.
+    pub fn trim_history(&self, limits: &HistoryLimits) -> Result<(), StoreError> {
+        let trash = self.write("remove builds", |transaction| self.trim(transaction, limits, true, None))?;
+        trash.iter().for_each(|name| self.discard(name));
+        Ok(())
+    }
+
+    /// How much history there is.
+    pub fn history_size(&self) -> Result<HistorySize, StoreError> {
+        self.read("measure the history", history_size)
+    }
+
+    /// Takes the directories of logs away that no row has. In a write transaction such a directory is nobody's.
+    pub(crate) fn adopt_orphan_logs(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
+        let failed = |errno| StoreError::io("collect", self.root().join("logs"), errno);
+        for entry in rustix::fs::Dir::read_from(self.logs_dir()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let Ok(id) = entry.file_name().to_str().unwrap_or_default().parse::<BuildId>() else { continue };
+            let is_recorded = transaction
+                .prepare_cached("SELECT 1 FROM builds WHERE id = ?1")
+                .and_then(|mut query| query.exists([id.row_id()]))
+                .map_err(StoreError::database("collect leftovers"))?;
+            if !is_recorded {
+                self.take_logs(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the logs of a build into the process's directory; their name there, if there were any.
+    fn take_logs(&self, id: BuildId) -> Result<Option<String>, StoreError> {
+        let name = self.process().unique_name();
+        match rustix::fs::renameat(self.logs_dir(), id.to_string(), self.process().fd(), &name) {
+            Ok(()) => Ok(Some(name)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(StoreError::io("remove", self.root().join("logs").join(id.to_string()), errno)),
+        }
+    }
+
+    fn document(&self, select: &'static str, key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.read("read the history", |transaction| {
+            let bytes: Option<Packed> =
+                transaction.prepare_cached(select)?.query_row([key], |row| row.get(0)).optional()?;
+            Ok(bytes.map(|Packed(bytes)| bytes))
+        })
+    }
+
+    /// Removes what is too much, `kept` not; what has to be deleted then in the process's directory.
+    fn trim(
+        &self,
+        transaction: &Transaction<'_>,
+        limits: &HistoryLimits,
+        may_be_too_big: bool,
+        kept: Option<BuildId>,
+    ) -> Result<Vec<String>, StoreError> {
+        let failed = StoreError::database("remove builds");
+        let count: i64 = transaction
+            .prepare_cached("SELECT count(*) FROM builds")
+            .and_then(|mut query| query.query_row([], |row| row.get(0)))
+            .map_err(&failed)?;
+        let count = usize::try_from(count).unwrap_or(0);
+        let mut trash = Vec::new();
+        if count > limits.builds_max {
+            let surplus = oldest(transaction, count - limits.builds_max, kept).map_err(&failed)?;
+            trash.extend(self.remove_rows(transaction, &surplus)?);
+            remove_unnamed(transaction)?;
+        }
+        while may_be_too_big {
+            let size = history_size(transaction).map_err(&failed)?;
+            if size.log_bytes + size.document_bytes <= limits.bytes_max {
+                break;
+            }
+            // A tenth at a time: what is at the limit stays there for long.
+            let surplus = oldest(transaction, size.builds.div_ceil(10), kept).map_err(&failed)?;
+            if surplus.is_empty() {
+                break;
+            }
+            trash.extend(self.remove_rows(transaction, &surplus)?);
+            remove_unnamed(transaction)?;
+        }
+        Ok(trash)
+    }
+
+    fn remove_rows(
+        &self,
+        transaction: &Transaction<'_>,
+        builds: &[BuildId],
+    ) -> Result<Vec<String>, StoreError> {
+        let mut trash = Vec::new();
+        for &id in builds {
+            transaction
+                .prepare_cached("DELETE FROM builds WHERE id = ?1")
+                .and_then(|mut delete| delete.execute([id.row_id()]))
+                .map_err(StoreError::database("remove builds"))?;
+            trash.extend(self.take_logs(id)?);
+        }
+        Ok(trash)
+    }
+}
+
+/// A description and its lists, compressed.
+struct Documents {
+    graph: Vec<u8>,
+    lists: Vec<ContentDigest>,
+    new_lists: Vec<(ContentDigest, Vec<u8>)>,
+}
+
+impl Documents {
+    fn pack(graph: &NewGraph) -> Result<Self, StoreError> {
+        let new_lists = graph.new_lists.iter().filter(|(_, list)| list.len() <= DOCUMENT_BYTES_MAX);
+        Ok(Self {
+            graph: pack(&graph.bytes)?,
+            lists: graph.lists.clone(),
+            new_lists: new_lists
+                .map(|(content, list)| Ok((*content, pack(list)?)))
+                .collect::<Result<_, StoreError>>()?,
+        })
+    }
+
+    fn insert(&self, transaction: &Transaction<'_>, digest: &Key) -> rusqlite::Result<()> {
+        transaction
+            .prepare_cached("INSERT OR IGNORE INTO graphs (digest, bytes) VALUES (?1, ?2)")?
+            .execute((&digest.0, &self.graph))?;
+        let mut name = transaction
+            .prepare_cached("INSERT OR IGNORE INTO graph_lists (graph, content) VALUES (?1, ?2)")?;
+        for content in &self.lists {
+            name.execute((&digest.0, &content.0))?;
+        }
+        let mut insert = transaction
+            .prepare_cached("INSERT OR IGNORE INTO file_lists (content, bytes) VALUES (?1, ?2)")?;
+        for (content, bytes) in &self.new_lists {
+            insert.execute((&content.0, bytes))?;
+        }
+        Ok(())
+    }
+}
+
+fn pack(bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
+    let failed = |source| StoreError::io("compress", "the description of the build", source);
+    if bytes.len() > DOCUMENT_BYTES_MAX {
+        let message = format!("it has more than {DOCUMENT_BYTES_MAX} bytes");
+        return Err(failed(std::io::Error::new(std::io::ErrorKind::FileTooLarge, message)));
+    }
+    zstd::bulk::compress(bytes, COMPRESSION_LEVEL).map_err(failed)
+}
+
+/// A document that was compressed; what no longer can be unpacked is none.
+struct Packed(Vec<u8>);
+
+impl FromSql for Packed {
+    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+        // The size that the frame claims is checked before there is memory for it.
+        let frame = value.as_blob()?;
+        let claimed = zstd::bulk::Decompressor::upper_bound(frame).unwrap_or(usize::MAX);
+        if claimed > DOCUMENT_BYTES_MAX {
+            return Err(FromSqlError::InvalidType);
+        }
+        zstd::bulk::decompress(frame, claimed).map(Self).map_err(|error| FromSqlError::Other(error.into()))
+    }
+}
+
+fn insert(transaction: &Transaction<'_>, build: &BuildRow, log_bytes: u64) -> rusqlite::Result<()> {
+    let status = match build.status {
+        BuildStatus::Succeeded => 0_u8,
+        BuildStatus::Failed => 1,
+        BuildStatus::Cancelled => 2,
+    };
+    let duration_ns = i64::try_from(build.duration.as_nanos()).unwrap_or(i64::MAX);
+    let started_ns = to_nanos(build.started);
+    transaction
+        .prepare_cached(
+            "INSERT INTO builds (id, project, started_ns, duration_ns, ended_ns, status, graph, outcome, log_bytes)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?
+        .execute((
+            build.id.row_id(),
+            &build.project.0,
+            started_ns,
+            duration_ns,
+            started_ns.saturating_add(duration_ns),
+            status,
+            &build.graph.0,
+            &build.outcome,
+            log_bytes.cast_signed(),
+        ))
+        .map(drop)
+}
+
+fn build_row(row: &Row<'_>) -> rusqlite::Result<BuildRow> {
+    Ok(BuildRow {
+        id: BuildId(row.get::<_, i64>(0)?.cast_unsigned()),
+        project: Key(row.get(1)?),
+        started: from_nanos(row.get(2)?),
+        duration: Duration::from_nanos(row.get::<_, i64>(3)?.max(0).cast_unsigned()),
+        status: match row.get::<_, u8>(4)? {
+            0 => BuildStatus::Succeeded,
+            1 => BuildStatus::Failed,
+            _ => BuildStatus::Cancelled,
+        },
+        graph: Key(row.get(5)?),
+        outcome: row.get(6)?,
+        log_bytes: row.get::<_, i64>(7)?.cast_unsigned(),
+    })
+}
+
+fn history_size(transaction: &Transaction<'_>) -> rusqlite::Result<HistorySize> {
+    let sum = |select: &str| -> rusqlite::Result<(i64, i64)> {
+        transaction.prepare_cached(select)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+    };
+    let (builds, log_bytes) = sum("SELECT count(*), coalesce(sum(log_bytes), 0) FROM builds")?;
+    let (_, graph_bytes) = sum("SELECT count(*), coalesce(sum(length(bytes)), 0) FROM graphs")?;
+    let (_, list_bytes) = sum("SELECT count(*), coalesce(sum(length(bytes)), 0) FROM file_lists")?;
+    Ok(HistorySize {
+        builds: usize::try_from(builds).unwrap_or(0),
+        log_bytes: log_bytes.cast_unsigned(),
+        document_bytes: graph_bytes.cast_unsigned() + list_bytes.cast_unsigned(),
+    })
+}
+
+fn oldest(
+    transaction: &Transaction<'_>,
+    count: usize,
+    kept: Option<BuildId>,
+) -> rusqlite::Result<Vec<BuildId>> {
+    let mut select =
+        transaction.prepare_cached("SELECT id FROM builds WHERE id IS NOT ?1 ORDER BY ended_ns LIMIT ?2")?;
+    let kept = kept.map(BuildId::row_id);
+    let rows = select.query_map((kept, i64::try_from(count).unwrap_or(i64::MAX)), |row| {
+        Ok(BuildId(row.get::<_, i64>(0)?.cast_unsigned()))
+    })?;
+    rows.collect()
+}
+
+/// Deletes descriptions that no build has, and lists that no description has.
+fn remove_unnamed(transaction: &Transaction<'_>) -> Result<(), StoreError> {
+    transaction
+        .execute_batch(
+            "DELETE FROM graphs WHERE digest NOT IN (SELECT graph FROM builds);
+             DELETE FROM graph_lists WHERE graph NOT IN (SELECT digest FROM graphs);
+             DELETE FROM file_lists WHERE content NOT IN (SELECT content FROM graph_lists);",
+        )
+        .map_err(StoreError::database("remove builds"))
+}

@@ -1,0 +1,175 @@
+//! Builds are kept, found, and go again with all that was theirs.
+
+use super::*;
+use crate::store::test_root::TestRoot;
+use crate::{Store, StoreError};
+
+fn row(number: u8) -> BuildRow {
+    BuildRow {
+        id: BuildId::random().unwrap(),
+        project: Key([number % 2; 32]),
+        started: SystemTime::UNIX_EPOCH + Duration::from_secs(u64::from(number)),
+        duration: Duration::from_millis(5),
+        status: BuildStatus::Succeeded,
+        graph: Key([number; 32]),
+        outcome: vec![number],
+        log_bytes: 0,
+    }
+}
+
+fn graph(number: u8) -> NewGraph {
+    let list = ContentDigest([number / 2; 32]);
+    NewGraph { bytes: vec![number; 100], lists: vec![list], new_lists: vec![(list, vec![number / 2; 50])] }
+}
+
+fn record(store: &Store, number: u8) -> BuildRow {
+    let row = row(number);
+    let done = store.record_build(&row, Some(&graph(number)), BuildLogs::new(store)).unwrap();
+    assert!(done.is_none());
+    row
+}
+
+#[test]
+fn builds_are_listed_newest_first() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let rows: Vec<BuildRow> = (0..5).map(|number| record(&store, number)).collect();
+    let all = store.builds(None, 10).unwrap();
+    assert_eq!(all, rows.iter().rev().cloned().collect::<Vec<_>>());
+    assert_eq!(store.builds(None, 2).unwrap(), all[..2]);
+    assert_eq!(store.builds(Some(&Key([1; 32])), 10).unwrap(), [rows[3].clone(), rows[1].clone()]);
+    assert_eq!(store.build_graph(&Key([3; 32])).unwrap(), Some(vec![3; 100]));
+    assert_eq!(store.file_list(&ContentDigest([1; 32])).unwrap(), Some(vec![1; 50]));
+    assert_eq!(rows[0].id.to_string().parse(), Ok(rows[0].id));
+}
+
+#[test]
+fn a_graph_is_given_once() {
+    let root = TestRoot::new();
+    let store = root.open();
+    assert!(!store.has_build_graph(&Key([7; 32])).unwrap());
+    record(&store, 7);
+    assert!(store.has_build_graph(&Key([7; 32])).unwrap());
+    store.record_build(&row(7), None, BuildLogs::new(&store)).unwrap();
+    // Another process may have been quicker.
+    record(&store, 7);
+    assert_eq!(store.builds(None, 9).unwrap().len(), 3);
+    assert_eq!(store.history_size().unwrap().builds, 3);
+}
+
+#[test]
+fn what_only_a_removed_build_had_goes_with_it() {
+    let root = TestRoot::new();
+    let store = root.open();
+    // 2 and 3 share a list.
+    let rows = [record(&store, 2), record(&store, 3)];
+    let list = ContentDigest([1; 32]);
+    store.remove_builds(&[rows[0].id]).unwrap();
+    assert_eq!(store.build_graph(&Key([2; 32])).unwrap(), None);
+    assert!(store.has_file_list(&list).unwrap());
+    store.remove_builds(&[rows[1].id, rows[0].id]).unwrap();
+    assert!(!store.has_file_list(&list).unwrap());
+    assert_eq!(store.history_size().unwrap(), HistorySize::default());
+}
+
+#[test]
+fn the_oldest_go_first_and_the_last_one_stays() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let rows: Vec<BuildRow> = (0..20).map(|number| record(&store, number)).collect();
+    let ids = |builds: &[BuildRow]| builds.iter().rev().map(|build| build.id).collect::<Vec<_>>();
+    store.trim_history(&HistoryLimits { builds_max: 12, bytes_max: u64::MAX }).unwrap();
+    assert_eq!(ids(&store.builds(None, 99).unwrap()), ids(&rows[8..]).into_iter().rev().collect::<Vec<_>>());
+    let size = store.history_size().unwrap();
+    store.trim_history(&HistoryLimits { builds_max: 12, bytes_max: size.document_bytes / 2 }).unwrap();
+    let left = store.builds(None, 99).unwrap();
+    assert!(!left.is_empty() && left.len() <= 6 && left[0].id == rows[19].id, "{left:?}");
+    assert!(store.history_size().unwrap().document_bytes <= size.document_bytes / 2);
+}
+
+#[test]
+fn logs_are_kept_in_full_and_go_with_their_build() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let step = Key([5; 32]);
+    let logs = BuildLogs::new(&store);
+    let big = vec![b'x'; 3_000_000];
+    for (at, stream, data) in
+        [(1, LogStream::Stdout, &b"one\n"[..]), (2, LogStream::Stderr, b"two"), (3, LogStream::Stdout, &big)]
+    {
+        logs.append(&step, Duration::from_micros(at), stream, data);
+        logs.close(&step);
+    }
+    let build = row(1);
+    store.record_build(&build, Some(&graph(1)), logs).unwrap();
+    let chunks: Vec<LogChunk> =
+        store.step_log(build.id, &step).unwrap().unwrap().map(Result::unwrap).collect();
+    let data =
+        |at, stream, data: &[u8]| LogChunk::Data { at: Duration::from_micros(at), stream, data: data.into() };
+    assert_eq!(chunks[..2], [data(1, LogStream::Stdout, b"one\n"), data(2, LogStream::Stderr, b"two")]);
+    let total: usize =
+        chunks[2..].iter().map(|it| if let LogChunk::Data { data, .. } = it { data.len() } else { 0 }).sum();
+    assert_eq!(total, big.len());
+    assert!(store.step_log(build.id, &Key([6; 32])).unwrap().is_none());
+    assert!(store.builds(None, 1).unwrap()[0].log_bytes > 3_000_000);
+    // What is at a new place is found there after a restart, and nothing is left after the removal.
+    drop(store);
+    let store = root.open();
+    assert_eq!(root.names("logs"), [build.id.to_string()]);
+    store.remove_builds(&[build.id]).unwrap();
+    assert_eq!(root.names("logs"), Vec::<String>::new());
+}
+
+#[test]
+fn damaged_logs_are_refused_and_torn_ones_end() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let (build, step) = (row(1), Key([5; 32]));
+    let logs = BuildLogs::new(&store);
+    logs.append(&step, Duration::ZERO, LogStream::Stdout, b"first");
+    logs.append(&step, Duration::ZERO, LogStream::Stdout, b"second");
+    store.record_build(&build, Some(&graph(1)), logs).unwrap();
+    let path = root.path().join("logs").join(build.id.to_string()).join(step.to_string());
+    let whole = std::fs::read(&path).unwrap();
+    let check = |bytes: &[u8], good: usize, fails: bool| {
+        std::fs::write(&path, bytes).unwrap();
+        let read: Vec<_> = store.step_log(build.id, &step).unwrap().unwrap().collect();
+        assert_eq!(read.iter().filter(|chunk| chunk.is_ok()).count(), good);
+        assert_eq!(read.iter().any(Result::is_err), fails);
+    };
+    check(&whole, 2, false);
+    check(&whole[..whole.len() - 1], 1, false);
+    check(&whole[..3], 0, false);
+    check(&[&whole[..], &[0; 8], &[1], &u32::MAX.to_le_bytes()].concat(), 2, true);
+    check(&[&whole[..], &[0; 8], &[9], &[0; 4]].concat(), 2, true);
+}
+
+#[test]
+fn orphaned_logs_are_collected() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let kept = record(&store, 1);
+    std::fs::create_dir(root.path().join("logs").join(kept.id.to_string())).unwrap();
+    std::fs::create_dir(root.path().join("logs/00000000000000aa")).unwrap();
+    std::fs::create_dir(root.path().join("tmp/00000000000000bb")).unwrap();
+    let _second = root.open();
+    assert_eq!(root.names("logs"), [kept.id.to_string()]);
+}
+
+#[test]
+fn a_damaged_document_is_an_error() {
+    let root = TestRoot::new();
+    let store = root.open();
+    record(&store, 1);
+    let bomb = zstd::bulk::compress(&vec![0; DOCUMENT_BYTES_MAX + 1], 3).unwrap();
+    for bytes in [&b"no frame"[..], &bomb] {
+        store
+            .write("damage", |transaction| {
+                transaction
+                    .execute("UPDATE graphs SET bytes = ?1", [bytes])
+                    .map_err(StoreError::database("damage"))
+            })
+            .unwrap();
+        assert!(store.build_graph(&Key([1; 32])).is_err());
+    }
+}
