@@ -24,8 +24,7 @@ use rustix::io::Errno;
 use crate::content::{Blobs, ContentError};
 use crate::snapshot::SnapshotId;
 use crate::state::import_index;
-use process_dir::OpenLock;
-pub(crate) use process_dir::{ProcessDir, random_u64};
+pub(crate) use process_dir::{OpenLock, ProcessDir, random_u64};
 pub(crate) use remove_tree::remove_tree;
 use schema::Found;
 
@@ -256,8 +255,14 @@ impl Store {
         operation: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let value = self.write_soon(operation, change)?;
-        self.inner.settles.store(true, Ordering::Relaxed);
+        let (value, changed) = self.write_soon::<_, E>(operation, |transaction| {
+            let before = transaction.total_changes();
+            let value = change(transaction)?;
+            Ok((value, transaction.total_changes() != before))
+        })?;
+        if changed {
+            self.inner.settles.store(true, Ordering::Relaxed);
+        }
         Ok(value)
     }
 

@@ -19,7 +19,7 @@
 //! | cache mounts: contents | no | | | a cache only makes a step faster |
 //! | secrets and SSH: ids, paths, modes, variables | yes | | | |
 //! | secrets and SSH: values, agents | no | | | a rotated token is no new build, and keys must not hold secrets |
-//! | bind mounts: source path | by selection | | | the files count; the definition key holds the path as selection |
+//! | bind mounts: source path | by selection | | | the files count, mount by mount; the definition key holds the path as selection |
 //! | platform | os, architecture, variant | no | of images | files are the same on every platform |
 //! | copy: `src` | | last component | | the directory is not visible in the result; the selection holds it |
 //! | copy: `src` of `--parents`, or read from another action | | yes | | the path shows in the result, or no selection does |
@@ -84,36 +84,35 @@ pub fn op_key(vertex: &Vertex) -> Key {
 
 /// What `vertex` reads from each of its inputs, in the order of its inputs. Input 0 of a COPY that only contributes
 /// the base is `Whole`.
+///
+/// Of a process there is one for each mount with an input, in their order, also where two are equal: [`op_key`] does not say which
+/// files a mount shows, so their places do.
 pub fn reads(vertex: &Vertex) -> Vec<Vec<Reads>> {
     let mut reads: Vec<Vec<Reads>> = vec![Vec::new(); vertex.inputs.len()];
-    let mut add = |input: usize, read: Reads| {
-        // An index beyond the inputs is an error that execution reports; it reads nothing.
-        if let Some(of_input) = reads.get_mut(input)
-            && !of_input.contains(&read)
-        {
-            of_input.push(read);
-        }
-    };
+    // An index beyond the inputs is an error that execution reports; it reads nothing.
     match &vertex.op {
         Op::Source(_) => {}
         Op::Exec(exec) => {
             for mount in &exec.mounts {
-                if let Some(input) = mount.input {
-                    add(input, mount_reads(mount));
+                if let Some(of_input) = mount.input.and_then(|input| reads.get_mut(input)) {
+                    of_input.push(mount_reads(mount));
                 }
             }
         }
         Op::File(file) => {
             for action in &file.actions {
-                if let ActionInput::Input(input) = action.base {
-                    add(input, Reads::Whole);
+                if let ActionInput::Input(input) = action.base
+                    && let Some(of_input) = reads.get_mut(input)
+                    && of_input.is_empty()
+                {
+                    of_input.push(Reads::Whole);
                 }
             }
             for (input, copies) in copies_by_input(file, vertex.inputs.len()) {
-                add(input, Reads::Copies(copies));
+                reads[input].push(Reads::Copies(copies));
             }
         }
-        Op::Merge(_) | Op::Diff(_) => (0..vertex.inputs.len()).for_each(|input| add(input, Reads::Whole)),
+        Op::Merge(_) | Op::Diff(_) => reads.iter_mut().for_each(|of_input| of_input.push(Reads::Whole)),
     }
     reads
 }

@@ -9,7 +9,7 @@ use super::config::Config;
 use super::prune::settle;
 use super::{image, open_store, require_root};
 use crate::container;
-use crate::error::Failure;
+use crate::error::{Failure, Kind};
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
@@ -27,6 +27,13 @@ pub(super) fn run(args: &RunArgs, root: Option<PathBuf>, config: &Config) -> Res
     require_root()?;
     let store = open_store(root)?;
     let image = image::find(&store, &args.image)?;
+    let is_here = store.lease_image(&image).map_err(|error| {
+        Failure::from_error(Kind::Environment, &format!("cannot use the image `{}`", args.image), &error)
+    })?;
+    if !is_here {
+        let message = format!("the image `{}` has just been removed by somebody else", args.image);
+        return Err(Failure::new(Kind::Environment, message));
+    }
     if !args.rm {
         crate::progress::print_note("the container is removed when it ends; containers are not kept yet");
     }

@@ -41,6 +41,9 @@ const STAMP_GRANULARITY_OF_SECONDS: Duration = Duration::from_secs(2);
 /// Entries whose digests are looked up at once, by another thread than the one that walks.
 const LOOK_UP_ITEMS: usize = 4096;
 
+/// Stamps are hashed in pieces of about this many bytes: a short one takes as long as several chunks side by side.
+const HASHED_BYTES: usize = 16 * 1024;
+
 /// Files hashed on the calling thread alone; more are worth a second one.
 const HASH_INLINE_MAX: usize = 32;
 
@@ -188,6 +191,8 @@ fn visit(
 /// Stamps being put together.
 struct Stamps {
     hasher: blake3::Hasher,
+    /// What is not in the hasher yet.
+    encoded: Vec<u8>,
     settled: Settled,
     are_settled: bool,
 }
@@ -218,22 +223,34 @@ impl Settled {
 
 impl Stamps {
     fn new() -> Self {
-        Self { hasher: blake3::Hasher::new(), settled: Settled::now(), are_settled: true }
+        Self {
+            hasher: blake3::Hasher::new(),
+            encoded: Vec::new(),
+            settled: Settled::now(),
+            are_settled: true,
+        }
     }
 
     fn add(&mut self, seen: &Visit<'_>) {
         let Stat { dev, ino, size, ctime, .. } = *seen.stat;
         self.are_settled &= self.settled.is(ctime);
         let path = seen.path.as_os_str().as_bytes();
-        self.hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
+        let out = &mut self.encoded;
+        out.extend((path.len() as u64).to_le_bytes());
+        out.extend(path);
         for number in [dev, ino, size] {
-            self.hasher.update(&number.to_le_bytes());
+            out.extend(number.to_le_bytes());
         }
-        self.hasher.update(&ctime.0.to_le_bytes()).update(&ctime.1.to_le_bytes());
+        out.extend(ctime.0.to_le_bytes());
+        out.extend(ctime.1.to_le_bytes());
+        if out.len() >= HASHED_BYTES {
+            self.hasher.update(out);
+            out.clear();
+        }
     }
 
     fn finish(&self) -> Option<ContentDigest> {
-        self.are_settled.then(|| self.hasher.finalize().into())
+        self.are_settled.then(|| self.hasher.clone().update(&self.encoded).finalize().into())
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod digest;
 pub mod files;
 pub mod open;
+mod read_ahead;
 pub mod resolve;
 pub mod select;
 pub mod spec;

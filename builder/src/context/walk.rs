@@ -9,11 +9,13 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use wharf_cache::walk::{self, FileKind, Stat};
 use wharf_frontend::dockerignore::{Matched, Matcher};
 
 use super::LeftOut;
+use super::read_ahead::{Directory, ReadAhead};
 
 /// Directories nested deeper than this are refused: every level holds a descriptor open, and the kernel takes no path
 /// of more than 4096 bytes, which has no more components.
@@ -77,7 +79,7 @@ pub fn verdict(matcher: &Matcher, path: &Path) -> Matched {
 }
 
 struct Level {
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
     entries: std::vec::IntoIter<walk::Entry>,
     verdicts: Vec<Matched>,
     /// The directory's own entry when it has not been visited yet because a pattern takes it out.
@@ -99,15 +101,23 @@ pub fn walk(
     filters: &Filters<'_>,
     visit: &mut dyn FnMut(Visit<'_>) -> io::Result<ControlFlow<()>>,
 ) -> io::Result<()> {
-    let Filters { patterns: filters, without } = filters;
+    std::thread::scope(|scope| walk_with(dir, filters, visit, ReadAhead::new(scope)))
+}
+
+fn walk_with(
+    dir: BorrowedFd<'_>,
+    filters: &Filters<'_>,
+    visit: &mut dyn FnMut(Visit<'_>) -> io::Result<ControlFlow<()>>,
+    mut ahead: ReadAhead<'_, '_>,
+) -> io::Result<()> {
     let mut path = PathBuf::new();
-    let first = walk::read_dir(dir)?;
-    let mut levels = vec![Level {
-        dir: dir.try_clone_to_owned()?,
-        entries: first.into_iter(),
-        verdicts: filters.iter().map(|filter| filter.start.clone()).collect(),
-        pending: None,
-    }];
+    let entries = walk::read_dir(dir)?;
+    let dir = Arc::new(dir.try_clone_to_owned()?);
+    let verdicts: Vec<Matched> = filters.patterns.iter().map(|filter| filter.start.clone()).collect();
+    ahead.announce(&dir, entries.len(), filters.certain(&path, &entries, &verdicts));
+    let mut levels = vec![Level { dir, entries: entries.into_iter(), verdicts, pending: None }];
+    let all = filters;
+    let Filters { patterns: filters, without } = all;
     while let Some(level) = levels.last_mut() {
         let Some(entry) = level.entries.next() else {
             levels.pop();
@@ -148,13 +158,30 @@ pub fn walk(
             let message = format!("`{}`: directories are nested deeper than {DEPTH_MAX}", path.display());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
-        let parent = levels.last().expect("a level is being read").dir.as_fd();
-        let dir = walk::open_dir_at(parent, &entry.name)?;
-        let entries = walk::read_dir(dir.as_fd())?.into_iter();
+        let parent = &levels.last().expect("a level is being read").dir;
+        let Directory { fd: dir, entries } = ahead.enter(parent, &entry.name)?;
+        ahead.announce(&dir, entries.len(), all.certain(&path, &entries, &verdicts));
         let pending = taken_out.then_some((entry.name, entry.stat));
-        levels.push(Level { dir, entries, verdicts, pending });
+        levels.push(Level { dir, entries: entries.into_iter(), verdicts, pending });
     }
     Ok(())
+}
+
+impl Filters<'_> {
+    /// The directories among the entries of one (at `path`, with these verdicts) that a walk will enter whatever it meets
+    /// before, in order.
+    fn certain(&self, path: &Path, entries: &[walk::Entry], above: &[Matched]) -> Vec<OsString> {
+        let is_certain = |entry: &&walk::Entry| {
+            if entry.stat.kind != FileKind::Dir {
+                return false;
+            }
+            let path = path.join(&entry.name);
+            let mut filters = self.patterns.iter().zip(above);
+            !self.without.is_some_and(|without| without.is(&entry.stat))
+                && !filters.any(|(filter, above)| filter.matcher.matches(&filter.path(&path), above).matched)
+        };
+        entries.iter().filter(is_certain).map(|entry| entry.name.clone()).collect()
+    }
 }
 
 /// Whether every filter that takes a directory out could bring something below it back.
@@ -187,4 +214,110 @@ pub fn join(components: &[OsString]) -> PathBuf {
     PathBuf::from(OsString::from_vec(
         components.iter().map(|name| name.as_bytes()).collect::<Vec<_>>().join(&b'/'),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+
+    use super::*;
+
+    /// A directory that goes away with its value.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("wharf-walk-{name}-{}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    /// Paths of a walk with these patterns.
+    fn walked(root: &Path, patterns: &[&str]) -> Vec<PathBuf> {
+        let root = File::open(root).unwrap();
+        let patterns: Vec<String> = patterns.iter().map(|&pattern| pattern.to_owned()).collect();
+        let matcher = Matcher::new(&patterns).unwrap();
+        let mut patterns = vec![Filter::relative(&matcher)];
+        patterns.retain(|filter| !filter.is_idle());
+        let mut paths = Vec::new();
+        walk(root.as_fd(), &Filters { patterns, without: None }, &mut |seen| {
+            paths.push(seen.path.to_owned());
+            Ok(ControlFlow::Continue(()))
+        })
+        .unwrap();
+        paths
+    }
+
+    /// What `walked` is to give, the plain way: directories one after the other, by path.
+    fn expected(dir: &Path, below: &Path, keep: &dyn Fn(&Path) -> bool, paths: &mut Vec<PathBuf>) {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        for name in names {
+            let path = below.join(&name);
+            if keep(&path) {
+                paths.push(path.clone());
+                if dir.join(&name).is_dir() {
+                    expected(&dir.join(&name), &path, keep, paths);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_change_nothing_of_a_large_walk() {
+        let scratch = Scratch::new("large");
+        for directory in 0..120 {
+            let path = scratch.0.join(format!("{}/{directory}/deep", directory % 7));
+            fs::create_dir_all(&path).unwrap();
+            for file in 0..10 {
+                fs::write(path.join(format!("{file}")), "").unwrap();
+                fs::write(path.join(format!("../{file}.log")), "").unwrap();
+            }
+        }
+        let check = |patterns: &[&str], keep: &dyn Fn(&Path) -> bool| {
+            let mut paths = Vec::new();
+            expected(&scratch.0, Path::new(""), keep, &mut paths);
+            assert!(paths.len() > 1000, "{}", paths.len());
+            assert_eq!(walked(&scratch.0, patterns), paths, "{patterns:?}");
+        };
+        check(&[], &|_| true);
+        check(&["**/*.log", "3"], &|path| {
+            path.extension().is_none() && path.iter().next().is_some_and(|first| first != "3")
+        });
+        // What is brought back shows the directories above it.
+        check(&["*", "!*/*/deep"], &|path| {
+            path.iter().count() < 3 || path.iter().nth(2).is_some_and(|third| third == "deep")
+        });
+    }
+
+    #[test]
+    fn a_walk_that_breaks_off_ends_at_once() {
+        let scratch = Scratch::new("broken-off");
+        for directory in 0..100 {
+            let path = scratch.0.join(format!("{directory}"));
+            fs::create_dir(&path).unwrap();
+            (0..20).for_each(|file| fs::write(path.join(format!("{file}")), "").unwrap());
+        }
+        let root = File::open(&scratch.0).unwrap();
+        let mut seen = 0;
+        let mut visit = |_: Visit<'_>| {
+            seen += 1;
+            Ok(if seen == 1000 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        };
+        walk(root.as_fd(), &Filters::default(), &mut visit).unwrap();
+        let mut fail = |_: Visit<'_>| match fs::remove_dir_all(scratch.0.join("99")) {
+            Ok(()) => Ok(ControlFlow::Continue(())),
+            Err(_) => Err(io::Error::other("enough")),
+        };
+        let error = walk(root.as_fd(), &Filters::default(), &mut fail).unwrap_err();
+        assert!(error.to_string() == "enough" || error.kind() == io::ErrorKind::NotFound, "{error}");
+        assert_eq!(seen, 1000);
+    }
 }

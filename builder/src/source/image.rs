@@ -424,6 +424,9 @@ fn built_here(
     let Some(image) = images.iter().find(|image| image.name.as_deref() == Some(&*name)) else {
         return Ok(None);
     };
+    if !store.lease_image(image)? {
+        return Ok(None);
+    }
     let bytes = store.blobs().read(&image.digest, MANIFEST_BYTES_MAX)?;
     let Ok(Manifest::Image { config, .. }) = Manifest::parse(&bytes, &image.media_type) else {
         return Ok(None);

@@ -14,6 +14,7 @@ mod damage;
 mod errors;
 mod export;
 mod full_hit;
+mod gc;
 mod git;
 mod git_fixture;
 mod harness;

@@ -1,21 +1,27 @@
 //! Taking things away.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
 use rusqlite::Transaction;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::choose::choose;
 use super::inventory::{Node, What};
 use super::measure::{Measured, repository_key};
 use super::{Item, Kind, State};
+use crate::history::HistoryLimits;
 use crate::snapshot::rows;
 use crate::state::{delete_records_naming, stat_cache};
 use crate::{Digest, SnapshotId, Store, StoreError};
 
 /// A store that exceeds its limit is brought a little below it, so that the next build need not collect again.
 const KEPT_PERCENT: u64 = 95;
+
+/// When space is needed the history of builds gets no more than this part of it.
+const HISTORY_PART: u64 = 10;
 
 /// Something may be used by the time it is to go: then others are chosen.
 const ROUNDS_MAX: usize = 4;
@@ -45,6 +51,13 @@ pub struct Collected {
     pub in_use_bytes: u64,
 }
 
+/// One choice.
+struct Round {
+    nodes: Vec<Node>,
+    /// What was chosen, and whether it is gone.
+    done: Vec<(Item, bool)>,
+}
+
 impl Store {
     /// To be called when a command is done with the store: remembers what was used, and if anything was written that
     /// counts, brings the store under `bytes_max`. Says what it did if the store had exceeded that. What this
@@ -60,18 +73,21 @@ impl Store {
     /// Everything in the store that takes space.
     pub fn items(&self) -> Result<Vec<Item>, StoreError> {
         let measured = self.measure()?;
-        let leased = self.leased_by_others()?;
-        let list = |transaction: &Transaction<'_>| self.inventory(transaction, &measured, &leased);
-        let nodes = self.write("list what is in the store", list)?;
+        let nodes = self.list(&measured)?;
         Ok(nodes.into_iter().map(|node| node.item).collect())
+    }
+
+    fn list(&self, measured: &Measured) -> Result<Vec<Node>, StoreError> {
+        let opening = self.keep_openers_off()?;
+        let leased = self.leased_by_others(&opening)?;
+        drop(opening);
+        self.write("list what is in the store", |transaction| self.inventory(transaction, measured, &leased))
     }
 
     /// What [`Store::collect`] to this goal would take away.
     pub fn collectable(&self, goal: Goal, admit: &dyn Fn(&Item) -> bool) -> Result<Vec<Item>, StoreError> {
         let measured = self.measure()?;
-        let leased = self.leased_by_others()?;
-        let list = |transaction: &Transaction<'_>| self.inventory(transaction, &measured, &leased);
-        let nodes = self.write("list what is in the store", list)?;
+        let nodes = self.list(&measured)?;
         let chosen = choose(&nodes, excess(goal, &measured), SystemTime::now(), admit);
         Ok(chosen.into_iter().map(|index| nodes[index].item.clone()).collect())
     }
@@ -80,6 +96,8 @@ impl Store {
     /// on using the store.
     pub fn collect(&self, goal: Goal, admit: &dyn Fn(&Item) -> bool) -> Result<Collected, StoreError> {
         let mut collected = Collected::default();
+        // Who waited for another collector measures after it.
+        let _turn = self.collector_turn()?;
         // The names of what turned out to be in use.
         let mut busy = HashSet::<String>::new();
         for round in 0..ROUNDS_MAX {
@@ -92,20 +110,22 @@ impl Store {
             if is_done {
                 break;
             }
+            self.trim_history_to(goal)?;
             let admit = |item: &Item| admit(item) && !busy.contains(&item.name);
-            let (nodes, removed) = self.collect_once(&measured, goal, &admit)?;
+            let Round { nodes, done } = self.collect_once(&measured, goal, &admit)?;
             let of = |state| {
                 nodes.iter().filter(|node| node.item.state == state).map(|node| node.item.bytes).sum::<u64>()
             };
             (collected.tagged_bytes, collected.in_use_bytes) = (of(State::Tagged), of(State::InUse));
-            let is_last = removed.is_empty() && round > 0;
-            for (item, is_gone) in removed {
+            let is_last = done.is_empty() && round > 0;
+            for (item, is_gone) in done {
                 if is_gone {
                     collected.removed.push(item);
                 } else {
                     busy.insert(item.name);
                 }
             }
+            self.forget_unseen_files()?;
             self.shrink_database()?;
             if is_last {
                 break;
@@ -115,18 +135,38 @@ impl Store {
         Ok(collected)
     }
 
+    /// The history of builds has a limit of its own, and no more than its part of a small store.
+    fn trim_history_to(&self, goal: Goal) -> Result<(), StoreError> {
+        let Goal::AtMost(bytes_max) = goal else { return Ok(()) };
+        let limits = HistoryLimits::default();
+        let bytes_max = limits.bytes_max.min(bytes_max / HISTORY_PART);
+        self.trim_history(&HistoryLimits { bytes_max, ..limits })
+    }
+
+    /// Collectors take turns; nobody else waits for them. Held as long as what this returns.
+    fn collector_turn(&self) -> Result<OwnedFd, StoreError> {
+        let failed = |errno| StoreError::io("lock for collecting", self.root().join("snapshots"), errno);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let turn = rustix::fs::openat(self.root_fd(), "snapshots", flags, Mode::empty()).map_err(failed)?;
+        rustix::io::retry_on_intr(|| rustix::fs::flock(&turn, FlockOperation::LockExclusive))
+            .map_err(failed)?;
+        Ok(turn)
+    }
+
     /// One choice, and what became of each item of it.
     fn collect_once(
         &self,
         measured: &Measured,
         goal: Goal,
         admit: &dyn Fn(&Item) -> bool,
-    ) -> Result<(Vec<Node>, Vec<(Item, bool)>), StoreError> {
+    ) -> Result<Round, StoreError> {
         let mut done = Vec::new();
         let mut asides = Vec::new();
         let alone = self.collect_alone()?;
-        let leased = self.leased_by_others()?;
+        let opening = self.keep_openers_off()?;
         let (nodes, chosen) = self.write("collect", |transaction| {
+            // What has a row by now was leased before it had one.
+            let leased = self.leased_by_others(&opening)?;
             let nodes = self.inventory(transaction, measured, &leased)?;
             let chosen = choose(&nodes, excess(goal, measured), SystemTime::now(), admit);
             self.collect_rows(transaction, &nodes, &chosen)?;
@@ -139,6 +179,7 @@ impl Store {
             }
             Ok::<_, StoreError>((nodes, chosen))
         })?;
+        drop(opening);
         for &index in &chosen {
             if let What::Snapshot(id) = nodes[index].what {
                 asides.extend(self.set_aside(id)?);
@@ -164,7 +205,7 @@ impl Store {
             };
             done.push((nodes[index].item.clone(), is_gone));
         }
-        Ok((nodes, done))
+        Ok(Round { nodes, done })
     }
 
     /// Deletes the rows of what is going, and those that lead nowhere.
@@ -185,6 +226,7 @@ impl Store {
         }
         let failed = StoreError::database("collect");
         delete_rows(transaction, &snapshots).map_err(&failed)?;
+        delete_pins(transaction, &blobs).map_err(&failed)?;
         if self.delete_images(transaction, &blobs)? {
             self.write_index(transaction)?;
         }
@@ -231,6 +273,14 @@ impl Store {
         }
     }
 
+    /// Outside of the transaction that others wait for: there may be a row for every file of every context.
+    fn forget_unseen_files(&self) -> Result<(), StoreError> {
+        const OPERATION: &str = "forget files that are gone";
+        self.write(OPERATION, |transaction| {
+            stat_cache::forget_unseen(transaction).map_err(StoreError::database(OPERATION))
+        })
+    }
+
     /// Gives pages that are free back to the file system.
     fn shrink_database(&self) -> Result<(), StoreError> {
         self.with_connection("shrink the database", |connection| {
@@ -269,8 +319,13 @@ fn delete_rows(transaction: &Transaction<'_>, gone: &HashSet<SnapshotId>) -> rus
         "DELETE FROM urls WHERE snapshot NOT IN (SELECT id FROM snapshots)",
         "DELETE FROM uses WHERE snapshot NOT IN (SELECT id FROM snapshots)",
     ];
-    sweep.iter().try_for_each(|statement| transaction.prepare_cached(statement)?.execute([]).map(drop))?;
-    stat_cache::forget_unseen(transaction)
+    sweep.iter().try_for_each(|statement| transaction.prepare_cached(statement)?.execute([]).map(drop))
+}
+
+/// Deletes the pins that lead to one of these blobs.
+fn delete_pins(transaction: &Transaction<'_>, gone: &HashSet<Digest>) -> rusqlite::Result<()> {
+    let mut delete = transaction.prepare_cached("DELETE FROM pins WHERE manifest = ?1 OR config = ?1")?;
+    gone.iter().try_for_each(|digest| delete.execute([digest.as_bytes()]).map(drop))
 }
 
 impl Collected {

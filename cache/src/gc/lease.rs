@@ -5,7 +5,8 @@
 //!
 //! Who finds something that is there already leases it under the *collection lock* (a `flock` on `locks/`), shared; who
 //! collects has that lock to itself from reading the leases until all that goes has gone. What is new is leased before
-//! others can see it and needs no lock.
+//! others can see it and needs no lock: a collector reads the leases in its write transaction, so it knows those of all rows
+//! that it sees, and deletes no blob that was written after it was measured.
 
 use std::collections::HashSet;
 use std::ffi::CStr;

@@ -25,7 +25,7 @@ const PLACES: [(&str, Kind); 9] = [
     ("snapshots", Kind::Snapshot),
     ("mounts", Kind::CacheMount),
     ("git", Kind::Repository),
-    ("history", Kind::History),
+    ("logs", Kind::History),
     ("state.db", Kind::Database),
     ("state.db-wal", Kind::Database),
     ("state.db-shm", Kind::Database),
@@ -85,8 +85,15 @@ impl Store {
         let mut measured = Measured::default();
         let root = self.root_fd();
         let mut rest = |kind, name: &CStr, bytes| {
-            measured.rest.push((kind, name.to_string_lossy().into_owned(), bytes));
+            if bytes > 0 {
+                measured.rest.push((kind, name.to_string_lossy().into_owned(), bytes));
+            }
         };
+        // What is below has entries of its own; of these there are the directories left.
+        for name in [c".", c"blobs/sha256"] {
+            let stat = rustix::fs::statat(root, name, AtFlags::SYMLINK_NOFOLLOW);
+            rest(Kind::Other, name, blocks(&stat.map_err(|errno| self.failed("", errno))?));
+        }
         let mut entries = Vec::new();
         for_each(root, |name, stat| entries.push((name.to_owned(), *stat)))
             .map_err(|errno| self.failed("", errno))?;
@@ -94,7 +101,6 @@ impl Store {
             let place = PLACES.iter().find(|(place, _)| place.as_bytes() == name.to_bytes());
             let kind = place.map_or(Kind::Other, |(_, kind)| *kind);
             match kind {
-                // These have entries of their own; what is left is the directories.
                 Kind::Blob | Kind::Snapshot | Kind::CacheMount | Kind::Repository => {
                     rest(Kind::Other, &name, blocks(&stat));
                 }
@@ -340,7 +346,11 @@ fn for_each(dir: &OwnedFd, mut see: impl FnMut(&CStr, &Stat)) -> rustix::io::Res
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
     let mut entries = RawDir::new(dir, &mut buffer);
     while let Some(entry) = entries.next() {
-        let entry = entry?;
+        let entry = match entry {
+            // The directory itself has been removed.
+            Err(Errno::NOENT) => break,
+            entry => entry?,
+        };
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;

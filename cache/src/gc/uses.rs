@@ -6,13 +6,19 @@ use std::time::{Duration, SystemTime};
 use rusqlite::OptionalExtension;
 
 use super::lease::{CollectionLock, Leased};
-use crate::store::to_nanos;
+use crate::store::{OpenLock, to_nanos};
 use crate::{Chain, SnapshotId, Store, StoreError};
 
 /// Uses that are nearer to each other are one: a build that is repeated at once writes nothing.
 const USES_APART_MIN: Duration = Duration::from_secs(60);
 
 impl Store {
+    /// To be called when something is written below the root by other means than this crate's, so that
+    /// [`Store::settle`] measures.
+    pub fn note_growth(&self) {
+        self.process().leases().note_growth();
+    }
+
     /// Remembers what it took to make the topmost snapshots of `made`: the time, and what was read. Whoever uses them
     /// counts as a user of what they were made from.
     pub fn note_made(&self, made: &[Chain], inputs: &[&Chain], took: Duration) -> Result<(), StoreError> {
@@ -29,7 +35,7 @@ impl Store {
             return Ok(());
         }
         let cost_ns = i64::try_from(took.as_nanos()).unwrap_or(i64::MAX);
-        self.write(OPERATION, |transaction| {
+        self.write_soon(OPERATION, |transaction| {
             let put = || {
                 let mut update = transaction.prepare_cached(
                     "UPDATE uses SET cost_ns = ?2, inputs = ?3 WHERE snapshot = ?1 AND cost_ns IS NULL",
@@ -63,7 +69,7 @@ impl Store {
         if stale.is_empty() {
             return Ok(());
         }
-        self.write(OPERATION, |transaction| {
+        self.write_soon(OPERATION, |transaction| {
             let put = || {
                 let mut upsert = transaction.prepare_cached(
                     "INSERT INTO uses (snapshot, used_ns) SELECT id, ?2 FROM snapshots WHERE id = ?1
@@ -100,10 +106,17 @@ impl Store {
         self.process().leases().note_use(snapshots);
     }
 
+    /// For reading leases: only while nobody is opening the store has every living process its lock. To be had before a
+    /// transaction, because who opens the store may want to write.
+    pub(crate) fn keep_openers_off(&self) -> Result<OpenLock, StoreError> {
+        let failed = |source| StoreError::io("lock", self.root().join("tmp"), source);
+        self.process().keep_openers_off().map_err(failed)
+    }
+
     /// What other living processes have leased.
-    pub(crate) fn leased_by_others(&self) -> Result<HashSet<Leased>, StoreError> {
+    pub(crate) fn leased_by_others(&self, opening: &OpenLock) -> Result<HashSet<Leased>, StoreError> {
         self.process()
-            .leased_by_others()
+            .leased_by_others(opening)
             .map_err(|source| StoreError::io("read the leases of", self.root(), source))
     }
 

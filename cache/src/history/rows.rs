@@ -29,12 +29,16 @@ impl Store {
         let failed = StoreError::database(OPERATION);
         let documents = graph.map(Documents::pack).transpose()?;
         let (dir, log_bytes, log_error) = logs.finish();
-        let trash = self.write(OPERATION, |transaction| {
+        // A build that nothing was done for does not wait for the disk to remember it.
+        let trash = self.write_soon(OPERATION, |transaction| {
             if let Some(documents) = &documents {
                 documents.insert(transaction, &build.graph).map_err(&failed)?;
             }
             insert(transaction, build, if dir.is_some() { log_bytes } else { 0 }).map_err(&failed)?;
             let may_be_too_big = dir.is_some() || documents.is_some();
+            if may_be_too_big {
+                self.note_growth();
+            }
             let trash = self.trim(transaction, &HistoryLimits::default(), may_be_too_big, Some(build.id))?;
             if let Some(dir) = &dir {
                 // The row is committed only after this: a directory without one is nobody's.
@@ -168,7 +172,10 @@ impl Store {
             trash.extend(self.remove_rows(transaction, &surplus)?);
             remove_unnamed(transaction)?;
         }
-        while may_be_too_big {
+        if !may_be_too_big {
+            return Ok(trash);
+        }
+        loop {
             let size = history_size(transaction).map_err(&failed)?;
             if size.log_bytes + size.document_bytes <= limits.bytes_max {
                 break;

@@ -79,7 +79,10 @@ impl Store {
 
     /// A snapshot whose layer completes the stack `chain_id`, if one is here with its files.
     pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
-        self.find_and_lease(|| self.find_by_chain_id(chain_id), |id| vec![Leased::Snapshot(*id)])
+        let found =
+            self.find_and_lease(|| self.find_by_chain_id(chain_id), |id| vec![Leased::Snapshot(*id)])?;
+        self.will_note_use(found);
+        Ok(found)
     }
 
     fn find_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {

@@ -51,8 +51,12 @@ impl Store {
             Ok::<_, StoreError>(recorded)
         })?;
         let _alone = self.collect_alone()?;
+        let opening = self.keep_openers_off()?;
         // Held as a write transaction so that no row that names a blob can appear meanwhile.
-        self.write("delete blobs", |transaction| self.sweep(transaction, &doomed, recorded))
+        self.write("delete blobs", |transaction| {
+            let leased = self.leased_by_others(&opening)?;
+            self.sweep(transaction, &doomed, recorded, &leased)
+        })
     }
 
     fn sweep(
@@ -60,10 +64,10 @@ impl Store {
         transaction: &Transaction<'_>,
         doomed: &HashSet<Digest>,
         recorded: SystemTime,
+        leased: &HashSet<Leased>,
     ) -> Result<Vec<Digest>, StoreError> {
         let (roots, leaves) =
             named_blobs(transaction).map_err(StoreError::database("list the blobs in use"))?;
-        let leased = self.leased_by_others()?;
         let leased = leased.iter().filter_map(|lease| match lease {
             Leased::Blob(digest) => Some(*digest),
             Leased::Snapshot(_) => None,

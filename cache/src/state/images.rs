@@ -10,6 +10,7 @@ use rusqlite::{OptionalExtension, Row, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::Image;
+use crate::gc::lease::Leased;
 use crate::store::{from_nanos, to_nanos};
 use crate::{Digest, Store, StoreError};
 
@@ -38,6 +39,20 @@ impl Store {
             }
             Ok(())
         })
+    }
+
+    /// Keeps an image from being collected as long as this process lives, whether it has a name or not. Says whether it
+    /// is still here.
+    pub fn lease_image(&self, image: &Image) -> Result<bool, StoreError> {
+        let find = || {
+            self.read("look up an image", |transaction| {
+                transaction
+                    .prepare_cached("SELECT 1 FROM images WHERE digest = ?1")?
+                    .query_row([image.digest.as_bytes()], |_| Ok(()))
+                    .optional()
+            })
+        };
+        Ok(self.find_and_lease(find, |()| vec![Leased::Blob(image.digest)])?.is_some())
     }
 
     /// All images, newest first.

@@ -43,7 +43,7 @@ impl Store {
         if stamps.is_empty() {
             return Ok(());
         }
-        self.write(OPERATION, |transaction| {
+        self.write_soon(OPERATION, |transaction| {
             let put = || {
                 let mut update = transaction
                     .prepare_cached("UPDATE files SET seen_day = ?3 WHERE dev = ?1 AND ino = ?2")?;

@@ -34,7 +34,7 @@ pub(crate) struct ProcessDir {
 /// Holds the other openers of the store off while the directories below `tmp/` are looked at and made: only under
 /// this lock can one exist that its living owner has not locked yet.
 #[derive(Debug)]
-pub(super) struct OpenLock(OwnedFd);
+pub(crate) struct OpenLock(OwnedFd);
 
 impl OpenLock {
     /// Waits for its turn.
@@ -109,10 +109,13 @@ impl ProcessDir {
         self.leases.lease(&self.dir, wanted)
     }
 
+    /// Waits until nobody is opening the store, and keeps everybody from it.
+    pub(crate) fn keep_openers_off(&self) -> io::Result<OpenLock> {
+        OpenLock::acquire(self.path.parent().unwrap_or(&self.path))
+    }
+
     /// What other living processes have leased.
-    pub(crate) fn leased_by_others(&self) -> io::Result<HashSet<Leased>> {
-        // Only under this lock has every living process its lock.
-        let opening = OpenLock::acquire(self.path.parent().unwrap_or(&self.path))?;
+    pub(crate) fn leased_by_others(&self, opening: &OpenLock) -> io::Result<HashSet<Leased>> {
         let mut leased = HashSet::new();
         for entry in rustix::fs::Dir::read_from(&opening.0)? {
             let entry = entry?;

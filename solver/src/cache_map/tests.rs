@@ -1,5 +1,7 @@
 //! What enters a key, and what does not.
 
+mod edits;
+
 use std::collections::{BTreeMap, HashMap};
 
 use proptest::prelude::*;
@@ -210,6 +212,30 @@ fn what_a_process_cannot_depend_on_is_in_no_key() {
     check_different_op_key(&plain, &exec(&|exec| exec.secret_env.push(secret.clone())));
 }
 
+/// Which mount shows which of the selected files.
+#[test]
+fn mounts_of_one_input_are_not_confused() {
+    let mounts = |selectors: [&str; 3]| {
+        let binds = [bind(1, selectors[0], "/x"), bind(1, selectors[1], "/y"), bind(1, selectors[2], "/z")];
+        let exec = ExecOp { mounts: [root()].into_iter().chain(binds).collect(), ..ExecOp::default() };
+        vertex(Op::Exec(exec), 2)
+    };
+    let by_content = |vertex: &Vertex| {
+        let digest = |read: &Reads| ContentDigest(reads_key(std::slice::from_ref(read)).0);
+        let input = |reads: Vec<Reads>| InputKey::Content(reads.iter().map(digest).collect());
+        key(&op_key(vertex), &reads(vertex).into_iter().map(input).collect::<Vec<_>>())
+    };
+    for (one, other) in [
+        (["/a", "/a", "/b"], ["/a", "/b", "/b"]),
+        (["/a", "", "/a"], ["/a", "/a", ""]),
+        (["/a", "/b", "/a"], ["/a", "/b", "/b"]),
+    ] {
+        let (one, other) = (mounts(one), mounts(other));
+        assert_ne!(definition_key(&one), definition_key(&other), "{one:?} and {other:?}");
+        assert_ne!(by_content(&one), by_content(&other), "{one:?} and {other:?}");
+    }
+}
+
 #[test]
 fn reads_are_what_is_read() {
     let selecting = |src: &str| CopyAction { src: src.into(), ..CopyAction::default() };
@@ -229,7 +255,7 @@ fn reads_are_what_is_read() {
     };
     assert_eq!(
         reads(&vertex(Op::Exec(exec), 3)),
-        [vec![Reads::Whole], vec![Reads::Path("/a".into()), Reads::Whole], vec![]]
+        [vec![Reads::Whole], vec![Reads::Path("/a".into()), Reads::Path("/a".into()), Reads::Whole], vec![]]
     );
     assert_eq!(reads(&vertex(Op::Merge(MergeOp {}), 2)), [vec![Reads::Whole], vec![Reads::Whole]]);
 }

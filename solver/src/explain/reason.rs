@@ -275,9 +275,11 @@ impl fmt::Display for Reason {
             Self::NeverSeen => f.write_str("no earlier build had this step"),
             Self::ResultGone => f.write_str("its result is no longer in the cache"),
             Self::Unfinished => f.write_str("an earlier build did not finish it"),
-            Self::PartChanged { name, old, new } => write!(f, "{name} changed from `{old}` to `{new}`"),
-            Self::PartAdded { name, value } => write!(f, "{name} is new: `{value}`"),
-            Self::PartRemoved { name, value } => write!(f, "{name} is gone: it was `{value}`"),
+            Self::PartChanged { name, old, new } => {
+                write!(f, "{name} changed from `{}` to `{}`", OneLine(old), OneLine(new))
+            }
+            Self::PartAdded { name, value } => write!(f, "{name} is new: `{}`", OneLine(value)),
+            Self::PartRemoved { name, value } => write!(f, "{name} is gone: it was `{}`", OneLine(value)),
             Self::PartsReordered => f.write_str("its values are in another order"),
             Self::KeyVersion => f.write_str("its key was made by another version of wharf"),
             Self::LocalFiles { context } => write!(f, "files of the context `{context}` changed"),
@@ -311,6 +313,18 @@ impl fmt::Display for Reason {
                 IgnoredBy::Upstream { step } => write!(f, "the cache was not to be used for `{step}`"),
             },
         }
+    }
+}
+
+/// A value that may have several lines, on one.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| match character.is_control() {
+            true => write!(f, "{}", character.escape_default()),
+            false => write!(f, "{character}"),
+        })
     }
 }
 

@@ -40,7 +40,8 @@ fn mount_kind() -> impl Strategy<Value = MountKind> {
 }
 
 fn mount() -> impl Strategy<Value = Mount> {
-    (option::of(0..2usize), text(), text(), option::of(0..2u32), any::<bool>(), mount_kind()).prop_map(
+    let target = prop_oneof![1 => Just("/".to_owned()), 3 => text()];
+    (option::of(0..2usize), text(), target, option::of(0..2u32), any::<bool>(), mount_kind()).prop_map(
         |(input, selector, target, output, readonly, kind)| Mount {
             input,
             selector,
@@ -62,7 +63,7 @@ fn exec() -> impl Strategy<Value = Op> {
     );
     let network = prop::sample::select(vec![NetworkMode::Sandbox, NetworkMode::Host, NetworkMode::None]);
     let security = prop::sample::select(vec![SecurityMode::Sandbox, SecurityMode::Insecure]);
-    (names, lists, limits, vec(mount(), 0..3), secrets, network, security).prop_map(
+    (names, lists, limits, vec(mount(), 0..5), secrets, network, security).prop_map(
         |(
             (cwd, user, hostname, cgroup_parent),
             (args, env, proxy_env, extra_hosts, devices),
@@ -169,6 +170,25 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Merge(MergeOp {})),
         1 => Just(Op::Diff(DiffOp {})),
     ]
+}
+
+/// Two processes.
+pub(crate) fn exec_pair() -> impl Strategy<Value = (Op, Op)> {
+    (exec(), exec())
+}
+
+/// Two file operations.
+pub(crate) fn file_pair() -> impl Strategy<Value = (Op, Op)> {
+    let file = || {
+        let action = (action_input(), change()).prop_map(|(base, change)| FileAction { base, change });
+        vec(action, 1..3).prop_map(|actions| Op::File(FileOp { actions }))
+    };
+    (file(), file())
+}
+
+/// Two operations of any kind.
+pub(crate) fn op_pair() -> impl Strategy<Value = (Op, Op)> {
+    (op(), op())
 }
 
 /// A vertex of any kind, over two imagined inputs.

@@ -227,16 +227,31 @@ impl Worker<'_> {
     }
 
     fn read(&self, op_key: &Key, content: Vec<Vec<Content>>) -> Result<Read, OpError> {
-        let digest = |content| match content {
-            Content::Digest(digest) => Ok(digest),
-            Content::Of(selection) => self.digest(&selection),
-        };
         let content = content
             .into_iter()
-            .map(|input| input.into_iter().map(digest).collect())
+            .map(|input| self.digest_input(&input))
             .collect::<Result<Vec<Vec<ContentDigest>>, OpError>>()?;
         let inputs: Vec<InputKey> = content.iter().cloned().map(InputKey::Content).collect();
         Ok(Read { content_key: cache_map::key(op_key, &inputs), content })
+    }
+
+    /// Digests what is not known yet, equal selections once.
+    fn digest_input(&self, content: &[Content]) -> Result<Vec<ContentDigest>, OpError> {
+        let mut digests: Vec<ContentDigest> = Vec::with_capacity(content.len());
+        for (index, part) in content.iter().enumerate() {
+            let digest = match part {
+                Content::Digest(digest) => *digest,
+                Content::Of(selection) => {
+                    let equal = |other: &Content| matches!(other, Content::Of(other) if other.reads == selection.reads);
+                    match content[..index].iter().position(equal) {
+                        Some(earlier) => digests[earlier],
+                        None => self.digest(selection)?,
+                    }
+                }
+            };
+            digests.push(digest);
+        }
+        Ok(digests)
     }
 }
 

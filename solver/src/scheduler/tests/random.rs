@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
 use wharf_cache::Key;
 
 use super::build::{Builder, PIN_A, PIN_B};
-use super::world::{World, digest_of, naive, reachable, select};
-use crate::cache_map::{self, InputKey};
+use super::world::{Files, World, apply, digest_of, naive, reachable, select};
+use crate::cache_map::{self, InputKey, Reads};
 use crate::explain::{self, Provenance, Reason};
-use crate::llb::{Definition, Edge, Op, VertexDigest};
+use crate::llb::{ActionInput, Definition, Edge, FileChange, Op, Vertex, VertexDigest};
 use crate::progress::{Event, Outcome};
 use crate::scheduler::{KeyKind, StepOutcome, StepReport, Verdict, VertexOutcome};
 use std::time::Duration;
@@ -118,6 +119,109 @@ fn content_key(world: &World, definition: &Definition, vertex: &VertexDigest) ->
         })
         .collect();
     cache_map::key(&cache_map::op_key(vertex), &parts)
+}
+
+/// Keys and what they stand for, as far as the twin can tell: neither may have two of the other.
+#[derive(Default)]
+struct Crowd {
+    by_key: HashMap<Key, [u8; 32]>,
+    by_identity: HashMap<[u8; 32], Key>,
+}
+
+impl Crowd {
+    #[track_caller]
+    fn meet(&mut self, key: Key, identity: &str) {
+        let identity = *blake3::hash(identity.as_bytes()).as_bytes();
+        assert_eq!(*self.by_key.entry(key).or_insert(identity), identity, "two steps share a key");
+        assert_eq!(*self.by_identity.entry(identity).or_insert(key), key, "one step has two keys");
+    }
+}
+
+/// All that was met: definition keys and content keys.
+#[derive(Default)]
+struct Crowds {
+    definitions: Crowd,
+    contents: Crowd,
+}
+
+impl Crowds {
+    /// Takes all keys of a solve. What they stand for is spelled out from the table, without the code that makes keys.
+    fn meet(&mut self, world: &World, definition: &Definition, steps: &[StepReport]) {
+        let mut identities: HashMap<VertexDigest, String> = HashMap::new();
+        let mut files: HashMap<VertexDigest, Files> = HashMap::new();
+        for step in steps {
+            let vertex = definition.vertex(&step.vertex);
+            let inputs: Vec<Files> = vertex.inputs.iter().map(|input| files[&input.vertex].clone()).collect();
+            let made = world.source(vertex).unwrap_or_else(|| apply(vertex, &inputs).unwrap().remove(0));
+            let of = |edge: &Edge| &identities[&edge.vertex];
+            let identity = match &vertex.op {
+                Op::Source(source) => source.pinned_digest().unwrap_or_default().to_owned(),
+                _ => spell(definition, vertex, &inputs, false, &of),
+            };
+            if let Some(key) = step.definition_key {
+                self.definitions.meet(key, &identity);
+            }
+            if let Some(key) = step.content_key {
+                self.contents.meet(key, &spell(definition, vertex, &inputs, true, &of));
+            }
+            identities.insert(step.vertex, blake3::hash(identity.as_bytes()).to_string());
+            files.insert(step.vertex, made);
+        }
+    }
+}
+
+/// An operation and what it reads. Of a directory, and `by_content` of every step, the selected files count and not their
+/// place; of an image all its files, and the place if only some of them are read.
+fn spell<'a>(
+    definition: &Definition,
+    vertex: &Vertex,
+    inputs: &[Files],
+    by_content: bool,
+    identity: &dyn Fn(&Edge) -> &'a String,
+) -> String {
+    let mut op = vertex.op.clone();
+    let mut text = String::new();
+    for (index, (edge, reads)) in vertex.inputs.iter().zip(cache_map::reads(vertex)).enumerate() {
+        let producer = &definition.vertex(&edge.vertex).op;
+        let is_local = matches!(producer, Op::Source(source) if source.is_local());
+        let is_image = matches!(producer, Op::Source(source) if cache_map::is_image(source));
+        if is_local || by_content {
+            for read in &reads {
+                let files = match is_image && *read != Reads::Whole {
+                    true => &inputs[index],
+                    false => &select(&inputs[index], read).unwrap(),
+                };
+                text.push_str(&format!("{files:?}\n"));
+            }
+            if !is_image {
+                forget_place(&mut op, index);
+            }
+        } else {
+            text.push_str(&format!("step {} {}\n", identity(edge), edge.output));
+        }
+    }
+    format!("{op:?}\n{text}")
+}
+
+/// Where the files of an input are is not visible in the result; a copied file's name is.
+fn forget_place(op: &mut Op, input: usize) {
+    match op {
+        Op::Exec(exec) => {
+            for mount in exec.mounts.iter_mut().filter(|mount| mount.input == Some(input)) {
+                mount.selector.clear();
+            }
+        }
+        Op::File(file) => {
+            for action in &mut file.actions {
+                if let FileChange::Copy(copy) = &mut action.change
+                    && copy.from == Some(ActionInput::Input(input))
+                {
+                    copy.src = copy.src.rsplit('/').next().unwrap_or_default().to_owned();
+                }
+            }
+        }
+        Op::Source(_) | Op::Merge(_) | Op::Diff(_) => {}
+    }
 }
 
 /// Every reachable vertex is reported completed once, started at most once and before that, and nothing else is.
@@ -243,7 +347,7 @@ fn check_reasons(before: &HashMap<String, Provenance>, now: &[Provenance], steps
     }
 }
 
-fn check(specs: &[Spec], edits: &[Edit], jobs: usize) {
+fn check(specs: &[Spec], edits: &[Edit], jobs: usize, crowds: &mut Crowds) {
     let mut specs = specs.to_vec();
     let mut image_number = 0;
     let mut picks = [u16::MAX, 0];
@@ -283,6 +387,7 @@ fn check(specs: &[Spec], edits: &[Edit], jobs: usize) {
         assert!(planned.result.is_ok());
         let solved = world.solve(&definition, &goals).unwrap();
         check_plan(&definition, &planned.steps, &solved.steps);
+        crowds.meet(&world, &definition, &solved.steps);
         let made = check_provenances(&world, &definition, &solved.steps);
         if !ignoring {
             check_reasons(&provenances, &made, &solved.steps);
@@ -333,7 +438,7 @@ proptest! {
         edits in vec(edit(), 0..5),
         jobs in prop::sample::select(vec![1usize, 1, 3]),
     ) {
-        check(&specs, &edits, jobs);
+        check(&specs, &edits, jobs, &mut Crowds::default());
     }
 
     #[test]
@@ -342,6 +447,20 @@ proptest! {
         edits in vec(edit(), 0..5),
         jobs in prop::sample::select(vec![1usize, 1, 3]),
     ) {
-        check(&specs, &edits, jobs);
+        check(&specs, &edits, jobs, &mut Crowds::default());
     }
+}
+
+/// Thousands of graphs beside one another: whatever was met in one of them must fit to all others.
+#[test]
+fn no_two_steps_of_a_crowd_of_graphs_share_a_key() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let mut crowds = Crowds::default();
+    let graphs = (vec(spec(false), 1..14), vec(edit(), 0..5));
+    for _ in 0..3000 {
+        let (specs, edits) = graphs.new_tree(&mut runner).unwrap().current();
+        check(&specs, &edits, 1, &mut crowds);
+    }
+    let (definitions, contents) = (crowds.definitions.by_key.len(), crowds.contents.by_key.len());
+    assert!(definitions > 3_000 && contents > 2_000, "{definitions} definitions, {contents} contents");
 }
