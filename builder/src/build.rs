@@ -1,6 +1,7 @@
 //! One build, from the request to its outputs.
 
 mod attempts;
+mod caches;
 pub mod call;
 mod dockerfile;
 mod independent;
@@ -34,10 +35,13 @@ use crate::context::{ContextSpec, DirectoryId, DockerfileSpec, LocalContext};
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_warnings};
 use crate::exporter::spec::Output;
 use crate::history::{Recorder, RequestSummary, text};
-use crate::layers::Layers;
+use crate::layers::{Form, Layers};
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress, print_result, print_talk};
 use crate::registry::{OciRegistry, RegistryOptions};
+use crate::remote::exports::Uploads;
+use crate::remote::imports::Imports;
+use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::secrets::Secrets;
 use crate::signals::Listening;
 use crate::source::git::Access;
@@ -46,6 +50,7 @@ use crate::source::{GitError, GitSources, HttpSources, ImageSources, SecretLooku
 use crate::ssh::{self, SshAgents};
 use crate::worker::mounts::Part;
 use crate::worker::{StoreCache, Worker, WorkerError};
+use caches::Solution;
 use dockerfile::Parsed;
 
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
@@ -68,6 +73,10 @@ pub struct BuildRequest {
     pub target: String,
     /// Whether steps are run even if the cache has them.
     pub no_cache: bool,
+    /// Caches of other places that are asked for what is not here.
+    pub cache_from: Vec<CacheFrom>,
+    /// Places that get a cache of this build.
+    pub cache_to: Vec<CacheTo>,
     /// Whether registries are asked for images that are here.
     pub pull: bool,
     /// Stages whose steps are run even if the cache has them.
@@ -194,6 +203,8 @@ struct Build<'a> {
     progress: &'a Progress,
     recorder: &'a Recorder<'a>,
     sources: Sources,
+    /// Lasts longer than one attempt: what was found wrong is not tried again.
+    imports: Imports<'a>,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
@@ -214,16 +225,19 @@ impl<'a> Build<'a> {
         signals: Listening,
     ) -> Result<Self, Failure> {
         let sources = sources(store, &request, &cancel);
+        let platform = host_platform();
+        let imports = caches::imports(store, &request, &sources.registry, &platform, progress);
         let mut build = Self {
             request,
             progress,
             recorder,
             sources,
+            imports,
             source: SourceText::new("", ""),
             contexts: HashMap::new(),
             ignore: Vec::new(),
             main_time_s: None,
-            platform: host_platform(),
+            platform,
             cancel,
             signals,
         };
@@ -269,16 +283,24 @@ impl<'a> Build<'a> {
         for (name, context) in named {
             self.contexts.insert(name, without_store(context, &self.sources.store)?);
         }
-        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
-        let layers = &Layers::new(&self.sources.store, variant);
+        let clamp_time_s = converted.source_date_epoch;
+        let variant = Variant { compression: Compression::default(), clamp_time_s };
+        let make = |form| Layers::new(&self.sources.store, &self.imports, self.cancel.clone(), form);
+        let layers = &make(Form { variant, force: false });
+        let own: Vec<_> =
+            caches::forms(&self.request, clamp_time_s).into_iter().map(|it| it.map(make)).collect();
+        let exports = &self.exports(layers, &own);
         let cancelled = &|| self.cancel.is_cancelled();
         std::thread::scope(|scope| {
             let (made, chains) = mpsc::channel();
             let maker = std::thread::Builder::new().name("layers".to_owned());
             // Where there is no thread to be had, the export makes the layers.
             let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
-            let result = self.solve(converted, made)?;
-            self.export(converted, result, layers, self.platform.clone())
+            let uploads = exports.start(scope, cancelled);
+            let solution = self.solve(converted, made, &uploads)?;
+            let outcome = self.export(converted, &solution, layers, self.platform.clone())?;
+            self.export_caches(converted, &solution, uploads)?;
+            Ok(outcome)
         })
     }
 
@@ -333,18 +355,26 @@ impl<'a> Build<'a> {
     }
 
     /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.
-    fn solve(&self, converted: &Converted, made: mpsc::Sender<Chain>) -> Result<Option<ResultRef>, Failure> {
-        let Some(head) = converted.head else { return Ok(None) };
+    fn solve(
+        &self,
+        converted: &Converted,
+        made: mpsc::Sender<Chain>,
+        uploads: &Uploads<'_, '_>,
+    ) -> Result<Solution, Failure> {
+        let Some(head) = converted.head else { return Ok(Solution { result: None, steps: Vec::new() }) };
         let stale = AtomicBool::new(false);
         let worker = self.worker(&converted.definition, &stale)?;
         let exported: HashSet<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
         let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
-            if let (true, Some(ResultRef::Snapshots(chain))) =
-                (wants_layers && exported.contains(vertex), results.first())
-            {
-                // The receiver is gone only after a failure that the export finds again.
-                let _ = made.send(chain.clone());
+            let is_of_image = exported.contains(vertex);
+            for (output, result) in results.iter().enumerate() {
+                let ResultRef::Snapshots(chain) = result else { continue };
+                if wants_layers && is_of_image && output == 0 {
+                    // The receiver is gone only after a failure that the export finds again.
+                    let _ = made.send(chain.clone());
+                }
+                uploads.completed(chain, is_of_image);
             }
         };
         let begun = Instant::now();
@@ -352,7 +382,12 @@ impl<'a> Build<'a> {
             definition: &converted.definition,
             goals: &[head],
             resolver: &worker,
-            cache: &StoreCache { store: &self.sources.store, cancel: &self.cancel, stale: &stale },
+            cache: &StoreCache {
+                store: &self.sources.store,
+                imports: &self.imports,
+                cancel: &self.cancel,
+                stale: &stale,
+            },
             progress: self.recorder,
             completed: &completed,
             cancelled: &|| self.cancel.is_cancelled(),
@@ -363,7 +398,7 @@ impl<'a> Build<'a> {
         });
         self.recorder.solved(&converted.definition, &solved.steps);
         let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
-        Ok(Some(results.remove(0)))
+        Ok(Solution { result: Some(results.remove(0)), steps: solved.steps })
     }
 
     /// What does the work of a graph. `stale` is set when it is no longer what its keys say.
@@ -375,6 +410,7 @@ impl<'a> Build<'a> {
         Ok(Worker {
             definition,
             store: &self.sources.store,
+            imports: &self.imports,
             images: &self.sources.images,
             http: &self.sources.http,
             repositories: &self.sources.repositories,

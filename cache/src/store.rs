@@ -291,7 +291,7 @@ impl Store {
         operation: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (value, changed) = self.write_soon(operation, |transaction| {
+        let (value, changed) = self.write_soon::<_, E>(operation, |transaction| {
             let before = transaction.total_changes();
             let value = change(transaction)?;
             Ok::<_, E>((value, transaction.total_changes() != before))

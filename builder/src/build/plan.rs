@@ -29,7 +29,7 @@ impl Build<'_> {
             definition: &converted.definition,
             goals: converted.head.as_slice(),
             resolver: &worker,
-            cache: &StoreCache { store, cancel: &self.cancel, stale: &stale },
+            cache: &StoreCache { store, imports: &self.imports, cancel: &self.cancel, stale: &stale },
             progress: self.recorder,
             completed: &|_, _| {},
             cancelled: &|| self.cancel.is_cancelled(),

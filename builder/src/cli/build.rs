@@ -24,6 +24,7 @@ use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, print_note, print_result};
 use crate::registry::Reference;
+use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::signals;
 use crate::source::git;
 
@@ -53,6 +54,14 @@ pub(super) struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
+    /// Look for steps that were built elsewhere: an image, or type=registry|local[,ref=NAME][,src=DIR]; may be given
+    /// several times
+    #[arg(long, value_name = "SPEC")]
+    cache_from: Vec<String>,
+    /// Keep what was built for other machines: type=inline|registry|local[,ref=NAME][,dest=DIR][,mode=min|max]; may be
+    /// given several times
+    #[arg(long, value_name = "SPEC")]
+    cache_to: Vec<String>,
     /// Run every step of these stages again
     #[arg(long, value_name = "STAGE[,STAGE]", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     no_cache_filter: Vec<String>,
@@ -191,6 +200,7 @@ fn note_idle(flags: &[&str]) {
 /// The flags that only a build takes notice of.
 fn idle_flags(args: &BuildArgs) -> Vec<&'static str> {
     let flags = [
+        ("--cache-to", !args.cache_to.is_empty()),
         ("--iidfile", args.iidfile.is_some()),
         ("--metadata-file", args.metadata_file.is_some()),
         ("--output", !args.output.is_empty()),
@@ -230,6 +240,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     if args.push {
         push_all(&mut outputs)?;
     }
+    let cache_from = args.cache_from.iter().map(|spec| CacheFrom::parse(spec)).collect::<Result<Vec<_>, _>>();
+    let cache_from = cache_from.map_err(|error| usage(error.to_string()))?;
+    let cache_to = args.cache_to.iter().map(|spec| CacheTo::parse(spec)).collect::<Result<Vec<_>, _>>();
+    let cache_to = cache_to.map_err(|error| usage(error.to_string()))?;
     if args.offline && outputs.iter().any(|output| matches!(output, Output::Image { push: true, .. })) {
         return Err(usage("--offline: an image is to be pushed, which needs its registry".to_owned())
             .hint("leave one of them out"));
@@ -282,6 +296,8 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         contexts,
         target: args.target,
         no_cache: args.no_cache,
+        cache_from,
+        cache_to,
         no_cache_stages: args.no_cache_filter,
         pull: args.pull,
         offline: args.offline,

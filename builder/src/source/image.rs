@@ -283,15 +283,22 @@ impl ImageSources {
         };
         Ok(match &self.cancel {
             None => reader,
-            Some(cancel) => Box::new(Cancellable { reader, cancel: cancel.clone() }),
+            Some(cancel) => Box::new(Cancellable::new(reader, cancel.clone())),
         })
     }
 }
 
 /// A transfer that somebody may stop.
-struct Cancellable {
+pub(crate) struct Cancellable {
     reader: Box<dyn Read + Send>,
     cancel: Cancel,
+}
+
+impl Cancellable {
+    /// `reader`, until `cancel` is triggered.
+    pub(crate) fn new(reader: Box<dyn Read + Send>, cancel: Cancel) -> Self {
+        Self { reader, cancel }
+    }
 }
 
 impl Read for Cancellable {
@@ -457,7 +464,7 @@ fn parse_config(object: &str, bytes: &[u8]) -> Result<Config, SourceError> {
     serde_json::from_slice(bytes).map_err(|source| SourceError::Config { object: object.to_owned(), source })
 }
 
-fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
     loop {
         match reader.read(&mut buffer) {

@@ -3,7 +3,7 @@
 pub mod git;
 pub mod http;
 mod image;
-mod layout;
+pub(crate) mod layout;
 pub mod platform;
 
 use std::error::Error;
@@ -23,6 +23,7 @@ use crate::registry::{OciRegistry, ParseReferenceError, RegistryError, Transfer}
 
 pub use git::{GitError, GitSources};
 pub use http::{HttpError, HttpSources};
+pub(crate) use image::{Cancellable, copy};
 pub use image::{ImageSources, ResolvedImage, known};
 
 /// What helps when something that a build needs is not here, and nobody may be asked.

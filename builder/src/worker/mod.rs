@@ -17,9 +17,9 @@ use std::time::{Instant, SystemTime};
 use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
-use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
+use wharf_cache::{Chain, ContentDigest, Digest, Key, Store, StoreError};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError};
-use wharf_solver::cache_map::{self, Reads};
+use wharf_solver::cache_map::{self, Reads, RecordKey};
 use wharf_solver::llb::{
     ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
 };
@@ -31,6 +31,7 @@ use crate::context::files::Files;
 use crate::context::{LocalContext, Tree};
 use crate::history::SelectedFiles;
 use crate::limits::OpenFiles;
+use crate::remote::imports::{ImportError, Imports};
 use crate::secrets::Secrets;
 use crate::source::git::{GitSource, Pinned};
 use crate::source::http::{Fetched, UrlFile};
@@ -48,6 +49,8 @@ pub struct Worker<'a> {
     pub definition: &'a Definition,
     /// Where results go.
     pub store: &'a Store,
+    /// Has the files of what was built elsewhere.
+    pub imports: &'a Imports<'a>,
     /// Where base images come from.
     pub images: &'a ImageSources,
     /// Where files behind URLs come from.
@@ -118,6 +121,9 @@ pub enum WorkerError {
     /// A base image could not be brought.
     #[error("{0}")]
     Source(#[from] SourceError),
+    /// What was built elsewhere could not be brought.
+    #[error("{0}")]
+    Import(#[from] ImportError),
     /// The snapshotter failed.
     #[error("{0}")]
     Snapshot(#[from] SnapshotError),
@@ -208,6 +214,9 @@ impl OpResolver for Worker<'_> {
         vertex: &Vertex,
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, OpError> {
+        if !matches!(vertex.op, Op::Merge(_)) {
+            self.bring_files(inputs).map_err(OpError::new)?;
+        }
         let started = Instant::now();
         let done = match &vertex.op {
             Op::Exec(exec) => self.exec(digest, vertex, exec, inputs).and_then(|chains| {
@@ -245,6 +254,16 @@ impl OpResolver for Worker<'_> {
 }
 
 impl Worker<'_> {
+    /// Brings what of the inputs is still elsewhere.
+    fn bring_files(&self, inputs: &[ResultRef]) -> Result<(), WorkerError> {
+        for input in inputs {
+            if let ResultRef::Snapshots(chain) = input {
+                self.imports.bring_files(chain, &self.cancel)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes sure that the snapshots of inputs are still here.
     fn require_files(&self, inputs: &[ResultRef]) -> Result<(), WorkerError> {
         for input in inputs {
@@ -380,7 +399,10 @@ impl Worker<'_> {
     fn open(&self, result: &ResultRef) -> Result<Input<'_>, WorkerError> {
         match result {
             ResultRef::Local(vertex) => self.local(vertex).map(Input::Local),
-            ResultRef::Snapshots(chain) => Ok(Input::View(self.store.view(chain)?)),
+            ResultRef::Snapshots(chain) => {
+                self.imports.bring_files(chain, &self.cancel)?;
+                Ok(Input::View(self.store.view(chain)?))
+            }
             ResultRef::Image { .. } => {
                 Err(WorkerError::Unsupported("reading an image that was not pulled".to_owned()))
             }
@@ -527,6 +549,8 @@ fn whole(path: &str) -> CopyAction {
 pub struct StoreCache<'a> {
     /// The store.
     pub store: &'a Store,
+    /// Asked for what the store does not have.
+    pub imports: &'a Imports<'a>,
     /// Ends the wait for a lock.
     pub cancel: &'a Cancel,
     /// Whether results no longer are what their keys say.
@@ -535,18 +559,24 @@ pub struct StoreCache<'a> {
 
 impl CacheManager for StoreCache<'_> {
     fn lookup(&self, key: &Key) -> Result<Option<Vec<Chain>>, OpError> {
-        Ok(self.store.record(key).map_err(OpError::new)?.map(|record| record.outputs))
+        let offers = |digest: &Digest, size| self.imports.offers(digest, size);
+        match self.store.record_unless_lost(key, &offers).map_err(OpError::new)? {
+            Some(record) => Ok(Some(record.outputs)),
+            None => self.imports.lookup(key).map_err(OpError::new),
+        }
     }
 
     fn knows_op(&self, op: &Key) -> Result<bool, OpError> {
-        self.store.has_record_of(op).map_err(OpError::new)
+        Ok(self.store.has_record_of(op).map_err(OpError::new)? || self.imports.knows_op(op))
     }
 
-    fn store(&self, keys: &[Key], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
+    fn store(&self, keys: &[RecordKey], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
         if self.stale.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.store.put_record(keys, op, &Record { outputs: outputs.to_vec() }).map_err(OpError::new)
+        let keys: Vec<_> =
+            keys.iter().map(|RecordKey { key, inputs }| (*key, serde_json::to_vec(inputs).ok())).collect();
+        self.store.put_record_made_of(&keys, op, &Record { outputs: outputs.to_vec() }).map_err(OpError::new)
     }
 
     fn lock(&self, key: &Key) -> Result<Box<dyn Send>, OpError> {

@@ -28,6 +28,7 @@ mod mounts;
 mod offline;
 mod registry;
 mod registry_fixture;
+mod remote;
 mod standard_output;
 mod tidy;
 mod together;

@@ -3,6 +3,7 @@
 mod archive;
 mod hostile;
 mod layers;
+mod lazy;
 mod roundtrip;
 
 use std::collections::HashMap;

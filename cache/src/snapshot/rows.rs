@@ -72,31 +72,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         const OPERATION: &str = "store a layer";
         self.write(OPERATION, |transaction| {
-            let put = || {
-                transaction
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO layers
-                         (snapshot, variant, diff_id, digest, size, media_type, chain_id)
-                         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM snapshots WHERE id = ?1",
-                    )?
-                    .execute((
-                        id.row_id(),
-                        variant,
-                        layer.diff_id.0.as_bytes(),
-                        layer.digest.as_bytes(),
-                        layer.size.cast_signed(),
-                        &layer.media_type,
-                        chain_id.0.as_bytes(),
-                    ))
-            };
-            match put().map_err(StoreError::database(OPERATION))? {
-                0 => Err(missing(id)),
-                _ => Ok(()),
-            }
+            let put = insert_layer(transaction, id, variant, &chain_id, layer);
+            if put.map_err(StoreError::database(OPERATION))? { Ok(()) } else { Err(missing(id)) }
         })
     }
 
-    /// A snapshot whose layer completes the stack `chain_id`, if one is here.
+    /// A snapshot whose layer completes the stack `chain_id`, if one is here with its files.
     pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
         let found =
             self.find_and_lease(|| self.find_by_chain_id(chain_id), |id| vec![Leased::Snapshot(*id)])?;
@@ -107,7 +88,10 @@ impl Store {
     fn find_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
         let ids: Vec<i64> = self.read("look up a layer", |transaction| {
             transaction
-                .prepare_cached("SELECT snapshot FROM layers WHERE chain_id = ?1")?
+                .prepare_cached(
+                    "SELECT s.id FROM layers l JOIN snapshots s ON s.id = l.snapshot
+                     WHERE l.chain_id = ?1 AND NOT s.lazy",
+                )?
                 .query_map([chain_id.0.as_bytes()], |row| row.get(0))?
                 .collect()
         })?;
@@ -119,10 +103,10 @@ impl Store {
         Ok(None)
     }
 
-    /// An error unless the files of all these snapshots are there.
+    /// An error unless the files of all these snapshots are there, but for those of lazy ones.
     pub fn require_files(&self, chain: &Chain) -> Result<(), StoreError> {
         for id in &chain.0 {
-            if !self.has_snapshot_files(*id)? {
+            if !self.is_lazy(*id)? && !self.has_snapshot_files(*id)? {
                 return Err(missing(*id));
             }
         }
@@ -147,6 +131,32 @@ impl Store {
             }
         }
     }
+}
+
+/// Inserts a layer of snapshot `id`, unless there is no such snapshot.
+pub(super) fn insert_layer(
+    transaction: &Transaction<'_>,
+    id: SnapshotId,
+    variant: &str,
+    chain_id: &ChainId,
+    layer: &Layer,
+) -> rusqlite::Result<bool> {
+    let inserted = transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO layers
+             (snapshot, variant, diff_id, digest, size, media_type, chain_id)
+             SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM snapshots WHERE id = ?1",
+        )?
+        .execute((
+            id.row_id(),
+            variant,
+            layer.diff_id.0.as_bytes(),
+            layer.digest.as_bytes(),
+            layer.size.cast_signed(),
+            &layer.media_type,
+            chain_id.0.as_bytes(),
+        ))?;
+    Ok(inserted > 0)
 }
 
 /// Inserts the row of a new snapshot.

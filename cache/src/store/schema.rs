@@ -120,6 +120,10 @@ const MIGRATIONS: &[&str] = &[
         bytes       BLOB NOT NULL
     ) STRICT;
 ",
+    "
+    ALTER TABLE snapshots ADD COLUMN lazy INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE records ADD COLUMN inputs BLOB;
+",
 ];
 
 /// The version this program writes.

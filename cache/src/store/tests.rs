@@ -151,7 +151,12 @@ fn dies_when_told() {
         .write("commit", |transaction| {
             active.publish(id).unwrap();
             die_at("after the rename");
-            transaction.execute("INSERT INTO snapshots VALUES (170, zeroblob(32), 1, 1)", []).unwrap();
+            transaction
+                .execute(
+                    "INSERT INTO snapshots (id, content, size, created_ns) VALUES (170, zeroblob(32), 1, 1)",
+                    [],
+                )
+                .unwrap();
             die_at("after the insert");
             Ok::<_, StoreError>(())
         })
