@@ -1,5 +1,6 @@
 //! One build, from the request to its outputs.
 
+mod attempts;
 pub mod call;
 mod dockerfile;
 mod independent;
@@ -13,6 +14,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Instant;
 
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
@@ -21,7 +23,7 @@ use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
 use wharf_runtime::Cancel;
 use wharf_solver::llb::{ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
-use wharf_solver::scheduler::{Solve, SolveError, solve};
+use wharf_solver::scheduler::{Limits, Solve, SolveError, solve};
 
 use crate::context::digest::DigestError;
 use crate::context::open::{Opener, Reach};
@@ -33,6 +35,7 @@ use crate::layers::Layers;
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
+use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::secrets::Secrets;
 use crate::signals::Listening;
 use crate::source::git::Access;
@@ -63,6 +66,10 @@ pub struct BuildRequest {
     pub target: String,
     /// Whether steps are run even if the cache has them.
     pub no_cache: bool,
+    /// Caches of other places that are asked for what is not here.
+    pub cache_from: Vec<CacheFrom>,
+    /// Places that get a cache of this build.
+    pub cache_to: Vec<CacheTo>,
     /// Whether registries are asked for images that are here.
     pub pull: bool,
     /// What becomes of the result.
@@ -182,24 +189,13 @@ impl<'a> Build<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, Failure> {
-        let platform = self.platform.clone();
-        let converted = self.convert(&platform)?;
+        let converted = self.convert(&self.platform.clone())?;
         self.refuse_forbidden(&converted)?;
         let named = load::named(&self.request, &converted.definition, &self.opener())?;
         for (name, context) in named {
             self.contexts.insert(name, without_store(context, &self.sources.store)?);
         }
-        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
-        let layers = &Layers::new(&self.sources.store, variant);
-        let cancelled = &|| self.cancel.is_cancelled();
-        let outcome = std::thread::scope(|scope| {
-            let (made, chains) = mpsc::channel();
-            let maker = std::thread::Builder::new().name("layers".to_owned());
-            // Where there is no thread to be had, the export makes the layers.
-            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
-            let result = self.solve(&converted, made)?;
-            self.export(&converted, result, layers, platform)
-        });
+        let outcome = self.solve_until_nothing_is_lost(&converted);
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(
@@ -208,6 +204,21 @@ impl<'a> Build<'a> {
             ));
         }
         outcome
+    }
+
+    /// Graph → outputs, once.
+    fn attempt(&self, converted: &Converted) -> Result<Outcome, Failure> {
+        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
+        let layers = &Layers::new(&self.sources.store, variant);
+        let cancelled = &|| self.cancel.is_cancelled();
+        std::thread::scope(|scope| {
+            let (made, chains) = mpsc::channel();
+            let maker = std::thread::Builder::new().name("layers".to_owned());
+            // Where there is no thread to be had, the export makes the layers.
+            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
+            let result = self.solve(converted, made)?;
+            self.export(converted, result, layers, self.platform.clone())
+        })
     }
 
     /// Text → graph. What is only a warning is said at the end, whatever becomes of the build.
@@ -288,6 +299,7 @@ impl<'a> Build<'a> {
                 let _ = made.send(chain.clone());
             }
         };
+        let begun = Instant::now();
         let solved = solve(&Solve {
             definition: &converted.definition,
             goals: &[head],
@@ -298,9 +310,11 @@ impl<'a> Build<'a> {
             cancelled: &|| self.cancel.is_cancelled(),
             cancel: &|| self.cancel.cancel(),
             jobs: self.request.jobs,
+            limits: Limits::default(),
+            clock: &|| begun.elapsed(),
         });
-        let mut solved = solved.map_err(|error| self.solve_failure(converted, error))?;
-        Ok(Some(solved.results.remove(0)))
+        let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
+        Ok(Some(results.remove(0)))
     }
 
     fn solve_failure(&self, converted: &Converted, error: SolveError) -> Failure {

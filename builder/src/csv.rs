@@ -11,3 +11,12 @@ pub fn split(line: &str) -> Result<Vec<String>, &'static str> {
         Err((Problem::Trailing, _)) => Err("something other than a comma follows a closing quote"),
     }
 }
+
+/// A Boolean as Go reads it; an empty value is true. `None` is neither.
+pub fn boolean(value: &str) -> Option<bool> {
+    match value {
+        "" | "1" | "t" | "T" | "true" | "True" | "TRUE" => Some(true),
+        "0" | "f" | "F" | "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}

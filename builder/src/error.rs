@@ -110,6 +110,9 @@ pub struct Failure {
     pub hints: Vec<String>,
     /// Where in the Dockerfile, if it is there.
     pub evidence: Option<Box<Evidence>>,
+    /// Whether something that was in the store no longer is: by now it is forgotten, and the next attempt makes or
+    /// brings it anew.
+    pub lost: bool,
 }
 
 /// What a failure can be seen by.
@@ -126,12 +129,13 @@ pub struct Evidence {
 impl Failure {
     /// A failure without a place.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hints: Vec::new(), evidence: None }
+        Self { kind, message: message.into(), hints: Vec::new(), evidence: None, lost: false }
     }
 
     /// A failure described by an error and its causes.
     pub fn from_error(kind: Kind, doing: &str, error: &(dyn Error + 'static)) -> Self {
         let mut failure = Self::new(kind, format!("{doing}: {}", causes(error)));
+        failure.lost = is_lost(error);
         // What is refused inside a step says nothing of wharf's own rights.
         if kind != Kind::Step {
             failure.hints.extend(hint(error));
@@ -330,9 +334,22 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     io_kinds(error).any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
-/// An error and its causes.
+/// Whether an error says that something of the store is no longer there, or no longer what it was.
+fn is_lost(error: &(dyn Error + 'static)) -> bool {
+    chain(error).any(|error| match error.downcast_ref() {
+        Some(ContentError::NotFound { .. } | ContentError::Damaged { .. }) => true,
+        _ => error.downcast_ref().is_some_and(StoreError::is_lost),
+    })
+}
+
+/// An error and its causes, also those that travelled through readers inside an `io::Error`.
 fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
+    std::iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        }
+    })
 }
 
 /// What the operating system said among them.

@@ -13,6 +13,7 @@ pub mod layers;
 pub mod limits;
 pub mod progress;
 pub mod registry;
+pub mod remote;
 pub mod secrets;
 pub mod signals;
 pub mod source;

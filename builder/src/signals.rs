@@ -2,8 +2,8 @@
 
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::{Handle, Signals};
@@ -16,9 +16,19 @@ use crate::progress::print_note;
 pub struct Listening {
     handle: Handle,
     interrupted: Arc<AtomicBool>,
+    /// What signals trigger.
+    target: Arc<Mutex<Option<Cancel>>>,
 }
 
 impl Listening {
+    /// Lets signals trigger `cancel` from now on; one that came before does so at once.
+    pub fn redirect(&self, cancel: &Cancel) {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancel.clone());
+        if self.interrupted() {
+            cancel.cancel();
+        }
+    }
+
     /// Whether a signal came.
     pub fn interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
@@ -46,7 +56,7 @@ pub fn pass_on() -> io::Result<(Listening, OwnedFd)> {
             }
         }
     })?;
-    Ok((Listening { handle, interrupted: Arc::default() }, read.into()))
+    Ok((Listening { handle, interrupted: Arc::default(), target: Arc::default() }, read.into()))
 }
 
 /// Triggers `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once (its steps die with
@@ -54,9 +64,9 @@ pub fn pass_on() -> io::Result<(Listening, OwnedFd)> {
 pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let handle = signals.handle();
-    let cancel = cancel.clone();
     let interrupted = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&interrupted);
+    let target = Arc::new(Mutex::new(Some(cancel.clone())));
+    let (seen, triggered) = (Arc::clone(&interrupted), Arc::clone(&target));
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         for signal in signals.forever() {
             if seen.swap(true, Ordering::Relaxed) {
@@ -64,8 +74,10 @@ pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
             print_note("stopping; the same signal again ends wharf at once");
-            cancel.cancel();
+            if let Some(cancel) = &*triggered.lock().unwrap_or_else(PoisonError::into_inner) {
+                cancel.cancel();
+            }
         }
     })?;
-    Ok(Listening { handle, interrupted })
+    Ok(Listening { handle, interrupted, target })
 }

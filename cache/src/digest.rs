@@ -16,6 +16,13 @@ pub struct ParseDigestError {
     text: String,
 }
 
+/// Why a text is not a key or content digest.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not 64 lowercase hex digits")]
+pub struct ParseHexError {
+    text: String,
+}
+
 impl Digest {
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
@@ -122,6 +129,27 @@ macro_rules! blake3_id {
                 write!(f, "{}({})", stringify!($name), self.hex())
             }
         }
+
+        impl FromStr for $name {
+            type Err = ParseHexError;
+
+            fn from_str(text: &str) -> Result<Self, ParseHexError> {
+                unhex(text).map(Self).ok_or_else(|| ParseHexError { text: text.chars().take(100).collect() })
+            }
+        }
+
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
     };
 }
 
@@ -183,6 +211,17 @@ mod tests {
         ] {
             assert!(wrong.parse::<Digest>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn keys_are_written_as_they_are_shown() {
+        let key = Key([0xa5; 32]);
+        assert_eq!(key.to_string().parse(), Ok(key));
+        let json = serde_json::to_string(&key).unwrap();
+        assert_eq!(json, format!("\"{key}\""));
+        assert_eq!(serde_json::from_str::<Key>(&json).unwrap(), key);
+        assert!(serde_json::from_str::<ContentDigest>("\"a5\"").is_err());
+        assert!(key.to_string().to_uppercase().parse::<Key>().is_err());
     }
 
     #[test]

@@ -278,7 +278,9 @@ impl Store {
             }
         }
         overlay::mount(&lowers, upper).map_err(|source| {
-            if let Some(id) = topmost_first.iter().find(|id| !self.snapshot_path(**id).is_dir()) {
+            // One whose files are gone is forgotten by looking.
+            let lost = topmost_first.iter().find(|id| !self.has_snapshot_files(**id).unwrap_or(true));
+            if let Some(id) = lost {
                 return missing(*id).into();
             }
             let object = topmost_first.first().map_or("(empty)".to_owned(), SnapshotId::to_string);
@@ -288,14 +290,16 @@ impl Store {
 
     /// The bare directory of a snapshot, in overlayfs form.
     pub(crate) fn open_snapshot(&self, id: SnapshotId) -> Result<OwnedFd, SnapshotError> {
-        rustix::fs::openat(self.snapshots_dir(), format!("{id}/fs"), DIRECTORY, Mode::empty()).map_err(
-            |errno| match errno {
-                rustix::io::Errno::NOENT => missing(id).into(),
-                errno => {
-                    SnapshotError::Io { operation: "open", object: id.to_string(), source: errno.into() }
-                }
-            },
-        )
+        match rustix::fs::openat(self.snapshots_dir(), format!("{id}/fs"), DIRECTORY, Mode::empty()) {
+            Ok(dir) => Ok(dir),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR | rustix::io::Errno::LOOP) => {
+                self.has_snapshot_files(id)?;
+                Err(missing(id).into())
+            }
+            Err(errno) => {
+                Err(SnapshotError::Io { operation: "open", object: id.to_string(), source: errno.into() })
+            }
+        }
     }
 
     fn snapshot_path(&self, id: SnapshotId) -> PathBuf {
@@ -307,7 +311,7 @@ const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 fn missing(id: SnapshotId) -> StoreError {
-    StoreError::Missing { kind: "snapshot", name: id.to_string() }
+    StoreError::Lost { id }
 }
 
 /// Why a snapshot could not be made, mounted or committed.
@@ -333,7 +337,7 @@ pub enum SnapshotError {
         max: usize,
     },
     /// The database refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -405,6 +405,12 @@ pub enum StoreError {
         /// The directory.
         root: PathBuf,
     },
+    /// A snapshot that was used is no longer there, or no longer what it was. What named it has been forgotten.
+    #[error("snapshot {id} is not in the store")]
+    Lost {
+        /// Which.
+        id: SnapshotId,
+    },
     /// A row or directory that must be there is not.
     #[error("{kind} {name} is not in the store")]
     Missing {
@@ -432,11 +438,17 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// A blob could not be read, listed or deleted.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] ContentError),
 }
 
 impl StoreError {
+    /// Whether something that was in the store no longer is. It has been forgotten: who tries again finds the store
+    /// without it.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+    }
+
     /// Whether the database could not write: the disk is full, or fails.
     pub fn is_disk(&self) -> bool {
         use rusqlite::ErrorCode::{DiskFull, SystemIoFailure};

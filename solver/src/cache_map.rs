@@ -40,6 +40,7 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
 use wharf_cache::{ContentDigest, Digest, Key};
 
 use crate::llb::encode::{Encoder, Kind};
@@ -137,7 +138,8 @@ pub fn image_selection(content: &ContentDigest, read: &Reads) -> ContentDigest {
 }
 
 /// The part of a key that stands for one input.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum InputKey {
     /// By definition.
     Definition {
@@ -151,6 +153,27 @@ pub enum InputKey {
     },
     /// By content: digests of what is read, in the order of [`reads`].
     Content(Vec<ContentDigest>),
+}
+
+/// A key with what it was made of, so that anybody can make it again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RecordKey {
+    /// The key.
+    pub key: Key,
+    /// What stands for each input; of a source from the network what it was pinned to.
+    pub inputs: Vec<InputKey>,
+}
+
+impl RecordKey {
+    /// The key of an operation on these inputs.
+    pub fn new(op: &Key, inputs: Vec<InputKey>) -> Self {
+        Self { key: key(op, &inputs), inputs }
+    }
+
+    /// Whether it names its inputs by nothing but their content.
+    pub fn is_by_content(&self) -> bool {
+        self.inputs.iter().all(|input| matches!(input, InputKey::Content(_)))
+    }
 }
 
 /// A definition or content key.
@@ -186,7 +209,7 @@ fn encode_reads(encoder: &mut Encoder, reads: &[Reads]) {
     });
 }
 
-fn keyed_platform(vertex: &Vertex) -> Option<Cow<'_, Platform>> {
+pub(crate) fn keyed_platform(vertex: &Vertex) -> Option<Cow<'_, Platform>> {
     let platform = vertex.platform.as_ref()?;
     match &vertex.op {
         // The version of the operating system chooses among the manifests of an index; a process does not see it.
@@ -197,7 +220,7 @@ fn keyed_platform(vertex: &Vertex) -> Option<Cow<'_, Platform>> {
 }
 
 /// The operation with everything that is not in its key taken out.
-fn keyed_op(op: &Op) -> Cow<'_, Op> {
+pub(crate) fn keyed_op(op: &Op) -> Cow<'_, Op> {
     match op {
         Op::Source(source) => Cow::Owned(Op::Source(keyed_source(source))),
         Op::Exec(exec) => Cow::Owned(Op::Exec(keyed_exec(exec))),

@@ -37,18 +37,10 @@ impl Build<'_> {
             })?),
             false => None,
         };
-        for output in &self.request.outputs {
-            if self.signals.interrupted() {
-                return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
-            }
-            match (output, &image) {
-                (Output::Tar { .. } | Output::Local { .. }, _) => {
-                    self.export_files(converted, result.as_ref(), output)?
-                }
-                (_, Some(image)) => self.export_image(image, output)?,
-                (_, None) => unreachable!("an image was assembled because an output needs it"),
-            }
-        }
+        // What was written to standard output cannot be taken back.
+        let is_final = self.request.outputs.iter().any(Output::takes_stdout);
+        self.export_all(converted, result.as_ref(), image.as_ref())
+            .map_err(|failure| Failure { lost: failure.lost && !is_final, ..failure })?;
         let written = |what: &str, done: Result<(), ExportError>| {
             done.map_err(|error| export_failure(&format!("cannot write the {what}"), &error))
         };
@@ -60,6 +52,27 @@ impl Build<'_> {
             written("metadata file", metadata::write_metadata_file(path, image.as_ref(), &names))?;
         }
         Ok(Outcome { image_id: image.map(|image| image.config_descriptor.digest) })
+    }
+
+    fn export_all(
+        &self,
+        converted: &Converted,
+        result: Option<&ResultRef>,
+        image: Option<&BuiltImage>,
+    ) -> Result<(), Failure> {
+        for output in &self.request.outputs {
+            if self.signals.interrupted() {
+                return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
+            }
+            match (output, image) {
+                (Output::Tar { .. } | Output::Local { .. }, _) => {
+                    self.export_files(converted, result, output)?
+                }
+                (_, Some(image)) => self.export_image(image, output)?,
+                (_, None) => unreachable!("an image was assembled because an output needs it"),
+            }
+        }
+        Ok(())
     }
 
     fn export_image(&self, image: &BuiltImage, output: &Output) -> Result<(), Failure> {

@@ -21,6 +21,7 @@ use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, print_note, print_result};
 use crate::registry::Reference;
+use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::signals;
 use crate::source::git;
 
@@ -50,6 +51,14 @@ pub(super) struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
+    /// Look for steps that were built elsewhere: an image, or type=registry|local[,ref=NAME][,src=DIR]; may be given
+    /// several times
+    #[arg(long, value_name = "SPEC")]
+    cache_from: Vec<String>,
+    /// Keep what was built for other machines: type=inline|registry|local[,ref=NAME][,dest=DIR][,mode=min|max]; may be
+    /// given several times
+    #[arg(long, value_name = "SPEC")]
+    cache_to: Vec<String>,
     /// Ask the registry for the base images even if they are in the store
     #[arg(long)]
     pull: bool,
@@ -137,6 +146,7 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>) -> Result<ExitCode, 
 /// The flags that only a build takes notice of.
 fn idle_flags(args: &BuildArgs) -> Vec<&'static str> {
     let flags = [
+        ("--cache-to", !args.cache_to.is_empty()),
         ("--iidfile", args.iidfile.is_some()),
         ("--metadata-file", args.metadata_file.is_some()),
         ("--output", !args.output.is_empty()),
@@ -176,6 +186,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     if args.push {
         push_all(&mut outputs)?;
     }
+    let cache_from = args.cache_from.iter().map(|spec| CacheFrom::parse(spec)).collect::<Result<Vec<_>, _>>();
+    let cache_from = cache_from.map_err(|error| usage(error.to_string()))?;
+    let cache_to = args.cache_to.iter().map(|spec| CacheTo::parse(spec)).collect::<Result<Vec<_>, _>>();
+    let cache_to = cache_to.map_err(|error| usage(error.to_string()))?;
     require_names("--build-arg", &args.build_arg)?;
     require_names("--label", &args.label)?;
     args.insecure_registry.iter().try_for_each(|host| require_host(host))?;
@@ -224,6 +238,8 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         contexts,
         target: args.target,
         no_cache: args.no_cache,
+        cache_from,
+        cache_to,
         pull: args.pull,
         outputs,
         progress,

@@ -40,7 +40,7 @@ const HASH_INLINE_MAX: usize = 32;
 #[derive(Debug, thiserror::Error)]
 pub enum DigestError {
     /// The source names nothing readable.
-    #[error(transparent)]
+    #[error("{0}")]
     Select(#[from] SelectError),
     /// The file system refused.
     #[error("cannot read \"/{}\"", path.display())]
@@ -51,7 +51,7 @@ pub enum DigestError {
         source: io::Error,
     },
     /// The stat cache could not be used.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -63,16 +63,16 @@ pub enum ExportError {
     #[error("`{}` is not an image index: {reason}", path.display())]
     Index { path: PathBuf, reason: String },
     /// A blob could not be read or stored.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] ContentError),
     /// The file system could not be written as a tar.
-    #[error(transparent)]
+    #[error("{0}")]
     Diff(#[from] DiffError),
     /// The file system could not be viewed.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The store refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

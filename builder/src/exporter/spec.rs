@@ -194,14 +194,13 @@ impl<'a> Attributes<'a> {
         if names.is_empty() { tags.to_vec() } else { names }
     }
 
-    /// A Boolean as Go reads it; an empty value is true.
     fn flag(&self, key: &'static str, default: bool) -> Result<bool, SpecError> {
-        match self.value(key) {
-            None => Ok(default),
-            Some("" | "1" | "t" | "T" | "true" | "True" | "TRUE") => Ok(true),
-            Some("0" | "f" | "F" | "false" | "False" | "FALSE") => Ok(false),
-            Some(value) => Err(SpecError::Bool { spec: self.spec.to_owned(), key, value: value.to_owned() }),
-        }
+        let Some(value) = self.value(key) else { return Ok(default) };
+        csv::boolean(value).ok_or_else(|| SpecError::Bool {
+            spec: self.spec.to_owned(),
+            key,
+            value: value.to_owned(),
+        })
     }
 
     fn destination(&self) -> Result<Destination, SpecError> {
@@ -221,7 +220,7 @@ impl<'a> Attributes<'a> {
 }
 
 /// The known word at most two edits (and fewer than its length) away from `word`.
-fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
+pub(crate) fn nearest(word: &str, known: &[&'static str]) -> Option<&'static str> {
     let distances = known.iter().map(|it| (edits(word, it), *it));
     distances.filter(|(edits, it)| *edits <= 2 && *edits < it.len()).min().map(|(_, it)| it)
 }
@@ -246,7 +245,7 @@ fn edits(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-fn hint(suggestion: &Option<&'static str>) -> String {
+pub(crate) fn hint(suggestion: &Option<&'static str>) -> String {
     suggestion.map_or_else(String::new, |it| format!(" (did you mean `{it}`?)"))
 }
 

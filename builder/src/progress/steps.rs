@@ -67,7 +67,12 @@ impl Steps {
         match event {
             Event::Started { vertex, name } => {
                 let index = self.index(vertex, &name);
-                self.steps[index].started.get_or_insert(at);
+                let step = &mut self.steps[index];
+                // One that had ended begins again: the build is solved anew.
+                if step.ended.take().is_some() {
+                    step.started = None;
+                }
+                step.started.get_or_insert(at);
                 Change::Started(index)
             }
             Event::Log { vertex, stream, data } => {

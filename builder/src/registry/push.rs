@@ -17,7 +17,7 @@ const INDEX_DEPTH_MAX: usize = 3;
 #[non_exhaustive]
 pub enum PushError {
     /// The registry.
-    #[error(transparent)]
+    #[error("{0}")]
     Registry(#[from] RegistryError),
     /// The store.
     #[error("cannot read what is to be pushed to {reference}")]

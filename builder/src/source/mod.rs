@@ -49,7 +49,7 @@ pub struct Sources {
 #[non_exhaustive]
 pub enum SourceError {
     /// The name is no image reference.
-    #[error(transparent)]
+    #[error("{0}")]
     Reference(#[from] ParseReferenceError),
     /// The name is no layout reference.
     #[error("`oci-layout://{text}` does not name an image of a layout: {reason}")]
@@ -66,13 +66,13 @@ pub enum SourceError {
         identifier: String,
     },
     /// The registry.
-    #[error(transparent)]
+    #[error("{0}")]
     Registry(#[from] RegistryError),
     /// A repository.
-    #[error(transparent)]
-    Git(Box<GitError>),
+    #[error("{0}")]
+    Git(#[source] Box<GitError>),
     /// A file behind a URL.
-    #[error(transparent)]
+    #[error("{0}")]
     Http(#[from] HttpError),
     /// A layout could not be read.
     #[error("cannot {operation} `{}` of the OCI layout", path.display())]
@@ -149,10 +149,10 @@ pub enum SourceError {
         source: Box<DiffError>,
     },
     /// The store's blobs.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] ContentError),
     /// The store's database.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

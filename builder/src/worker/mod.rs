@@ -106,19 +106,19 @@ pub enum WorkerError {
         error: Box<MountError>,
     },
     /// Files could not be copied or made.
-    #[error(transparent)]
+    #[error("{0}")]
     File(#[from] FileError),
     /// What a copy reads could not be hashed.
     #[error("failed to calculate checksum of the files to copy")]
     Digest(#[from] DigestError),
     /// A base image could not be brought.
-    #[error(transparent)]
+    #[error("{0}")]
     Source(#[from] SourceError),
     /// The snapshotter failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The database failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     /// The files that a sandbox needs could not be prepared.
     #[error("cannot {operation}")]

@@ -59,6 +59,17 @@ impl Variant {
         }
     }
 
+    /// Whether `text` can be the key of a row.
+    pub fn is_key(text: &str) -> bool {
+        let (compression, seconds) = text.split_once('@').map_or((text, None), |(name, at)| (name, Some(at)));
+        let is_number = |text: &str| text.parse::<u64>().is_ok_and(|number| number.to_string() == text);
+        let is_name = |name: &str| {
+            name.len() <= 16
+                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        };
+        !compression.is_empty() && is_name(compression) && seconds.is_none_or(is_number)
+    }
+
     /// Row key of a layer that came from a registry or a layout.
     pub const PULLED: &'static str = "pulled";
 }
@@ -215,12 +226,12 @@ pub enum DiffError {
     #[error("cannot {operation} `{path}` for {object}")]
     Write { operation: &'static str, path: String, object: String, source: std::io::Error },
     /// A blob could not be stored.
-    #[error(transparent)]
+    #[error("{0}")]
     Content(#[from] crate::content::ContentError),
     /// A snapshot could not be made.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The database refused.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] crate::StoreError),
 }

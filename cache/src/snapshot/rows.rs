@@ -1,7 +1,7 @@
 //! The rows of snapshots and layers.
 
 use rusqlite::{OptionalExtension, Transaction};
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::{Chain, Layer, Snapshot, SnapshotId, missing};
@@ -104,13 +104,13 @@ impl Store {
         Ok(None)
     }
 
-    /// Whether the directory of a snapshot that has a row is there. One that somebody has deleted is forgotten, and all
+    /// Whether the files of a snapshot that has a row are there. One that somebody has deleted is forgotten, and all
     /// that was recorded with it, so that it is made again.
     pub(crate) fn has_snapshot_files(&self, id: SnapshotId) -> Result<bool, StoreError> {
         const OPERATION: &str = "look up a snapshot's files";
-        match rustix::fs::statat(self.snapshots_dir(), id.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Ok(true),
-            Err(Errno::NOENT) => {
+        match rustix::fs::statat(self.snapshots_dir(), format!("{id}/fs"), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => Ok(true),
+            Ok(_) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
                 self.write(OPERATION, |transaction| {
                     delete(transaction, id).map_err(StoreError::database(OPERATION))
                 })?;

@@ -284,7 +284,7 @@ fn rows_tell_what_was_committed() {
         assert!(!all[..number].contains(one));
     }
     let unknown = store.chain_content(&Chain(vec![SnapshotId(1)])).unwrap_err();
-    assert!(matches!(unknown, SnapshotError::Store(StoreError::Missing { .. })));
+    assert!(matches!(unknown, SnapshotError::Store(StoreError::Lost { .. })));
 }
 
 #[test]
@@ -329,7 +329,7 @@ fn layers_are_found_by_snapshot_and_by_chain() {
     assert_eq!(store.layer(id, "none").unwrap(), None);
     assert_eq!(store.snapshot_by_chain_id(&chain_id).unwrap(), Some(id));
     let unknown = store.set_layer(SnapshotId(1), "gzip", chain_id, &layer).unwrap_err();
-    assert!(matches!(unknown, StoreError::Missing { .. }));
+    assert!(matches!(unknown, StoreError::Lost { .. }));
 }
 
 #[test]
@@ -354,7 +354,7 @@ fn a_lost_directory_is_reported_and_can_be_dropped() {
 
     fs::remove_dir_all(root.path().join(format!("snapshots/{lost}"))).unwrap();
     let is_missing = |error: SnapshotError| match error {
-        SnapshotError::Store(StoreError::Missing { name, .. }) => assert_eq!(name, lost.to_string()),
+        SnapshotError::Store(StoreError::Lost { id }) => assert_eq!(id, lost),
         error => panic!("{error}"),
     };
     is_missing(store.view(&upper).unwrap_err());

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use wharf_cache::{ContentDigest, Key};
 
 use super::graph::Index;
-use crate::cache_map::{self, Reads};
 
 /// Number of a request.
 pub(super) type Request = usize;
@@ -36,9 +35,10 @@ pub(super) enum Asked {
 }
 
 impl Digests {
-    /// Asks on behalf of vertex `asking` for what `read` selects from an output of `producer`.
-    pub(super) fn ask(&mut self, asking: Index, producer: Index, output: u32, read: &Reads) -> Asked {
-        let selection = (producer, output, cache_map::reads_key(std::slice::from_ref(read)));
+    /// Asks on behalf of vertex `asking` for what the selection with the key `read` selects from an output of
+    /// `producer`.
+    pub(super) fn ask(&mut self, asking: Index, producer: Index, output: u32, read: Key) -> Asked {
+        let selection = (producer, output, read);
         if let Some(&request) = self.by_selection.get(&selection) {
             return match &mut self.requests[request] {
                 Progress::Known(_) => Asked::Known,
@@ -54,10 +54,9 @@ impl Digests {
         Asked::New(request)
     }
 
-    /// The digest of what `read` selects, if it is known.
-    pub(super) fn known(&self, producer: Index, output: u32, read: &Reads) -> Option<ContentDigest> {
-        let selection = (producer, output, cache_map::reads_key(std::slice::from_ref(read)));
-        match &self.requests[*self.by_selection.get(&selection)?] {
+    /// The digest of what the selection with the key `read` selects, if it is known.
+    pub(super) fn known(&self, producer: Index, output: u32, read: Key) -> Option<ContentDigest> {
+        match &self.requests[*self.by_selection.get(&(producer, output, read))?] {
             Progress::Known(digest) => Some(*digest),
             Progress::Asked { .. } => None,
         }

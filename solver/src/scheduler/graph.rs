@@ -31,6 +31,8 @@ pub(super) struct Node<'a> {
     pub(super) op_key: Key,
     /// Which records may stand for it.
     pub(super) lookup: Lookup,
+    /// The vertex because of which not all of them may: itself or one that it depends on.
+    pub(super) ignored_by: Option<Index>,
     pub(super) is_goal: bool,
     /// How many outputs its readers and goals expect at least.
     pub(super) outputs: usize,
@@ -41,6 +43,10 @@ pub(super) struct Input {
     pub(super) vertex: Index,
     pub(super) output: u32,
     pub(super) reads: Vec<Reads>,
+    /// The key of each of them alone.
+    pub(super) read_keys: Vec<Key>,
+    /// The key of all together.
+    pub(super) reads_key: Key,
 }
 
 /// How a vertex gets its result.
@@ -106,6 +112,22 @@ impl<'a> Graph<'a> {
     }
 }
 
+impl Input {
+    fn new(vertex: Index, output: u32, reads: Vec<Reads>) -> Self {
+        let reads_key = cache_map::reads_key(&reads);
+        let read_keys = match &*reads {
+            [_] => vec![reads_key],
+            reads => reads.iter().map(|read| cache_map::reads_key(std::slice::from_ref(read))).collect(),
+        };
+        Self { vertex, output, reads, read_keys, reads_key }
+    }
+
+    /// Each selection with its key.
+    pub(super) fn selections(&self) -> impl Iterator<Item = (&Reads, Key)> {
+        self.reads.iter().zip(self.read_keys.iter().copied())
+    }
+}
+
 impl<'a> Node<'a> {
     fn new(
         digest: VertexDigest,
@@ -117,23 +139,25 @@ impl<'a> Node<'a> {
             .inputs
             .iter()
             .zip(cache_map::reads(vertex))
-            .map(|(edge, reads)| Input { vertex: index_of[&edge.vertex], output: edge.output, reads })
+            .map(|(edge, reads)| Input::new(index_of[&edge.vertex], edge.output, reads))
             .collect();
         let mut producers: Vec<Index> = inputs.iter().map(|input| input.vertex).collect();
         producers.sort_unstable();
         producers.dedup();
-        let lookup = if vertex.metadata.ignore_cache {
-            Lookup::Neither
-        } else if producers.iter().any(|&producer| earlier[producer].lookup != Lookup::Both) {
-            Lookup::ContentOnly
-        } else {
-            Lookup::Both
-        };
         let kind = match &vertex.op {
             Op::Source(source) if source.is_local() => NodeKind::Local,
             Op::Source(source) if cache_map::is_image(source) => NodeKind::Image,
             Op::Source(source) if cache_map::is_pinned(source) => NodeKind::Pinned,
             _ => NodeKind::Step,
+        };
+        // A directory or an image has no record that could be ignored: reading it again is what happens anyway.
+        let has_records = !matches!(kind, NodeKind::Local | NodeKind::Image);
+        let (lookup, ignored_by) = if vertex.metadata.ignore_cache && has_records {
+            (Lookup::Neither, Some(earlier.len()))
+        } else if let Some(above) = producers.iter().find_map(|&producer| earlier[producer].ignored_by) {
+            (Lookup::ContentOnly, Some(above))
+        } else {
+            (Lookup::Both, None)
         };
         Self {
             digest,
@@ -143,8 +167,8 @@ impl<'a> Node<'a> {
             producers,
             consumers: Vec::new(),
             op_key: cache_map::op_key(vertex),
-            // A directory or an image has no record that could be ignored: reading it again is what happens anyway.
-            lookup: if matches!(kind, NodeKind::Local | NodeKind::Image) { Lookup::Both } else { lookup },
+            lookup,
+            ignored_by,
             is_goal: false,
             outputs: 0,
         }

@@ -12,13 +12,15 @@
 mod digests;
 mod graph;
 mod owner;
+mod queue;
+mod report;
 mod state;
 mod worker;
 
-use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use crate::llb::{Definition, Edge, VertexDigest};
 use crate::op::{CacheManager, OpError, OpResolver, ResultRef};
@@ -26,6 +28,8 @@ use crate::progress::Sink;
 
 use graph::Graph;
 use owner::Owner;
+pub use queue::Limits;
+pub use report::{Ignored, InputReport, KeyKind, KeyLookup, StepOutcome, StepReport};
 use worker::{Pool, Worker};
 
 /// What to solve and within which limits.
@@ -49,22 +53,25 @@ pub struct Solve<'a> {
     pub cancelled: &'a (dyn Fn() -> bool + Sync),
     /// Called once when a vertex fails or the build was cancelled, to stop the running ones.
     pub cancel: &'a (dyn Fn() + Sync),
-    /// How many operations may run at once; 0 means 1.
+    /// How many tasks may run at once, whatever they do; 0 means 1.
     pub jobs: usize,
+    /// How many of one kind may.
+    pub limits: Limits,
+    /// Time since some moment before the solve, for the reports.
+    pub clock: &'a (dyn Fn() -> Duration + Sync),
 }
 
 /// What came of it.
 #[derive(Debug, Clone)]
 pub struct Solved {
-    /// Result of each goal, in order.
-    pub results: Vec<ResultRef>,
-    /// Vertices that were executed, and those that were hits, for tests and reports. Vertices that nobody had to look
-    /// at are not in it.
-    pub outcomes: HashMap<VertexDigest, VertexOutcome>,
+    /// Result of each goal, in order, or the first failure.
+    pub results: Result<Vec<ResultRef>, SolveError>,
+    /// One report for each vertex that the goals can reach, inputs before the vertices that read them.
+    pub steps: Vec<StepReport>,
 }
 
 /// How a vertex got its result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum VertexOutcome {
     /// Its definition key was recorded, or an equal vertex of the graph gave the result.
     DefinitionHit,
@@ -110,11 +117,12 @@ pub enum GraphError {
     },
 }
 
-/// Solves: for every goal its result, or the first failure after all running work has stopped.
+/// Solves: for every goal its result, or the first failure after all running work has stopped; and in either case what
+/// happened to every vertex.
 ///
 /// # Panics
 /// If a goal is not in the definition, or when the resolver, cache or sink panics.
-pub fn solve(solve: &Solve<'_>) -> Result<Solved, SolveError> {
+pub fn solve(solve: &Solve<'_>) -> Solved {
     let graph = Graph::reachable(solve.definition, solve.goals);
     let worker = Worker { solve, graph: &graph, stopping: AtomicBool::new(false) };
     let (tasks, queue) = mpsc::channel();

@@ -1,16 +1,20 @@
 //! The owner of all states: decides what happens next, and says so to the progress sink.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::error::Error;
 use std::panic;
 use std::sync::atomic::Ordering;
 
-use wharf_cache::{ContentDigest, Key};
+use wharf_cache::{Chain, ContentDigest, Key};
 
 use super::digests::{Asked, Digests};
 use super::graph::{Graph, Index, Input, Lookup, NodeKind};
+use super::queue::{Queue, Resource};
+use super::report::{Ignored, InputReport, KeyKind, KeyLookup, StepOutcome, StepReport, Work};
 use super::state::{Event, VertexState};
-use super::worker::{Content, Execution, Finished, Pool, Selection, Task, TaskId, Worker, snapshots};
+use super::worker::{
+    Content, Ended, Execution, Finished, Pool, Read, Selection, Task, TaskId, Worker, snapshots,
+};
 use super::{Solve, SolveError, Solved, VertexOutcome};
 use crate::cache_map::{self, InputKey, Reads};
 use crate::op::{OpError, ResultRef};
@@ -22,7 +26,7 @@ pub(super) struct Owner<'scope, 'env> {
     worker: &'env Worker<'env>,
     pool: Pool<'scope, 'env>,
     /// Tasks that wait for a free job.
-    queue: VecDeque<Task>,
+    queue: Queue,
     /// Events that have not been dealt with; last in, first out.
     pending: Vec<(Index, Event)>,
     vertices: Vec<Vertex>,
@@ -45,6 +49,10 @@ struct Vertex {
     undecided: usize,
     /// Digest tasks of a local directory that have not ended.
     digest_tasks: usize,
+    work: Work,
+    lookups: Vec<KeyLookup>,
+    /// What it read, if it ran.
+    read: Option<Read>,
 }
 
 /// What the progress sink was told about a vertex.
@@ -73,6 +81,9 @@ impl<'scope, 'env> Owner<'scope, 'env> {
                 pin: None,
                 undecided: node.consumers.len() + usize::from(node.is_goal),
                 digest_tasks: 0,
+                work: Work::default(),
+                lookups: Vec::new(),
+                read: None,
             })
             .collect();
         Self {
@@ -80,7 +91,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             graph,
             worker,
             pool,
-            queue: VecDeque::new(),
+            queue: Queue::new(worker.solve.limits),
             pending: Vec::new(),
             vertices,
             digests: Digests::default(),
@@ -89,7 +100,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         }
     }
 
-    pub(super) fn solve(mut self) -> Result<Solved, SolveError> {
+    pub(super) fn solve(mut self) -> Solved {
         self.ask_for_local_digests();
         self.ask_for_pins();
         self.run();
@@ -111,11 +122,11 @@ impl<'scope, 'env> Owner<'scope, 'env> {
                     continue;
                 }
                 let result = ResultRef::Local(producer.digest);
-                for read in &input.reads {
-                    if let Asked::New(request) = self.digests.ask(index, input.vertex, input.output, read) {
+                for (read, key) in input.selections() {
+                    if let Asked::New(request) = self.digests.ask(index, input.vertex, input.output, key) {
                         let selection =
                             Selection { producer: input.vertex, result: result.clone(), reads: read.clone() };
-                        self.queue.push_back(Task::Digest { request, selection });
+                        self.queue.push(Task::Digest { request, selection });
                         self.vertices[input.vertex].digest_tasks += 1;
                     }
                 }
@@ -126,8 +137,9 @@ impl<'scope, 'env> Owner<'scope, 'env> {
     /// Asks for what sources from the network stand for now.
     fn ask_for_pins(&mut self) {
         let nodes = self.graph.nodes.iter().enumerate();
-        let pinned = nodes.filter(|(_, node)| node.kind == NodeKind::Pinned);
-        self.queue.extend(pinned.map(|(vertex, _)| Task::Pin { vertex }));
+        for (vertex, _) in nodes.filter(|(_, node)| node.kind == NodeKind::Pinned) {
+            self.queue.push(Task::Pin { vertex });
+        }
     }
 
     /// From the sources up; what is read of local directories, and what other sources stand for, is known by now.
@@ -145,16 +157,14 @@ impl<'scope, 'env> Owner<'scope, 'env> {
 
     fn definition_part(&self, input: &Input) -> InputKey {
         match self.vertices[input.vertex].definition_key {
-            Some(key) => {
-                InputKey::Definition { key, output: input.output, reads: cache_map::reads_key(&input.reads) }
-            }
+            Some(key) => InputKey::Definition { key, output: input.output, reads: input.reads_key },
             None => InputKey::Content(
                 input
-                    .reads
+                    .read_keys
                     .iter()
                     .map(|read| {
                         self.digests
-                            .known(input.vertex, input.output, read)
+                            .known(input.vertex, input.output, *read)
                             .expect("local directories are digested before keys are made")
                     })
                     .collect(),
@@ -169,25 +179,26 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             if self.cause.is_none() && (self.solve.cancelled)() {
                 self.stop(SolveError::Cancelled);
             }
-            if self.queue.is_empty() && self.pool.running() == 0 {
+            if self.queue.len() == 0 && self.pool.running() == 0 {
                 return;
             }
             let jobs = self.solve.jobs.max(1);
             let alone = self.pool.running() == 0 && (self.queue.len() == 1 || jobs == 1);
-            let finished = if alone {
-                let task = self.queue.pop_front().expect("the queue is not empty when nothing runs");
+            let ended = if alone {
+                let task = self.queue.pop().expect("where nothing runs, every resource is free");
                 self.tell_started(&task);
                 self.worker.perform(task)
             } else {
                 while self.pool.running() < jobs
-                    && let Some(task) = self.queue.pop_front()
+                    && let Some(task) = self.queue.pop()
                 {
                     self.tell_started(&task);
                     self.pool.spawn(task);
                 }
                 self.pool.wait()
             };
-            self.take(finished);
+            self.note_work(&ended);
+            self.take(ended.finished);
         }
     }
 
@@ -221,13 +232,13 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             VertexState::Comparing { left: 0 } => self.look_up_content(index),
             VertexState::Running => {
                 let execution = self.execution(index);
-                self.queue.push_back(Task::Execute(execution));
+                self.queue.push(Task::Execute(execution));
                 Ok(None)
             }
             VertexState::Lazy { .. } => Ok(self.image_resolved(index)),
             VertexState::Materializing { image } => {
                 let image = image.clone();
-                self.queue.push_back(Task::Materialize { vertex: index, image });
+                self.queue.push(Task::Materialize { vertex: index, image });
                 Ok(None)
             }
             VertexState::Done(_) => {
@@ -254,15 +265,14 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             }
             NodeKind::Image => {
                 node.check_outputs(1).map_err(OpError::new)?;
-                self.queue.push_back(Task::Resolve { vertex: index });
+                self.queue.push(Task::Resolve { vertex: index });
                 return Ok(None);
             }
             NodeKind::Step | NodeKind::Pinned => {}
         }
         let key = self.definition_key(index);
         if node.lookup == Lookup::Both
-            && let Some(chains) = self.solve.cache.lookup(&key)?
-            && chains.len() >= node.outputs
+            && let Some(chains) = self.look_up(index, key, KeyKind::Definition)?
         {
             let outputs = snapshots(chains);
             return Ok(Some(Event::Found { outcome: VertexOutcome::DefinitionHit, outputs }));
@@ -284,6 +294,14 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         let producers = node.producers.iter();
         let left = producers.filter(|&&producer| self.vertices[producer].state.outputs().is_none()).count();
         Ok(Some(Event::Miss { left, certain }))
+    }
+
+    /// What is recorded under `key`, if it has all outputs that are read.
+    fn look_up(&mut self, index: Index, key: Key, kind: KeyKind) -> Result<Option<Vec<Chain>>, OpError> {
+        let wanted = self.graph.nodes[index].outputs;
+        let chains = self.solve.cache.lookup(&key)?.filter(|chains| chains.len() >= wanted);
+        self.vertices[index].lookups.push(KeyLookup { key, kind, found: chains.is_some() });
+        Ok(chains)
     }
 
     /// Demands what is not there yet. If the vertex is `certain` to run, images whose metadata is already known are
@@ -312,18 +330,18 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         let mut left = 0;
         for input in &self.graph.nodes[index].inputs {
             let result = self.result(input).clone();
-            for read in &input.reads {
+            for (read, key) in input.selections() {
                 if matches!(result, ResultRef::Image { .. }) {
                     continue;
                 }
-                match self.digests.ask(index, input.vertex, input.output, read) {
+                match self.digests.ask(index, input.vertex, input.output, key) {
                     Asked::Known => {}
                     Asked::Pending => left += 1,
                     Asked::New(request) => {
                         left += 1;
                         let selection =
                             Selection { producer: input.vertex, result: result.clone(), reads: read.clone() };
-                        self.queue.push_back(Task::Digest { request, selection });
+                        self.queue.push(Task::Digest { request, selection });
                     }
                 }
             }
@@ -335,7 +353,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
     fn look_up_content(&mut self, index: Index) -> Result<Option<Event>, OpError> {
         let node = &self.graph.nodes[index];
         let part = |input: &Input| {
-            let digests = input.reads.iter().map(|read| match self.content(input, read) {
+            let digests = input.selections().map(|(read, key)| match self.content(input, read, key) {
                 Content::Digest(digest) => digest,
                 Content::Of(_) => unreachable!("`compare` asked for every digest"),
             });
@@ -349,10 +367,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         };
         // With local inputs only the two keys are one, and it was looked up before.
         let looked_up = node.lookup == Lookup::Both && content_key == definition_key;
-        if !looked_up
-            && let Some(chains) = self.solve.cache.lookup(&content_key)?
-            && chains.len() >= node.outputs
-        {
+        if !looked_up && let Some(chains) = self.look_up(index, content_key, KeyKind::Content)? {
             self.solve.cache.store(&[definition_key], &node.op_key, &chains)?;
             let outputs = snapshots(chains);
             return Ok(Some(Event::Found { outcome: VertexOutcome::ContentHit, outputs }));
@@ -385,11 +400,14 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             },
             state => unreachable!("a vertex runs while its input is {state:?}"),
         };
-        let contents =
-            |input: &Input| input.reads.iter().map(|read| self.content(input, read)).collect::<Vec<_>>();
+        let contents = |input: &Input| {
+            let contents = input.selections().map(|(read, key)| self.content(input, read, key));
+            contents.collect::<Vec<_>>()
+        };
         Execution {
             vertex: index,
             definition_key: self.definition_key(index),
+            resource: if node.kind == NodeKind::Pinned { Resource::Transfers } else { Resource::Steps },
             inputs: node.inputs.iter().map(files).collect(),
             content: match self.vertices[index].pin {
                 Some(pin) => vec![vec![Content::Digest(pin)]],
@@ -399,10 +417,10 @@ impl<'scope, 'env> Owner<'scope, 'env> {
     }
 
     /// What stands for a selection in a content key.
-    fn content(&self, input: &Input, read: &Reads) -> Content {
+    fn content(&self, input: &Input, read: &Reads, key: Key) -> Content {
         match self.result(input) {
             ResultRef::Image { content, .. } => Content::Digest(cache_map::image_selection(content, read)),
-            result => match self.digests.known(input.vertex, input.output, read) {
+            result => match self.digests.known(input.vertex, input.output, key) {
                 Some(digest) => Content::Digest(digest),
                 None => Content::Of(Selection {
                     producer: input.vertex,
@@ -508,6 +526,18 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         }
     }
 
+    /// Counts the time of a task. To digest what a step made is nobody's work; a directory is digested by several tasks.
+    fn note_work(&mut self, ended: &Ended) {
+        self.queue.ended(ended.resource);
+        match ended.task {
+            TaskId::Vertex(vertex) => self.vertices[vertex].work.add(ended.begun, ended.ended),
+            TaskId::Digest { producer, .. } if self.graph.nodes[producer].kind == NodeKind::Local => {
+                self.vertices[producer].work.cover(ended.begun, ended.ended);
+            }
+            TaskId::Digest { .. } => {}
+        }
+    }
+
     /// Takes what a task gave.
     fn take(&mut self, finished: Finished) {
         if let Finished::Panicked { payload } = finished {
@@ -540,7 +570,8 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             Finished::Materialized { vertex, files } => {
                 self.pending.push((vertex, Event::Materialized { files }));
             }
-            Finished::Executed { vertex, outcome, outputs } => {
+            Finished::Executed { vertex, outcome, outputs, read } => {
+                self.vertices[vertex].read = read;
                 self.pending.push((vertex, Event::Found { outcome, outputs }));
             }
             Finished::Failed { task: TaskId::Vertex(vertex), error } => self.fail(vertex, error),
@@ -647,8 +678,9 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         self.solve.progress.send(event);
     }
 
-    /// Completes the story for the progress sink and collects the results.
-    fn finish(mut self) -> Result<Solved, SolveError> {
+    /// Collects results and reports, and completes the story for the progress sink.
+    fn finish(mut self) -> Solved {
+        let steps = (0..self.vertices.len()).map(|index| self.report(index)).collect();
         for index in 0..self.vertices.len() {
             match (self.vertices[index].told, &self.cause) {
                 (Told::Started | Told::Nothing, None) => self.tell_completed(index, Outcome::Cached),
@@ -656,27 +688,93 @@ impl<'scope, 'env> Owner<'scope, 'env> {
                 _ => {}
             }
         }
-        if let Some(cause) = self.cause {
-            return Err(cause);
-        }
         let result = |&(goal, output): &(Index, u32)| {
             let state = &self.vertices[goal].state;
             let outputs = state.outputs().unwrap_or_else(|| unreachable!("stuck: a goal is {state:?}"));
             outputs[usize::try_from(output).expect("outputs were counted")].clone()
         };
-        let outcome = |state: &VertexState| match state {
-            VertexState::Done(finished) => Some(finished.outcome),
-            VertexState::Lazy { .. } => Some(VertexOutcome::Lazy),
+        let results = match self.cause.take() {
+            Some(cause) => Err(cause),
+            None => Ok(self.graph.goals.iter().map(result).collect()),
+        };
+        Solved { results, steps }
+    }
+
+    /// Everything that is known of a vertex.
+    fn report(&self, index: Index) -> StepReport {
+        let (node, vertex) = (&self.graph.nodes[index], &self.vertices[index]);
+        let inputs: Vec<InputReport> = node
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(number, input)| InputReport {
+                step: input.vertex,
+                output: input.output,
+                content: match &vertex.read {
+                    // Of a pinned source only the pin is read; it has no inputs.
+                    Some(read) => read.content[number].iter().copied().map(Some).collect(),
+                    None => self.known_content(input),
+                },
+            })
+            .collect();
+        StepReport {
+            vertex: node.digest,
+            outcome: self.outcome(index),
+            outputs: vertex.state.outputs().map(<[ResultRef]>::to_vec).unwrap_or_default(),
+            ignored: node
+                .ignored_by
+                .map(|by| if by == index { Ignored::Itself } else { Ignored::Upstream(by) }),
+            lookups: vertex.lookups.clone(),
+            op_key: node.op_key,
+            definition_key: vertex.definition_key,
+            content_key: match node.kind {
+                NodeKind::Local | NodeKind::Image => None,
+                NodeKind::Pinned => vertex.definition_key,
+                NodeKind::Step => vertex
+                    .read
+                    .as_ref()
+                    .map_or_else(|| content_key(&node.op_key, &inputs), |read| Some(read.content_key)),
+            },
+            pin: vertex.pin,
+            inputs,
+            started: vertex.work.started,
+            took: vertex.work.took,
+        }
+    }
+
+    fn outcome(&self, index: Index) -> StepOutcome {
+        let (node, vertex) = (&self.graph.nodes[index], &self.vertices[index]);
+        match (&vertex.state, &self.cause) {
+            (VertexState::Done(finished), _) => StepOutcome::Done(finished.outcome),
+            (VertexState::Lazy { .. }, _) => StepOutcome::Done(VertexOutcome::Lazy),
+            (_, Some(SolveError::Vertex { vertex, .. })) if *vertex == node.digest => StepOutcome::Failed,
+            (VertexState::Stopped, _) => StepOutcome::Cancelled,
+            (_, Some(_)) if vertex.told == Told::Started => StepOutcome::Cancelled,
+            (_, Some(_)) if vertex.undecided > 0 => StepOutcome::NotReached,
+            _ => StepOutcome::NotNeeded,
+        }
+    }
+
+    /// For each selection its content digest, if it is known.
+    fn known_content(&self, input: &Input) -> Vec<Option<ContentDigest>> {
+        let image = match self.vertices[input.vertex].state.outputs() {
+            Some([ResultRef::Image { content, .. }, ..]) => Some(content),
             _ => None,
         };
-        let outcomes = self.graph.nodes.iter().zip(&self.vertices);
-        Ok(Solved {
-            results: self.graph.goals.iter().map(result).collect(),
-            outcomes: outcomes
-                .filter_map(|(node, vertex)| Some((node.digest, outcome(&vertex.state)?)))
-                .collect(),
-        })
+        let known = |(read, key)| match image {
+            Some(content) => Some(cache_map::image_selection(content, read)),
+            None => self.digests.known(input.vertex, input.output, key),
+        };
+        input.selections().map(known).collect()
     }
+}
+
+/// The content key, if the content of every input is known.
+fn content_key(op_key: &Key, inputs: &[InputReport]) -> Option<Key> {
+    let part =
+        |input: &InputReport| input.content.iter().copied().collect::<Option<_>>().map(InputKey::Content);
+    let parts: Option<Vec<InputKey>> = inputs.iter().map(part).collect();
+    Some(cache_map::key(op_key, &parts?))
 }
 
 /// An error and what caused it, in one line.

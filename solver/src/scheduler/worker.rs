@@ -5,11 +5,13 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread::Scope;
+use std::time::Duration;
 
 use wharf_cache::{Chain, ContentDigest, Key};
 
 use super::digests::Request;
 use super::graph::{Graph, Index, Lookup};
+use super::queue::Resource;
 use super::{Solve, VertexOutcome};
 use crate::cache_map::{self, InputKey, Reads};
 use crate::op::{OpError, ResultRef};
@@ -40,6 +42,8 @@ pub(super) struct Selection {
 pub(super) struct Execution {
     pub(super) vertex: Index,
     pub(super) definition_key: Key,
+    /// What running it uses: a source from the network is a transfer.
+    pub(super) resource: Resource,
     /// Its inputs, images already as snapshots.
     pub(super) inputs: Vec<ResultRef>,
     /// What its content key is made of: for each input, for each selection; of a pinned source the pin.
@@ -77,6 +81,8 @@ pub(super) enum Finished {
         vertex: Index,
         outcome: VertexOutcome,
         outputs: Vec<ResultRef>,
+        /// What it read, as far as it was found out.
+        read: Option<Read>,
     },
     Failed {
         task: TaskId,
@@ -89,6 +95,23 @@ pub(super) enum Finished {
     Panicked {
         payload: Box<dyn Any + Send>,
     },
+}
+
+/// What a step read: its content key and what that is made of.
+pub(super) struct Read {
+    pub(super) content_key: Key,
+    /// For each input, for each selection; of a pinned source the pin.
+    pub(super) content: Vec<Vec<ContentDigest>>,
+}
+
+/// A task that has ended.
+pub(super) struct Ended {
+    pub(super) finished: Finished,
+    pub(super) task: TaskId,
+    pub(super) resource: Resource,
+    /// When, by the clock of the solve.
+    pub(super) begun: Duration,
+    pub(super) ended: Duration,
 }
 
 /// Which task it was.
@@ -110,6 +133,14 @@ impl Task {
             Self::Execute(execution) => TaskId::Vertex(execution.vertex),
         }
     }
+
+    pub(super) fn resource(&self) -> Resource {
+        match self {
+            Self::Digest { .. } => Resource::Hashing,
+            Self::Pin { .. } | Self::Resolve { .. } | Self::Materialize { .. } => Resource::Transfers,
+            Self::Execute(execution) => execution.resource,
+        }
+    }
 }
 
 /// Performs tasks; shared by all threads.
@@ -122,13 +153,15 @@ pub(super) struct Worker<'a> {
 
 impl Worker<'_> {
     /// Performs a task; a panic of the outside becomes an event, so that the owner does not wait for ever.
-    pub(super) fn perform(&self, task: Task) -> Finished {
-        let id = task.id();
-        match panic::catch_unwind(AssertUnwindSafe(|| self.try_perform(task))) {
+    pub(super) fn perform(&self, task: Task) -> Ended {
+        let (id, resource) = (task.id(), task.resource());
+        let begun = (self.solve.clock)();
+        let finished = match panic::catch_unwind(AssertUnwindSafe(|| self.try_perform(task))) {
             Err(payload) => Finished::Panicked { payload },
             Ok(Err(error)) => Finished::Failed { task: id, error },
             Ok(Ok(finished)) => finished,
-        }
+        };
+        Ended { finished, task: id, resource, begun, ended: (self.solve.clock)() }
     }
 
     fn try_perform(&self, task: Task) -> Result<Finished, OpError> {
@@ -164,7 +197,7 @@ impl Worker<'_> {
 
     /// Runs a step under the lock of its definition key and records what it gave.
     fn execute(&self, execution: Execution) -> Result<Finished, OpError> {
-        let Execution { vertex, definition_key, inputs, content } = execution;
+        let Execution { vertex, definition_key, resource: _, inputs, content } = execution;
         let node = &self.graph.nodes[vertex];
         let cache = self.solve.cache;
         let _lock = cache.lock(&definition_key)?;
@@ -173,8 +206,8 @@ impl Worker<'_> {
             && let Some(chains) = cache.lookup(&definition_key)?
             && chains.len() >= node.outputs
         {
-            let outputs = snapshots(chains);
-            return Ok(Finished::Executed { vertex, outcome: VertexOutcome::DefinitionHit, outputs });
+            let (outcome, outputs) = (VertexOutcome::DefinitionHit, snapshots(chains));
+            return Ok(Finished::Executed { vertex, outcome, outputs, read: None });
         }
         let chains = self.solve.resolver.execute(&node.digest, node.vertex, &inputs)?;
         // A process that was told to stop may still have ended as if all were well.
@@ -182,23 +215,25 @@ impl Worker<'_> {
             return Ok(Finished::Stopped { task: TaskId::Vertex(vertex) });
         }
         node.check_outputs(chains.len()).map_err(OpError::new)?;
-        let content_key = self.content_key(&node.op_key, content)?;
-        let keys = [definition_key, content_key];
-        let keys = if definition_key == content_key { &keys[..1] } else { &keys[..] };
+        let read = self.read(&node.op_key, content)?;
+        let keys = [definition_key, read.content_key];
+        let keys = if definition_key == read.content_key { &keys[..1] } else { &keys[..] };
         cache.store(keys, &node.op_key, &chains)?;
-        Ok(Finished::Executed { vertex, outcome: VertexOutcome::Executed, outputs: snapshots(chains) })
+        let (outcome, outputs) = (VertexOutcome::Executed, snapshots(chains));
+        Ok(Finished::Executed { vertex, outcome, outputs, read: Some(read) })
     }
 
-    fn content_key(&self, op_key: &Key, content: Vec<Vec<Content>>) -> Result<Key, OpError> {
+    fn read(&self, op_key: &Key, content: Vec<Vec<Content>>) -> Result<Read, OpError> {
         let digest = |content| match content {
             Content::Digest(digest) => Ok(digest),
             Content::Of(selection) => self.digest(&selection),
         };
-        let inputs = content
+        let content = content
             .into_iter()
-            .map(|input| Ok(InputKey::Content(input.into_iter().map(digest).collect::<Result<_, _>>()?)))
-            .collect::<Result<Vec<_>, OpError>>()?;
-        Ok(cache_map::key(op_key, &inputs))
+            .map(|input| input.into_iter().map(digest).collect())
+            .collect::<Result<Vec<Vec<ContentDigest>>, OpError>>()?;
+        let inputs: Vec<InputKey> = content.iter().cloned().map(InputKey::Content).collect();
+        Ok(Read { content_key: cache_map::key(op_key, &inputs), content })
     }
 }
 
@@ -213,8 +248,8 @@ pub(super) struct Pool<'scope, 'env> {
     worker: &'env Worker<'env>,
     tasks: mpsc::Sender<Task>,
     queue: &'env Mutex<mpsc::Receiver<Task>>,
-    finished: mpsc::Receiver<Finished>,
-    finished_sender: mpsc::Sender<Finished>,
+    ended: mpsc::Receiver<Ended>,
+    ended_sender: mpsc::Sender<Ended>,
     threads: usize,
     running: usize,
 }
@@ -227,8 +262,8 @@ impl<'scope, 'env> Pool<'scope, 'env> {
         tasks: mpsc::Sender<Task>,
         queue: &'env Mutex<mpsc::Receiver<Task>>,
     ) -> Self {
-        let (finished_sender, finished) = mpsc::channel();
-        Self { scope, worker, tasks, queue, finished, finished_sender, threads: 0, running: 0 }
+        let (ended_sender, ended) = mpsc::channel();
+        Self { scope, worker, tasks, queue, ended, ended_sender, threads: 0, running: 0 }
     }
 
     /// How many tasks are with the threads.
@@ -241,26 +276,26 @@ impl<'scope, 'env> Pool<'scope, 'env> {
         self.running += 1;
         if self.running > self.threads {
             self.threads += 1;
-            let (worker, queue, finished) = (self.worker, self.queue, self.finished_sender.clone());
-            self.scope.spawn(move || work(worker, queue, &finished));
+            let (worker, queue, ended) = (self.worker, self.queue, self.ended_sender.clone());
+            self.scope.spawn(move || work(worker, queue, &ended));
         }
         self.tasks.send(task).expect("the queue lives longer than the pool");
     }
 
     /// Waits for a task to end.
-    pub(super) fn wait(&mut self) -> Finished {
-        let finished = self.finished.recv().expect("the pool holds a sender");
+    pub(super) fn wait(&mut self) -> Ended {
+        let ended = self.ended.recv().expect("the pool holds a sender");
         self.running -= 1;
-        finished
+        ended
     }
 }
 
 /// A thread's life: ends when the pool is dropped.
-fn work(worker: &Worker<'_>, queue: &Mutex<mpsc::Receiver<Task>>, finished: &mpsc::Sender<Finished>) {
+fn work(worker: &Worker<'_>, queue: &Mutex<mpsc::Receiver<Task>>, ended: &mpsc::Sender<Ended>) {
     loop {
         let task = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(task) = task else { return };
-        if finished.send(worker.perform(task)).is_err() {
+        if ended.send(worker.perform(task)).is_err() {
             return;
         }
     }

@@ -139,10 +139,10 @@ pub enum GitError {
         source: io::Error,
     },
     /// The store's snapshots.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The store's database.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -120,10 +120,10 @@ pub enum HttpError {
         url: String,
     },
     /// The snapshotter.
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
     /// The store's database.
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
 }
 

@@ -20,10 +20,10 @@ pub(crate) use target::Target;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The source names nothing readable.
-    #[error(transparent)]
+    #[error("{0}")]
     Select(#[from] SelectError),
     /// `--chmod` is not a mode.
-    #[error(transparent)]
+    #[error("{0}")]
     Mode(#[from] mode::ModeError),
     /// `--chown` names nobody.
     #[error("cannot find the owner")]

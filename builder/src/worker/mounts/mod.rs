@@ -65,7 +65,7 @@ pub enum Part {
 pub enum MountError {
     #[error("secret {id}: not found")]
     NoSecret { id: String },
-    #[error(transparent)]
+    #[error("{0}")]
     Secret(#[from] SecretError),
     #[error("secret {id}: it cannot be the variable {name}, because it {why}")]
     NotText { id: String, name: String, why: &'static str },
@@ -75,7 +75,7 @@ pub enum MountError {
     NotFound { path: String, place: &'static str },
     #[error("the cache {id:?} holds no {path:?}")]
     NotInCache { id: String, path: String },
-    #[error(transparent)]
+    #[error("{0}")]
     Select(#[from] SelectError),
     #[error("failed to calculate checksum of the files to mount")]
     Digest(#[from] DigestError),
@@ -83,16 +83,16 @@ pub enum MountError {
     Copy(#[source] FileError),
     #[error("cannot {operation}")]
     Io { operation: &'static str, source: io::Error },
-    #[error(transparent)]
+    #[error("{0}")]
     Snapshot(#[from] SnapshotError),
-    #[error(transparent)]
+    #[error("{0}")]
     Store(#[from] StoreError),
     #[error("cannot mount at {}: {why}", target.display())]
     Target { target: PathBuf, why: &'static str },
     #[error("cancelled")]
     Cancelled,
-    #[error(transparent)]
-    Worker(Box<WorkerError>),
+    #[error("{0}")]
+    Worker(#[source] Box<WorkerError>),
 }
 
 impl MountError {

@@ -51,6 +51,10 @@ fn check(world: &World, definition: &Definition, goal: Edge, story: Expect) {
     story.assert_eq(&world.story());
 }
 
+fn outcome(steps: &[StepReport], edge: Edge) -> StepOutcome {
+    steps.iter().find(|step| step.vertex == edge.vertex).unwrap().outcome
+}
+
 fn edit(world: &mut World, path: &str, content: &str) {
     world.locals.get_mut("context").unwrap().insert(path.into(), content.into());
 }
@@ -198,9 +202,9 @@ fn an_image_is_brought_in_only_for_a_step_that_runs() {
     let (definition, goal) = definition(two_stages);
     let solved = world.solve(&definition, &[image, goal]).unwrap();
     assert!(matches!(solved.results[0], ResultRef::Image { .. }), "also when its files are here");
-    assert_eq!(solved.outcomes[&image.vertex], VertexOutcome::Executed);
+    assert_eq!(outcome(&solved.steps, image), StepOutcome::Done(VertexOutcome::Executed));
     let solved = world.solve(&definition, &[image, goal]).unwrap();
-    assert_eq!(solved.outcomes[&image.vertex], VertexOutcome::Lazy);
+    assert_eq!(outcome(&solved.steps, image), StepOutcome::Done(VertexOutcome::Lazy));
 }
 
 #[test]
@@ -471,8 +475,10 @@ fn what_runs_while_another_fails_is_cancelled_and_not_kept() {
             cancelled.1.notify_all();
         },
         jobs: 2,
+        limits: Limits::default(),
+        clock: &Duration::default,
     });
-    assert!(matches!(result, Err(SolveError::Vertex { .. })));
+    assert!(matches!(result.results, Err(SolveError::Vertex { .. })));
     assert_eq!(*cancels.lock().unwrap(), 1);
     let story = world.story();
     assert!(story.contains("bad: failed: exit status 1\n") && story.contains("long: cancelled\n"), "{story}");
@@ -530,8 +536,10 @@ fn a_cancelled_build_starts_nothing_more() {
         cancelled: &|| flag.load(Ordering::SeqCst),
         cancel: &|| {},
         jobs: 1,
+        limits: Limits::default(),
+        clock: &Duration::default,
     });
-    assert!(matches!(result, Err(SolveError::Cancelled)));
+    assert!(matches!(result.results, Err(SolveError::Cancelled)));
     expect![[r#"
         context: started
         context: done

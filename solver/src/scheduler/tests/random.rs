@@ -11,7 +11,7 @@ use super::world::{World, digest_of, naive, reachable, select};
 use crate::cache_map::{self, InputKey};
 use crate::llb::{Definition, Edge, Op, VertexDigest};
 use crate::progress::{Event, Outcome};
-use crate::scheduler::{Solved, VertexOutcome};
+use crate::scheduler::{StepOutcome, StepReport, VertexOutcome};
 
 /// One vertex to be: a kind, two earlier vertices as inputs, a number that makes it different.
 #[derive(Debug, Clone, Copy)]
@@ -119,7 +119,7 @@ fn content_key(world: &World, definition: &Definition, vertex: &VertexDigest) ->
 }
 
 /// Every reachable vertex is reported completed once, started at most once and before that, and nothing else is.
-fn check_events(definition: &Definition, goals: &[Edge], events: &[Event], solved: &Solved) {
+fn check_events(definition: &Definition, goals: &[Edge], events: &[Event], steps: &[StepReport]) {
     let mut started = HashSet::new();
     let mut completed = HashMap::new();
     for event in events {
@@ -137,8 +137,15 @@ fn check_events(definition: &Definition, goals: &[Edge], events: &[Event], solve
     let reachable = reachable(definition, goals);
     assert!(completed.keys().all(|vertex| reachable.contains(vertex)), "something unreachable was reported");
     assert_eq!(completed.len(), reachable.len(), "something was not reported");
-    for (vertex, outcome) in completed {
-        let executed = solved.outcomes.get(&vertex) == Some(&VertexOutcome::Executed);
+    assert!(
+        steps
+            .iter()
+            .map(|step| step.vertex)
+            .eq(definition.iter().map(|(vertex, _)| *vertex).filter(|vertex| reachable.contains(vertex)))
+    );
+    for step in steps {
+        let (vertex, outcome) = (step.vertex, completed[&step.vertex].clone());
+        let executed = step.outcome == StepOutcome::Done(VertexOutcome::Executed);
         let is_local = matches!(&definition.vertex(&vertex).op, Op::Source(source) if source.is_local());
         assert_eq!(outcome == Outcome::Done, executed || (is_local && started.contains(&vertex)));
     }
@@ -185,7 +192,7 @@ fn check(specs: &[Spec], edits: &[Edit], jobs: usize) {
             assert_eq!(world.files(&definition, result), naive(&world, &definition, *goal));
         }
         let journal = world.journal.lock().unwrap();
-        check_events(&definition, &goals, &journal.events, &solved);
+        check_events(&definition, &goals, &journal.events, &solved.steps);
         let reachable = reachable(&definition, &goals);
         assert!(
             journal.executed.iter().all(|vertex| reachable.contains(vertex)),

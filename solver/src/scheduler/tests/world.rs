@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use wharf_cache::{Chain, ContentDigest, Key, SnapshotId};
 
@@ -11,7 +12,7 @@ use crate::cache_map::Reads;
 use crate::llb::{ActionInput, CopyAction, Definition, Edge, FileChange, Op, Vertex, VertexDigest};
 use crate::op::{CacheManager, OpError, OpResolver, ResultRef, local_name};
 use crate::progress::{Event, Outcome, Sink};
-use crate::scheduler::{Solve, SolveError, Solved, solve};
+use crate::scheduler::{Limits, Solve, SolveError, Solved, StepReport, solve};
 
 /// A file system: paths and contents.
 pub(super) type Files = BTreeMap<String, String>;
@@ -40,6 +41,16 @@ pub(super) struct World {
     pub(super) on_digest: Option<OnDigest>,
     pub(super) cancelled: AtomicBool,
     pub(super) jobs: usize,
+    pub(super) limits: Limits,
+    /// Goes on by one millisecond whenever it is asked.
+    pub(super) clock: AtomicU64,
+}
+
+/// A solve that went well.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) results: Vec<ResultRef>,
+    pub(super) steps: Vec<StepReport>,
 }
 
 /// What happened, in order.
@@ -58,7 +69,13 @@ pub(super) struct Journal {
 
 impl World {
     /// Solves in this world; what happened is in the journal, which starts empty.
-    pub(super) fn solve(&self, definition: &Definition, goals: &[Edge]) -> Result<Solved, SolveError> {
+    pub(super) fn solve(&self, definition: &Definition, goals: &[Edge]) -> Result<Done, SolveError> {
+        let Solved { results, steps } = self.solve_reporting(definition, goals);
+        Ok(Done { results: results?, steps })
+    }
+
+    /// As [`Self::solve`], with the reports of a failure.
+    pub(super) fn solve_reporting(&self, definition: &Definition, goals: &[Edge]) -> Solved {
         *self.journal.lock().unwrap() = Journal::default();
         let locals = definition.iter().filter_map(|(digest, vertex)| match &vertex.op {
             Op::Source(source) => Some((*digest, local_name(source)?.to_owned())),
@@ -75,6 +92,8 @@ impl World {
             cancelled: &|| self.cancelled.load(Ordering::SeqCst),
             cancel: &|| self.journal.lock().unwrap().cancels += 1,
             jobs: self.jobs,
+            limits: self.limits,
+            clock: &|| Duration::from_millis(self.clock.fetch_add(1, Ordering::SeqCst)),
         })
     }
 

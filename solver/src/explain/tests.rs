@@ -1,0 +1,1 @@
+//! What is said about a step, and what makes it differ.
