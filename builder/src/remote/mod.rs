@@ -8,6 +8,8 @@
 //! whatever is wrong with it costs time: it never fails a build.
 
 pub mod manifest;
+pub mod mounts;
+pub mod s3;
 pub mod spec;
 
 use std::error::Error;

@@ -23,6 +23,8 @@ mod machine;
 mod mounts;
 mod registry;
 mod registry_fixture;
+mod s3;
+mod s3_fixture;
 mod standard_output;
 mod tidy;
 mod together;
