@@ -27,7 +27,7 @@ use rustix::io::Errno;
 
 pub use archive::{Archive, ArchiveError, CHUNKS_MAX, Chunk};
 pub use fingerprint::{Fingerprint, Packed};
-pub use pack::Put;
+pub use pack::{Known, Put};
 pub use unpack::Fetch;
 
 use crate::{ContentDigest, Store, StoreError};

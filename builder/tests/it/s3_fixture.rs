@@ -1,7 +1,5 @@
 //! An S3 service for tests: Python's moto on a loopback port, with a bucket `cache` and a user whose signatures it checks.
 
-#![expect(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
-
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

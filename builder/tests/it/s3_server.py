@@ -7,6 +7,7 @@ import datetime
 import json
 import os
 import sys
+import urllib.parse
 
 # What makes the user needs no signature; everything after that does.
 os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "3"
@@ -14,7 +15,20 @@ os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "3"
 import boto3  # noqa: E402
 from botocore.config import Config  # noqa: E402
 from moto.backends import get_backend  # noqa: E402
+from moto.iam.access_control import S3IAMRequest  # noqa: E402
 from moto.server import ThreadedMotoServer  # noqa: E402
+
+create_request = S3IAMRequest._create_aws_request
+
+
+def create_request_with_encoded_path(self):
+    """Moto signs the decoded path, which fails botocore's own requests as soon as something in it is encoded."""
+    path, mark, query = self._path.partition("?")
+    self._path = urllib.parse.quote(path, safe="/~") + mark + query
+    return create_request(self)
+
+
+S3IAMRequest._create_aws_request = create_request_with_encoded_path
 
 sys.stdout, out = sys.stderr, sys.stdout
 server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -49,8 +63,10 @@ def objects():
 
 def answer(command):
     if "list" in command:
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket="cache", Prefix=command["list"])
-        return [item["Key"] for page in pages for item in page.get("Contents", [])]
+        # Moto's signatures fail with a prefix that has to be encoded.
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket="cache")
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return [key for key in keys if key.startswith(command["list"])]
     if "read" in command:
         return s3.get_object(Bucket="cache", Key=command["read"])["Body"].read().decode("latin-1")
     if "write" in command:

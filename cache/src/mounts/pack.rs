@@ -1,6 +1,6 @@
 //! Directory → archive.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -15,17 +15,16 @@ use crate::diff::write_mount;
 const CHUNKS_WAITING: usize = 2;
 const ZSTD_LEVEL: i32 = 3;
 
+/// The chunk that unpacks to what has this digest, if its blob is known and need not be made.
+pub type Known<'a> = dyn Fn(&Digest) -> Option<Chunk> + Sync + 'a;
+
 /// Where the blob of a chunk goes.
 pub type Put<'a> = dyn Fn(&Chunk, Vec<u8>) -> io::Result<()> + Sync + 'a;
 
 impl Archive {
-    /// Packs the directory `root`, which nobody may be changing. `put` gets each blob that is not the one of a `known`
-    /// chunk (by the digest of what it unpacks to), from several threads, in any order.
-    pub fn pack(
-        root: BorrowedFd<'_>,
-        known: &HashMap<Digest, Chunk>,
-        put: &Put<'_>,
-    ) -> Result<Self, ArchiveError> {
+    /// Packs the directory `root`, which nobody may be changing. `put` gets each blob that is not `known`. Both are called
+    /// from several threads, in any order.
+    pub fn pack(root: BorrowedFd<'_>, known: &Known<'_>, put: &Put<'_>) -> Result<Self, ArchiveError> {
         let done = Mutex::new(Done::default());
         let (sender, waiting) = sync_channel::<(usize, Vec<u8>)>(CHUNKS_WAITING);
         let waiting = Mutex::new(waiting);
@@ -58,7 +57,7 @@ impl Archive {
 /// What the threads have done.
 #[derive(Default)]
 struct Done {
-    chunks: std::collections::BTreeMap<usize, Chunk>,
+    chunks: BTreeMap<usize, Chunk>,
     /// The first failure.
     failure: Option<ArchiveError>,
 }
@@ -76,10 +75,10 @@ impl Done {
     }
 }
 
-fn pack_chunk(plain: &[u8], known: &HashMap<Digest, Chunk>, put: &Put<'_>) -> Result<Chunk, ArchiveError> {
+fn pack_chunk(plain: &[u8], known: &Known<'_>, put: &Put<'_>) -> Result<Chunk, ArchiveError> {
     let (digest, plain_size) = (Digest::of(plain), plain.len() as u64);
-    if let Some(chunk) = known.get(&digest).filter(|chunk| chunk.plain_size == plain_size) {
-        return Ok(chunk.clone());
+    if let Some(chunk) = known(&digest).filter(|chunk| chunk.plain_size == plain_size) {
+        return Ok(chunk);
     }
     let blob = zstd::bulk::compress(plain, ZSTD_LEVEL).map_err(|source| ArchiveError::Chunk {
         operation: "compress",

@@ -24,7 +24,7 @@ struct Remote {
 impl Remote {
     fn pack(&self, dir: &Path, known: &HashMap<Digest, Chunk>) -> Result<Archive, ArchiveError> {
         let root = File::open(dir).unwrap();
-        Archive::pack(root.as_fd(), known, &|chunk, blob| {
+        Archive::pack(root.as_fd(), &|plain| known.get(plain).cloned(), &|chunk, blob| {
             assert_eq!((Digest::of(&blob), blob.len() as u64), (chunk.digest, chunk.size));
             self.blobs.lock().unwrap().insert(chunk.digest, blob);
             Ok(())
@@ -169,7 +169,7 @@ fn a_chunk_that_cannot_be_stored_ends_the_packing() {
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("large"), noise(3, 40 << 20)).unwrap();
     let root = File::open(&dir).unwrap();
-    let full = Archive::pack(root.as_fd(), &HashMap::new(), &|_, _| Err(io::ErrorKind::StorageFull.into()));
+    let full = Archive::pack(root.as_fd(), &|_| None, &|_, _| Err(io::ErrorKind::StorageFull.into()));
     assert!(matches!(full, Err(ArchiveError::Chunk { operation: "store", .. })), "{full:?}");
 }
 
