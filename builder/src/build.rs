@@ -1,6 +1,7 @@
 //! One build, from the request to its outputs.
 
 mod attempts;
+mod caches;
 pub mod call;
 mod dockerfile;
 mod independent;
@@ -31,10 +32,13 @@ use crate::context::select::SelectError;
 use crate::context::{ContextSpec, DirectoryId, DockerfileSpec, LocalContext};
 use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_warnings};
 use crate::exporter::spec::Output;
-use crate::layers::Layers;
+use crate::layers::{Form, Layers};
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress};
 use crate::registry::{OciRegistry, RegistryOptions};
+use crate::remote::exports::Uploads;
+use crate::remote::imports::Imports;
+use crate::remote::mounts::UsedMounts;
 use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::secrets::Secrets;
 use crate::signals::Listening;
@@ -44,6 +48,7 @@ use crate::source::{GitError, GitSources, HttpSources, ImageSources, SecretLooku
 use crate::ssh::{self, SshAgents};
 use crate::worker::mounts::Part;
 use crate::worker::{StoreCache, Worker, WorkerError};
+use caches::Solution;
 use dockerfile::Parsed;
 
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
@@ -72,6 +77,10 @@ pub struct BuildRequest {
     pub cache_to: Vec<CacheTo>,
     /// Whether registries are asked for images that are here.
     pub pull: bool,
+    /// Stages whose steps are run even if the cache has them.
+    pub no_cache_stages: Vec<String>,
+    /// Whether nobody is asked over the network: what names stood for last, they stand for.
+    pub offline: bool,
     /// What becomes of the result.
     pub outputs: Vec<Output>,
     /// How progress is shown.
@@ -136,6 +145,10 @@ struct Build<'a> {
     request: BuildRequest,
     progress: &'a Progress,
     sources: Sources,
+    /// Lasts longer than one attempt: what was found wrong is not tried again.
+    imports: Imports<'a>,
+    /// The cache mounts that steps used, in all attempts.
+    used_mounts: UsedMounts,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
@@ -155,15 +168,19 @@ impl<'a> Build<'a> {
         signals: Listening,
     ) -> Result<Self, Failure> {
         let sources = sources(store, &request, &cancel);
+        let platform = host_platform();
+        let imports = caches::imports(store, &request, &sources.registry, &platform, progress);
         let mut build = Self {
             request,
             progress,
             sources,
+            imports,
+            used_mounts: UsedMounts::default(),
             source: SourceText::new("", ""),
             contexts: HashMap::new(),
             ignore: Vec::new(),
             main_time_s: None,
-            platform: host_platform(),
+            platform,
             cancel,
             signals,
         };
@@ -189,13 +206,7 @@ impl<'a> Build<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, Failure> {
-        let converted = self.convert(&self.platform.clone())?;
-        self.refuse_forbidden(&converted)?;
-        let named = load::named(&self.request, &converted.definition, &self.opener())?;
-        for (name, context) in named {
-            self.contexts.insert(name, without_store(context, &self.sources.store)?);
-        }
-        let outcome = self.solve_until_nothing_is_lost(&converted);
+        let outcome = self.attempts();
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(
@@ -206,18 +217,32 @@ impl<'a> Build<'a> {
         outcome
     }
 
-    /// Graph → outputs, once.
-    fn attempt(&self, converted: &Converted) -> Result<Outcome, Failure> {
-        let variant = Variant { compression: Compression::Gzip, clamp_time_s: converted.source_date_epoch };
-        let layers = &Layers::new(&self.sources.store, variant);
+    /// Text → outputs, once.
+    fn attempt(&mut self) -> Result<Outcome, Failure> {
+        let converted = &self.convert(&self.platform.clone())?;
+        self.refuse_forbidden(converted)?;
+        let named = load::named(&self.request, &converted.definition, &self.opener())?;
+        for (name, context) in named {
+            self.contexts.insert(name, without_store(context, &self.sources.store)?);
+        }
+        let clamp_time_s = converted.source_date_epoch;
+        let variant = Variant { compression: Compression::default(), clamp_time_s };
+        let make = |form| Layers::new(&self.sources.store, &self.imports, self.cancel.clone(), form);
+        let layers = &make(Form { variant, force: false });
+        let own: Vec<_> =
+            caches::forms(&self.request, clamp_time_s).into_iter().map(|it| it.map(make)).collect();
+        let exports = &self.exports(layers, &own);
         let cancelled = &|| self.cancel.is_cancelled();
         std::thread::scope(|scope| {
             let (made, chains) = mpsc::channel();
             let maker = std::thread::Builder::new().name("layers".to_owned());
             // Where there is no thread to be had, the export makes the layers.
             let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
-            let result = self.solve(converted, made)?;
-            self.export(converted, result, layers, self.platform.clone())
+            let uploads = exports.start(scope, cancelled);
+            let solution = self.solve(converted, made, &uploads)?;
+            let outcome = self.export(converted, &solution, layers, self.platform.clone())?;
+            self.export_caches(converted, &solution, uploads)?;
+            Ok(outcome)
         })
     }
 
@@ -227,6 +252,11 @@ impl<'a> Build<'a> {
         let options = dockerfile::options(&self.request, &self.ignore, platform);
         let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
         let converted = parsed.convert(&options, &mut resolver);
+        for stage in parsed.without_stage(&self.request.no_cache_stages) {
+            self.progress.warn(format!(
+                "warning: `--no-cache-filter {stage}` has no effect: the Dockerfile has no stage of that name"
+            ));
+        }
         let report = parsed.report();
         for warning in render_warnings(&report.warnings, &self.source, false) {
             self.progress.warn(warning);
@@ -267,12 +297,18 @@ impl<'a> Build<'a> {
     }
 
     /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.
-    fn solve(&self, converted: &Converted, made: mpsc::Sender<Chain>) -> Result<Option<ResultRef>, Failure> {
-        let Some(head) = converted.head else { return Ok(None) };
+    fn solve(
+        &self,
+        converted: &Converted,
+        made: mpsc::Sender<Chain>,
+        uploads: &Uploads<'_, '_>,
+    ) -> Result<Solution, Failure> {
+        let Some(head) = converted.head else { return Ok(Solution { result: None, steps: Vec::new() }) };
         let stale = AtomicBool::new(false);
         let worker = Worker {
             definition: &converted.definition,
             store: &self.sources.store,
+            imports: &self.imports,
             images: &self.sources.images,
             http: &self.sources.http,
             repositories: &self.sources.repositories,
@@ -287,16 +323,20 @@ impl<'a> Build<'a> {
             })?,
             secrets: &self.request.secrets,
             ssh: &self.request.ssh,
+            used_mounts: &self.used_mounts,
             emptied_caches: Mutex::default(),
         };
         let exported: HashSet<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
         let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
-            if let (true, Some(ResultRef::Snapshots(chain))) =
-                (wants_layers && exported.contains(vertex), results.first())
-            {
-                // The receiver is gone only after a failure that the export finds again.
-                let _ = made.send(chain.clone());
+            let is_of_image = exported.contains(vertex);
+            for (output, result) in results.iter().enumerate() {
+                let ResultRef::Snapshots(chain) = result else { continue };
+                if wants_layers && is_of_image && output == 0 {
+                    // The receiver is gone only after a failure that the export finds again.
+                    let _ = made.send(chain.clone());
+                }
+                uploads.completed(chain, is_of_image);
             }
         };
         let begun = Instant::now();
@@ -304,7 +344,12 @@ impl<'a> Build<'a> {
             definition: &converted.definition,
             goals: &[head],
             resolver: &worker,
-            cache: &StoreCache { store: &self.sources.store, cancel: &self.cancel, stale: &stale },
+            cache: &StoreCache {
+                store: &self.sources.store,
+                imports: &self.imports,
+                cancel: &self.cancel,
+                stale: &stale,
+            },
             progress: self.progress,
             completed: &completed,
             cancelled: &|| self.cancel.is_cancelled(),
@@ -314,7 +359,7 @@ impl<'a> Build<'a> {
             clock: &|| begun.elapsed(),
         });
         let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
-        Ok(Some(results.remove(0)))
+        Ok(Solution { result: Some(results.remove(0)), steps: solved.steps })
     }
 
     fn solve_failure(&self, converted: &Converted, error: SolveError) -> Failure {
@@ -380,6 +425,7 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
     let registry = Arc::new(OciRegistry::new(RegistryOptions {
         insecure: request.insecure_registries.clone(),
         docker_config: request.docker_config.clone(),
+        offline: request.offline,
         ..RegistryOptions::default()
     }));
     let given = Arc::clone(&request.secrets);
@@ -393,8 +439,13 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
         store: store.clone(),
         images: ImageSources::new(store.clone(), registry.clone()).cancelled_by(cancel.clone()),
         registry,
-        http: HttpSources::new(store.clone(), cancel.clone(), secrets, HttpOptions::default()),
-        repositories: GitSources::new(store.clone(), access, cancel.clone()),
+        http: HttpSources::new(
+            store.clone(),
+            cancel.clone(),
+            secrets,
+            HttpOptions { offline: request.offline, ..HttpOptions::default() },
+        ),
+        repositories: GitSources::new(store.clone(), access, cancel.clone()).offline(request.offline),
     }
 }
 

@@ -335,7 +335,7 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// Whether an error says that something of the store is no longer there, or no longer what it was.
-fn is_lost(error: &(dyn Error + 'static)) -> bool {
+pub fn is_lost(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(|error| match error.downcast_ref() {
         Some(ContentError::NotFound { .. } | ContentError::Damaged { .. }) => true,
         _ => error.downcast_ref().is_some_and(StoreError::is_lost),

@@ -4,22 +4,42 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 
-use wharf_cache::diff::{DiffError, Variant, make_layer};
+use wharf_cache::diff::{DiffError, Variant, made_layers, make_layer, remake_layer};
 use wharf_cache::snapshot::Layer;
 use wharf_cache::{Chain, ChainId, SnapshotId, Store};
+use wharf_runtime::Cancel;
+
+use crate::remote::imports::Imports;
+
+/// What layers are to be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// What their bytes depend on besides the files.
+    pub variant: Variant,
+    /// Whether layers that came from elsewhere in another form are made again.
+    pub force: bool,
+}
 
 /// Makes the layer blobs of chains, each snapshot's once.
 #[derive(Debug)]
 pub struct Layers<'a> {
     store: &'a Store,
-    variant: Variant,
+    /// Has the files of lazy snapshots.
+    imports: &'a Imports<'a>,
+    cancel: Cancel,
+    form: Form,
     made: Mutex<HashMap<SnapshotId, Layer>>,
 }
 
 impl<'a> Layers<'a> {
-    /// Layers will be made in `variant`.
-    pub fn new(store: &'a Store, variant: Variant) -> Self {
-        Self { store, variant, made: Mutex::new(HashMap::new()) }
+    /// Layers will be made in `form`.
+    pub fn new(store: &'a Store, imports: &'a Imports<'a>, cancel: Cancel, form: Form) -> Self {
+        Self { store, imports, cancel, form, made: Mutex::new(HashMap::new()) }
+    }
+
+    /// What they are made in.
+    pub fn variant(&self) -> Variant {
+        self.form.variant
     }
 
     /// Makes the layers of every chain that arrives until no more can, or the build is `cancelled`. A failure here is
@@ -32,17 +52,21 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// The layers of a chain, lowest first: those it was unpacked from, and new ones for what was built.
+    /// The layers of a chain, lowest first: those it was unpacked from, and new ones for what was built. The blobs of those
+    /// that came from elsewhere need not be here.
     pub fn of(&self, chain: &Chain) -> Result<Vec<Layer>, LayerError> {
         // Held while a layer is made: making one uses all processors already.
         let mut made = self.made.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // What goes wrong here goes wrong again when the layer in question is made.
+        let _ = self.find(chain, &mut made);
         let mut parent: Option<ChainId> = None;
         let mut layers = Vec::with_capacity(chain.0.len());
         for (number, id) in chain.0.iter().enumerate() {
             let layer = match made.get(id) {
                 Some(layer) => layer.clone(),
                 None => {
-                    let layer = self.make(chain, number, parent);
+                    let below = Chain(chain.0[..=number].to_vec());
+                    let layer = self.make(&below, parent);
                     let layer = layer.map_err(|source| LayerError { number, source })?;
                     made.insert(*id, layer.clone());
                     layer
@@ -54,11 +78,41 @@ impl<'a> Layers<'a> {
         Ok(layers)
     }
 
-    fn make(&self, chain: &Chain, number: usize, parent: Option<ChainId>) -> Result<Layer, DiffError> {
-        match self.store.layer(chain.0[number], Variant::PULLED)? {
-            Some(pulled) => Ok(pulled),
-            None => make_layer(self.store, &Chain(chain.0[..=number].to_vec()), parent, self.variant),
+    fn make(&self, chain: &Chain, parent: Option<ChainId>) -> Result<Layer, DiffError> {
+        // What is still elsewhere and has no layer of this form is made of the files, like anything else.
+        self.imports.bring_files(chain, &self.cancel)?;
+        match self.form.force {
+            true => remake_layer(self.store, chain, parent, self.form.variant),
+            false => make_layer(self.store, chain, parent, self.form.variant),
         }
+    }
+
+    /// Looks up, all at once, which of a chain's layers there are: those it was unpacked from and those of lazy snapshots,
+    /// whether or not their blobs are here, and those that were made before.
+    fn find(&self, chain: &Chain, made: &mut HashMap<SnapshotId, Layer>) -> Result<(), DiffError> {
+        let unknown = |made: &HashMap<SnapshotId, Layer>| -> Vec<SnapshotId> {
+            chain.0.iter().filter(|id| !made.contains_key(id)).copied().collect()
+        };
+        let add = |made: &mut HashMap<_, _>, wanted: Vec<SnapshotId>, found: Vec<Option<Layer>>| {
+            made.extend(wanted.into_iter().zip(found).filter_map(|(id, layer)| Some((id, layer?))));
+        };
+        let variant = self.form.variant.key();
+        if !self.form.force {
+            let wanted = unknown(made);
+            let pulled = self.store.layers(&wanted, Variant::PULLED)?;
+            add(made, wanted, pulled);
+        }
+        let wanted = unknown(made);
+        let known = made_layers(self.store, &wanted, &variant)?;
+        add(made, wanted, known);
+        let wanted = unknown(made);
+        if !wanted.is_empty() {
+            let lazy =
+                self.store.lazy_layers(&Chain(wanted))?.into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+            let described = self.store.layers(&lazy, &variant)?;
+            add(made, lazy, described);
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
 use crate::ContentDigest;
+use crate::diff::normal::NoChange;
 use crate::walk::{self, FileKind, Stat, Visited, Walk};
 
 /// What the encoding begins with; the number changes whenever the encoding does.
@@ -150,7 +151,14 @@ pub fn hash_file(file: &mut File) -> io::Result<ContentDigest> {
 /// Digest of everything below `dir` (its own metadata included under the empty path): paths, type, mode, owner,
 /// size, link target, xattrs, device numbers, bytes, and which paths are hard links of one file. Overlay's own
 /// whiteouts and opaque marks count as what they mean. Also returns the sum of the regular files' sizes.
+///
+/// Sockets are left out: no layer can hold one.
 pub fn hash_tree(dir: BorrowedFd<'_>) -> io::Result<(ContentDigest, u64)> {
+    hash_changes(dir, &NoChange::default())
+}
+
+/// The same of an upper directory, without what is no change.
+pub(crate) fn hash_changes(dir: BorrowedFd<'_>, without: &NoChange) -> io::Result<(ContentDigest, u64)> {
     let mut tree = TreeHasher::new();
     let root = walk::open_dir_at(dir, OsStr::new("."))?;
     let stat = walk::stat_of(root.as_fd())?;
@@ -164,9 +172,14 @@ pub fn hash_tree(dir: BorrowedFd<'_>) -> io::Result<(ContentDigest, u64)> {
     for visited in Walk::new(dir)? {
         let visited = visited?;
         let first = links.first_path(&visited);
+        let is_change =
+            visited.entry.stat.kind != FileKind::Socket && !without.copies.contains(&visited.path);
         if visited.entry.stat.kind == FileKind::File && first.is_none() {
             size += visited.entry.stat.size;
-            batch_bytes += visited.entry.stat.size;
+            batch_bytes += if is_change { visited.entry.stat.size } else { 0 };
+        }
+        if !is_change {
+            continue;
         }
         let same_dir =
             batch.last().is_some_and(|(last, _): &(Visited, _)| Arc::ptr_eq(&last.dir, &visited.dir));
@@ -174,12 +187,12 @@ pub fn hash_tree(dir: BorrowedFd<'_>) -> io::Result<(ContentDigest, u64)> {
         batch.push((visited, first));
         if batch.len() == BATCH_ENTRIES_MAX || batch_dirs == BATCH_DIRS_MAX || batch_bytes >= BATCH_BYTES_MAX
         {
-            add_batch(&mut tree, &batch, batch_bytes)?;
+            add_batch(&mut tree, &batch, batch_bytes, without)?;
             batch.clear();
             (batch_bytes, batch_dirs) = (0, 0);
         }
     }
-    add_batch(&mut tree, &batch, batch_bytes)?;
+    add_batch(&mut tree, &batch, batch_bytes, without)?;
     Ok((tree.finish(), size))
 }
 
@@ -224,14 +237,22 @@ enum Content {
 
 type ContentRead = io::Result<(walk::Xattrs, Content)>;
 
-fn add_batch(tree: &mut TreeHasher, batch: &[(Visited, Option<OsString>)], bytes: u64) -> io::Result<()> {
+fn add_batch(
+    tree: &mut TreeHasher,
+    batch: &[(Visited, Option<OsString>)],
+    bytes: u64,
+    without: &NoChange,
+) -> io::Result<()> {
     let contents = if bytes < PARALLEL_BYTES_MIN {
         batch.iter().map(read_content).collect()
     } else {
         read_contents_parallel(batch)
     };
     for ((visited, first), content) in batch.iter().zip(contents) {
-        let (xattrs, content) = content?;
+        let (mut xattrs, content) = content?;
+        if without.nothing_hidden.contains(&visited.path) {
+            xattrs.retain(|attribute| !is_opaque(std::slice::from_ref(attribute)));
+        }
         let payload = match (first, &content) {
             (Some(first), _) => Payload::HardLink(first),
             (None, Content::None) => Payload::None,

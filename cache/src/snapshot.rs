@@ -12,6 +12,7 @@
 //! Overlay mounts are *detached* (`fsmount` without `move_mount`): they have no place in any mount namespace, live
 //! as long as their descriptor, and so disappear with the process however it dies.
 
+mod lazy;
 mod overlay;
 mod rows;
 
@@ -24,7 +25,9 @@ use std::time::SystemTime;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
+use crate::diff::normal;
 use crate::{ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
+pub use lazy::LazyLayer;
 use overlay::Upper;
 
 /// Name of a committed diff: 16 hex digits, random, never used again.
@@ -131,12 +134,31 @@ impl Active {
         self.upper.as_fd()
     }
 
-    /// Ends the mount, hashes the diff, moves it under its final name and records it, atomically.
+    /// Ends the mount, hashes the diff, moves it under its final name and records it, atomically. What is no change
+    /// against the chain below has no part in the content digest.
     /// `created` is the time kept for the history entry.
     pub fn commit(mut self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
         self.root = None;
-        let (content, size) =
-            contenthash::hash_tree(self.upper.as_fd()).map_err(|source| self.error("hash", source))?;
+        let no_change =
+            normal::no_change(&self.store, self.upper.as_fd(), &self.chain, "the changes of a step")
+                .map_err(|error| self.error("compare", io::Error::other(error)))?;
+        let hashed = contenthash::hash_changes(self.upper.as_fd(), &no_change);
+        self.commit_hashed(created, hashed)
+    }
+
+    /// As [`Self::commit`] for what was unpacked from a layer, all of which counts.
+    pub(crate) fn commit_unpacked(self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
+        let hashed = contenthash::hash_tree(self.upper.as_fd());
+        self.commit_hashed(created, hashed)
+    }
+
+    fn commit_hashed(
+        mut self,
+        created: SystemTime,
+        hashed: io::Result<(ContentDigest, u64)>,
+    ) -> Result<Snapshot, SnapshotError> {
+        self.root = None;
+        let (content, size) = hashed.map_err(|source| self.error("hash", source))?;
         let id = store::random_u64().map_err(|source| self.error("name", source))?;
         let snapshot = Snapshot { id: SnapshotId(id), content, size, created };
         let committed = self.store.write("commit a snapshot", |transaction| {
@@ -335,6 +357,12 @@ pub enum SnapshotError {
         layers: usize,
         /// The limit.
         max: usize,
+    },
+    /// A snapshot that was described has other files than it was said to have.
+    #[error("the files of snapshot {id} are not those that it was described with")]
+    Described {
+        /// Which.
+        id: SnapshotId,
     },
     /// The database refused.
     #[error("{0}")]

@@ -2,6 +2,7 @@
 //! the per-key locks.
 
 mod garbage;
+mod git_refs;
 mod images;
 mod lock;
 mod pins;
@@ -67,6 +68,15 @@ pub struct UrlRecord {
     pub modified_s: Option<i64>,
     /// The snapshot with the file.
     pub snapshot: SnapshotId,
+}
+
+/// What a branch, a tag or the beginning of a number stood for when its repository was asked last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitRef {
+    /// Number of the commit or annotated tag, in hexadecimal.
+    pub object: String,
+    /// The full name of the ref, if it is one.
+    pub reference: Option<String>,
 }
 
 /// Identity and stamp of a file, for the stat cache. A file whose stamp is equal has not changed.

@@ -12,9 +12,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -30,6 +32,9 @@ use schema::Found;
 /// How long a process waits for another one's write transaction. They take milliseconds; only a stopped process
 /// keeps one open.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A log of the database that is longer than this is written into it by who closes it last.
+const LOG_BYTES_MAX: i64 = 256 * 1024;
 
 /// Prepared statements kept by the connection: more than the crate has.
 const STATEMENTS_CACHED: usize = 64;
@@ -65,6 +70,8 @@ struct Inner {
     locks: Arc<OwnedFd>,
     blobs: Blobs,
     connection: Mutex<Connection>,
+    /// Whether something was written that has to be on the disk in the end: see [`Store::write`].
+    settles: AtomicBool,
     process: Arc<ProcessDir>,
     /// See [`Store::empty_dir`].
     empty_dirs: [OnceLock<PathBuf>; 2],
@@ -145,6 +152,7 @@ impl Store {
                 locks: Arc::new(open_dir(&root.join("locks"))?),
                 blobs: Blobs::new(open_dir(&root.join("blobs/sha256"))?, Arc::clone(&process)),
                 connection: Mutex::new(connection),
+                settles: AtomicBool::new(false),
                 process,
                 root,
                 root_fd,
@@ -226,8 +234,20 @@ impl Store {
         run().map_err(|source| StoreError::Database { operation, source })
     }
 
-    /// Runs `change` while nobody else writes, and commits what it did unless it fails.
+    /// Runs `change` while nobody else writes, and commits what it did unless it fails. When the store is closed
+    /// the change is on the disk, and no power cut takes it any more.
     pub(crate) fn write<T, E: From<StoreError>>(
+        &self,
+        operation: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let value = self.write_soon(operation, change)?;
+        self.inner.settles.store(true, Ordering::Relaxed);
+        Ok(value)
+    }
+
+    /// The same for what may be lost in a power cut, though not when the process is killed: nobody waits for the disk.
+    pub(crate) fn write_soon<T, E: From<StoreError>>(
         &self,
         operation: &'static str,
         change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
@@ -338,6 +358,21 @@ impl Store {
     }
 }
 
+impl Drop for Inner {
+    /// Writes the log of the database into it and deletes it, which takes several waits for the disk: not after a build
+    /// that changed nothing. Who opens the database next reads the log that was left, so it stays short.
+    fn drop(&mut self) {
+        let log = rustix::fs::statat(&self.root_fd, "state.db-wal", AtFlags::SYMLINK_NOFOLLOW);
+        let is_long = log.is_ok_and(|log| log.st_size > LOG_BYTES_MAX);
+        if *self.settles.get_mut() || is_long {
+            let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
+            // While others have it open, closing it would do nothing. What fails is done by the next who writes.
+            let _ = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+        }
+    }
+}
+
 fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| StoreError::io("open", path, errno))
@@ -360,6 +395,7 @@ fn open_database(root: &Path, root_fd: &OwnedFd) -> Result<(Connection, Found), 
         connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
         // With WAL this loses the last transactions in a power failure, never consistency.
         connection.pragma_update(None, "synchronous", "normal")?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         Ok(connection)
     };
     let mut connection = open().map_err(StoreError::database(OPERATION))?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wharf_cache::{Chain, ContentDigest, Key};
 
-use crate::cache_map::Reads;
+use crate::cache_map::{Reads, RecordKey};
 use crate::llb::{SourceOp, Vertex, VertexDigest};
 
 /// What an output of a vertex is.
@@ -72,8 +72,8 @@ pub trait CacheManager: Sync {
     /// running.
     fn knows_op(&self, op: &Key) -> Result<bool, OpError>;
 
-    /// Records the outputs under every one of `keys`.
-    fn store(&self, keys: &[Key], op: &Key, outputs: &[Chain]) -> Result<(), OpError>;
+    /// Records the outputs under every one of `keys`, with what these are made of.
+    fn store(&self, keys: &[RecordKey], op: &Key, outputs: &[Chain]) -> Result<(), OpError>;
 
     /// Taken while the step of `key` runs; another process that wants the same waits here, then looks again.
     fn lock(&self, key: &Key) -> Result<Box<dyn Send>, OpError>;

@@ -3,7 +3,6 @@
 //! Whoever noticed the loss has dropped what was left (rows, a blob with other bytes), so that solving again misses
 //! there and makes or brings it anew; what else was done is in the cache by then.
 
-use wharf_frontend::dockerfile2llb::Converted;
 use wharf_runtime::Cancel;
 
 use super::{Build, Outcome, sources};
@@ -14,15 +13,15 @@ use crate::error::{Failure, Kind};
 const ATTEMPTS_MAX: u32 = 10;
 
 impl Build<'_> {
-    /// Graph → outputs.
-    pub(super) fn solve_until_nothing_is_lost(&mut self, converted: &Converted) -> Result<Outcome, Failure> {
+    /// Text → outputs, until nothing is lost on the way.
+    pub(super) fn attempts(&mut self) -> Result<Outcome, Failure> {
         for _ in 1..ATTEMPTS_MAX {
-            match self.attempt(converted) {
+            match self.attempt() {
                 Err(failure) if failure.lost && !self.signals.interrupted() => self.begin_again(&failure)?,
                 done => return done,
             }
         }
-        self.attempt(converted)
+        self.attempt()
     }
 
     /// Prepares the next attempt: nothing that the last one remembers is used, and what stopped its steps stops no

@@ -64,6 +64,14 @@ impl Parsed {
         }
     }
 
+    /// Those of `names` that no stage has.
+    pub(super) fn without_stage<'n>(&self, names: &'n [String]) -> impl Iterator<Item = &'n String> {
+        names.iter().filter(|name| {
+            let mut stages = self.dockerfile.stages.iter().filter_map(|stage| stage.name.as_ref());
+            !stages.any(|stage| stage.text.to_lowercase() == name.to_lowercase())
+        })
+    }
+
     /// What there is to say so far.
     pub(super) fn report(&self) -> Report {
         let reported = self.linter.report(self.problems.clone());
@@ -130,6 +138,7 @@ pub(super) fn options(request: &BuildRequest, ignore: &[String], platform: &Plat
         ignore: ignore.to_vec(),
         labels: request.labels.clone(),
         no_cache: request.no_cache,
+        no_cache_stages: request.no_cache_stages.clone(),
         implicit_platform: true,
         run: request.run.clone(),
         ..Options::default()

@@ -13,6 +13,7 @@ use wharf_frontend::dockerfile2llb::Converted;
 use wharf_solver::llb::{Op, Platform, VertexDigest};
 use wharf_solver::op::ResultRef;
 
+use super::caches::Solution;
 use super::{Build, Outcome};
 use crate::error::{Failure, Kind, causes};
 use crate::exporter::spec::Output;
@@ -26,20 +27,22 @@ impl Build<'_> {
     pub(super) fn export(
         &self,
         converted: &Converted,
-        result: Option<ResultRef>,
+        solution: &Solution,
         layers: &Layers<'_>,
         platform: Platform,
     ) -> Result<Outcome, Failure> {
+        let result = solution.result.as_ref();
         let needs_image = self.request.outputs.iter().any(Output::needs_image);
         let image = match needs_image || self.request.iidfile.is_some() {
-            true => Some(self.progress.internal("exporting layers", || {
-                self.assemble(converted, result.as_ref(), layers, platform)
-            })?),
+            true => Some(
+                self.progress
+                    .internal("exporting layers", || self.assemble(converted, solution, layers, platform))?,
+            ),
             false => None,
         };
         // What was written to standard output cannot be taken back.
         let is_final = self.request.outputs.iter().any(Output::takes_stdout);
-        self.export_all(converted, result.as_ref(), image.as_ref())
+        self.export_all(converted, result, image.as_ref())
             .map_err(|failure| Failure { lost: failure.lost && !is_final, ..failure })?;
         let written = |what: &str, done: Result<(), ExportError>| {
             done.map_err(|error| export_failure(&format!("cannot write the {what}"), &error))
@@ -165,17 +168,19 @@ impl Build<'_> {
     fn assemble(
         &self,
         converted: &Converted,
-        result: Option<&ResultRef>,
+        solution: &Solution,
         layers: &Layers<'_>,
         platform: Platform,
     ) -> Result<BuiltImage, Failure> {
         let failed = |error: &(dyn Error + 'static)| {
             Failure::from_error(Kind::Environment, "cannot make the layers", error)
         };
-        let (base_layers, new_layers) = match result {
+        let (base_layers, new_layers) = match &solution.result {
             None => (Vec::new(), Vec::new()),
             Some(ResultRef::Snapshots(chain)) => {
                 let mut all = layers.of(chain).map_err(|error| self.layer_failure(converted, &error))?;
+                let brought = self.imports.bring_blobs(chain, &all, &self.cancel);
+                brought.map_err(|error| failed(&error))?;
                 let new = all.split_off(converted.base_layers.min(all.len()));
                 let snapshots = self.sources.store.snapshots(chain).map_err(|error| failed(&error))?;
                 let created = snapshots[all.len()..].iter().map(|snapshot| snapshot.created);
@@ -191,6 +196,7 @@ impl Build<'_> {
             layers: new_layers,
             source_date_epoch: converted.source_date_epoch,
             platform,
+            inline_cache: self.inline_cache(converted, solution, layers)?,
         };
         Ok(assemble(&built, SystemTime::now()))
     }
@@ -255,6 +261,9 @@ impl Build<'_> {
             }
             _ => Chain::default(),
         };
+        self.imports.bring_files(&chain, &self.cancel).map_err(|error| {
+            Failure::from_error(Kind::Environment, "cannot bring the result's files", &error)
+        })?;
         self.sources.store.view(&chain).map_err(|error| {
             Failure::from_error(Kind::Environment, "cannot open the result's file system", &error)
         })

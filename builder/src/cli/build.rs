@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use wharf_runtime::Cancel;
 
@@ -59,9 +60,16 @@ pub(super) struct BuildArgs {
     /// given several times
     #[arg(long, value_name = "SPEC")]
     cache_to: Vec<String>,
+    /// Run every step of these stages again
+    #[arg(long, value_name = "STAGE[,STAGE]", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
+    no_cache_filter: Vec<String>,
     /// Ask the registry for the base images even if they are in the store
     #[arg(long)]
     pull: bool,
+    /// Ask no registry, server or repository: images, URLs and branches are what they were when last looked up. Steps keep
+    /// the network that they have
+    #[arg(long, conflicts_with_all = ["pull", "push"])]
+    offline: bool,
     /// Where the result goes: type=image|oci|docker|tar|local|registry[,dest=PATH][,name=NAME][,push=true]; DIR is
     /// type=local,dest=DIR and `-` is a tar on standard output
     #[arg(short, long, value_name = "SPEC")]
@@ -186,10 +194,17 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     if args.push {
         push_all(&mut outputs)?;
     }
-    let cache_from = args.cache_from.iter().map(|spec| CacheFrom::parse(spec)).collect::<Result<Vec<_>, _>>();
+    let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    let cache_from = args.cache_from.iter().map(|spec| CacheFrom::parse(spec)?.with_environment(&text));
+    let cache_from = cache_from.collect::<Result<Vec<_>, _>>();
     let cache_from = cache_from.map_err(|error| usage(error.to_string()))?;
-    let cache_to = args.cache_to.iter().map(|spec| CacheTo::parse(spec)).collect::<Result<Vec<_>, _>>();
+    let cache_to = args.cache_to.iter().map(|spec| CacheTo::parse(spec)?.with_environment(&text));
+    let cache_to = cache_to.collect::<Result<Vec<_>, _>>();
     let cache_to = cache_to.map_err(|error| usage(error.to_string()))?;
+    if args.offline && outputs.iter().any(|output| matches!(output, Output::Image { push: true, .. })) {
+        return Err(usage("--offline: an image is to be pushed, which needs its registry".to_owned())
+            .hint("leave one of them out"));
+    }
     require_names("--build-arg", &args.build_arg)?;
     require_names("--label", &args.label)?;
     args.insecure_registry.iter().try_for_each(|host| require_host(host))?;
@@ -240,7 +255,9 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         no_cache: args.no_cache,
         cache_from,
         cache_to,
+        no_cache_stages: args.no_cache_filter,
         pull: args.pull,
+        offline: args.offline,
         outputs,
         progress,
         iidfile: args.iidfile,

@@ -26,12 +26,16 @@ use wharf_cache::{ContentDigest, Store, StoreError};
 use wharf_solver::llb::CopyAction;
 
 use super::Tree;
+use super::resolve;
 use super::select::{Patterns, SelectError, Selected};
 use super::walk::{Visit, walk};
 
 /// A file whose change time is this close to now may change again without its stamp showing it: its digest is not
 /// remembered. Some file systems stamp in steps of a few milliseconds.
 const STAMP_GRANULARITY: Duration = Duration::from_millis(20);
+
+/// Entries whose digests are looked up at once, by another thread than the one that walks.
+const LOOK_UP_ITEMS: usize = 4096;
 
 /// Files hashed on the calling thread alone; more are worth a second one.
 const HASH_INLINE_MAX: usize = 32;
@@ -89,12 +93,7 @@ pub fn content_digest(tree: &Tree<'_>, kind: TreeKind<'_>, copy: &CopyAction) ->
         };
         digest.update(&(name.len() as u64).to_le_bytes());
         digest.update(name.as_bytes());
-        let mut items = Vec::new();
-        visit(tree, &selected, &patterns, &mut |seen| {
-            stamps.add(&seen);
-            items.push(item(&seen)?);
-            Ok(())
-        })?;
+        let mut items = read_items(tree, kind, &selected, &patterns, &mut stamps)?;
         items.sort_unstable_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
         digest.update(&hash_items(tree, kind, &selected, &items)?.0);
     }
@@ -116,6 +115,46 @@ pub fn stamps(tree: &Tree<'_>, copy: &CopyAction) -> Result<Option<ContentDigest
     Ok(stamps.finish())
 }
 
+/// All that a copy takes of a selected thing. What is remembered of the files is looked up while the walk goes on.
+fn read_items(
+    tree: &Tree<'_>,
+    kind: TreeKind<'_>,
+    selected: &Selected,
+    patterns: &Patterns,
+    stamps: &mut Stamps,
+) -> Result<Vec<Item>, DigestError> {
+    let mut items: Vec<Item> = Vec::new();
+    let mut known = Vec::new();
+    let stamps_of = |items: &[Item]| items.iter().map(|item| stamp(&item.stat)).collect::<Vec<_>>();
+    std::thread::scope(|scope| {
+        let mut asked = 0;
+        let mut lookups = Vec::new();
+        visit(tree, selected, patterns, &mut |seen| {
+            stamps.add(&seen);
+            items.push(item(&seen)?);
+            if let TreeKind::Local(store) = kind
+                && items.len() - asked == LOOK_UP_ITEMS
+            {
+                let batch = stamps_of(&items[asked..]);
+                asked = items.len();
+                lookups.push(scope.spawn(move || store.stat_cache_get(&batch)));
+            }
+            Ok(())
+        })?;
+        for lookup in lookups {
+            known.extend(lookup.join().expect("a look-up does not panic")?);
+        }
+        if let TreeKind::Local(store) = kind {
+            known.extend(store.stat_cache_get(&stamps_of(&items[asked..]))?);
+        }
+        Ok::<_, DigestError>(())
+    })?;
+    for (item, known) in items.iter_mut().zip(known) {
+        item.known = known;
+    }
+    Ok(items)
+}
+
 /// Shows all that a copy takes of a selected thing; the thing itself comes first, under the empty path.
 fn visit(
     tree: &Tree<'_>,
@@ -124,7 +163,7 @@ fn visit(
     show: &mut dyn FnMut(Visit<'_>) -> io::Result<()>,
 ) -> Result<(), DigestError> {
     let io = |source| DigestError::Io { path: selected.path.clone(), source };
-    let parent = tree.open_dir(selected.path.parent().unwrap_or(Path::new(""))).map_err(io)?;
+    let parent = resolve::dir(tree.root, resolve::parent(&selected.path)).map_err(io)?;
     let name = selected.path.file_name().unwrap_or(OsStr::new("."));
     show(Visit { parent: parent.as_fd(), name, path: Path::new(""), stat: &selected.stat }).map_err(io)?;
     if selected.stat.kind != FileKind::Dir {
@@ -175,6 +214,8 @@ struct Item {
     stat: Stat,
     link: Option<OsString>,
     xattrs: Vec<(OsString, Vec<u8>)>,
+    /// What the stat cache knows of a file.
+    known: Option<ContentDigest>,
 }
 
 fn item(seen: &Visit<'_>) -> io::Result<Item> {
@@ -182,7 +223,7 @@ fn item(seen: &Visit<'_>) -> io::Result<Item> {
     let link = (stat.kind == FileKind::Symlink).then(|| cwalk::readlink_at(parent, name)).transpose()?;
     // A file's attributes are looked at together with its bytes, which the stat cache spares.
     let xattrs = if stat.kind == FileKind::Dir { cwalk::xattrs_at(parent, name)? } else { Vec::new() };
-    Ok(Item { path: path.to_owned(), stat: *stat, link, xattrs })
+    Ok(Item { path: path.to_owned(), stat: *stat, link, xattrs, known: None })
 }
 
 fn hash_items(
@@ -236,29 +277,26 @@ fn remembered_digests(
     selected: &Selected,
     files: &[&Item],
 ) -> Result<Vec<ContentDigest>, DigestError> {
-    let stamps: Vec<FileStamp> = files.iter().map(|file| stamp(&file.stat)).collect();
-    let known = store.stat_cache_get(&stamps)?;
-    let missing: Vec<usize> = (0..files.len()).filter(|index| known[*index].is_none()).collect();
-    let unknown: Vec<&Item> = missing.iter().map(|index| files[*index]).collect();
+    let unknown: Vec<&Item> = files.iter().filter(|file| file.known.is_none()).copied().collect();
     let started = SystemTime::now();
     let hashed = hash_files(tree, selected, &unknown)?;
     let settled_ns = started
         .checked_sub(STAMP_GRANULARITY)
         .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
         .map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX));
-    let fresh: Vec<(FileStamp, ContentDigest)> = missing
+    let fresh: Vec<(FileStamp, ContentDigest)> = unknown
         .iter()
         .zip(&hashed)
-        .map(|(index, digest)| (stamps[*index], *digest))
+        .map(|(file, digest)| (stamp(&file.stat), *digest))
         .filter(|(stamp, _)| stamp.ctime_ns < settled_ns && stamp.mtime_ns < settled_ns)
         .collect();
     if !fresh.is_empty() {
         store.stat_cache_put(&fresh)?;
     }
     let mut hashed = hashed.into_iter();
-    Ok(known
-        .into_iter()
-        .map(|digest| digest.unwrap_or_else(|| hashed.next().expect("one digest for each unknown file")))
+    Ok(files
+        .iter()
+        .map(|file| file.known.unwrap_or_else(|| hashed.next().expect("one digest for each unknown file")))
         .collect())
 }
 
@@ -315,11 +353,9 @@ fn hash_files(
 /// Digest of a file's bytes and extended attributes.
 fn hash_one(tree: &Tree<'_>, selected: &Selected, file: &Item) -> io::Result<ContentDigest> {
     let path = selected.path.join(&file.path);
-    let path = path.components().as_path();
-    let parent = tree.open_dir(path.parent().unwrap_or(Path::new("")))?;
-    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let bytes = hash_file(&mut cwalk::open_file_at(parent.as_fd(), name)?)?;
-    let xattrs = cwalk::xattrs_at(parent.as_fd(), name)?;
+    let mut opened = resolve::open_file(tree.root, path.components().as_path())?;
+    let bytes = hash_file(&mut opened)?;
+    let xattrs = cwalk::xattrs_of(opened.as_fd())?;
     if xattrs.is_empty() {
         return Ok(bytes);
     }

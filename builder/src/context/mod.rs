@@ -103,11 +103,12 @@ impl LocalContext {
         let resolved = resolve::resolve(root, path, true)?;
         match resolved.stat.map(|stat| stat.kind) {
             Some(FileKind::File) => {
-                let parent = resolve::open_dir(root, resolve::parent(&resolved.path))?;
+                let parent = resolve::dir(root, resolve::parent(&resolved.path))?;
                 let name = resolved.path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
                 Ok(Found::File(wharf_cache::walk::open_file_at(parent.as_fd(), name)?))
             }
             Some(_) => Ok(Found::NoFile),
+            None if !resolved.followed => Ok(Found::Nothing),
             None => {
                 let itself = resolve::resolve(root, path, false)?;
                 let is_link = itself.stat.is_some_and(|stat| stat.kind == FileKind::Symlink);
@@ -157,9 +158,13 @@ pub fn open_at_once(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
+/// Dockerfiles, ignore files and manifests have no more as a rule.
+const USUAL_BYTES: usize = 16 * 1024;
+
 /// Reads at most `bytes_max` bytes.
 pub fn read_bytes(reader: impl io::Read, bytes_max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+    // Most texts then take one read, and one more for their end.
+    let mut bytes = Vec::with_capacity(USUAL_BYTES);
     reader.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("more than {bytes_max} bytes")));

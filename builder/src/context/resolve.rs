@@ -1,6 +1,7 @@
 //! Resolving a path inside a root, symlinks followed as if the root were `/`, by descriptors and one component at a time.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -21,12 +22,34 @@ pub struct Resolved {
     pub path: PathBuf,
     /// What is there; `None` if nothing is.
     pub stat: Option<Stat>,
+    /// Whether a symlink led there.
+    pub followed: bool,
+}
+
+/// A directory below a root, which is open already if it is the root itself.
+#[derive(Debug)]
+pub enum Dir<'a> {
+    /// The root.
+    Root(BorrowedFd<'a>),
+    /// Another one.
+    Below(OwnedFd),
+}
+
+impl AsFd for Dir<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Root(root) => *root,
+            Self::Below(dir) => dir.as_fd(),
+        }
+    }
 }
 
 /// Resolves `path` below `root`; the last component's symlink is followed if `follow_last`.
 pub fn resolve(root: BorrowedFd<'_>, path: &Path, follow_last: bool) -> io::Result<Resolved> {
     let mut todo: Vec<OsString> = path.iter().rev().map(OsStr::to_owned).collect();
     let mut done: Vec<OsString> = Vec::new();
+    // Of each of `done`; what is below something that is missing has none.
+    let mut stats: Vec<Option<Stat>> = Vec::new();
     let mut missing = false;
     let mut followed = 0;
     while let Some(name) = todo.pop() {
@@ -34,18 +57,21 @@ pub fn resolve(root: BorrowedFd<'_>, path: &Path, follow_last: bool) -> io::Resu
             b"." => continue,
             b"/" => {
                 done.clear();
+                stats.clear();
                 missing = false;
                 continue;
             }
             b".." => {
                 done.pop();
+                stats.pop();
                 missing = false;
                 continue;
             }
             _ => {}
         }
+        let mut stat = None;
         if !missing {
-            let target = match open_dir(root, &join(&done)) {
+            let target = match dir(root, &join(&done)) {
                 Ok(parent) => link_target(parent.as_fd(), &name, follow_last || !todo.is_empty())?,
                 Err(error) if is_missing(&error) => Found::Missing,
                 Err(error) => return Err(error),
@@ -60,18 +86,25 @@ pub fn resolve(root: BorrowedFd<'_>, path: &Path, follow_last: bool) -> io::Resu
                     continue;
                 }
                 Found::Missing => missing = true,
-                Found::Other => {}
+                Found::Other(found) => stat = Some(found),
             }
         }
         done.push(name);
+        stats.push(stat);
     }
-    let path = join(&done);
-    let stat = match stat(root, &path) {
-        Ok(stat) => Some(stat),
-        Err(error) if is_missing(&error) => None,
-        Err(error) => return Err(error),
+    let stat = match stats.pop() {
+        Some(stat) => stat,
+        None => Some(cwalk::stat_at(root, OsStr::new("."))?),
     };
-    Ok(Resolved { path, stat })
+    Ok(Resolved { path: join(&done), stat, followed: followed > 0 })
+}
+
+/// The directory at a path that was resolved, to look names up in (not to list it: the root may be read by others).
+pub fn dir<'a>(root: BorrowedFd<'a>, path: &Path) -> io::Result<Dir<'a>> {
+    if path.as_os_str().is_empty() {
+        return Ok(Dir::Root(root));
+    }
+    open_dir(root, path).map(Dir::Below)
 }
 
 /// Opens a directory whose path was resolved; fails rather than follow a symlink put there meanwhile.
@@ -87,11 +120,19 @@ pub fn open_dir(root: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Opens a regular file whose path was resolved, without waiting for anything that was put in its place; fails rather than
+/// follow a symlink put there meanwhile.
+pub fn open_file(root: BorrowedFd<'_>, path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)?.into())
+}
+
 /// Stat of a resolved path.
 pub fn stat(root: BorrowedFd<'_>, path: &Path) -> io::Result<Stat> {
     match path.file_name() {
         None => cwalk::stat_at(root, OsStr::new(".")),
-        Some(name) => cwalk::stat_at(open_dir(root, parent(path))?.as_fd(), name),
+        Some(name) => cwalk::stat_at(dir(root, parent(path))?.as_fd(), name),
     }
 }
 
@@ -108,7 +149,7 @@ pub fn is_missing(error: &io::Error) -> bool {
 enum Found {
     Missing,
     Link(OsString),
-    Other,
+    Other(Stat),
 }
 
 fn link_target(dir: BorrowedFd<'_>, name: &OsStr, follow: bool) -> io::Result<Found> {
@@ -116,7 +157,7 @@ fn link_target(dir: BorrowedFd<'_>, name: &OsStr, follow: bool) -> io::Result<Fo
         Ok(stat) if stat.kind == FileKind::Symlink && follow => {
             Ok(Found::Link(cwalk::readlink_at(dir, name)?))
         }
-        Ok(_) => Ok(Found::Other),
+        Ok(stat) => Ok(Found::Other(stat)),
         Err(error) if is_missing(&error) => Ok(Found::Missing),
         Err(error) => Err(error),
     }

@@ -10,6 +10,7 @@ use wharf_frontend::image::{History, ImageConfig};
 use wharf_solver::llb;
 
 use super::rfc3339;
+use crate::remote::manifest::{CacheConfig, INLINE_FIELD};
 
 /// Media type of an image manifest (OCI image-spec, media-types.md).
 pub const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -36,6 +37,8 @@ pub struct Built {
     pub source_date_epoch: Option<u64>,
     /// What the image is for.
     pub platform: llb::Platform,
+    /// The cache that the image carries.
+    pub inline_cache: Option<CacheConfig>,
 }
 
 /// An image ready to be exported: its documents as bytes, its layers as blobs of the store.
@@ -110,7 +113,10 @@ pub fn assemble(built: &Built, now: SystemTime) -> BuiltImage {
         config.architecture.clone_from(&built.platform.architecture);
         config.variant.clone_from(&built.platform.variant);
     }
-    let config = config.to_json();
+    let config = match &built.inline_cache {
+        Some(cache) => with_field(config.to_json(), INLINE_FIELD, &cache.to_json()),
+        None => config.to_json(),
+    };
     let config_descriptor = Descriptor::of(CONFIG_TYPE, &config);
 
     let layers: Vec<_> = all_layers()
@@ -134,6 +140,16 @@ pub fn assemble(built: &Built, now: SystemTime) -> BuiltImage {
         ..Descriptor::of(MANIFEST_TYPE, &manifest)
     };
     BuiltImage { config, config_descriptor, manifest, descriptor, layers, created }
+}
+
+/// A JSON object with one field more, the last.
+fn with_field(mut object: Vec<u8>, name: &str, value: &[u8]) -> Vec<u8> {
+    let end = object.pop();
+    debug_assert_eq!(end, Some(b'}'), "a config is an object");
+    object.extend(format!(",\"{name}\":").bytes());
+    object.extend(value);
+    object.push(b'}');
+    object
 }
 
 impl Descriptor {
@@ -273,6 +289,7 @@ pub(super) mod tests {
             layers: (0..layers).map(new_layer).collect(),
             source_date_epoch: epoch,
             platform: linux(),
+            inline_cache: None,
         }
     }
 

@@ -78,7 +78,7 @@ pub enum ExportError {
 
 impl ExportError {
     /// An [`Self::Io`] in the making: `.map_err(ExportError::io("create", path.display()))`.
-    fn io(operation: &'static str, object: impl ToString) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(operation: &'static str, object: impl ToString) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { operation, object: object.to_string(), source }
     }
 

@@ -20,7 +20,7 @@ const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Most bytes of an `index.json` that is added to.
 const INDEX_BYTES_MAX: u64 = 16 << 20;
 
-const REF_NAME: &str = "org.opencontainers.image.ref.name";
+pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// Writes the image as a layout in a tar, once under each of `names` (full names with tag). Layers are streamed from
 /// the store and verified on the way.
@@ -67,29 +67,42 @@ pub fn write_directory(
     let write = || {
         create_directory(&dest.join("blobs/sha256"))?;
         for (digest, content) in contents(image) {
-            let path = dest.join(blob_path(&digest));
-            if fs::metadata(&path).is_ok_and(|there| there.is_file() && there.len() == content.size()) {
-                continue;
+            if !has_blob(dest, &digest, content.size()) {
+                write_blob(dest, &digest, &mut *content.open(store, &digest)?)?;
             }
-            let mut reader = content.open(store, &digest)?;
-            let mut file = OutputFile::create(&path)?;
-            std::io::copy(&mut reader, &mut file).map_err(ExportError::io("write", path.display()))?;
-            file.commit()?;
         }
-        let index = merged_index(&dest.join("index.json"), descriptors(image, names))?;
-        for (name, bytes) in [("oci-layout", LAYOUT), ("index.json", &index)] {
-            let path = dest.join(name);
-            let mut file = OutputFile::create(&path)?;
-            file.write_all(bytes).map_err(ExportError::io("write", path.display()))?;
-            file.commit()?;
-        }
-        Ok(())
+        write_index(dest, descriptors(image, names))
     };
     write().map_err(|error: ExportError| error.name_full_disk(dest))
 }
 
+/// Whether a layout has a blob of `size` bytes.
+pub(crate) fn has_blob(layout: &Path, digest: &Digest, size: u64) -> bool {
+    fs::metadata(layout.join(blob_path(digest))).is_ok_and(|there| there.is_file() && there.len() == size)
+}
+
+/// Writes a blob of a layout.
+pub(crate) fn write_blob(layout: &Path, digest: &Digest, reader: &mut dyn Read) -> Result<(), ExportError> {
+    let path = layout.join(blob_path(digest));
+    let mut file = OutputFile::create(&path)?;
+    std::io::copy(reader, &mut file).map_err(ExportError::io("write", path.display()))?;
+    file.commit()
+}
+
+/// Writes what makes a directory a layout, or adds to one that is there. What `manifests` name is there.
+pub(crate) fn write_index(layout: &Path, manifests: Vec<Descriptor>) -> Result<(), ExportError> {
+    let index = merged_index(&layout.join("index.json"), manifests)?;
+    for (name, bytes) in [("oci-layout", LAYOUT), ("index.json", &index)] {
+        let path = layout.join(name);
+        let mut file = OutputFile::create(&path)?;
+        file.write_all(bytes).map_err(ExportError::io("write", path.display()))?;
+        file.commit()?;
+    }
+    Ok(())
+}
+
 /// A blob's path in a layout.
-pub(super) fn blob_path(digest: &Digest) -> String {
+pub(crate) fn blob_path(digest: &Digest) -> String {
     format!("blobs/sha256/{}", digest.hex())
 }
 

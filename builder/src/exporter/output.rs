@@ -137,7 +137,7 @@ impl Drop for OutputFile {
 }
 
 /// Makes `path` and what is missing above it.
-pub(super) fn create_directory(path: &Path) -> Result<(), ExportError> {
+pub(crate) fn create_directory(path: &Path) -> Result<(), ExportError> {
     fs::create_dir_all(path).map_err(ExportError::io("create directory", path.display()))
 }
 

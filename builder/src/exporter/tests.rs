@@ -79,6 +79,7 @@ fn image(store: &Store) -> BuiltImage {
         layers: vec![(new, UNIX_EPOCH + Duration::from_secs(1_700_000_000))],
         source_date_epoch: None,
         platform,
+        inline_cache: None,
     };
     assemble(&built, UNIX_EPOCH)
 }

@@ -167,6 +167,9 @@ impl View {
 /// Time between two looks at the clock: ten frames a second are smooth enough for a spinner-less display.
 const TICK: Duration = Duration::from_millis(100);
 
+/// No more than this waits to be written.
+const WRITE_BYTES_MAX: usize = 16 * 1024;
+
 /// The renderer thread's life.
 fn run(
     mut view: View,
@@ -177,9 +180,23 @@ fn run(
 ) -> Steps {
     let mut steps = Steps::default();
     let mut next_tick = TICK;
+    let mut text = String::new();
     loop {
-        let mut text = String::new();
-        let message = inbox.recv_timeout(next_tick.saturating_sub(start.elapsed()));
+        // What came together is written together.
+        let message = match inbox.try_recv() {
+            Ok(message) if text.len() < WRITE_BYTES_MAX => Ok(message),
+            at_once => {
+                if !text.is_empty() {
+                    // Nobody can be told that the terminal is gone, and the build goes on without it.
+                    let _written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+                    text.clear();
+                }
+                match at_once {
+                    Ok(message) => Ok(message),
+                    Err(_) => inbox.recv_timeout(next_tick.saturating_sub(start.elapsed())),
+                }
+            }
+        };
         let finished = matches!(message, Ok(Message::Finish) | Err(RecvTimeoutError::Disconnected));
         match message {
             Ok(Message::Event(at, event)) => {
@@ -199,11 +216,8 @@ fn run(
             view.tick(&steps, now, size(), &mut text);
             next_tick = now + TICK;
         }
-        if !text.is_empty() {
-            // Nobody can be told that the terminal is gone, and the build goes on without it.
-            let _written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        }
         if finished {
+            let _written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
             return steps;
         }
     }

@@ -5,10 +5,22 @@ use std::time::Duration;
 
 use wharf_cache::Digest;
 
+use crate::source::OFFLINE_HINT;
+
 /// Why a registry did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
+    /// Nobody was asked: the build is offline.
+    #[error("registry {registry} is not asked to {operation} {object}: the build is offline")]
+    Offline {
+        /// Host of the registry.
+        registry: String,
+        /// What was to be done.
+        operation: &'static str,
+        /// To what.
+        object: String,
+    },
     /// No answer: no such host, connection refused or cut, TLS refused, silence.
     #[error("cannot reach registry {registry} to {operation} {object}")]
     Unreachable {
@@ -129,6 +141,7 @@ impl RegistryError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Offline { .. } => Some(OFFLINE_HINT.to_owned()),
             Self::Unreachable { registry, .. } => Some(format!(
                 "check the name and the network; a registry without TLS must be listed as insecure ({registry})"
             )),

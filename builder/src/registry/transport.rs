@@ -45,6 +45,8 @@ pub struct RegistryOptions {
     pub docker_config: Option<PathBuf>,
     /// Pause before the second try; each further pause is four times as long.
     pub retry_delay: Duration,
+    /// Whether nothing is sent: what would be is refused.
+    pub offline: bool,
 }
 
 impl Default for RegistryOptions {
@@ -55,6 +57,7 @@ impl Default for RegistryOptions {
             ca_certificates: Vec::new(),
             docker_config: None,
             retry_delay: Duration::from_millis(300),
+            offline: false,
         }
     }
 }
@@ -195,6 +198,10 @@ impl Transport {
         call: &Call<'_>,
         authorization: Option<&Authorization>,
     ) -> Result<Response, RegistryError> {
+        if self.options.offline {
+            let (registry, object) = (call.registry.to_owned(), call.object.clone());
+            return Err(RegistryError::Offline { registry, operation: call.operation, object });
+        }
         let client = self.client(call)?;
         let mut request = client.request(call.method.clone(), call.url.clone());
         for (name, value) in &call.headers {

@@ -12,7 +12,10 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use wharf_cache::ContentDigest;
-use wharf_cache::mounts::{Archive, ArchiveError, CHUNKS_MAX, MountName};
+use wharf_cache::mounts::{Archive, ArchiveError, CHUNKS_MAX, Chunk, MountName};
+
+use super::Backend;
+use crate::registry::transfer::each_at_once;
 
 pub use export::{MountExport, export};
 pub use import::{MountError, import};
@@ -47,6 +50,15 @@ impl MountEntry {
     /// Which mount it is.
     pub fn name(&self) -> MountName {
         MountName::new(&self.id, self.seed.as_ref(), self.owner)
+    }
+
+    /// Whether a place has all that it is put together from.
+    pub fn is_in(&self, backend: &dyn Backend) -> bool {
+        let there = |chunk: &Chunk| match backend.has(&chunk.digest, chunk.size) {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(()),
+        };
+        each_at_once(&self.chunks.chunks, there).is_ok()
     }
 
     /// Refuses what nobody here would have made.

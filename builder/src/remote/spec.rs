@@ -147,6 +147,9 @@ pub struct SpecError {
     pub reason: String,
 }
 
+/// Looks an environment variable up.
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 const FROM: &str = "--cache-from";
 const TO: &str = "--cache-to";
 
@@ -171,7 +174,27 @@ impl CacheFrom {
     }
 }
 
+impl CacheFrom {
+    /// Fills in what the environment says of the place.
+    pub fn with_environment(mut self, variable: Variables<'_>) -> Result<Self, SpecError> {
+        if let Origin::S3(place) = &mut self.origin {
+            let bucket = place.clone().with_environment(variable);
+            **place = bucket.map_err(|reason| SpecError { flag: FROM, spec: self.spec.clone(), reason })?;
+        }
+        Ok(self)
+    }
+}
+
 impl CacheTo {
+    /// Fills in what the environment says of the place.
+    pub fn with_environment(mut self, variable: Variables<'_>) -> Result<Self, SpecError> {
+        if let Target::S3(place) = &mut self.target {
+            let bucket = place.clone().with_environment(variable);
+            **place = bucket.map_err(|reason| SpecError { flag: TO, spec: self.spec.clone(), reason })?;
+        }
+        Ok(self)
+    }
+
     /// Parses what was given with `--cache-to`.
     pub fn parse(spec: &str) -> Result<Self, SpecError> {
         parse_to(spec).map_err(|reason| SpecError { flag: TO, spec: shown(spec), reason })
@@ -237,8 +260,13 @@ fn parse_to(spec: &str) -> Result<CacheTo, String> {
     }
     let target = match kind {
         "inline" => Target::Inline,
-        "registry" => Target::Registry(fields.reference()?),
         "s3" => Target::S3(Box::new(S3Place::take(&mut fields)?)),
+        "registry" => match fields.reference()? {
+            reference if reference.digest().is_some() => {
+                return Err(format!("`{reference}` has a digest: a cache is written under a tag"));
+            }
+            reference => Target::Registry(reference),
+        },
         _ => Target::Local {
             dest: fields.path("dest")?,
             tag: fields.tag()?,

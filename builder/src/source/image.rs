@@ -14,6 +14,7 @@ use wharf_solver::llb::Platform;
 use super::SourceError;
 use super::layout::LayoutReference;
 use super::platform::{available, choose, normalize};
+use crate::error::is_lost;
 use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::registry::transfer::{Meter, each_at_once};
 use crate::registry::{FetchedManifest, Progress, Reference, Registry, RegistryError};
@@ -94,9 +95,14 @@ impl ImageSources {
         let platform = normalize(platform);
         if let Origin::Registry(reference) = &origin
             && (!pull || reference.digest().is_some())
-            && let Some(image) = in_store(&self.store, &origin, reference, &platform)?
         {
-            return Ok(image);
+            match in_store(&self.store, &origin, reference, &platform) {
+                Ok(Some(image)) => return Ok(image),
+                Ok(None) => {}
+                // What the store has lost may still be where it came from.
+                Err(error) if is_lost(&error) => {}
+                Err(error) => return Err(error),
+            }
         }
         let root = self.root(&origin)?;
         let target = root.digest;
@@ -159,7 +165,7 @@ impl ImageSources {
         let mut missing: Vec<LayerSource> = Vec::new();
         for layer in self.layers(identifier)? {
             let known = missing.iter().any(|other| other.digest == layer.digest);
-            if !known && self.store.blobs().size(&layer.digest)?.is_none() {
+            if !known && self.store.blobs().size(&layer.digest)? != Some(layer.size) {
                 missing.push(layer);
             }
         }
@@ -252,8 +258,10 @@ impl ImageSources {
             let source = ManifestError::NotAnImage { media_type };
             return Err(SourceError::Manifest { object: origin.name(), source });
         }
-        if self.store.blobs().size(&config.digest)?.is_some() {
-            return Ok(self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?);
+        match self.store.blobs().read(&config.digest, CONFIG_BYTES_MAX) {
+            Ok(bytes) => return Ok(bytes),
+            Err(error) if is_lost(&error) => {}
+            Err(error) => return Err(error.into()),
         }
         if config.size > CONFIG_BYTES_MAX {
             let (registry, object) = (origin.name(), format!("config {}", config.digest));
@@ -275,15 +283,22 @@ impl ImageSources {
         };
         Ok(match &self.cancel {
             None => reader,
-            Some(cancel) => Box::new(Cancellable { reader, cancel: cancel.clone() }),
+            Some(cancel) => Box::new(Cancellable::new(reader, cancel.clone())),
         })
     }
 }
 
 /// A transfer that somebody may stop.
-struct Cancellable {
+pub(crate) struct Cancellable {
     reader: Box<dyn Read + Send>,
     cancel: Cancel,
+}
+
+impl Cancellable {
+    /// `reader`, until `cancel` is triggered.
+    pub(crate) fn new(reader: Box<dyn Read + Send>, cancel: Cancel) -> Self {
+        Self { reader, cancel }
+    }
 }
 
 impl Read for Cancellable {
@@ -446,7 +461,7 @@ fn parse_config(object: &str, bytes: &[u8]) -> Result<Config, SourceError> {
     serde_json::from_slice(bytes).map_err(|source| SourceError::Config { object: object.to_owned(), source })
 }
 
-fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {
+pub(crate) fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
     loop {
         match reader.read(&mut buffer) {

@@ -19,15 +19,20 @@ const NAME_ANNOTATION: &str = "org.opencontainers.image.ref.name";
 
 /// An image in a layout: `PATH[:TAG][@DIGEST]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct LayoutReference {
+pub(crate) struct LayoutReference {
     path: PathBuf,
     tag: Option<String>,
     pub(super) digest: Option<Digest>,
 }
 
 impl LayoutReference {
+    /// The image with this tag, or this digest.
+    pub(crate) fn new(path: PathBuf, tag: String, digest: Option<Digest>) -> Self {
+        Self { path, tag: Some(tag), digest }
+    }
+
     /// Reads what follows `oci-layout://`. A colon in the last path component begins a tag.
-    pub(super) fn parse(text: &str) -> Result<Self, SourceError> {
+    pub(crate) fn parse(text: &str) -> Result<Self, SourceError> {
         let bad = |reason| SourceError::LayoutName { text: text.chars().take(300).collect(), reason };
         let (rest, digest) = match text.rsplit_once('@') {
             Some((rest, digest)) if digest.contains(':') => {
@@ -55,13 +60,13 @@ impl LayoutReference {
     }
 
     /// `oci-layout://PATH@DIGEST`.
-    pub(super) fn identifier(&self, digest: &Digest) -> String {
+    pub(crate) fn identifier(&self, digest: &Digest) -> String {
         format!("oci-layout://{}@{digest}", self.path.display())
     }
 
     /// What the reference names: the blob with its digest, else the entry of `index.json` with its tag, else the only
     /// entry there is, else the one called `latest`.
-    pub(super) fn root(&self) -> Result<FetchedManifest, SourceError> {
+    pub(crate) fn root(&self) -> Result<FetchedManifest, SourceError> {
         if let Some(digest) = &self.digest {
             return self.manifest(digest);
         }
@@ -97,7 +102,7 @@ impl LayoutReference {
     }
 
     /// A manifest or index of the layout, verified.
-    pub(super) fn manifest(&self, digest: &Digest) -> Result<FetchedManifest, SourceError> {
+    pub(crate) fn manifest(&self, digest: &Digest) -> Result<FetchedManifest, SourceError> {
         let path = self.blob_path(digest);
         let read = || {
             let (file, size) = open_regular(&path)?;
@@ -115,7 +120,7 @@ impl LayoutReference {
     }
 
     /// A blob of `size` bytes; reading fails if it is another one.
-    pub(super) fn blob(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>, SourceError> {
+    pub(crate) fn blob(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>, SourceError> {
         let path = self.blob_path(digest);
         match open_regular(&path) {
             Ok((file, _)) => Ok(Box::new(VerifyingReader::new(file, *digest, size))),

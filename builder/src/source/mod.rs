@@ -3,7 +3,7 @@
 pub mod git;
 pub mod http;
 mod image;
-mod layout;
+pub(crate) mod layout;
 pub mod platform;
 
 use std::error::Error;
@@ -23,7 +23,11 @@ use crate::registry::{OciRegistry, ParseReferenceError, RegistryError, Transfer}
 
 pub use git::{GitError, GitSources};
 pub use http::{HttpError, HttpSources};
+pub(crate) use image::{Cancellable, copy};
 pub use image::{ImageSources, ResolvedImage, known};
+
+/// What helps when something that a build needs is not here, and nobody may be asked.
+pub(crate) const OFFLINE_HINT: &str = "build it once without `--offline`: what that brings here stays";
 
 /// Looks a secret of the build up by its id; `None` was not given, an error is why one that was cannot be had.
 pub type SecretLookup =

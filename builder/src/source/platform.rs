@@ -38,7 +38,7 @@ pub fn normalize(platform: &Platform) -> Platform {
 
 /// The entry of an index that suits `wanted` best. An index whose only image does not say what it runs on is taken at
 /// its word: there is nothing to choose.
-pub(super) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Option<&'a Descriptor> {
+pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Option<&'a Descriptor> {
     let wanted = normalize(wanted);
     let images = || entries.iter().filter(|entry| !entry.is_attestation());
     let fits = |entry: &Descriptor, (architecture, variant): &(&str, String)| {

@@ -17,9 +17,9 @@ use std::time::SystemTime;
 use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
-use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
+use wharf_cache::{Chain, ContentDigest, Digest, Key, Store, StoreError};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError};
-use wharf_solver::cache_map::{self, Reads};
+use wharf_solver::cache_map::{self, Reads, RecordKey};
 use wharf_solver::llb::{
     ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
 };
@@ -29,6 +29,8 @@ use wharf_solver::progress::{Event, LogStream, Sink};
 use crate::context::digest::{DigestError, Seen, TreeKind, content_digest, stamps};
 use crate::context::{LocalContext, Tree};
 use crate::limits::OpenFiles;
+use crate::remote::imports::{ImportError, Imports};
+use crate::remote::mounts::UsedMounts;
 use crate::secrets::Secrets;
 use crate::source::git::{GitSource, Pinned};
 use crate::source::http::{Fetched, UrlFile};
@@ -46,6 +48,8 @@ pub struct Worker<'a> {
     pub definition: &'a Definition,
     /// Where results go.
     pub store: &'a Store,
+    /// Has the files of what was built elsewhere.
+    pub imports: &'a Imports<'a>,
     /// Where base images come from.
     pub images: &'a ImageSources,
     /// Where files behind URLs come from.
@@ -71,6 +75,8 @@ pub struct Worker<'a> {
     pub secrets: &'a Secrets,
     /// What `--ssh` gave.
     pub ssh: &'a SshAgents,
+    /// The caches that steps used.
+    pub used_mounts: &'a UsedMounts,
     /// The caches that this build has begun anew, and which instance of each.
     pub emptied_caches: Mutex<HashMap<MountName, u32>>,
 }
@@ -114,6 +120,9 @@ pub enum WorkerError {
     /// A base image could not be brought.
     #[error("{0}")]
     Source(#[from] SourceError),
+    /// What was built elsewhere could not be brought.
+    #[error("{0}")]
+    Import(#[from] ImportError),
     /// The snapshotter failed.
     #[error("{0}")]
     Snapshot(#[from] SnapshotError),
@@ -202,6 +211,9 @@ impl OpResolver for Worker<'_> {
         vertex: &Vertex,
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, OpError> {
+        if !matches!(vertex.op, Op::Merge(_)) {
+            self.bring_files(inputs).map_err(OpError::new)?;
+        }
         let done = match &vertex.op {
             Op::Exec(exec) => self.exec(digest, vertex, exec, inputs).and_then(|chains| {
                 self.compare_with_key(vertex, inputs)?;
@@ -223,11 +235,32 @@ impl OpResolver for Worker<'_> {
                 other => Err(WorkerError::Unsupported(format!("reading from {other}://"))),
             },
         };
-        done.map_err(OpError::new)
+        // What became of files that vanished while they were read is neither a result nor a failure of the step.
+        self.require_files(inputs).and(done).map_err(OpError::new)
     }
 }
 
 impl Worker<'_> {
+    /// Brings what of the inputs is still elsewhere.
+    fn bring_files(&self, inputs: &[ResultRef]) -> Result<(), WorkerError> {
+        for input in inputs {
+            if let ResultRef::Snapshots(chain) = input {
+                self.imports.bring_files(chain, &self.cancel)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the snapshots of inputs are still here.
+    fn require_files(&self, inputs: &[ResultRef]) -> Result<(), WorkerError> {
+        for input in inputs {
+            if let ResultRef::Snapshots(chain) = input {
+                self.store.require_files(chain)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Does something with the commit that a repository's source stands for. What git says is the vertex's output.
     fn commit<T>(
         &self,
@@ -348,7 +381,10 @@ impl Worker<'_> {
     fn open(&self, result: &ResultRef) -> Result<Input<'_>, WorkerError> {
         match result {
             ResultRef::Local(vertex) => self.local(vertex).map(Input::Local),
-            ResultRef::Snapshots(chain) => Ok(Input::View(self.store.view(chain)?)),
+            ResultRef::Snapshots(chain) => {
+                self.imports.bring_files(chain, &self.cancel)?;
+                Ok(Input::View(self.store.view(chain)?))
+            }
             ResultRef::Image { .. } => {
                 Err(WorkerError::Unsupported("reading an image that was not pulled".to_owned()))
             }
@@ -495,6 +531,8 @@ fn whole(path: &str) -> CopyAction {
 pub struct StoreCache<'a> {
     /// The store.
     pub store: &'a Store,
+    /// Asked for what the store does not have.
+    pub imports: &'a Imports<'a>,
     /// Ends the wait for a lock.
     pub cancel: &'a Cancel,
     /// Whether results no longer are what their keys say.
@@ -503,18 +541,24 @@ pub struct StoreCache<'a> {
 
 impl CacheManager for StoreCache<'_> {
     fn lookup(&self, key: &Key) -> Result<Option<Vec<Chain>>, OpError> {
-        Ok(self.store.record(key).map_err(OpError::new)?.map(|record| record.outputs))
+        let offers = |digest: &Digest, size| self.imports.offers(digest, size);
+        match self.store.record_unless_lost(key, &offers).map_err(OpError::new)? {
+            Some(record) => Ok(Some(record.outputs)),
+            None => self.imports.lookup(key).map_err(OpError::new),
+        }
     }
 
     fn knows_op(&self, op: &Key) -> Result<bool, OpError> {
-        self.store.has_record_of(op).map_err(OpError::new)
+        Ok(self.store.has_record_of(op).map_err(OpError::new)? || self.imports.knows_op(op))
     }
 
-    fn store(&self, keys: &[Key], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
+    fn store(&self, keys: &[RecordKey], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
         if self.stale.load(Ordering::SeqCst) {
             return Ok(());
         }
-        self.store.put_record(keys, op, &Record { outputs: outputs.to_vec() }).map_err(OpError::new)
+        let keys: Vec<_> =
+            keys.iter().map(|RecordKey { key, inputs }| (*key, serde_json::to_vec(inputs).ok())).collect();
+        self.store.put_record_made_of(&keys, op, &Record { outputs: outputs.to_vec() }).map_err(OpError::new)
     }
 
     fn lock(&self, key: &Key) -> Result<Box<dyn Send>, OpError> {

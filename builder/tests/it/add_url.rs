@@ -352,7 +352,11 @@ fn sources(scratch: &Scratch, secrets: &'static [(&str, &str)]) -> (Store, HttpS
         let found = secrets.iter().find(|(known, _)| *known == id);
         Ok(found.map(|(_, value)| value.as_bytes().to_vec()))
     });
-    let options = HttpOptions { silence_max: Duration::from_millis(300), retry_delay: Duration::ZERO };
+    let options = HttpOptions {
+        silence_max: Duration::from_millis(300),
+        retry_delay: Duration::ZERO,
+        ..HttpOptions::default()
+    };
     let http = HttpSources::new(store.clone(), Cancel::new().unwrap(), lookup, options);
     (store, http)
 }

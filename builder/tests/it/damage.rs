@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use crate::harness::{Wharf, busybox_layout, have, tool};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use crate::harness::{Outcome, Step, Wharf, busybox_layout, have, processes, tool, wait_until};
 
 fn built() -> Option<Wharf> {
     busybox_layout()?;
@@ -61,4 +64,59 @@ fn a_lost_index_is_written_again() {
     fs::remove_file(&index).unwrap();
     wharf.run(&["images"]).success();
     assert_eq!(fs::read(&index).unwrap(), before);
+}
+
+/// The only entry of a directory below `parent` that has `name`.
+fn find(parent: &Path, name: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().join(name)).find(|path| path.exists())
+}
+
+/// Builds; `harm` is done to the store while a step in the middle runs.
+fn build_and_harm(wharf: &Wharf, arguments: &[&str], harm: impl FnOnce(&Path)) -> Outcome {
+    wharf.file("f", "text\n").dockerfile(
+        "FROM busybox AS first\nCOPY f /\nRUN cat f > /g\n\
+         FROM first\n\
+         RUN --mount=type=cache,target=/c touch /c/started && until [ -e /c/go ]; do sleep 0.01; done; cat g > /h\n\
+         RUN cat f g h > /all\n\
+         COPY --from=first /g /i\n\
+         CMD [\"cat\", \"/all\"]\n",
+    );
+    let command = wharf.build_command("store", arguments);
+    let building = thread::spawn(|| Outcome::of(command));
+    let mounts = wharf.path("store/mounts");
+    wait_until("the step runs", || find(&mounts, "fs/started").is_some() || building.is_finished());
+    harm(&wharf.path("store"));
+    fs::write(find(&mounts, "fs/started").unwrap().with_file_name("go"), "").unwrap();
+    building.join().unwrap()
+}
+
+#[test]
+fn what_is_lost_while_a_build_runs_is_made_again() {
+    let harms: [(&str, &dyn Fn(&Path)); 3] = [
+        ("all snapshots", &|store| {
+            for entry in fs::read_dir(store.join("snapshots")).unwrap() {
+                fs::remove_dir_all(entry.unwrap().path()).unwrap();
+            }
+        }),
+        ("the files of all snapshots", &|store| {
+            for entry in fs::read_dir(store.join("snapshots")).unwrap() {
+                fs::remove_dir_all(entry.unwrap().path().join("fs")).unwrap();
+            }
+        }),
+        ("all blobs", &|store| {
+            for entry in fs::read_dir(store.join("blobs/sha256")).unwrap() {
+                fs::remove_file(entry.unwrap().path()).unwrap();
+            }
+        }),
+    ];
+    for (name, harm) in harms {
+        let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+        let outcome = build_and_harm(&wharf, &["-t", "app"], harm).success();
+        assert!(outcome.stderr.contains("warning"), "{name}: nothing was said\n{}", outcome.stderr);
+        assert_eq!(wharf.run(&["run", "--rm", "app"]).success().stdout, b"text\ntext\ntext\n", "{name}");
+        let steps = wharf.build(&["-t", "app"]).success().steps();
+        assert_eq!(steps.that(Step::Ran), [""; 0], "{name}");
+        assert_eq!(processes(&wharf.path("store").display().to_string()), [""; 0], "{name}");
+    }
 }

@@ -114,7 +114,7 @@ impl S3Server {
 /// The client that a `--cache-to` gives.
 pub(crate) fn client(spec: &str, variable: &dyn Fn(&str) -> Option<String>) -> S3 {
     let Target::S3(place) = CacheTo::parse(spec).unwrap().target else { panic!("{spec} is no bucket") };
-    S3::new(place.with_environment(variable).unwrap()).unwrap()
+    S3::new(place.with_environment(variable).unwrap())
 }
 
 impl Drop for S3Server {

@@ -28,6 +28,7 @@ use crate::{Chain, ChainId, DiffId, Digest, Store};
 const BLOCK_BYTES: usize = 256 * 1024;
 const BLOCKS_MAX: usize = 16;
 
+type OpenLayer<'a> = &'a (dyn Fn(&LayerSource) -> io::Result<Box<dyn Read + Send>> + Sync);
 type Open<'a> = &'a (dyn Fn(usize) -> io::Result<Box<dyn Read + Send>> + Sync);
 
 pub(super) fn apply_layers(
@@ -48,39 +49,45 @@ pub(super) fn apply_layers(
         }
         plan.push((chain_id, known));
     }
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(missing.len());
     let work = Work { store, layers, missing, open, next: AtomicUsize::new(0), stop: AtomicBool::new(false) };
-    std::thread::scope(|scope| {
-        let (sender, receiver) = channel();
-        for started in 0..threads {
-            let (work, sender) = (&work, sender.clone());
-            let spawned = std::thread::Builder::new()
-                .name("layer-unpack".to_owned())
-                .spawn_scoped(scope, move || work.run(&sender));
-            match spawned {
-                Ok(_) => {}
-                // Fewer threads are slower, no more.
-                Err(_) if started > 0 => break,
-                Err(source) => return Err(no_thread(source)),
-            }
-        }
-        drop(sender);
+    work.spread(|receiver| {
         let mut finish = Finish { store, created, receiver, unpacked: BTreeMap::new() };
         let mut chain = Chain::default();
         for (index, (source, (chain_id, known))) in layers.iter().zip(plan).enumerate() {
             let id = match known {
-                Some(id) => Ok(id),
-                None => finish.layer(index, source, chain_id, &chain),
+                Some(id) => id,
+                None => finish.layer(index, source, chain_id, &chain)?,
             };
-            match id {
-                Ok(id) => chain.0.push(id),
-                Err(error) => {
-                    work.stop.store(true, Ordering::Relaxed);
-                    return Err(error);
-                }
-            }
+            chain.0.push(id);
         }
         Ok(chain)
+    })
+}
+
+/// Brings the files of the lazy snapshots of a chain.
+pub(super) fn fill(store: &Store, chain: &Chain, open: OpenLayer<'_>) -> Result<(), DiffError> {
+    let missing = store.missing(chain)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let layers: Vec<LayerSource> = missing.iter().map(|missing| missing.source.clone()).collect();
+    let work = Work {
+        store,
+        layers: &layers,
+        missing: (0..layers.len()).collect(),
+        open: &|index| open(&layers[index]),
+        next: AtomicUsize::new(0),
+        stop: AtomicBool::new(false),
+    };
+    work.spread(|receiver| {
+        let mut finish =
+            Finish { store, created: SystemTime::UNIX_EPOCH, receiver, unpacked: BTreeMap::new() };
+        for (index, missing) in missing.iter().enumerate() {
+            let below = Chain(chain.0[..missing.position].to_vec());
+            let active = finish.completed(index, &below)?;
+            active.commit_as(missing.id, missing.content)?;
+        }
+        Ok(())
     })
 }
 
@@ -96,6 +103,35 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
+    /// Unpacks on several threads, while `finish` takes what they give. A failure of it stops them.
+    fn spread<T>(
+        &self,
+        finish: impl FnOnce(Receiver<(usize, Result<Unpacked, DiffError>)>) -> Result<T, DiffError>,
+    ) -> Result<T, DiffError> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(self.missing.len());
+        std::thread::scope(|scope| {
+            let (sender, receiver) = channel();
+            for started in 0..threads {
+                let sender = sender.clone();
+                let spawned = std::thread::Builder::new()
+                    .name("layer-unpack".to_owned())
+                    .spawn_scoped(scope, move || self.run(&sender));
+                match spawned {
+                    Ok(_) => {}
+                    // Fewer threads are slower, no more.
+                    Err(_) if started > 0 => break,
+                    Err(source) => return Err(no_thread(source)),
+                }
+            }
+            drop(sender);
+            let finished = finish(receiver);
+            if finished.is_err() {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            finished
+        })
+    }
+
     fn run(&self, done: &Sender<(usize, Result<Unpacked, DiffError>)>) {
         while !self.stop.load(Ordering::Relaxed) {
             let Some(&index) = self.missing.get(self.next.fetch_add(1, Ordering::Relaxed)) else { return };
@@ -160,10 +196,33 @@ impl Finish<'_> {
         chain_id: ChainId,
         below: &Chain,
     ) -> Result<crate::SnapshotId, DiffError> {
+        let active = self.completed(index, below)?;
+        // What is described already gets its files, if it is these.
+        let (id, content) = match self.store.lazy_by_chain_id(&chain_id)? {
+            Some(lazy) => lazy,
+            None => return self.commit(active, source, chain_id),
+        };
+        if active.content()? != content {
+            return self.commit(active, source, chain_id);
+        }
+        active.commit_as(id, content)?;
+        Ok(id)
+    }
+
+    /// A layer as it is on top of `below`.
+    fn completed(&mut self, index: usize, below: &Chain) -> Result<Active, DiffError> {
         let Unpacked { active, mut unpacker } = self.wait(index)?;
         complete(&mut unpacker, self.store, below)?;
-        drop(unpacker);
-        let snapshot = active.commit(self.created)?;
+        Ok(active)
+    }
+
+    fn commit(
+        &self,
+        active: Active,
+        source: &LayerSource,
+        chain_id: ChainId,
+    ) -> Result<crate::SnapshotId, DiffError> {
+        let snapshot = active.commit_unpacked(self.created)?;
         let layer = Layer {
             diff_id: source.diff_id,
             digest: source.digest,

@@ -29,7 +29,7 @@ pub(super) fn write_changes<S: Sink>(
     let upper = store.open_snapshot(top)?;
     let mut changes = Changes {
         tar,
-        lower: Lower { store, chain: below, dirs: Vec::new(), opaque: HashSet::new() },
+        lower: Lower::new(store, below, format!("snapshot {top}")),
         unchanged: BTreeMap::new(),
         object: format!("snapshot {top}"),
     };
@@ -96,7 +96,7 @@ impl<S: Sink> Changes<'_, S> {
         if entry.stat.kind == FileKind::Dir {
             return self.visit_dir(visited);
         }
-        if self.is_copy(visited)? {
+        if self.lower.has_copy_of(visited)? {
             return Ok(());
         }
         self.write_parents(path)?;
@@ -109,10 +109,10 @@ impl<S: Sink> Changes<'_, S> {
         let xattrs = walk::xattrs_at(dir.as_fd(), &entry.name).map_err(|e| self.cannot_read(path, e))?;
         if is_opaque(&xattrs) {
             // Overlayfs marks new directories too, where there was nothing or a file that the directory replaces.
-            let hides = self.lower.find(visited)?.is_some_and(|(_, below)| below.kind == FileKind::Dir);
+            let hides = self.lower.has_dir(visited)?;
             self.write_parents(path)?;
             self.tar.dir(path, &stat, &xattrs)?;
-            self.lower.opaque.insert(path.clone());
+            self.lower.hide(path);
             if !hides {
                 return Ok(());
             }
@@ -121,16 +121,9 @@ impl<S: Sink> Changes<'_, S> {
             marker.push(OsStr::from_bytes(whiteout::OPAQUE));
             return self.tar.marker(&marker, &stat);
         }
-        if let Some((lower, below)) = self.lower.find(visited)?
-            && below.kind == FileKind::Dir
-            && same_owner_and_mode(&stat, &below)
-        {
-            let below_xattrs = walk::xattrs_at(lower, &entry.name);
-            let below_xattrs = below_xattrs.map_err(|e| cannot_read(&self.object, path, e))?;
-            if same_xattrs(&xattrs, &below_xattrs) {
-                self.unchanged.insert(path.clone(), (stat, xattrs));
-                return Ok(());
-            }
+        if self.lower.has_same_dir(visited, &xattrs)? {
+            self.unchanged.insert(path.clone(), (stat, xattrs));
+            return Ok(());
         }
         self.write_parents(path)?;
         self.tar.dir(path, &stat, &xattrs)
@@ -152,16 +145,62 @@ impl<S: Sink> Changes<'_, S> {
         held_back.iter().rev().try_for_each(|(parent, stat, xattrs)| self.tar.dir(parent, stat, xattrs))
     }
 
+    fn cannot_read(&self, path: &OsStr, source: io::Error) -> DiffError {
+        cannot_read(&self.object, path, source)
+    }
+}
+
+/// The file system below a snapshot, looked into along the walk of the snapshot. Mounted at the first look: a diff
+/// that is empty needs none.
+pub(super) struct Lower<'a> {
+    store: &'a Store,
+    chain: Chain,
+    /// What is compared, for messages.
+    object: String,
+    /// The directories from the root to the one looked into last, with their paths; `None` where there is none.
+    dirs: Vec<(OsString, Option<OwnedFd>)>,
+    /// Directories of the snapshot that hide what is below them.
+    opaque: HashSet<OsString>,
+}
+
+impl<'a> Lower<'a> {
+    pub(super) fn new(store: &'a Store, chain: Chain, object: String) -> Self {
+        Self { store, chain, object, dirs: Vec::new(), opaque: HashSet::new() }
+    }
+
+    /// From now on there is nothing below the directory `path`.
+    pub(super) fn hide(&mut self, path: &OsStr) {
+        self.opaque.insert(path.to_owned());
+    }
+
+    /// Whether there is a directory at the same path.
+    pub(super) fn has_dir(&mut self, visited: &Visited) -> Result<bool, DiffError> {
+        Ok(self.find(visited)?.is_some_and(|(_, below)| below.kind == FileKind::Dir))
+    }
+
+    /// Whether the directory at the same path is no other one, but for what is in it.
+    pub(super) fn has_same_dir(&mut self, visited: &Visited, xattrs: &Xattrs) -> Result<bool, DiffError> {
+        let (path, name, stat) = (&visited.path, &visited.entry.name, &visited.entry.stat);
+        let object = self.object.clone();
+        let Some((lower, below)) = self.find(visited)? else { return Ok(false) };
+        if below.kind != FileKind::Dir || !same_owner_and_mode(stat, &below) {
+            return Ok(false);
+        }
+        let below_xattrs = walk::xattrs_at(lower, name).map_err(|e| cannot_read(&object, path, e))?;
+        Ok(same_xattrs(xattrs, &below_xattrs))
+    }
+
     /// Whether the entry is a mere copy of what lies below, as overlayfs makes when a file is opened for writing and
     /// then left alone. Equal size and times prove nothing (`touch -r`), so the bytes are compared, too. A file with
     /// several names always counts: one of the names may be new.
-    fn is_copy(&mut self, visited: &Visited) -> Result<bool, DiffError> {
+    pub(super) fn has_copy_of(&mut self, visited: &Visited) -> Result<bool, DiffError> {
         let (path, name, stat) = (&visited.path, &visited.entry.name, &visited.entry.stat);
         let comparable = matches!(stat.kind, FileKind::File | FileKind::Symlink) && stat.nlink == 1;
         if !comparable {
             return Ok(false);
         }
-        let Some((lower, below)) = self.lower.find(visited)? else { return Ok(false) };
+        let object = self.object.clone();
+        let Some((lower, below)) = self.find(visited)? else { return Ok(false) };
         if stat.kind != below.kind
             || !same_owner_and_mode(stat, &below)
             || (stat.size, stat.mtime) != (below.size, below.mtime)
@@ -180,26 +219,9 @@ impl<S: Sink> Changes<'_, S> {
                 _ => Ok(walk::readlink_at(upper, name)? == walk::readlink_at(lower, name)?),
             }
         };
-        same().map_err(|source| cannot_read(&self.object, path, source))
+        same().map_err(|source| cannot_read(&object, path, source))
     }
 
-    fn cannot_read(&self, path: &OsStr, source: io::Error) -> DiffError {
-        cannot_read(&self.object, path, source)
-    }
-}
-
-/// The file system below a snapshot, looked into along the walk of the snapshot. Mounted at the first look: a diff
-/// that is empty needs none.
-struct Lower<'a> {
-    store: &'a Store,
-    chain: Chain,
-    /// The directories from the root to the one looked into last, with their paths; `None` where there is none.
-    dirs: Vec<(OsString, Option<OwnedFd>)>,
-    /// Directories of the snapshot that hide what is below them.
-    opaque: HashSet<OsString>,
-}
-
-impl Lower<'_> {
     /// From now on there is nothing below.
     fn hide_all(&mut self) {
         self.chain = Chain::default();
@@ -283,7 +305,7 @@ fn same_bytes(mut a: File, mut b: File) -> io::Result<bool> {
 }
 
 /// The directory a path is in; `None` for one in the root.
-fn parent_of(path: &OsStr) -> Option<&OsStr> {
+pub(super) fn parent_of(path: &OsStr) -> Option<&OsStr> {
     let slash = path.as_bytes().iter().rposition(|&byte| byte == b'/')?;
     Some(OsStr::from_bytes(&path.as_bytes()[..slash]))
 }
@@ -299,6 +321,6 @@ fn beside(path: &OsStr, name: &[&[u8]]) -> OsString {
     sibling
 }
 
-fn cannot_read(object: &str, path: &OsStr, source: io::Error) -> DiffError {
+pub(super) fn cannot_read(object: &str, path: &OsStr, source: io::Error) -> DiffError {
     DiffError::Read { object: format!("`{}` of {object}", path.display()), source }
 }

@@ -1,7 +1,7 @@
 //! The way of a layer's bytes from tar chunks to a committed blob.
 //!
 //! ```text
-//! caller: tar chunk ─▶ sha256 (diffID) ─▶ workers: gzip member a chunk ─▶ writer: in order ─▶ sha256, blob file
+//! caller: tar chunk ─▶ sha256 (diffID) ─▶ workers: gzip member or zstd frame a chunk ─▶ writer: in order ─▶ sha256, blob file
 //! ```
 //!
 //! Each chunk becomes one gzip member (RFC 1952 allows any number of them), so the blob does not depend on the number
@@ -24,6 +24,9 @@ use crate::{DiffId, Digest};
 
 /// Level of the gzip members: docs/decisions/0002-gzip-members.md has the measurements.
 const GZIP_LEVEL: i32 = 4;
+
+/// Level of the zstd frames: the library's own default, which is about as fast as [`GZIP_LEVEL`] and smaller.
+const ZSTD_LEVEL: i32 = 3;
 
 /// More workers than this are faster than the diffID can be computed.
 const WORKERS_MAX: usize = 12;
@@ -59,7 +62,7 @@ impl LayerSink {
     /// `threads` is how many compress at the same time.
     pub(super) fn new(blob: BlobWriter, compression: Compression, threads: usize) -> Self {
         let diff_hasher = match compression {
-            Compression::Gzip => Some(Sha256::new()),
+            Compression::Gzip { .. } | Compression::Zstd { .. } => Some(Sha256::new()),
             Compression::None => None,
         };
         Self { compression, diff_hasher, threads, state: State::Single(blob) }
@@ -72,12 +75,12 @@ impl LayerSink {
         }
         let blob = match std::mem::replace(&mut self.state, State::Failed) {
             State::Single(mut blob) => {
-                let result = match self.compression {
-                    Compression::Gzip => {
+                let result = match Member::new(self.compression)? {
+                    Some(mut compressor) => {
                         let mut member = Vec::new();
-                        gzip(&mut compressor()?, &last, &mut member).and_then(|()| blob.write_all(&member))
+                        compressor.compress(&last, &mut member).and_then(|()| blob.write_all(&member))
                     }
-                    Compression::None => blob.write_all(&last),
+                    None => blob.write_all(&last),
                 };
                 result.map_err(cannot_write)?;
                 blob
@@ -135,25 +138,30 @@ struct Pipeline {
 impl Pipeline {
     fn start(blob: BlobWriter, compression: Compression, threads: usize) -> Result<Self, DiffError> {
         let workers_wanted = match compression {
-            Compression::Gzip => threads.clamp(1, WORKERS_MAX),
+            Compression::Gzip { .. } | Compression::Zstd { .. } => threads.clamp(1, WORKERS_MAX),
             Compression::None => 0,
         };
         let chunks_max = workers_wanted + CHUNKS_SPARE;
         let (free_sender, free) = channel();
         let (jobs, job_receiver) = sync_channel(chunks_max);
-        if compression == Compression::None {
+        let Some(first) = Member::new(compression)? else {
             let writer = spawn("layer-writer", move || write_plain(blob, job_receiver, free_sender))?;
             let chunks_max = chunks_max as u64;
             return Ok(Self { jobs, free, sent: 0, chunks_max, writer, workers: Vec::new() });
-        }
+        };
+        let mut first = Some(first);
         let (done_sender, done) = channel();
         let writer = spawn("layer-writer", move || write_in_order(blob, done, free_sender))?;
         let job_receiver = Arc::new(Mutex::new(job_receiver));
         let mut workers = Vec::new();
         for _ in 0..workers_wanted {
             let (jobs, done) = (Arc::clone(&job_receiver), done_sender.clone());
-            let compressor = compressor()?;
-            match spawn("layer-gzip", move || compress_jobs(&jobs, &done, compressor)) {
+            let Some(compressor) =
+                first.take().map_or_else(|| Member::new(compression), |it| Ok(Some(it)))?
+            else {
+                break;
+            };
+            match spawn("layer-compress", move || compress_jobs(&jobs, &done, compressor)) {
                 Ok(worker) => workers.push(worker),
                 // Fewer workers than wished for are slower, no more.
                 Err(_) if !workers.is_empty() => break,
@@ -205,15 +213,11 @@ impl Pipeline {
 }
 
 /// A worker's life. Its failure goes to the writer, which then ends and so wakes the waiting caller.
-fn compress_jobs(
-    jobs: &Mutex<Receiver<Chunk>>,
-    done: &Sender<io::Result<Chunk>>,
-    mut compressor: Compressor,
-) {
+fn compress_jobs(jobs: &Mutex<Receiver<Chunk>>, done: &Sender<io::Result<Chunk>>, mut compressor: Member) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(mut chunk) = job else { return };
-        let result = gzip(&mut compressor, &chunk.tar, &mut chunk.member).map(|()| chunk);
+        let result = compressor.compress(&chunk.tar, &mut chunk.member).map(|()| chunk);
         if done.send(result).is_err() {
             return;
         }
@@ -248,19 +252,46 @@ fn write_plain(mut blob: BlobWriter, jobs: Receiver<Chunk>, free: Sender<Chunk>)
     Ok(blob)
 }
 
-fn compressor() -> Result<Compressor, DiffError> {
-    let level = CompressionLvl::new(GZIP_LEVEL)
-        .map_err(|error| cannot_write(io::Error::other(format!("gzip level {GZIP_LEVEL}: {error:?}"))))?;
-    Ok(Compressor::new(level))
+/// Compresses chunks, each into a member or frame that stands alone.
+enum Member {
+    Gzip(Compressor),
+    Zstd(zstd::bulk::Compressor<'static>),
 }
 
-fn gzip(compressor: &mut Compressor, tar: &[u8], member: &mut Vec<u8>) -> io::Result<()> {
-    member.resize(compressor.gzip_compress_bound(tar.len()), 0);
-    let len = compressor
-        .gzip_compress(tar, member)
-        .map_err(|error| io::Error::other(format!("gzip of {} bytes: {error}", tar.len())))?;
-    member.truncate(len);
-    Ok(())
+impl Member {
+    /// `None` where nothing is compressed.
+    fn new(compression: Compression) -> Result<Option<Self>, DiffError> {
+        match compression {
+            Compression::None => Ok(None),
+            Compression::Gzip { level } => {
+                let level = level.map_or(GZIP_LEVEL, i32::from);
+                let failed = |error| cannot_write(io::Error::other(format!("gzip level {level}: {error:?}")));
+                Ok(Some(Self::Gzip(Compressor::new(CompressionLvl::new(level).map_err(failed)?))))
+            }
+            Compression::Zstd { level } => {
+                let level = level.map_or(ZSTD_LEVEL, i32::from);
+                Ok(Some(Self::Zstd(zstd::bulk::Compressor::new(level).map_err(cannot_write)?)))
+            }
+        }
+    }
+
+    fn compress(&mut self, tar: &[u8], member: &mut Vec<u8>) -> io::Result<()> {
+        match self {
+            Self::Gzip(compressor) => {
+                member.resize(compressor.gzip_compress_bound(tar.len()), 0);
+                let len = compressor
+                    .gzip_compress(tar, member)
+                    .map_err(|error| io::Error::other(format!("gzip of {} bytes: {error}", tar.len())))?;
+                member.truncate(len);
+            }
+            Self::Zstd(compressor) => {
+                member.clear();
+                member.reserve(zstd::zstd_safe::compress_bound(tar.len()));
+                compressor.compress_to_buffer(tar, member)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn spawn<T: Send + 'static>(

@@ -7,6 +7,7 @@ mod complete;
 mod compress;
 mod decompress;
 mod mount;
+pub(crate) mod normal;
 mod root;
 mod sparse;
 mod tar_header;
@@ -20,20 +21,33 @@ mod whiteout;
 use std::io::Read;
 use std::time::SystemTime;
 
-use crate::snapshot::{Layer, SnapshotError};
+use crate::snapshot::{Layer, SnapshotError, SnapshotId};
 use crate::walk::Walk;
 use crate::{Chain, ChainId, DiffId, Digest, Store, StoreError};
 use compress::LayerSink;
 use tar_writer::{TarWriter, WriteSink};
 
 /// How layer blobs are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// gzip in independent members, the same bytes whatever the number of threads.
-    #[default]
-    Gzip,
+    Gzip {
+        /// From 0 to 9; `None` is the usual one.
+        level: Option<u8>,
+    },
+    /// zstd in independent frames, the same bytes whatever the number of threads.
+    Zstd {
+        /// From 1 to 22; `None` is the usual one.
+        level: Option<u8>,
+    },
     /// Plain tar.
     None,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Gzip { level: None }
+    }
 }
 
 /// What a layer's bytes depend on besides the snapshot: the row key under which the layer is remembered.
@@ -50,12 +64,15 @@ impl Variant {
     /// remembers that layer as [`Self::PULLED`], whatever its compression.
     pub fn key(&self) -> String {
         let compression = match self.compression {
-            Compression::Gzip => "gzip",
-            Compression::None => "none",
+            Compression::Gzip { level: None } => "gzip".to_owned(),
+            Compression::Gzip { level: Some(level) } => format!("gzip-{level}"),
+            Compression::Zstd { level: None } => "zstd".to_owned(),
+            Compression::Zstd { level: Some(level) } => format!("zstd-{level}"),
+            Compression::None => "none".to_owned(),
         };
         match self.clamp_time_s {
             Some(seconds) => format!("{compression}@{seconds}"),
-            None => compression.to_owned(),
+            None => compression,
         }
     }
 
@@ -77,6 +94,7 @@ impl Variant {
 /// Media types of the layers made here (OCI image-spec, layer.md).
 const MEDIA_TYPE_TAR: &str = "application/vnd.oci.image.layer.v1.tar";
 const MEDIA_TYPE_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const MEDIA_TYPE_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
 /// Makes the layer blob of the topmost snapshot of `chain` (or finds the one made before): changed entries of the
 /// snapshot compared with what lies below, as a deterministic tar, hashed, compressed on all cores, stored as a blob
@@ -89,8 +107,50 @@ pub fn make_layer(
     parent: Option<ChainId>,
     variant: Variant,
 ) -> Result<Layer, DiffError> {
+    if let Some(top) = chain.0.last() {
+        for key in [Variant::PULLED, &variant.key()] {
+            if let Some(layer) = made_layers(store, &[*top], key)?.pop().flatten() {
+                return Ok(layer);
+            }
+        }
+    }
+    // Not before it is wanted: it is found out from a dozen files.
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     make_layer_with(store, chain, parent, variant, threads)
+}
+
+/// The same in `variant` and no other, also of a snapshot that was unpacked from a layer.
+pub fn remake_layer(
+    store: &Store,
+    chain: &Chain,
+    parent: Option<ChainId>,
+    variant: Variant,
+) -> Result<Layer, DiffError> {
+    if let Some(top) = chain.0.last()
+        && let Some(layer) = made_layers(store, &[*top], &variant.key())?.pop().flatten()
+    {
+        return Ok(layer);
+    }
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    make_layer_with(store, chain, parent, variant, threads)
+}
+
+/// The layers of `snapshots` in the variant with this key ([`Variant::key`]), as far as they were made before and their
+/// blobs are here.
+pub fn made_layers(
+    store: &Store,
+    snapshots: &[SnapshotId],
+    variant_key: &str,
+) -> Result<Vec<Option<Layer>>, DiffError> {
+    let mut layers = store.layers(snapshots, variant_key)?;
+    for found in &mut layers {
+        if let Some(layer) = found
+            && store.blobs().size(&layer.digest)? != Some(layer.size)
+        {
+            *found = None;
+        }
+    }
+    Ok(layers)
 }
 
 fn make_layer_with(
@@ -104,20 +164,14 @@ fn make_layer_with(
         let name = "on top of scratch".to_owned();
         return Err(StoreError::Missing { kind: "snapshot", name }.into());
     };
-    for key in [Variant::PULLED, &variant.key()] {
-        if let Some(layer) = store.layer(top, key)?
-            && store.blobs().size(&layer.digest)? == Some(layer.size)
-        {
-            return Ok(layer);
-        }
-    }
     let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads);
     let tar = TarWriter::new(sink, variant.clamp_time_s, format!("snapshot {top}"));
     let tar = compare::write_changes(store, top, Chain(below.to_vec()), tar)?;
     let (sink, last) = tar.finish()?;
     let compress::Compressed { diff_id, digest, size } = sink.finish(last)?;
     let media_type = match variant.compression {
-        Compression::Gzip => MEDIA_TYPE_GZIP,
+        Compression::Gzip { .. } => MEDIA_TYPE_GZIP,
+        Compression::Zstd { .. } => MEDIA_TYPE_ZSTD,
         Compression::None => MEDIA_TYPE_TAR,
     };
     let layer = Layer { diff_id, digest, size, media_type: media_type.to_owned() };
@@ -175,6 +229,17 @@ pub fn apply_layers(
     open: &(dyn Fn(usize) -> std::io::Result<Box<dyn Read + Send>> + Sync),
 ) -> Result<Chain, DiffError> {
     apply::apply_layers(store, layers, created, open)
+}
+
+/// Brings the files of the lazy snapshots of `chain` ([`crate::snapshot::LazyLayer`]), several at once: their layers are
+/// blobs of the store, or come from `open` and become some. What has another digest, diffID or content than it was
+/// described with is refused, and the snapshot stays lazy.
+pub fn fill(
+    store: &Store,
+    chain: &Chain,
+    open: &(dyn Fn(&LayerSource) -> std::io::Result<Box<dyn Read + Send>> + Sync),
+) -> Result<(), DiffError> {
+    apply::fill(store, chain, open)
 }
 
 /// Whether a file is an archive that [`extract_archive`] unpacks.

@@ -1,6 +1,6 @@
 //! The rows of snapshots and layers.
 
-use rusqlite::{OptionalExtension, Transaction};
+use rusqlite::{OptionalExtension, Row, Transaction};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
@@ -35,23 +35,28 @@ impl Store {
         rows.into_iter().collect()
     }
 
-    /// The layer that was made of (or unpacked into) snapshot `id` in `variant` (see [`crate::diff::Variant`]).
-    pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
-        self.read("look up a layer", |transaction| {
-            transaction
-                .prepare_cached(
-                    "SELECT diff_id, digest, size, media_type FROM layers WHERE snapshot = ?1 AND variant = ?2",
-                )?
-                .query_row((id.row_id(), variant), |row| {
-                    Ok(Layer {
-                        diff_id: DiffId(Digest::from_bytes(row.get(0)?)),
-                        digest: Digest::from_bytes(row.get(1)?),
-                        size: row.get::<_, i64>(2)?.cast_unsigned(),
-                        media_type: row.get(3)?,
-                    })
+    /// The layers that were made of (or unpacked into) the snapshots `ids` in `variant` (see [`crate::diff::Variant`]),
+    /// in the same order.
+    pub fn layers(&self, ids: &[SnapshotId], variant: &str) -> Result<Vec<Option<Layer>>, StoreError> {
+        self.read("look up layers", |transaction| {
+            let mut select = transaction.prepare_cached(
+                "SELECT diff_id, digest, size, media_type FROM layers WHERE snapshot = ?1 AND variant = ?2",
+            )?;
+            let layer = |row: &Row<'_>| {
+                Ok(Layer {
+                    diff_id: DiffId(Digest::from_bytes(row.get(0)?)),
+                    digest: Digest::from_bytes(row.get(1)?),
+                    size: row.get::<_, i64>(2)?.cast_unsigned(),
+                    media_type: row.get(3)?,
                 })
-                .optional()
+            };
+            ids.iter().map(|id| select.query_row((id.row_id(), variant), layer).optional()).collect()
         })
+    }
+
+    /// The layer of one snapshot.
+    pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
+        Ok(self.layers(&[id], variant)?.pop().flatten())
     }
 
     /// Remembers a layer of snapshot `id`; `chain_id` names the whole stack up to it.
@@ -64,35 +69,19 @@ impl Store {
     ) -> Result<(), StoreError> {
         const OPERATION: &str = "store a layer";
         self.write(OPERATION, |transaction| {
-            let put = || {
-                transaction
-                    .prepare_cached(
-                        "INSERT OR REPLACE INTO layers
-                         (snapshot, variant, diff_id, digest, size, media_type, chain_id)
-                         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM snapshots WHERE id = ?1",
-                    )?
-                    .execute((
-                        id.row_id(),
-                        variant,
-                        layer.diff_id.0.as_bytes(),
-                        layer.digest.as_bytes(),
-                        layer.size.cast_signed(),
-                        &layer.media_type,
-                        chain_id.0.as_bytes(),
-                    ))
-            };
-            match put().map_err(StoreError::database(OPERATION))? {
-                0 => Err(missing(id)),
-                _ => Ok(()),
-            }
+            let put = insert_layer(transaction, id, variant, &chain_id, layer);
+            if put.map_err(StoreError::database(OPERATION))? { Ok(()) } else { Err(missing(id)) }
         })
     }
 
-    /// A snapshot whose layer completes the stack `chain_id`, if one is here.
+    /// A snapshot whose layer completes the stack `chain_id`, if one is here with its files.
     pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
         let ids: Vec<i64> = self.read("look up a layer", |transaction| {
             transaction
-                .prepare_cached("SELECT snapshot FROM layers WHERE chain_id = ?1")?
+                .prepare_cached(
+                    "SELECT s.id FROM layers l JOIN snapshots s ON s.id = l.snapshot
+                     WHERE l.chain_id = ?1 AND NOT s.lazy",
+                )?
                 .query_map([chain_id.0.as_bytes()], |row| row.get(0))?
                 .collect()
         })?;
@@ -102,6 +91,16 @@ impl Store {
             }
         }
         Ok(None)
+    }
+
+    /// An error unless the files of all these snapshots are there, but for those of lazy ones.
+    pub fn require_files(&self, chain: &Chain) -> Result<(), StoreError> {
+        for id in &chain.0 {
+            if !self.is_lazy(*id)? && !self.has_snapshot_files(*id)? {
+                return Err(missing(*id));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the files of a snapshot that has a row are there. One that somebody has deleted is forgotten, and all
@@ -121,6 +120,32 @@ impl Store {
             }
         }
     }
+}
+
+/// Inserts a layer of snapshot `id`, unless there is no such snapshot.
+pub(super) fn insert_layer(
+    transaction: &Transaction<'_>,
+    id: SnapshotId,
+    variant: &str,
+    chain_id: &ChainId,
+    layer: &Layer,
+) -> rusqlite::Result<bool> {
+    let inserted = transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO layers
+             (snapshot, variant, diff_id, digest, size, media_type, chain_id)
+             SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM snapshots WHERE id = ?1",
+        )?
+        .execute((
+            id.row_id(),
+            variant,
+            layer.diff_id.0.as_bytes(),
+            layer.digest.as_bytes(),
+            layer.size.cast_signed(),
+            &layer.media_type,
+            chain_id.0.as_bytes(),
+        ))?;
+    Ok(inserted > 0)
 }
 
 /// Inserts the row of a new snapshot.

@@ -1,30 +1,52 @@
 //! Cache records: key → outputs.
 
+use std::collections::HashSet;
+
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{OptionalExtension, Transaction};
 
 use super::Record;
 use crate::snapshot::SnapshotId;
-use crate::{Chain, Key, Store, StoreError};
+use crate::{Chain, Digest, Key, Store, StoreError};
 
 impl Store {
-    /// The record of `key`, if there is one and all its snapshots are here.
+    /// The record of `key`, if there is one and all its snapshots are here; lazy ones are if their blobs are.
     pub fn record(&self, key: &Key) -> Result<Option<Record>, StoreError> {
+        self.record_unless_lost(key, &|_, _| false)
+    }
+
+    /// The same; a lazy snapshot counts also when somebody else `offers` its blob of this digest and size.
+    pub fn record_unless_lost(
+        &self,
+        key: &Key,
+        offers: &dyn Fn(&Digest, u64) -> bool,
+    ) -> Result<Option<Record>, StoreError> {
+        let mut lazy = HashSet::new();
         let record = self.read("look up a record", |transaction| {
             let record: Option<Record> = transaction
                 .prepare_cached("SELECT outputs FROM records WHERE key = ?1")?
                 .query_row([&key.0], |row| row.get(0))
                 .optional()?;
-            let mut is_here = transaction.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1")?;
+            let mut is_lazy = transaction.prepare_cached("SELECT lazy FROM snapshots WHERE id = ?1")?;
             for id in record.iter().flat_map(Record::snapshots) {
-                if !is_here.exists([id.row_id()])? {
-                    return Ok(None);
+                match is_lazy.query_row([id.row_id()], |row| row.get(0)).optional()? {
+                    None => return Ok(None),
+                    Some(false) => {}
+                    Some(true) => {
+                        lazy.insert(id);
+                    }
                 }
             }
             Ok(record)
         })?;
-        for id in record.iter().flat_map(Record::snapshots) {
+        for id in record.iter().flat_map(Record::snapshots).filter(|id| !lazy.contains(id)) {
             if !self.has_snapshot_files(id)? {
+                return Ok(None);
+            }
+        }
+        let lazy = Chain(lazy.into_iter().collect());
+        for (_, layer) in self.lazy_layers(&lazy)? {
+            if self.blobs().size(&layer.digest)? != Some(layer.size) && !offers(&layer.digest, layer.size) {
                 return Ok(None);
             }
         }
@@ -34,16 +56,51 @@ impl Store {
     /// Stores the record under each of `keys` (definition and content key). `op` is the digest of the operation
     /// without its inputs.
     pub fn put_record(&self, keys: &[Key], op: &Key, record: &Record) -> Result<(), StoreError> {
+        let keys: Vec<_> = keys.iter().map(|key| (*key, None)).collect();
+        self.put_record_made_of(&keys, op, record)
+    }
+
+    /// The same; each key comes with what it is made of, as its maker writes it.
+    pub fn put_record_made_of(
+        &self,
+        keys: &[(Key, Option<Vec<u8>>)],
+        op: &Key,
+        record: &Record,
+    ) -> Result<(), StoreError> {
         const OPERATION: &str = "store a record";
         let outputs = record.encode();
         self.write(OPERATION, |transaction| {
             let put = || {
                 let mut insert = transaction.prepare_cached(
-                    "INSERT OR REPLACE INTO records (key, op, outputs) VALUES (?1, ?2, ?3)",
+                    "INSERT OR REPLACE INTO records (key, op, outputs, inputs) VALUES (?1, ?2, ?3, ?4)",
                 )?;
-                keys.iter().try_for_each(|key| insert.execute((&key.0, &op.0, &outputs)).map(drop))
+                let mut insert = |(key, inputs): &(Key, Option<Vec<u8>>)| {
+                    insert.execute((&key.0, &op.0, &outputs, inputs)).map(drop)
+                };
+                keys.iter().try_for_each(&mut insert)
             };
             put().map_err(StoreError::database(OPERATION))
+        })
+    }
+
+    /// The keys under which the same outputs of the same operation are recorded and of which it is known what they are
+    /// made of, at most `max`.
+    pub fn keys_of_record(
+        &self,
+        op: &Key,
+        record: &Record,
+        max: usize,
+    ) -> Result<Vec<(Key, Vec<u8>)>, StoreError> {
+        self.read("look up the keys of a record", |transaction| {
+            transaction
+                .prepare_cached(
+                    "SELECT key, inputs FROM records
+                     WHERE op = ?1 AND outputs = ?2 AND inputs IS NOT NULL ORDER BY key LIMIT ?3",
+                )?
+                .query_map((&op.0, record.encode(), i64::try_from(max).unwrap_or(i64::MAX)), |row| {
+                    Ok((Key(row.get(0)?), row.get(1)?))
+                })?
+                .collect()
         })
     }
 

@@ -27,7 +27,7 @@ impl Store {
         if entries.is_empty() {
             return Ok(());
         }
-        self.write(OPERATION, |transaction| {
+        self.write_soon(OPERATION, |transaction| {
             let put = || {
                 let mut insert = transaction.prepare_cached(
                     "INSERT OR REPLACE INTO files (dev, ino, size, mtime_ns, ctime_ns, content)

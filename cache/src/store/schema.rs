@@ -70,6 +70,17 @@ const MIGRATIONS: &[&str] = &[
         snapshot      INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE git_refs (
+        key         BLOB PRIMARY KEY,
+        object      TEXT NOT NULL,
+        reference   TEXT
+    ) STRICT, WITHOUT ROWID;
+",
+    "
+    ALTER TABLE snapshots ADD COLUMN lazy INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE records ADD COLUMN inputs BLOB;
+",
 ];
 
 /// The version this program writes.

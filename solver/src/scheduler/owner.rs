@@ -16,7 +16,7 @@ use super::worker::{
     Content, Ended, Execution, Finished, Pool, Read, Selection, Task, TaskId, Worker, snapshots,
 };
 use super::{Solve, SolveError, Solved, VertexOutcome};
-use crate::cache_map::{self, InputKey, Reads};
+use crate::cache_map::{self, InputKey, Reads, RecordKey};
 use crate::op::{OpError, ResultRef};
 use crate::progress::{self, Outcome};
 
@@ -148,11 +148,20 @@ impl<'scope, 'env> Owner<'scope, 'env> {
             if node.kind == NodeKind::Local {
                 continue;
             }
-            let pin = self.vertices[index].pin.map(|pin| InputKey::Content(vec![pin]));
-            let inputs = node.inputs.iter().map(|input| self.definition_part(input));
-            let inputs: Vec<InputKey> = pin.into_iter().chain(inputs).collect();
-            self.vertices[index].definition_key = Some(cache_map::key(&node.op_key, &inputs));
+            self.vertices[index].definition_key =
+                Some(cache_map::key(&node.op_key, &self.definition_inputs(index)));
         }
+    }
+
+    /// What the definition key of a vertex is made of; the keys of its inputs are known.
+    fn definition_inputs(&self, index: Index) -> Vec<InputKey> {
+        let pin = self.vertices[index].pin.map(|pin| InputKey::Content(vec![pin]));
+        let inputs = self.graph.nodes[index].inputs.iter().map(|input| self.definition_part(input));
+        pin.into_iter().chain(inputs).collect()
+    }
+
+    fn definition(&self, index: Index) -> RecordKey {
+        RecordKey { key: self.definition_key(index), inputs: self.definition_inputs(index) }
     }
 
     fn definition_part(&self, input: &Input) -> InputKey {
@@ -368,7 +377,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         // With local inputs only the two keys are one, and it was looked up before.
         let looked_up = node.lookup == Lookup::Both && content_key == definition_key;
         if !looked_up && let Some(chains) = self.look_up(index, content_key, KeyKind::Content)? {
-            self.solve.cache.store(&[definition_key], &node.op_key, &chains)?;
+            self.solve.cache.store(&[self.definition(index)], &node.op_key, &chains)?;
             let outputs = snapshots(chains);
             return Ok(Some(Event::Found { outcome: VertexOutcome::ContentHit, outputs }));
         }
@@ -406,7 +415,7 @@ impl<'scope, 'env> Owner<'scope, 'env> {
         };
         Execution {
             vertex: index,
-            definition_key: self.definition_key(index),
+            definition: self.definition(index),
             resource: if node.kind == NodeKind::Pinned { Resource::Transfers } else { Resource::Steps },
             inputs: node.inputs.iter().map(files).collect(),
             content: match self.vertices[index].pin {

@@ -13,7 +13,7 @@ use super::digests::Request;
 use super::graph::{Graph, Index, Lookup};
 use super::queue::Resource;
 use super::{Solve, VertexOutcome};
-use crate::cache_map::{self, InputKey, Reads};
+use crate::cache_map::{self, InputKey, Reads, RecordKey};
 use crate::op::{OpError, ResultRef};
 
 /// Something that may take long. Holds all it needs, so that it shares nothing with the owner.
@@ -41,7 +41,7 @@ pub(super) struct Selection {
 /// A step that has to run.
 pub(super) struct Execution {
     pub(super) vertex: Index,
-    pub(super) definition_key: Key,
+    pub(super) definition: RecordKey,
     /// What running it uses: a source from the network is a transfer.
     pub(super) resource: Resource,
     /// Its inputs, images already as snapshots.
@@ -197,13 +197,13 @@ impl Worker<'_> {
 
     /// Runs a step under the lock of its definition key and records what it gave.
     fn execute(&self, execution: Execution) -> Result<Finished, OpError> {
-        let Execution { vertex, definition_key, resource: _, inputs, content } = execution;
+        let Execution { vertex, definition, resource: _, inputs, content } = execution;
         let node = &self.graph.nodes[vertex];
         let cache = self.solve.cache;
-        let _lock = cache.lock(&definition_key)?;
+        let _lock = cache.lock(&definition.key)?;
         // Another process may have run the same step while this one waited for the lock.
         if node.lookup == Lookup::Both
-            && let Some(chains) = cache.lookup(&definition_key)?
+            && let Some(chains) = cache.lookup(&definition.key)?
             && chains.len() >= node.outputs
         {
             let (outcome, outputs) = (VertexOutcome::DefinitionHit, snapshots(chains));
@@ -216,9 +216,12 @@ impl Worker<'_> {
         }
         node.check_outputs(chains.len()).map_err(OpError::new)?;
         let read = self.read(&node.op_key, content)?;
-        let keys = [definition_key, read.content_key];
-        let keys = if definition_key == read.content_key { &keys[..1] } else { &keys[..] };
-        cache.store(keys, &node.op_key, &chains)?;
+        let mut keys = vec![definition];
+        if keys[0].key != read.content_key {
+            let inputs = read.content.iter().cloned().map(InputKey::Content).collect();
+            keys.push(RecordKey { key: read.content_key, inputs });
+        }
+        cache.store(&keys, &node.op_key, &chains)?;
         let (outcome, outputs) = (VertexOutcome::Executed, snapshots(chains));
         Ok(Finished::Executed { vertex, outcome, outputs, read: Some(read) })
     }

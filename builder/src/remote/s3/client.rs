@@ -141,7 +141,8 @@ impl<'a> Request<'a> {
 #[derive(Debug)]
 pub(super) struct S3Client {
     place: S3Place,
-    base: Url,
+    /// Where the bucket is, or why it is nowhere.
+    base: Result<Url, String>,
     /// Made when it is needed first.
     http: Mutex<Option<Client>>,
     /// Nothing is sent before, because the service asked for patience.
@@ -150,9 +151,9 @@ pub(super) struct S3Client {
 }
 
 impl S3Client {
-    pub(super) fn new(place: S3Place) -> Result<Self, S3Error> {
-        let base = place.base().map_err(S3Error::Place)?;
-        Ok(Self { place, base, http: Mutex::default(), patience: Mutex::default(), retry_delay: RETRY_DELAY })
+    pub(super) fn new(place: S3Place) -> Self {
+        let base = place.base();
+        Self { place, base, http: Mutex::default(), patience: Mutex::default(), retry_delay: RETRY_DELAY }
     }
 
     #[cfg(test)]
@@ -166,7 +167,7 @@ impl S3Client {
     }
 
     pub(super) fn host(&self) -> String {
-        self.base.host_str().unwrap_or_default().to_owned()
+        self.base.iter().filter_map(Url::host_str).collect()
     }
 
     /// The path of an object with its bucket, as a copy wants it.
@@ -215,12 +216,12 @@ impl S3Client {
     }
 
     fn send_once(&self, request: &Request<'_>) -> Result<Response, S3Error> {
-        let mut url = self.base.clone();
+        let mut url = self.base.clone().map_err(S3Error::Place)?;
         url.set_path(&format!("{}{}", url.path(), encode_path(request.key)));
         if !request.query.is_empty() {
             url.set_query(Some(&encode_query(&request.query)));
         }
-        let mut built = self.client()?.request(request.method.clone(), url.clone());
+        let mut built = self.client(&url)?.request(request.method.clone(), url.clone());
         let mut headers = request.headers.clone();
         if let Some(credentials) = &self.place.credentials {
             let signer = Signer { credentials, region: self.place.region(), now: SystemTime::now() };
@@ -286,14 +287,14 @@ impl S3Client {
         Ok(text)
     }
 
-    fn client(&self) -> Result<Client, S3Error> {
+    fn client(&self, url: &Url) -> Result<Client, S3Error> {
         let mut slot = lock(&self.http);
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
         // An error means that a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let is_near = self.base.host_str().is_some_and(crate::registry::reference::is_loopback);
+        let is_near = url.host_str().is_some_and(crate::registry::reference::is_loopback);
         let builder = || {
             let builder = Client::builder()
                 .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")))
@@ -305,7 +306,7 @@ impl S3Client {
         };
         let client = match builder().build() {
             // A place without certificates need not stop what uses none.
-            Err(_) if self.base.scheme() == "http" => builder().tls_certs_only([]).build(),
+            Err(_) if url.scheme() == "http" => builder().tls_certs_only([]).build(),
             built => built,
         };
         let client = client.map_err(|source| S3Error::Client { host: self.host(), source })?;
@@ -379,7 +380,7 @@ mod tests {
         let place = S3Place::take(&mut crate::remote::spec::Fields::parse("bucket=bbb").unwrap()).unwrap();
         let check = |mode: RetryMode, status: u16, code: &str, tries: u32| {
             let place = S3Place { retry_mode: mode, attempts: 4, ..place.clone() };
-            let client = S3Client::new(place).unwrap().without_pauses();
+            let client = S3Client::new(place).without_pauses();
             let mut tried = 0;
             let outcome = client.repeat(|| {
                 tried += 1;

@@ -11,6 +11,7 @@ mod upload;
 
 use std::io::{self, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use reqwest::Method;
@@ -40,13 +41,15 @@ const PROGRESS_BYTES: u64 = 4 << 20;
 pub struct S3 {
     client: Arc<S3Client>,
     permits: Permits,
+    /// Whether the manifest was written longer ago than `touch_refresh`.
+    is_old: AtomicBool,
 }
 
 impl S3 {
     /// Nothing is asked of the service yet.
-    pub fn new(place: S3Place) -> Result<Self, S3Error> {
+    pub fn new(place: S3Place) -> Self {
         let permits = Permits::new(place.upload_parallelism);
-        Ok(Self { client: Arc::new(S3Client::new(place)?), permits })
+        Self { client: Arc::new(S3Client::new(place)), permits, is_old: AtomicBool::new(false) }
     }
 
     fn blob_key(&self, digest: &Digest) -> String {
@@ -64,6 +67,7 @@ impl S3 {
             Err(error) if error.is_missing() => return Ok(None),
             Err(error) => return Err(error),
         };
+        self.is_old.store(self.is_due(&response), Ordering::Relaxed);
         let mut bytes = Vec::new();
         let read = response.take(MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes);
         read.map_err(|error| self.client.no_answer(Box::new(error)))?;
@@ -86,9 +90,7 @@ impl S3 {
         if header(CONTENT_LENGTH).and_then(|length| length.parse().ok()) != Some(size) {
             return Ok(false);
         }
-        let written = header(LAST_MODIFIED).and_then(|time| httpdate::parse_http_date(time).ok());
-        let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
-        if age.unwrap_or(Duration::ZERO) <= self.client.place().touch_refresh {
+        if !self.is_due(&response) {
             return Ok(true);
         }
         // What is too large for that is sent again.
@@ -101,6 +103,14 @@ impl S3 {
         ];
         let response = self.client.send(&Request { headers, ..Request::new(Method::PUT, key) })?;
         self.client.answer(response).map(|_| true)
+    }
+
+    /// Whether an object was written so long ago that it is to be written anew.
+    fn is_due(&self, response: &Response) -> bool {
+        let written = response.headers().get(LAST_MODIFIED).and_then(|time| time.to_str().ok());
+        let written = written.and_then(|time| httpdate::parse_http_date(time).ok());
+        let age = written.and_then(|written| SystemTime::now().duration_since(written).ok());
+        age.unwrap_or(Duration::ZERO) > self.client.place().touch_refresh
     }
 
     fn store(&self, documents: &Documents) -> Result<(), S3Error> {
@@ -149,6 +159,10 @@ impl Backend for S3 {
 
     fn commit(&self, documents: &Documents) -> Result<(), BackendError> {
         self.store(documents).map_err(BackendError::of("write", self.name()))
+    }
+
+    fn is_old(&self) -> bool {
+        self.is_old.load(Ordering::Relaxed)
     }
 }
 

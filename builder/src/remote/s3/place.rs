@@ -129,7 +129,7 @@ impl S3Place {
         })
     }
 
-    /// Fills in what was not said from AWS's variables.
+    /// Fills in what was not said from AWS's variables. A place that is none then is refused.
     pub fn with_environment(mut self, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self, String> {
         let said = |name: &str| variable(name).filter(|value| !value.is_empty());
         self.bucket = self.bucket.or_else(|| said("AWS_BUCKET"));
@@ -141,7 +141,7 @@ impl S3Place {
         if self.credentials.is_none() {
             self.credentials = credentials(|key| said(&format!("AWS_{key}")))?;
         }
-        Ok(self)
+        self.base().map(|_| self)
     }
 
     /// The region, for signatures and Amazon's own address.

@@ -87,6 +87,8 @@ pub(super) struct Runner<'a> {
     pub(super) log: &'a dyn Fn(&[u8]),
     /// A directory that belongs to no repository.
     pub(super) scratch: &'a Path,
+    /// Whether what goes over the network is refused.
+    pub(super) offline: bool,
 }
 
 /// One run of git.
@@ -225,6 +227,9 @@ impl Runner<'_> {
     ) -> Result<(), GitError> {
         if self.cancel.is_cancelled() {
             return Err(GitError::Cancelled);
+        }
+        if self.offline && call.credentials.is_some() {
+            return Err(GitError::Offline { operation: call.operation.clone() });
         }
         let mut child = wharf_runtime::spawn_on_host(&mut call.command(self.scratch)).map_err(|source| {
             match source.kind() {

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use wharf_cache::StoreError;
 use wharf_cache::snapshot::SnapshotError;
 
+use crate::source::OFFLINE_HINT;
+
 /// Why a repository, or something of it, could not be had.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,6 +16,12 @@ pub enum GitError {
     /// There is no git.
     #[error("there is no program `git` on this machine")]
     NoProgram,
+    /// Nobody was asked: the build is offline.
+    #[error("cannot {operation}: the build is offline")]
+    Offline {
+        /// What was to be done.
+        operation: String,
+    },
     /// Git could not be started.
     #[error("cannot start git to {operation}")]
     Start {
@@ -154,6 +162,7 @@ impl GitError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Offline { .. } => Some(OFFLINE_HINT),
             Self::NoProgram => Some("install it: the package is called `git` everywhere"),
             Self::Submodule { source, .. } => source.hint(),
             Self::Failed { tail, .. } => hint_of(&tail.join("\n")),
@@ -169,6 +178,7 @@ impl GitError {
             Self::Failed { .. } | Self::Answer { .. } | Self::Source { .. } => true,
             Self::NoReference { .. } | Self::Io { .. } => true,
             Self::NoProgram
+            | Self::Offline { .. }
             | Self::Start { .. }
             | Self::Cancelled
             | Self::Url { .. }

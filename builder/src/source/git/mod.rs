@@ -25,7 +25,7 @@ use std::fs;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use wharf_cache::state::{KeyLock, Record};
+use wharf_cache::state::{GitRef, KeyLock, Record};
 use wharf_cache::{Chain, ContentDigest, Key, Store};
 use wharf_frontend::dockerfile2llb;
 use wharf_runtime::Cancel;
@@ -76,6 +76,8 @@ pub struct GitSources {
     store: Store,
     access: Access,
     cancel: Cancel,
+    /// Whether no remote is asked: a name stands for what it stood for last.
+    offline: bool,
     /// What was looked up: one build sees one state of a branch.
     pinned: Mutex<BTreeMap<GitSource, Pinned>>,
 }
@@ -196,7 +198,13 @@ impl Pinned {
 impl GitSources {
     /// Repositories kept in `store`; what runs ends with an error soon after `cancel` is triggered.
     pub fn new(store: Store, access: Access, cancel: Cancel) -> Self {
-        Self { store, access, cancel, pinned: Mutex::default() }
+        Self { store, access, cancel, offline: false, pinned: Mutex::default() }
+    }
+
+    /// The same, asking nobody if `offline`: a branch or tag is the commit that it was when it was looked up last.
+    #[must_use]
+    pub fn offline(self, offline: bool) -> Self {
+        Self { offline, ..self }
     }
 
     /// Finds out which commit a source is. A full number is one; anything else is asked of the remote, once a build.
@@ -224,8 +232,31 @@ impl GitSources {
             let reason = "fetch-by-commit needs a commit with all its 40 or 64 digits".to_owned();
             return Err(GitError::Source { url: source.location.url.clone(), reason });
         }
+        if self.offline {
+            return self.remembered(source, reference);
+        }
+        let pinned = self.ask(source, reference, log)?;
+        let object = pinned.object.to_string();
+        let remembered = GitRef { object, reference: pinned.reference.clone() };
+        self.store.set_git_ref(&ref_key(source, reference), &remembered)?;
+        Ok(pinned)
+    }
+
+    /// What was found out about a name when its remote was asked last.
+    fn remembered(&self, source: &GitSource, reference: &str) -> Result<Pinned, GitError> {
+        let remembered = self.store.git_ref(&ref_key(source, reference))?;
+        let known = remembered.and_then(|it| Some((ObjectId::parse(&it.object)?, it.reference)));
+        let (object, reference) = known.ok_or_else(|| {
+            let (wanted, url) = (source.wanted(), &source.location.url);
+            GitError::Offline { operation: format!("find out what commit {wanted} of `{url}` is") }
+        })?;
+        Ok(Pinned { source: source.clone(), object, reference })
+    }
+
+    /// Asks the remote for a name, or for a number that is not whole.
+    fn ask(&self, source: &GitSource, reference: &str, log: &dyn Fn(&[u8])) -> Result<Pinned, GitError> {
         let scratch = Scratch::new(&self.store)?;
-        let runner = Runner { cancel: &self.cancel, log, scratch: &scratch.0 };
+        let runner = Runner { cancel: &self.cancel, log, scratch: &scratch.0, offline: self.offline };
         let credentials = self.access.credentials(source, &source.location, &scratch.0)?;
         let remote = Remote { url: &source.location.url, credentials: &credentials };
         let advertised = remote.list(&runner, Some(reference))?;
@@ -235,7 +266,7 @@ impl GitSources {
             }
             if !refs::is_abbreviated(reference) {
                 let url = source.location.url.clone();
-                return Err(GitError::NoReference { url, reference: reference.clone() });
+                return Err(GitError::NoReference { url, reference: reference.to_owned() });
             }
             let object = self.complete(source, reference, &runner, &remote)?;
             self.check(source, &[&object])?;
@@ -288,7 +319,7 @@ impl GitSources {
         }
         let source = &pinned.source;
         let scratch = Scratch::new(&self.store)?;
-        let runner = Runner { cancel: &self.cancel, log, scratch: &scratch.0 };
+        let runner = Runner { cancel: &self.cancel, log, scratch: &scratch.0, offline: self.offline };
         let files = scratch.0.join("files");
         fs::create_dir(&files).map_err(|error| GitError::io("create", &files, error))?;
         let checkout = Checkout::new(self, source, &runner, source.keeps_git_dir());
@@ -367,6 +398,18 @@ impl GitSources {
             done => done,
         }
     }
+}
+
+/// Names what is remembered of a look-up. The checksum is in it: what was found has it.
+fn ref_key(source: &GitSource, reference: &str) -> Key {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"wharf git ref 1\0");
+    let checksum = source.checksum.as_deref().unwrap_or_default();
+    let git_dir = if source.keeps_git_dir() { "yes" } else { "no" };
+    for text in [&*source.location.url, reference, checksum, git_dir] {
+        hasher.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    }
+    hasher.finalize().into()
 }
 
 /// Whether an address leads through SSH.

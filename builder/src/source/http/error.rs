@@ -5,6 +5,8 @@ use std::error::Error;
 use wharf_cache::snapshot::SnapshotError;
 use wharf_cache::{Digest, StoreError};
 
+use crate::source::OFFLINE_HINT;
+
 /// Why a URL could not be brought here.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -32,6 +34,12 @@ pub enum HttpError {
         id: String,
         /// Why not.
         source: Box<dyn Error + Send + Sync>,
+    },
+    /// Nobody was asked: the build is offline.
+    #[error("{url} was never downloaded, and the build is offline")]
+    Offline {
+        /// What.
+        url: String,
     },
     /// No answer.
     #[error("cannot download {url}")]
@@ -131,6 +139,7 @@ impl HttpError {
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
+            Self::Offline { .. } => Some(OFFLINE_HINT.to_owned()),
             Self::Unreachable { .. } => {
                 Some("check the name of the host, the network, and the proxy variables".to_owned())
             }

@@ -85,11 +85,13 @@ pub struct HttpOptions {
     pub silence_max: Duration,
     /// Pause before the second try; each further pause is four times as long.
     pub retry_delay: Duration,
+    /// Whether no server is asked: what a URL gave last is what it gives.
+    pub offline: bool,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { silence_max: client::SILENCE_MAX, retry_delay: Duration::from_millis(300) }
+        Self { silence_max: client::SILENCE_MAX, retry_delay: Duration::from_millis(300), offline: false }
     }
 }
 
@@ -238,6 +240,8 @@ impl HttpSources {
     ) -> Result<Fetched, HttpError> {
         let before = self.store.url(key)?;
         match &before {
+            Some(record) if self.options.offline => return Ok(known(record)),
+            None if self.options.offline => return Err(HttpError::Offline { url: file.shown() }),
             Some(record) if file.checksum == Some(record.digest) => return Ok(known(record)),
             Some(record) if self.is_unchanged(file, record)? => return Ok(known(record)),
             _ => {}

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use wharf_cache::{Chain, ContentDigest, Key, SnapshotId};
 
-use crate::cache_map::Reads;
+use crate::cache_map::{Reads, RecordKey};
 use crate::llb::{ActionInput, CopyAction, Definition, Edge, FileChange, Op, Vertex, VertexDigest};
 use crate::op::{CacheManager, OpError, OpResolver, ResultRef, local_name};
 use crate::progress::{Event, Outcome, Sink};
@@ -333,9 +333,9 @@ impl CacheManager for World {
         Ok(self.ops.lock().unwrap().contains(op))
     }
 
-    fn store(&self, keys: &[Key], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
+    fn store(&self, keys: &[RecordKey], op: &Key, outputs: &[Chain]) -> Result<(), OpError> {
         let mut records = self.records.lock().unwrap();
-        records.extend(keys.iter().map(|key| (*key, outputs.to_vec())));
+        records.extend(keys.iter().map(|key| (key.key, outputs.to_vec())));
         self.ops.lock().unwrap().insert(*op);
         Ok(())
     }

@@ -1,0 +1,154 @@
+//! The caches of a build that are kept elsewhere: where they are, and what is written there.
+
+use std::sync::Arc;
+
+use wharf_cache::diff::{Compression, Variant};
+use wharf_cache::{Chain, Store};
+use wharf_frontend::dockerfile2llb::Converted;
+use wharf_solver::llb::Platform;
+use wharf_solver::op::ResultRef;
+use wharf_solver::scheduler::StepReport;
+
+use super::{Build, BuildRequest};
+use crate::error::{Failure, Kind};
+use crate::layers::{Form, Layers};
+use crate::progress::Progress;
+use crate::registry::OciRegistry;
+use crate::remote::Backend;
+use crate::remote::exports::{Exports, Finished, Place, Uploads};
+use crate::remote::imports::Imports;
+use crate::remote::local::LocalBackend;
+use crate::remote::manifest::CacheConfig;
+use crate::remote::records::{Collector, of_image, recorded};
+use crate::remote::registry::RegistryBackend;
+use crate::remote::s3::{S3, S3Place};
+use crate::remote::spec::{self, LayerForm, Origin, Target};
+
+/// What a build gave.
+#[derive(Debug)]
+pub(super) struct Solution {
+    /// The target's result; `None` is an empty file system.
+    pub(super) result: Option<ResultRef>,
+    /// What happened to its steps.
+    pub(super) steps: Vec<StepReport>,
+}
+
+impl Solution {
+    /// The snapshots of the result; none of an image that no step changed.
+    pub(super) fn chain(&self) -> Chain {
+        match &self.result {
+            Some(ResultRef::Snapshots(chain)) => chain.clone(),
+            _ => Chain::default(),
+        }
+    }
+}
+
+/// The caches that `--cache-from` names.
+pub(super) fn imports<'a>(
+    store: &Store,
+    request: &BuildRequest,
+    registry: &Arc<OciRegistry>,
+    platform: &Platform,
+    progress: &'a Progress,
+) -> Imports<'a> {
+    let backend = |from: &spec::CacheFrom| {
+        let backend: Arc<dyn Backend> = match &from.origin {
+            Origin::Registry(reference) => {
+                Arc::new(RegistryBackend::new(registry.clone(), reference.clone(), platform.clone()))
+            }
+            Origin::Local { src, tag, digest } => {
+                Arc::new(LocalBackend::new(src.clone(), tag.clone(), *digest, false))
+            }
+            Origin::S3(place) => Arc::new(S3::new(S3Place::clone(place))),
+        };
+        (backend, from.mounts.clone())
+    };
+    Imports::new(store.clone(), progress, request.cache_from.iter().map(backend).collect())
+}
+
+/// The form of the layers that each of `--cache-to` gets; `None` for those that get the image's.
+pub(super) fn forms(request: &BuildRequest, clamp_time_s: Option<u64>) -> Vec<Option<Form>> {
+    let form = |LayerForm { compression, level, force }: LayerForm| {
+        if compression.is_none() && level.is_none() && !force {
+            return None;
+        }
+        let compression = match compression {
+            None | Some(spec::Compression::Gzip) => Compression::Gzip { level },
+            Some(spec::Compression::Zstd) => Compression::Zstd { level },
+            Some(spec::Compression::Uncompressed) => Compression::None,
+        };
+        Some(Form { variant: Variant { compression, clamp_time_s }, force })
+    };
+    request.cache_to.iter().map(|to| form(to.layers)).collect()
+}
+
+impl Build<'_> {
+    /// The places that `--cache-to` names. `own` has the layers of those that get others than the image's.
+    pub(super) fn exports<'b>(&'b self, image: &'b Layers<'b>, own: &'b [Option<Layers<'b>>]) -> Exports<'b> {
+        let place = |(to, own): (&'b spec::CacheTo, &'b Option<Layers<'b>>)| {
+            let backend: Arc<dyn Backend> = match &to.target {
+                Target::Inline => return None,
+                Target::Registry(reference) => Arc::new(RegistryBackend::new(
+                    self.sources.registry.clone(),
+                    reference.clone(),
+                    self.platform.clone(),
+                )),
+                Target::Local { dest, tag, reset } => {
+                    Arc::new(LocalBackend::new(dest.clone(), tag.clone(), None, *reset))
+                }
+                Target::S3(place) => Arc::new(S3::new(S3Place::clone(place))),
+            };
+            Some(Place::new(to, backend, own.as_ref().unwrap_or(image)))
+        };
+        let places = self.request.cache_to.iter().zip(own).filter_map(place).collect();
+        Exports::new(&self.sources.store, &self.imports, self.progress, &self.used_mounts, places)
+    }
+
+    /// Writes what `--cache-to` asks for.
+    pub(super) fn export_caches(
+        &self,
+        converted: &Converted,
+        solution: &Solution,
+        uploads: Uploads<'_, '_>,
+    ) -> Result<(), Failure> {
+        if uploads.is_empty() {
+            return Ok(());
+        }
+        let recorded = recorded(&self.sources.store, &self.imports, &converted.definition, &solution.steps)
+            .map_err(|error| {
+            Failure::from_error(Kind::Environment, "cannot read what was built", &error)
+        })?;
+        let (image, epoch) = (&solution.chain(), converted.source_date_epoch);
+        let failures = uploads.finish(&Finished { recorded: &recorded, image, epoch });
+        match failures.into_iter().next() {
+            None => Ok(()),
+            Some(message) => Err(Failure::new(Kind::Source, message)
+                .hint("without `ignore-error=false` this is only a warning")),
+        }
+    }
+
+    /// The cache that the image is to carry, if it is to.
+    pub(super) fn inline_cache(
+        &self,
+        converted: &Converted,
+        solution: &Solution,
+        layers: &Layers<'_>,
+    ) -> Result<Option<CacheConfig>, Failure> {
+        if !self.request.cache_to.iter().any(|to| to.target == Target::Inline) {
+            return Ok(None);
+        }
+        let store = &self.sources.store;
+        let collect = || {
+            let recorded = recorded(store, &self.imports, &converted.definition, &solution.steps)?;
+            let mut recorded = of_image(&recorded, &solution.chain());
+            // An image is the same whether its steps ran or not.
+            for step in &mut recorded {
+                (step.took, step.provenance) = (None, None);
+            }
+            Collector::new(store, layers, converted.source_date_epoch).collect(&recorded)
+        };
+        let (config, _) = collect()
+            .map_err(|error| Failure::from_error(Kind::Environment, "cannot read what was built", &error))?;
+        Ok(Some(config))
+    }
+}

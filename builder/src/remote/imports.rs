@@ -1,0 +1,456 @@
+//! `--cache-from`: what is not in the store is looked for elsewhere.
+//!
+//! A place is asked for its manifest once, when the first key is missed. A hit makes rows of lazy snapshots; their layers
+//! are brought when a step reads the files or an image is made of them. A place whose layers cannot be had, or are not
+//! what it said, is not used any further: what it gave is forgotten and the build is solved again.
+
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, UNIX_EPOCH};
+
+use wharf_cache::content::ContentError;
+use wharf_cache::diff::{self, DiffError, LayerSource};
+use wharf_cache::mounts::{MountName, Packed};
+use wharf_cache::snapshot::{Layer, LazyLayer, SnapshotError};
+use wharf_cache::state::Record;
+use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Key, SnapshotId, Store, StoreError};
+use wharf_runtime::Cancel;
+
+use super::manifest::{CacheConfig, CacheLayer, CacheRecord};
+use super::mounts::{self, MountLimit};
+use super::{Backend, BackendError, Loaded, load};
+use crate::error::causes;
+use crate::progress::Progress;
+use crate::registry::transfer::{Meter, each_at_once};
+use crate::source::{Cancellable, copy, transfer_events};
+
+/// The caches that a build may look into.
+#[derive(Debug)]
+pub struct Imports<'a> {
+    store: Store,
+    progress: &'a Progress,
+    places: Vec<Place>,
+    /// Set when the manifests have been read, or it was tried.
+    loaded: OnceLock<()>,
+    /// Held while layers are brought: what several steps want comes once.
+    bringing: Mutex<()>,
+    answers: Mutex<Vec<Answer>>,
+}
+
+/// What was asked of a place, for who wants to know why a step ran.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The place.
+    pub place: String,
+    /// The key it was asked for.
+    pub key: Key,
+    /// Whether it had a record.
+    pub found: bool,
+}
+
+#[derive(Debug)]
+struct Place {
+    backend: Arc<dyn Backend>,
+    mounts: MountLimit,
+    cache: OnceLock<Index>,
+    /// It has failed, or lied.
+    dropped: AtomicBool,
+}
+
+/// A cache, to be looked into.
+#[derive(Debug)]
+struct Index {
+    config: CacheConfig,
+    records: HashMap<Key, usize>,
+    ops: HashSet<Key>,
+    blobs: HashMap<Digest, u64>,
+    mounts: HashMap<MountName, usize>,
+}
+
+/// Why what a cache promised is not here.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImportError {
+    /// It has been forgotten; the build can be solved again without it.
+    #[error("a layer of the cache cannot be had")]
+    Lost(#[source] StoreError),
+    /// This machine could not take it.
+    #[error("{0}")]
+    Unpack(#[from] DiffError),
+    /// The store's blobs.
+    #[error("{0}")]
+    Content(#[from] ContentError),
+    /// The store's database.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The build was stopped.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl From<ImportError> for DiffError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Unpack(error) => error,
+            ImportError::Content(error) => error.into(),
+            ImportError::Lost(error) | ImportError::Store(error) => error.into(),
+            ImportError::Cancelled => {
+                Self::Read { object: "the layers of the cache".to_owned(), source: io::Error::other(error) }
+            }
+        }
+    }
+}
+
+impl<'a> Imports<'a> {
+    /// Will look into these places, in this order, and bring of each the cache mounts that are said.
+    pub fn new(store: Store, progress: &'a Progress, backends: Vec<(Arc<dyn Backend>, MountLimit)>) -> Self {
+        let place = |(backend, mounts)| Place {
+            backend,
+            mounts,
+            cache: OnceLock::new(),
+            dropped: AtomicBool::new(false),
+        };
+        Self {
+            store,
+            progress,
+            places: backends.into_iter().map(place).collect(),
+            loaded: OnceLock::new(),
+            bringing: Mutex::default(),
+            answers: Mutex::default(),
+        }
+    }
+
+    /// The outputs that a place has recorded under `key`, as lazy snapshots of the store, which has the record then.
+    pub fn lookup(&self, key: &Key) -> Result<Option<Vec<Chain>>, StoreError> {
+        for (place, index) in self.usable() {
+            let record = index.records.get(key).map(|number| &index.config.records[*number]);
+            let answer = Answer { place: place.backend.name(), key: *key, found: record.is_some() };
+            self.answers.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+            if let Some(record) = record {
+                return self.adopt(&index.config.layers, record).map(Some);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether a place has a record of operation `op`.
+    pub fn knows_op(&self, op: &Key) -> bool {
+        self.usable().any(|(_, index)| index.ops.contains(op))
+    }
+
+    /// Whether a place says that it has a blob.
+    pub fn offers(&self, digest: &Digest, size: u64) -> bool {
+        self.usable().any(|(_, index)| index.blobs.get(digest) == Some(&size))
+    }
+
+    /// What was asked of which place so far.
+    pub fn answers(&self) -> Vec<Answer> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens a blob that some place offers.
+    pub fn open(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>, BackendError> {
+        self.open_at(digest, size).map(|(_, reader)| reader)
+    }
+
+    /// Unpacks a cache mount into the empty directory `root`, from the first place that has it; `None`, and `root` is empty
+    /// still, when none has it or it cannot be had. That is no failure: the mount is cold, which costs time.
+    pub fn bring_mount(&self, name: &MountName, root: BorrowedFd<'_>, cancel: &Cancel) -> Option<Packed> {
+        for (place, index) in self.usable().filter(|(place, _)| place.mounts.wanted.includes(name.id())) {
+            let Some(entry) = index.mounts.get(name).map(|number| &index.config.mounts[*number]) else {
+                continue;
+            };
+            let (id, from) = (name.id(), place.backend.name());
+            let brought = self.progress.internal(&format!("importing cache mount {id} from {from}"), || {
+                let is_cancelled = || cancel.is_cancelled();
+                mounts::import(entry, &*place.backend, root, place.mounts.size_bytes_max, &is_cancelled)
+            });
+            match brought {
+                Ok(packed) => return Some(packed),
+                Err(_) if cancel.is_cancelled() => return None,
+                Err(error) => {
+                    let why = causes(&error);
+                    let message =
+                        format!("warning: the cache mount {id} of the cache in {from} was not used: {why}");
+                    self.progress.warn(message);
+                }
+            }
+        }
+        None
+    }
+
+    /// Brings the files of the lazy snapshots of `chain`.
+    pub fn bring_files(&self, chain: &Chain, cancel: &Cancel) -> Result<(), ImportError> {
+        if self.store.lazy_layers(chain)?.is_empty() {
+            return Ok(());
+        }
+        let _alone = self.bringing.lock().unwrap_or_else(PoisonError::into_inner);
+        let lazy = self.store.lazy_layers(chain)?;
+        if lazy.is_empty() {
+            return Ok(());
+        }
+        let used = Mutex::new(HashSet::new());
+        let filled = self.transferring(|meter| {
+            let open = |layer: &LayerSource| -> io::Result<Box<dyn Read + Send>> {
+                let LayerSource { digest, size, .. } = layer;
+                let (place, reader) = self.open_at(digest, *size).map_err(io::Error::other)?;
+                used.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+                let reader = meter.wrap(reader, *digest, *size).ending();
+                Ok(Box::new(Cancellable::new(Box::new(reader), cancel.clone())))
+            };
+            diff::fill(&self.store, chain, &open)
+        });
+        match filled {
+            Ok(()) => Ok(()),
+            Err(_) if cancel.is_cancelled() => Err(ImportError::Cancelled),
+            Err(error) if is_their_fault(&error) => {
+                let used = used.into_inner().unwrap_or_else(PoisonError::into_inner);
+                self.blame(lazy.iter().map(|(_, layer)| layer.digest).collect(), used, &error);
+                self.forget(&lazy)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Brings the blobs of `layers`, those of `chain`, that are not in the store and that a place offers.
+    pub fn bring_blobs(&self, chain: &Chain, layers: &[Layer], cancel: &Cancel) -> Result<(), ImportError> {
+        let blobs = self.store.blobs();
+        let mut missing: Vec<&Layer> = Vec::new();
+        for layer in layers {
+            let is_new = missing.iter().all(|other| other.digest != layer.digest);
+            if is_new
+                && blobs.size(&layer.digest)? != Some(layer.size)
+                && self.offers(&layer.digest, layer.size)
+            {
+                missing.push(layer);
+            }
+        }
+        if !missing.is_empty() {
+            let used = Mutex::new(HashSet::new());
+            let brought = self.transferring(|meter| {
+                each_at_once(&missing, |layer| self.bring_blob(layer, &meter, cancel, &used))
+            });
+            match brought {
+                Err(_) if cancel.is_cancelled() => return Err(ImportError::Cancelled),
+                Err(error) if is_their_fault(&error) => {
+                    let used = used.into_inner().unwrap_or_else(PoisonError::into_inner);
+                    self.blame(missing.iter().map(|layer| layer.digest).collect(), used, &error);
+                }
+                done => done?,
+            }
+        }
+        // Without its blob a lazy snapshot is nothing.
+        let mut lost = Vec::new();
+        for (id, layer) in self.store.lazy_layers(chain)? {
+            if blobs.size(&layer.digest)? != Some(layer.size) {
+                lost.push((id, layer));
+            }
+        }
+        if lost.is_empty() { Ok(()) } else { self.forget(&lost) }
+    }
+
+    fn bring_blob(
+        &self,
+        layer: &Layer,
+        meter: &Meter,
+        cancel: &Cancel,
+        used: &Mutex<HashSet<usize>>,
+    ) -> Result<(), DiffError> {
+        let failed = |source| DiffError::Read { object: format!("layer {}", layer.digest), source };
+        let (place, reader) =
+            self.open_at(&layer.digest, layer.size).map_err(|error| failed(io::Error::other(error)))?;
+        used.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+        let reader = meter.wrap(reader, layer.digest, layer.size).ending();
+        let mut reader = Cancellable::new(Box::new(reader), cancel.clone());
+        let mut writer = self.store.blobs().writer()?;
+        copy(&mut reader, &mut writer).map_err(failed)?;
+        Ok(writer.commit_expecting(&layer.digest, layer.size)?)
+    }
+
+    /// Shows a transfer as a step of the build.
+    fn transferring<T>(&self, work: impl FnOnce(Meter) -> Result<T, DiffError>) -> Result<T, DiffError> {
+        self.progress.internal_with("importing layers from the cache", |digest| {
+            let report = transfer_events(digest, self.progress);
+            Meter::run(&report, work)
+        })
+    }
+
+    /// The places that can be asked, their manifests read.
+    fn usable(&self) -> impl Iterator<Item = (&Place, &Index)> {
+        self.loaded.get_or_init(|| self.load());
+        self.places.iter().filter_map(|place| {
+            let index = place.cache.get()?;
+            (!place.dropped.load(Ordering::Relaxed)).then_some((place, index))
+        })
+    }
+
+    /// Reads the manifests of all places at once.
+    fn load(&self) {
+        thread::scope(|scope| {
+            for place in &self.places {
+                let load = || self.load_place(place);
+                let spawned = thread::Builder::new().name("cache-from".to_owned()).spawn_scoped(scope, load);
+                if spawned.is_err() {
+                    load();
+                }
+            }
+        });
+    }
+
+    fn load_place(&self, place: &Place) {
+        let name = place.backend.name();
+        let step = format!("importing cache manifest from {name}");
+        let loaded = self.progress.internal(&step, || Ok::<_, BackendError>(load(&*place.backend)));
+        match loaded.and_then(|loaded| loaded) {
+            Ok(Some(Loaded { cache, .. })) => {
+                if cache.refused > 0 {
+                    let refused = cache.refused;
+                    self.progress.warn(format!(
+                        "warning: {refused} records of the cache in {name} were refused: their keys are not those of \
+                         what they say they are made of"
+                    ));
+                }
+                // Set once: places are loaded once.
+                let _ = place.cache.set(Index::new(cache.config));
+            }
+            Ok(None) => self.progress.warn(format!("warning: there is no cache in {name} yet")),
+            Err(error) => {
+                self.progress.warn(format!("warning: the cache in {name} was not used: {}", causes(&error)))
+            }
+        }
+    }
+
+    /// Makes what a record describes a record of the store.
+    fn adopt(&self, layers: &[CacheLayer], record: &CacheRecord) -> Result<Vec<Chain>, StoreError> {
+        let describe = |chain: &Vec<u32>| {
+            // Every index leads to a layer: the cache was checked.
+            let layers = chain.iter().filter_map(|index| layers.get(usize::try_from(*index).ok()?));
+            self.store.describe_chain(&layers.map(lazy_layer).collect::<Vec<_>>())
+        };
+        let outputs = record.outputs.iter().map(describe).collect::<Result<Vec<_>, _>>()?;
+        let mut keys = Vec::new();
+        for key in &record.keys {
+            // A result of this machine's own stays.
+            if self.store.record(&key.key)?.is_none() {
+                keys.push((key.key, serde_json::to_vec(&key.inputs).ok()));
+            }
+        }
+        self.store.put_record_made_of(&keys, &record.op, &Record { outputs: outputs.clone() })?;
+        Ok(outputs)
+    }
+
+    /// Opens a blob at the first place that gives it.
+    fn open_at(&self, digest: &Digest, size: u64) -> Result<(usize, Box<dyn Read + Send>), BackendError> {
+        let mut failure = None;
+        for (place, index) in self.usable() {
+            if index.blobs.get(digest) != Some(&size) {
+                continue;
+            }
+            let number = self.places.iter().position(|other| std::ptr::eq(other, place)).unwrap_or_default();
+            match place.backend.blob(digest, size) {
+                Ok(reader) => return Ok((number, reader)),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        Err(failure.unwrap_or_else(|| {
+            BackendError::of("find", format!("blob {digest}"))("no cache of this build has it any more")
+        }))
+    }
+
+    /// The places that gave what was wrong are not used any more; if none got so far, all that promised one of `layers`.
+    fn blame(&self, layers: HashSet<Digest>, used: HashSet<usize>, error: &DiffError) {
+        for (number, place) in self.places.iter().enumerate() {
+            let promised = |index: &Index| layers.iter().any(|layer| index.blobs.contains_key(layer));
+            let to_blame = match used.is_empty() {
+                true => place.cache.get().is_some_and(promised),
+                false => used.contains(&number),
+            };
+            if to_blame && !place.dropped.swap(true, Ordering::Relaxed) {
+                let (name, why) = (place.backend.name(), causes(error));
+                self.progress.warn(format!("warning: the cache in {name} is not used any further: {why}"));
+            }
+        }
+    }
+
+    /// Forgets what cannot be had.
+    fn forget(&self, lazy: &[(SnapshotId, LayerSource)]) -> Result<(), ImportError> {
+        let Some((first, _)) = lazy.first() else { return Ok(()) };
+        for (id, _) in lazy {
+            match self.store.drop_snapshot(*id) {
+                Ok(()) => {}
+                Err(SnapshotError::Store(error)) => return Err(error.into()),
+                Err(error) => return Err(DiffError::from(error).into()),
+            }
+        }
+        Err(ImportError::Lost(StoreError::Lost { id: *first }))
+    }
+}
+
+impl Index {
+    fn new(config: CacheConfig) -> Self {
+        let mut records = HashMap::new();
+        for (number, record) in config.records.iter().enumerate() {
+            for key in &record.keys {
+                // The first record of a key counts.
+                records.entry(key.key).or_insert(number);
+            }
+        }
+        Self {
+            ops: config.records.iter().map(|record| record.op).collect(),
+            mounts: config.mounts.iter().enumerate().map(|(number, mount)| (mount.name(), number)).collect(),
+            blobs: config.layers.iter().map(|layer| (layer.digest, layer.size)).collect(),
+            records,
+            config,
+        }
+    }
+}
+
+fn lazy_layer(layer: &CacheLayer) -> LazyLayer {
+    let CacheLayer { digest, size, media_type, diff_id, content, unpacked_size, created_ns, variant } = layer;
+    let distance = Duration::from_nanos(created_ns.unsigned_abs());
+    LazyLayer {
+        layer: Layer {
+            diff_id: DiffId(*diff_id),
+            digest: *digest,
+            size: *size,
+            media_type: media_type.clone(),
+        },
+        variant: variant.clone(),
+        content: ContentDigest(content.0),
+        size: *unpacked_size,
+        created: if *created_ns < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance },
+    }
+}
+
+/// Whether a layer is not what it was said to be, or could not be read where it is kept; not so when this machine's disk
+/// is full or its store fails.
+fn is_their_fault(error: &DiffError) -> bool {
+    match error {
+        DiffError::Mismatch { .. } | DiffError::Entry { .. } => true,
+        DiffError::Content(ContentError::Mismatch { .. }) => true,
+        DiffError::Snapshot(SnapshotError::Described { .. }) => true,
+        // A blob of this store that was damaged is not theirs.
+        DiffError::Read { source, .. } => !is_damage(source),
+        _ => false,
+    }
+}
+
+fn is_damage(error: &io::Error) -> bool {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if matches!(error.downcast_ref(), Some(ContentError::Damaged { .. } | ContentError::NotFound { .. }))
+        {
+            return true;
+        }
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
+}
