@@ -28,4 +28,5 @@ mod s3_fixture;
 mod standard_output;
 mod tidy;
 mod together;
+mod travel;
 mod tree;
