@@ -200,8 +200,9 @@ impl<'a> Exports<'a> {
     /// The cache mounts of a place. One that cannot be taken along is only missing there.
     fn mounts(&self, place: &Place<'_>) -> Vec<MountEntry> {
         let before = place.before().map_or(&[][..], |before| &before.cache.config.mounts);
-        let MountExport { entries, left_out } =
-            mounts::export(self.store, self.mounts, &place.to.mounts, before, &*place.backend);
+        let damaged = self.imports.damaged_chunks();
+        let target = mounts::Target { backend: &*place.backend, limit: &place.to.mounts, before, damaged };
+        let MountExport { entries, left_out } = mounts::export(self.store, self.mounts, &target);
         for (id, error) in left_out {
             let (name, why) = (place.backend.name(), causes(&error));
             self.progress.warn(format!("warning: the cache mount {id} is not in the cache in {name}: {why}"));

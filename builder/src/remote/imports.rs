@@ -15,14 +15,14 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use wharf_cache::content::ContentError;
 use wharf_cache::diff::{self, DiffError, LayerSource};
-use wharf_cache::mounts::{MountName, Packed};
+use wharf_cache::mounts::{ArchiveError, MountName, Packed};
 use wharf_cache::snapshot::{Layer, LazyLayer, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Key, SnapshotId, Store, StoreError};
 use wharf_runtime::Cancel;
 
 use super::manifest::{CacheConfig, CacheLayer, CacheRecord};
-use super::mounts::{self, MountLimit};
+use super::mounts::{self, MountError, MountLimit};
 use super::{Backend, BackendError, Loaded, load};
 use crate::error::causes;
 use crate::progress::Progress;
@@ -40,6 +40,8 @@ pub struct Imports<'a> {
     /// Held while layers are brought: what several steps want comes once.
     bringing: Mutex<()>,
     answers: Mutex<Vec<Answer>>,
+    /// Chunks of cache mounts that were not what they should be.
+    damaged: Mutex<HashSet<Digest>>,
 }
 
 /// What was asked of a place, for who wants to know why a step ran.
@@ -122,6 +124,7 @@ impl<'a> Imports<'a> {
             loaded: OnceLock::new(),
             bringing: Mutex::default(),
             answers: Mutex::default(),
+            damaged: Mutex::default(),
         }
     }
 
@@ -174,6 +177,9 @@ impl<'a> Imports<'a> {
                 Ok(packed) => return Some(packed),
                 Err(_) if cancel.is_cancelled() => return None,
                 Err(error) => {
+                    if let MountError::Archive(ArchiveError::Chunk { digest, .. }) = &error {
+                        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+                    }
                     let why = causes(&error);
                     let message =
                         format!("warning: the cache mount {id} of the cache in {from} was not used: {why}");
@@ -182,6 +188,11 @@ impl<'a> Imports<'a> {
             }
         }
         None
+    }
+
+    /// The chunks of cache mounts that no place must be believed to have.
+    pub fn damaged_chunks(&self) -> HashSet<Digest> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Brings the files of the lazy snapshots of `chain`.

@@ -17,7 +17,7 @@ use wharf_cache::mounts::{Archive, ArchiveError, CHUNKS_MAX, Chunk, MountName};
 use super::Backend;
 use crate::registry::transfer::each_at_once;
 
-pub use export::{MountExport, export};
+pub use export::{MountExport, Target, export};
 pub use import::{MountError, import};
 
 /// A mount as a cache holds it. Its name follows from what it is made of, so that no cache can say that it has another.

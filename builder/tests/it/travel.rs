@@ -192,7 +192,7 @@ fn a_mount_that_was_tampered_with_is_cold() {
     let good = fs::read(&blobs[0]).unwrap();
     let mut flipped = good.clone();
     flipped[good.len() / 2] ^= 1;
-    for (store, bytes) in [("flipped", &flipped[..]), ("torn", &good[..good.len() - 1]), ("empty", b"")] {
+    for (store, bytes) in [("torn", &good[..good.len() - 1]), ("empty", b""), ("flipped", &flipped[..])] {
         fs::write(&blobs[0], bytes).unwrap();
         wharf.file("list", &format!("a\nb\n{store}\n").replace(store, "c"));
         let outcome = check(&wharf, store, &["--cache-from", &from], &[], &["cold a", "cold b", "cold c"]);

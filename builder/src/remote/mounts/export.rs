@@ -1,6 +1,6 @@
 //! From the mounts that a build used into a cache.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
@@ -24,18 +24,27 @@ pub struct MountExport {
     pub left_out: Vec<(String, MountError)>,
 }
 
-/// Packs the mounts that are `used` and that `limit` wants, and stores their chunks. Those that the cache had `before` and
-/// that did not change, or were not used, stay as they are; so does one whose successor cannot be packed.
-pub fn export(
-    store: &Store,
-    used: &UsedMounts,
-    limit: &MountLimit,
-    before: &[MountEntry],
-    backend: &dyn Backend,
-) -> MountExport {
+/// A cache that mounts go into.
+#[derive(Debug)]
+pub struct Target<'a> {
+    /// Where it is.
+    pub backend: &'a dyn Backend,
+    /// Which mounts it wants.
+    pub limit: &'a MountLimit,
+    /// The mounts that it has.
+    pub before: &'a [MountEntry],
+    /// Chunks that are stored again although it may say that it has them.
+    pub damaged: HashSet<Digest>,
+}
+
+/// Packs the mounts that are `used` and wanted, and stores their chunks. Those that the cache had before and that did not
+/// change, or were not used, stay as they are; so does one whose successor cannot be packed.
+pub fn export(store: &Store, used: &UsedMounts, target: &Target<'_>) -> MountExport {
+    let Target { limit, before, damaged, .. } = target;
     let mut entries: BTreeMap<MountName, MountEntry> =
         before.iter().map(|entry| (entry.name(), entry.clone())).collect();
     let chunks = before.iter().flat_map(|entry| &entry.chunks.chunks);
+    let chunks = chunks.filter(|chunk| !damaged.contains(&chunk.digest));
     let known: HashMap<Digest, Chunk> = chunks.map(|chunk| (chunk.plain, chunk.clone())).collect();
     let (mut present, mut left_out) = (BTreeSet::new(), Vec::new());
     for (name, number) in used.all() {
@@ -43,7 +52,7 @@ pub fn export(
             continue;
         }
         let packed = take(store, &name, number).and_then(|mount| match mount {
-            Some(mount) => pack(&mount, &name, entries.get(&name), limit, &known, backend).map(Some),
+            Some(mount) => pack(&mount, &name, entries.get(&name), &known, target).map(Some),
             None => Ok(None),
         });
         match packed {
@@ -77,9 +86,8 @@ fn pack(
     mount: &CacheMount,
     name: &MountName,
     before: Option<&MountEntry>,
-    limit: &MountLimit,
     known: &HashMap<Digest, Chunk>,
-    backend: &dyn Backend,
+    Target { backend, limit, damaged, .. }: &Target<'_>,
 ) -> Result<MountEntry, MountError> {
     let fingerprint = Fingerprint::of(mount.root()).map_err(MountError::Look)?;
     let packed = mount.packed().filter(|packed| packed.fingerprint == fingerprint.digest());
@@ -98,7 +106,9 @@ fn pack(
         backend.has(&chunk.digest, chunk.size).ok().filter(|has| *has).map(|_| chunk.clone())
     };
     let put = |chunk: &Chunk, blob: Vec<u8>| {
-        if backend.has(&chunk.digest, chunk.size).map_err(io::Error::other)? {
+        if !damaged.contains(&chunk.digest)
+            && backend.has(&chunk.digest, chunk.size).map_err(io::Error::other)?
+        {
             return Ok(());
         }
         let open = || Ok(Box::new(io::Cursor::new(blob.clone())) as Box<dyn Read + Send>);
