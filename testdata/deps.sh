@@ -4,14 +4,21 @@ set -eu
 
 missing=
 for package in build-essential busybox-static bzip2 debootstrap docker-registry git openssh-client openssh-server python3 \
-    skopeo strace umoci xz-utils zstd; do
+    python3-venv skopeo strace umoci xz-utils zstd; do
     dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
         missing="$missing $package"
 done
-[ -n "$missing" ] || exit 0
+if [ -n "$missing" ]; then
+    [ "$(id -u)" = 0 ] || { echo "deps.sh: installing$missing needs root" >&2; exit 1; }
+    apt-get update -qq
+    # The list is meant to be split.
+    # shellcheck disable=SC2086
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+fi
 
-[ "$(id -u)" = 0 ] || { echo "deps.sh: installing$missing needs root" >&2; exit 1; }
-apt-get update -qq
-# The list is meant to be split.
-# shellcheck disable=SC2086
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+# The S3 service of the tests, which Debian does not have in every release.
+moto=$(dirname "$0")/../.cache/moto
+if ! python3 -c 'import boto3, moto.server' 2>/dev/null && ! [ -x "$moto/bin/moto_server" ]; then
+    python3 -m venv "$moto"
+    "$moto/bin/pip" install --quiet 'moto[iam,s3,server]'
+fi

@@ -41,6 +41,7 @@ use crate::progress::{Mode, Progress, print_result, print_talk};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::remote::exports::Uploads;
 use crate::remote::imports::Imports;
+use crate::remote::mounts::UsedMounts;
 use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::secrets::Secrets;
 use crate::signals::Listening;
@@ -205,6 +206,8 @@ struct Build<'a> {
     sources: Sources,
     /// Lasts longer than one attempt: what was found wrong is not tried again.
     imports: Imports<'a>,
+    /// The cache mounts that steps used, in all attempts.
+    used_mounts: UsedMounts,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
@@ -233,6 +236,7 @@ impl<'a> Build<'a> {
             recorder,
             sources,
             imports,
+            used_mounts: UsedMounts::default(),
             source: SourceText::new("", ""),
             contexts: HashMap::new(),
             ignore: Vec::new(),
@@ -426,6 +430,7 @@ impl<'a> Build<'a> {
             })?,
             secrets: &self.request.secrets,
             ssh: &self.request.ssh,
+            used_mounts: &self.used_mounts,
             emptied_caches: Mutex::default(),
         })
     }

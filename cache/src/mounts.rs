@@ -4,6 +4,19 @@
 //! instance, number 0; more come to be when a step must not share it with another. Whoever uses an instance holds a
 //! `flock` on its directory, shared or exclusive, which dies with the process. An instance is made below `tmp/` and
 //! renamed into place, so one that can be seen is whole.
+//!
+//! An instance can travel as an [`Archive`]. Which archive it was made from, or packed as, is in its file `packed` together
+//! with a fingerprint of all its stats: as long as that is the same, so is the archive.
+
+mod archive;
+mod chunks;
+mod fingerprint;
+mod pack;
+#[cfg(test)]
+mod round_trip;
+#[cfg(test)]
+pub(crate) mod tests;
+mod unpack;
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -13,6 +26,11 @@ use rustix::fs::{
     AtFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW,
 };
 use rustix::io::Errno;
+
+pub use archive::{Archive, ArchiveError, CHUNKS_MAX, Chunk};
+pub use fingerprint::{Fingerprint, Packed};
+pub use pack::{Known, Put};
+pub use unpack::Fetch;
 
 use crate::store::Damage;
 use crate::{ContentDigest, Store, StoreError};
@@ -25,6 +43,8 @@ const INSTANCES_MAX: u32 = 4096;
 pub struct MountName {
     hex: String,
     id: String,
+    seed: Option<ContentDigest>,
+    owner: [Option<u32>; 3],
 }
 
 impl MountName {
@@ -42,12 +62,23 @@ impl MountName {
         for number in owner {
             hasher.update(&[u8::from(number.is_some())]).update(&number.unwrap_or(0).to_le_bytes());
         }
-        Self { hex: hasher.finalize().to_hex().to_string(), id: id.to_owned() }
+        let hex = hasher.finalize().to_hex().to_string();
+        Self { hex, id: id.to_owned(), seed: seed.copied(), owner }
     }
 
     /// What the user calls it.
     pub fn id(&self) -> &str {
         &self.id
+    }
+
+    /// What it began with, if it did not begin empty.
+    pub fn seed(&self) -> Option<&ContentDigest> {
+        self.seed.as_ref()
+    }
+
+    /// Mode, user and group that were asked for.
+    pub fn owner(&self) -> [Option<u32>; 3] {
+        self.owner
     }
 }
 
@@ -80,14 +111,18 @@ pub struct MountRequest<'a> {
 pub struct CacheMount {
     number: u32,
     root: OwnedFd,
-    /// Its open file description holds the lock.
-    lock: OwnedFd,
+    /// The instance's directory; its open file description holds the lock.
+    dir: OwnedFd,
+    /// Whether somebody uses it; else it is only read.
+    is_used: bool,
 }
 
 impl Drop for CacheMount {
     fn drop(&mut self) {
-        // Whoever measured it meanwhile has to do so again. A size that is wrong until the next use is no harm.
-        let _ = note_use(&self.lock);
+        if self.is_used {
+            // Whoever measured it meanwhile has to do so again. A size that is wrong until the next use is no harm.
+            let _ = note_use(&self.dir);
+        }
     }
 }
 
@@ -101,6 +136,27 @@ impl CacheMount {
     pub fn number(&self) -> u32 {
         self.number
     }
+
+    /// What was remembered last by [`Self::remember_packed`]; `None` if that is nothing, or nothing that can be read.
+    pub fn packed(&self) -> Option<Packed> {
+        fingerprint::read(self.dir.as_fd())
+    }
+
+    /// Remembers which archive holds what this instance holds. What cannot be remembered is packed again.
+    pub fn remember_packed(&self, packed: &Packed) {
+        fingerprint::write(self.dir.as_fd(), packed);
+    }
+}
+
+/// An instance that is wanted for its holder alone.
+#[derive(Debug)]
+pub enum Exclusive {
+    /// Here it is.
+    Taken(CacheMount),
+    /// Somebody uses it.
+    InUse,
+    /// There is none of this number.
+    Gone,
 }
 
 impl Store {
@@ -166,6 +222,23 @@ impl Store {
         }
         let source = io::Error::other(format!("{INSTANCES_MAX} instances are in use"));
         Err(StoreError::io("use another instance of the cache", request.name.id(), source).into())
+    }
+
+    /// Takes an instance to read it while nobody changes it, without waiting. That is no use of the cache.
+    pub fn try_exclusive_mount(&self, name: &MountName, number: u32) -> Result<Exclusive, StoreError> {
+        let instance = Instance::new(self, name, number);
+        let Some(dir) = instance.open()? else { return Ok(Exclusive::Gone) };
+        match rustix::io::retry_on_intr(|| rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive))
+        {
+            Ok(()) if instance.is(&dir)? => {
+                let mut taken = instance.mount(dir)?;
+                taken.is_used = false;
+                Ok(Exclusive::Taken(taken))
+            }
+            // Another one has been put in its place just now: somebody begins to use that.
+            Ok(()) | Err(Errno::WOULDBLOCK) => Ok(Exclusive::InUse),
+            Err(errno) => Err(instance.error("lock", errno)),
+        }
     }
 }
 
@@ -291,145 +364,11 @@ impl<'a> Instance<'a> {
         self.store.process().leases().note_growth();
         let root = rustix::fs::openat(&dir, "fs", DIRECTORY, Mode::empty())
             .map_err(|errno| self.error("open", errno))?;
-        Ok(CacheMount { number: self.number, root, lock: dir })
+        Ok(CacheMount { number: self.number, root, dir, is_used: true })
     }
 
     fn error(&self, operation: &'static str, source: impl Into<io::Error>) -> StoreError {
         let path = self.store.root().join("mounts").join(self.name.to_string_lossy().as_ref());
         StoreError::io(operation, path, source)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::fs::File;
-    use std::io::Write as _;
-    use std::path::PathBuf;
-
-    use super::*;
-    use crate::scratch::Scratch;
-
-    fn store(scratch: &Scratch) -> Store {
-        Store::open(&scratch.path("store")).unwrap()
-    }
-
-    fn take(store: &Store, name: &MountName, sharing: Sharing, fresh: bool) -> Option<CacheMount> {
-        let request = MountRequest { name, sharing, first: 0, fresh };
-        store.try_mount::<StoreError>(&request, &|_| Ok(())).unwrap()
-    }
-
-    fn write(mount: &CacheMount, name: &str) {
-        let flags = OFlags::WRONLY | OFlags::CREATE;
-        let file = rustix::fs::openat(mount.root(), name, flags, Mode::RUSR).unwrap();
-        File::from(file).write_all(b"x").unwrap();
-    }
-
-    fn has(mount: &CacheMount, name: &str) -> bool {
-        rustix::fs::statat(mount.root(), name, AtFlags::empty()).is_ok()
-    }
-
-    fn instances(scratch: &Scratch) -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(scratch.path("store/mounts")).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect()
-    }
-
-    /// Takes a cache with `held` while others are taken, and says which instance the next one with `wanted` gets.
-    #[track_caller]
-    fn check(held: &[Sharing], wanted: Sharing, number: Option<u32>) {
-        let scratch = Scratch::new();
-        let (one, other) = (store(&scratch), store(&scratch));
-        let name = MountName::new("id", None, [None; 3]);
-        let held: Vec<_> = held.iter().map(|sharing| take(&one, &name, *sharing, false).unwrap()).collect();
-        for store in [&one, &other] {
-            let taken = take(store, &name, wanted, false);
-            assert_eq!(taken.map(|mount| mount.number()), number, "{held:?} {wanted:?}");
-        }
-        drop(held);
-        assert_eq!(take(&other, &name, wanted, false).unwrap().number(), 0);
-    }
-
-    #[test]
-    fn sharing_says_who_gets_which_instance() {
-        use Sharing::{Locked, Private, Shared};
-        for wanted in [Shared, Private, Locked] {
-            check(&[], wanted, Some(0));
-        }
-        check(&[Shared, Shared], Shared, Some(0));
-        check(&[Shared], Private, Some(1));
-        check(&[Shared], Locked, None);
-        check(&[Private], Shared, Some(1));
-        check(&[Private], Private, Some(1));
-        check(&[Private, Private], Private, Some(2));
-        check(&[Private], Locked, None);
-        check(&[Locked], Shared, Some(1));
-        check(&[Locked], Private, Some(1));
-        check(&[Locked], Locked, None);
-    }
-
-    #[test]
-    fn names_tell_caches_apart() {
-        let digest = ContentDigest([7; 32]);
-        let names = [
-            MountName::new("a", None, [None; 3]),
-            MountName::new("b", None, [None; 3]),
-            MountName::new("a", Some(&digest), [None; 3]),
-            MountName::new("a", None, [Some(0o755), None, None]),
-            MountName::new("a", None, [None, Some(0), None]),
-            MountName::new("a", None, [None, None, Some(0)]),
-        ];
-        let distinct: std::collections::HashSet<_> = names.iter().collect();
-        assert_eq!(distinct.len(), names.len());
-    }
-
-    #[test]
-    fn what_is_written_stays_until_it_is_wanted_fresh() {
-        let scratch = Scratch::new();
-        let store = store(&scratch);
-        let name = MountName::new("../id\n", None, [None; 3]);
-        write(&take(&store, &name, Sharing::Shared, false).unwrap(), "old");
-        let again = take(&store, &name, Sharing::Locked, false).unwrap();
-        assert!(has(&again, "old"));
-        assert_eq!(std::fs::read(instances(&scratch)[0].join("id")).unwrap(), b"../id\n");
-        drop(again);
-        let fresh = take(&store, &name, Sharing::Shared, true).unwrap();
-        assert!(!has(&fresh, "old"));
-        write(&fresh, "new");
-        // It is in use: who wants another fresh one gets another instance.
-        assert_eq!(take(&store, &name, Sharing::Shared, true).unwrap().number(), 1);
-        drop(fresh);
-        assert!(has(&take(&store, &name, Sharing::Shared, false).unwrap(), "new"));
-        assert_eq!(instances(&scratch).len(), 2);
-        drop(store);
-        assert_eq!(std::fs::read_dir(scratch.path("store/tmp")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn a_cache_that_cannot_be_filled_is_not_there() {
-        let scratch = Scratch::new();
-        let store = store(&scratch);
-        let name = MountName::new("id", None, [None; 3]);
-        let request = MountRequest { name: &name, sharing: Sharing::Shared, first: 0, fresh: false };
-        let fail = |_: BorrowedFd<'_>| Err(StoreError::io("fill", "x", io::ErrorKind::Other));
-        assert!(store.try_mount(&request, &fail).is_err());
-        assert!(instances(&scratch).is_empty());
-        let fill = |root: BorrowedFd<'_>| {
-            rustix::fs::mkdirat(root, "seed", Mode::RWXU).map_err(|errno| StoreError::io("fill", "x", errno))
-        };
-        assert!(has(&store.try_mount(&request, &fill).unwrap().unwrap(), "seed"));
-    }
-
-    #[test]
-    fn many_threads_make_one_instance() {
-        let scratch = Scratch::new();
-        let store = store(&scratch);
-        let name = MountName::new("id", None, [None; 3]);
-        std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                (0..8).map(|_| scope.spawn(|| take(&store, &name, Sharing::Shared, false))).collect();
-            for thread in threads {
-                assert_eq!(thread.join().unwrap().unwrap().number(), 0);
-            }
-        });
-        assert_eq!(instances(&scratch).len(), 1);
     }
 }

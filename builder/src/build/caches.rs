@@ -21,6 +21,7 @@ use crate::remote::local::LocalBackend;
 use crate::remote::manifest::{CacheConfig, INLINE_BYTES_MAX};
 use crate::remote::records::{Collector, of_image, recorded};
 use crate::remote::registry::RegistryBackend;
+use crate::remote::s3::{S3, S3Place};
 use crate::remote::spec::{self, LayerForm, Origin, Target};
 
 /// What a build gave.
@@ -50,15 +51,17 @@ pub(super) fn imports<'a>(
     platform: &Platform,
     progress: &'a Progress,
 ) -> Imports<'a> {
-    let backend = |from: &spec::CacheFrom| -> Arc<dyn Backend> {
-        match &from.origin {
+    let backend = |from: &spec::CacheFrom| {
+        let backend: Arc<dyn Backend> = match &from.origin {
             Origin::Registry(reference) => {
                 Arc::new(RegistryBackend::new(registry.clone(), reference.clone(), platform.clone()))
             }
             Origin::Local { src, tag, digest } => {
                 Arc::new(LocalBackend::new(src.clone(), tag.clone(), *digest, false))
             }
-        }
+            Origin::S3(place) => Arc::new(S3::new(S3Place::clone(place))),
+        };
+        (backend, from.mounts.clone())
     };
     Imports::new(store.clone(), progress, request.cache_from.iter().map(backend).collect())
 }
@@ -93,11 +96,12 @@ impl Build<'_> {
                 Target::Local { dest, tag, reset } => {
                     Arc::new(LocalBackend::new(dest.clone(), tag.clone(), None, *reset))
                 }
+                Target::S3(place) => Arc::new(S3::new(S3Place::clone(place))),
             };
             Some(Place::new(to, backend, own.as_ref().unwrap_or(image)))
         };
         let places = self.request.cache_to.iter().zip(own).filter_map(place).collect();
-        Exports::new(&self.sources.store, &self.imports, self.progress, places)
+        Exports::new(&self.sources.store, &self.imports, self.progress, &self.used_mounts, places)
     }
 
     /// Writes what `--cache-to` asks for.

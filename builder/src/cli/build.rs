@@ -240,9 +240,12 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
     if args.push {
         push_all(&mut outputs)?;
     }
-    let cache_from = args.cache_from.iter().map(|spec| CacheFrom::parse(spec)).collect::<Result<Vec<_>, _>>();
+    let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    let cache_from = args.cache_from.iter().map(|spec| CacheFrom::parse(spec)?.with_environment(&text));
+    let cache_from = cache_from.collect::<Result<Vec<_>, _>>();
     let cache_from = cache_from.map_err(|error| usage(error.to_string()))?;
-    let cache_to = args.cache_to.iter().map(|spec| CacheTo::parse(spec)).collect::<Result<Vec<_>, _>>();
+    let cache_to = args.cache_to.iter().map(|spec| CacheTo::parse(spec)?.with_environment(&text));
+    let cache_to = cache_to.collect::<Result<Vec<_>, _>>();
     let cache_to = cache_to.map_err(|error| usage(error.to_string()))?;
     if args.offline && outputs.iter().any(|output| matches!(output, Output::Image { push: true, .. })) {
         return Err(usage("--offline: an image is to be pushed, which needs its registry".to_owned())

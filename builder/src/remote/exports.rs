@@ -14,6 +14,7 @@ use wharf_cache::{Chain, Digest, Key, Store, StoreError};
 
 use super::imports::Imports;
 use super::manifest::{CacheConfig, CacheRecord, Documents};
+use super::mounts::{self, MountEntry, MountExport, UsedMounts};
 use super::records::{Collector, Recorded, of_image};
 use super::spec::{CacheTo, Mode};
 use super::{Backend, BackendError, Loaded, load};
@@ -28,6 +29,7 @@ pub struct Exports<'a> {
     store: &'a Store,
     imports: &'a Imports<'a>,
     progress: &'a Progress,
+    mounts: &'a UsedMounts,
     places: Vec<Place<'a>>,
     /// Nothing more is wanted: the build has failed.
     abandoned: AtomicBool,
@@ -65,14 +67,15 @@ pub struct Uploads<'scope, 'a> {
 }
 
 impl<'a> Exports<'a> {
-    /// Will write to `places`.
+    /// Will write to `places`, with what of the cache mounts each wants.
     pub fn new(
         store: &'a Store,
         imports: &'a Imports<'a>,
         progress: &'a Progress,
+        mounts: &'a UsedMounts,
         places: Vec<Place<'a>>,
     ) -> Self {
-        Self { store, imports, progress, places, abandoned: AtomicBool::new(false) }
+        Self { store, imports, progress, mounts, places, abandoned: AtomicBool::new(false) }
     }
 
     /// Begins to take what is built, until `cancelled`.
@@ -176,19 +179,36 @@ impl<'a> Exports<'a> {
         if let Some(before) = place.before() {
             keep_what_is_known(&mut config, &before.cache.config);
         }
+        config.mounts = self.mounts(place);
         let documents = Documents::of(&config);
-        if place.before().is_some_and(|before| before.manifest == documents.descriptor().digest) {
+        let is_old = place.backend.is_old();
+        if !is_old && place.before().is_some_and(|before| before.manifest == documents.descriptor().digest) {
             return Ok(());
         }
-        self.send_all(place, &config, true)?;
-        match place.backend.commit(&documents) {
-            // A blob that the last cache named may be gone.
-            Err(_) if place.before().is_some() => {
-                self.send_all(place, &config, false)?;
-                place.backend.commit(&documents)
+        if !is_old {
+            self.send_all(place, &config, true)?;
+            match place.backend.commit(&documents) {
+                // A blob that the last cache named may be gone.
+                Err(_) if place.before().is_some() => {}
+                done => return done,
             }
-            done => done,
         }
+        self.send_all(place, &config, false)?;
+        config.mounts.retain(|mount| mount.is_in(&*place.backend));
+        place.backend.commit(&Documents::of(&config))
+    }
+
+    /// The cache mounts of a place. One that cannot be taken along is only missing there.
+    fn mounts(&self, place: &Place<'_>) -> Vec<MountEntry> {
+        let before = place.before().map_or(&[][..], |before| &before.cache.config.mounts);
+        let damaged = self.imports.damaged_chunks();
+        let target = mounts::Target { backend: &*place.backend, limit: &place.to.mounts, before, damaged };
+        let MountExport { entries, left_out } = mounts::export(self.store, self.mounts, &target);
+        for (id, error) in left_out {
+            let (name, why) = (place.backend.name(), causes(&error));
+            self.progress.warn(format!("warning: the cache mount {id} is not in the cache in {name}: {why}"));
+        }
+        entries
     }
 
     fn send_all(&self, place: &Place<'_>, config: &CacheConfig, trusting: bool) -> Result<(), BackendError> {
@@ -256,7 +276,7 @@ impl Drop for Uploads<'_, '_> {
     }
 }
 
-/// Takes over from the cache that is there what this build cannot know because the steps did not run, and its cache mounts.
+/// Takes over from the cache that is there what this build cannot know because the steps did not run.
 fn keep_what_is_known(config: &mut CacheConfig, before: &CacheConfig) {
     let by_key: HashMap<Key, &CacheRecord> = before
         .records
@@ -268,5 +288,4 @@ fn keep_what_is_known(config: &mut CacheConfig, before: &CacheConfig) {
         record.duration_ms = record.duration_ms.or(known.duration_ms);
         record.provenance = known.provenance.clone().or(record.provenance.take());
     }
-    config.mounts.clone_from(&before.mounts);
 }

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
@@ -14,12 +15,14 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use wharf_cache::content::ContentError;
 use wharf_cache::diff::{self, DiffError, LayerSource};
+use wharf_cache::mounts::{ArchiveError, MountName, Packed};
 use wharf_cache::snapshot::{Layer, LazyLayer, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Key, SnapshotId, Store, StoreError};
 use wharf_runtime::Cancel;
 
 use super::manifest::{CacheConfig, CacheLayer, CacheRecord};
+use super::mounts::{self, MountError, MountLimit};
 use super::{Backend, BackendError, Loaded, load};
 use crate::error::causes;
 use crate::progress::Progress;
@@ -37,6 +40,8 @@ pub struct Imports<'a> {
     /// Held while layers are brought: what several steps want comes once.
     bringing: Mutex<()>,
     answers: Mutex<Vec<Answer>>,
+    /// Chunks of cache mounts that were not what they should be.
+    damaged: Mutex<HashSet<Digest>>,
 }
 
 /// What was asked of a place, for who wants to know why a step ran.
@@ -53,6 +58,7 @@ pub struct Answer {
 #[derive(Debug)]
 struct Place {
     backend: Arc<dyn Backend>,
+    mounts: MountLimit,
     cache: OnceLock<Index>,
     /// It has failed, or lied.
     dropped: AtomicBool,
@@ -65,6 +71,7 @@ struct Index {
     records: HashMap<Key, usize>,
     ops: HashSet<Key>,
     blobs: HashMap<Digest, u64>,
+    mounts: HashMap<MountName, usize>,
 }
 
 /// Why what a cache promised is not here.
@@ -102,9 +109,14 @@ impl From<ImportError> for DiffError {
 }
 
 impl<'a> Imports<'a> {
-    /// Will look into these places, in this order.
-    pub fn new(store: Store, progress: &'a Progress, backends: Vec<Arc<dyn Backend>>) -> Self {
-        let place = |backend| Place { backend, cache: OnceLock::new(), dropped: AtomicBool::new(false) };
+    /// Will look into these places, in this order, and bring of each the cache mounts that are said.
+    pub fn new(store: Store, progress: &'a Progress, backends: Vec<(Arc<dyn Backend>, MountLimit)>) -> Self {
+        let place = |(backend, mounts)| Place {
+            backend,
+            mounts,
+            cache: OnceLock::new(),
+            dropped: AtomicBool::new(false),
+        };
         Self {
             store,
             progress,
@@ -112,6 +124,7 @@ impl<'a> Imports<'a> {
             loaded: OnceLock::new(),
             bringing: Mutex::default(),
             answers: Mutex::default(),
+            damaged: Mutex::default(),
         }
     }
 
@@ -156,6 +169,40 @@ impl<'a> Imports<'a> {
     /// Opens a blob that some place offers.
     pub fn open(&self, digest: &Digest, size: u64) -> Result<Box<dyn Read + Send>, BackendError> {
         self.open_at(digest, size).map(|(_, reader)| reader)
+    }
+
+    /// Unpacks a cache mount into the empty directory `root`, from the first place that has it; `None`, and `root` is empty
+    /// still, when none has it or it cannot be had. That is no failure: the mount is cold, which costs time.
+    pub fn bring_mount(&self, name: &MountName, root: BorrowedFd<'_>, cancel: &Cancel) -> Option<Packed> {
+        for (place, index) in self.usable().filter(|(place, _)| place.mounts.wanted.includes(name.id())) {
+            let Some(entry) = index.mounts.get(name).map(|number| &index.config.mounts[*number]) else {
+                continue;
+            };
+            let (id, from) = (name.id(), place.backend.name());
+            let brought = self.progress.internal(&format!("importing cache mount {id} from {from}"), || {
+                let is_cancelled = || cancel.is_cancelled();
+                mounts::import(entry, &*place.backend, root, place.mounts.size_bytes_max, &is_cancelled)
+            });
+            match brought {
+                Ok(packed) => return Some(packed),
+                Err(_) if cancel.is_cancelled() => return None,
+                Err(error) => {
+                    if let MountError::Archive(ArchiveError::Chunk { digest, .. }) = &error {
+                        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
+                    }
+                    let why = causes(&error);
+                    let message =
+                        format!("warning: the cache mount {id} of the cache in {from} was not used: {why}");
+                    self.progress.warn(message);
+                }
+            }
+        }
+        None
+    }
+
+    /// The chunks of cache mounts that no place must be believed to have.
+    pub fn damaged_chunks(&self) -> HashSet<Digest> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Brings the files of the lazy snapshots of `chain`.
@@ -377,6 +424,7 @@ impl Index {
         }
         Self {
             ops: config.records.iter().map(|record| record.op).collect(),
+            mounts: config.mounts.iter().enumerate().map(|(number, mount)| (mount.name(), number)).collect(),
             blobs: config.layers.iter().map(|layer| (layer.digest, layer.size)).collect(),
             records,
             config,

@@ -11,6 +11,7 @@ use wharf_cache::{ContentDigest, Digest, Key};
 use wharf_solver::cache_map::{self, RecordKey};
 use wharf_solver::llb::encode;
 
+use super::mounts::{MOUNT_CHUNKS_MAX, MountEntry};
 use crate::exporter::Descriptor;
 use crate::exporter::image::MANIFEST_TYPE;
 use crate::registry::manifest as registry;
@@ -45,8 +46,6 @@ pub const OUTPUTS_MAX: usize = 256;
 pub const CHAIN_LAYERS_MAX: usize = 999;
 /// Most cache mounts.
 pub const MOUNTS_MAX: usize = 1024;
-/// Most blobs of all cache mounts.
-pub const MOUNT_BLOBS_MAX: usize = 16_384;
 
 /// What a cache holds. Equal caches have equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,29 +101,6 @@ pub struct CacheRecord {
     /// What the keys are made of in words, for who wants to know why they differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provenance: Option<serde_json::Value>,
-}
-
-/// A cache mount.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct MountEntry {
-    /// What the Dockerfile calls it.
-    pub id: String,
-    /// What the store calls it.
-    pub name: String,
-    /// Bytes of its files.
-    pub size: u64,
-    /// The blobs that it is put together from, in order.
-    pub blobs: Vec<MountBlob>,
-}
-
-/// A blob of a cache mount.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MountBlob {
-    /// Its digest.
-    pub digest: Digest,
-    /// Its size in bytes.
-    pub size: u64,
 }
 
 /// Why bytes are not a cache that can be used.
@@ -208,20 +184,22 @@ impl CacheConfig {
         limit("layers", self.layers.len(), LAYERS_MAX)?;
         limit("records", self.records.len(), RECORDS_MAX)?;
         limit("cache mounts", self.mounts.len(), MOUNTS_MAX)?;
-        let blobs = self.mounts.iter().map(|mount| mount.blobs.len()).sum();
-        limit("blobs of cache mounts", blobs, MOUNT_BLOBS_MAX)?;
+        let chunks = self.mounts.iter().map(|mount| mount.chunks.chunks.len()).sum();
+        limit("chunks of cache mounts", chunks, MOUNT_CHUNKS_MAX)?;
         self.layers.iter().try_for_each(CacheLayer::check)?;
         let all = self.records.len();
         let layers = &self.layers;
         self.records.retain(|record| record.is_sound(layers));
+        // One that cannot be unpacked is as good as none.
+        self.mounts.retain(|mount| mount.check().is_ok());
         Ok(Checked { refused: all - self.records.len(), config: self })
     }
 
     /// The blobs that it needs, each once.
     pub fn blobs(&self) -> Vec<Descriptor> {
         let layers = self.layers.iter().map(|layer| (&*layer.media_type, layer.digest, layer.size));
-        let mounts = self.mounts.iter().flat_map(|mount| &mount.blobs);
-        let mounts = mounts.map(|blob| (MOUNT_TYPE, blob.digest, blob.size));
+        let mounts = self.mounts.iter().flat_map(|mount| &mount.chunks.chunks);
+        let mounts = mounts.map(|chunk| (MOUNT_TYPE, chunk.digest, chunk.size));
         let mut seen = HashSet::new();
         layers
             .chain(mounts)

@@ -11,8 +11,10 @@ pub mod exports;
 pub mod imports;
 pub mod local;
 pub mod manifest;
+pub mod mounts;
 pub mod records;
 pub mod registry;
+pub mod s3;
 pub mod spec;
 
 use std::error::Error;
@@ -46,6 +48,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
 
     /// Makes the documents the cache of this place. The blobs that they name are there.
     fn commit(&self, documents: &Documents) -> Result<(), BackendError>;
+
+    /// Whether the manifest that was read is so old that it should be written again, and all its blobs asked for, although
+    /// nothing changed: places that delete what is old find it young then.
+    fn is_old(&self) -> bool {
+        false
+    }
 }
 
 /// Why a place did not do what it was asked.

@@ -7,6 +7,8 @@ use std::path::PathBuf;
 
 use wharf_cache::Digest;
 
+use super::mounts::{MountLimit, Wanted};
+use super::s3::{self, S3Place};
 use crate::csv;
 use crate::exporter::spec::{hint, nearest};
 use crate::registry::Reference;
@@ -15,10 +17,12 @@ use crate::registry::reference::is_tag;
 /// Where a cache is read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheFrom {
-    /// As it was given.
+    /// As it was given, without secrets.
     pub spec: String,
     /// The place.
     pub origin: Origin,
+    /// Which cache mounts are brought when a step wants them.
+    pub mounts: MountLimit,
 }
 
 /// A place that holds a cache.
@@ -35,15 +39,19 @@ pub enum Origin {
         /// The manifest, instead of what the tag names.
         digest: Option<Digest>,
     },
+    /// A bucket of an S3 service.
+    S3(Box<S3Place>),
 }
 
 /// Where a cache is written to, and what of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheTo {
-    /// As it was given.
+    /// As it was given, without secrets.
     pub spec: String,
     /// The place.
     pub target: Target,
+    /// Which cache mounts are taken along.
+    pub mounts: MountLimit,
     /// Which steps.
     pub mode: Mode,
     /// How layers that are made for it are compressed.
@@ -69,6 +77,8 @@ pub enum Target {
         /// Whether blobs that no entry names any more are deleted.
         reset: bool,
     },
+    /// A bucket of an S3 service.
+    S3(Box<S3Place>),
 }
 
 /// Which steps a cache holds.
@@ -137,6 +147,9 @@ pub struct SpecError {
     pub reason: String,
 }
 
+/// Looks an environment variable up.
+pub type Variables<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 const FROM: &str = "--cache-from";
 const TO: &str = "--cache-to";
 
@@ -151,53 +164,90 @@ const EXPORT_KEYS: [&str; 7] = [
     "ignore-error",
 ];
 
+/// Keys of cache mounts.
+const MOUNT_KEYS: [&str; 2] = ["mounts", "mounts-max-size"];
+
 impl CacheFrom {
     /// Parses what was given with `--cache-from`.
     pub fn parse(spec: &str) -> Result<Self, SpecError> {
-        let failed = |reason| SpecError { flag: FROM, spec: spec.to_owned(), reason };
-        let origin = parse_from(spec).map_err(failed)?;
-        Ok(Self { spec: spec.to_owned(), origin })
+        parse_from(spec).map_err(|reason| SpecError { flag: FROM, spec: shown(spec), reason })
+    }
+}
+
+impl CacheFrom {
+    /// Fills in what the environment says of the place.
+    pub fn with_environment(mut self, variable: Variables<'_>) -> Result<Self, SpecError> {
+        if let Origin::S3(place) = &mut self.origin {
+            let bucket = place.clone().with_environment(variable);
+            **place = bucket.map_err(|reason| SpecError { flag: FROM, spec: self.spec.clone(), reason })?;
+        }
+        Ok(self)
     }
 }
 
 impl CacheTo {
+    /// Fills in what the environment says of the place.
+    pub fn with_environment(mut self, variable: Variables<'_>) -> Result<Self, SpecError> {
+        if let Target::S3(place) = &mut self.target {
+            let bucket = place.clone().with_environment(variable);
+            **place = bucket.map_err(|reason| SpecError { flag: TO, spec: self.spec.clone(), reason })?;
+        }
+        Ok(self)
+    }
+
     /// Parses what was given with `--cache-to`.
     pub fn parse(spec: &str) -> Result<Self, SpecError> {
-        parse_to(spec).map_err(|reason| SpecError { flag: TO, spec: spec.to_owned(), reason })
+        parse_to(spec).map_err(|reason| SpecError { flag: TO, spec: shown(spec), reason })
     }
 }
 
-fn parse_from(spec: &str) -> Result<Origin, String> {
+/// A spec without what must not be shown.
+fn shown(spec: &str) -> String {
+    let lower = spec.to_ascii_lowercase();
+    let secret = s3::SECRET_KEYS.iter().filter_map(|key| lower.find(key).map(|at| at + key.len())).min();
+    // What comes after it is not worth the risk.
+    secret.map_or_else(|| spec.to_owned(), |end| format!("{}=…", &spec[..end]))
+}
+
+fn parse_from(spec: &str) -> Result<CacheFrom, String> {
     let mut fields = Fields::parse(spec)?;
-    match fields.kind(&["registry", "local"])? {
-        "registry" => {
-            fields.require_known("registry", &["ref"])?;
-            Ok(Origin::Registry(fields.reference()?))
-        }
-        _ => {
-            fields.require_known("local", &["src", "tag", "digest"])?;
+    let kind = fields.kind(&["registry", "local", "s3"])?;
+    let own: &[&'static str] = match kind {
+        "registry" => &["ref"],
+        "local" => &["src", "tag", "digest"],
+        _ => &s3::KEYS,
+    };
+    let keys: Vec<&'static str> = [own, &MOUNT_KEYS].concat();
+    fields.require_known(kind, &keys)?;
+    let mounts = fields.mounts(Wanted::All)?;
+    let origin = match kind {
+        "registry" => Origin::Registry(fields.reference()?),
+        "local" => {
             let digest = fields.take("digest").map(|text| text.parse::<Digest>());
-            Ok(Origin::Local {
+            Origin::Local {
                 src: fields.path("src")?,
                 tag: fields.tag()?,
                 digest: digest.transpose().map_err(|error| error.to_string())?,
-            })
+            }
         }
-    }
+        _ => Origin::S3(Box::new(S3Place::take(&mut fields)?)),
+    };
+    Ok(CacheFrom { spec: shown(spec), origin, mounts })
 }
 
 fn parse_to(spec: &str) -> Result<CacheTo, String> {
     let mut fields = Fields::parse(spec)?;
-    let kind = fields.kind(&["inline", "registry", "local"])?;
+    let kind = fields.kind(&["inline", "registry", "local", "s3"])?;
     let own: &[&'static str] = match kind {
         "registry" => &["ref"],
         "local" => &["dest", "tag", "reset"],
+        "s3" => &s3::KEYS,
         // The layers of an inline cache are the image's own.
         _ => &["mode", "ignore-error"],
     };
     let keys: Vec<&'static str> = match kind {
         "inline" => own.to_vec(),
-        _ => own.iter().chain(&EXPORT_KEYS).copied().collect(),
+        _ => [own, &EXPORT_KEYS, &MOUNT_KEYS].concat(),
     };
     fields.require_known(kind, &keys)?;
     let mode = fields.mode()?;
@@ -210,6 +260,7 @@ fn parse_to(spec: &str) -> Result<CacheTo, String> {
     }
     let target = match kind {
         "inline" => Target::Inline,
+        "s3" => Target::S3(Box::new(S3Place::take(&mut fields)?)),
         "registry" => match fields.reference()? {
             reference if reference.digest().is_some() => {
                 return Err(format!("`{reference}` has a digest: a cache is written under a tag"));
@@ -228,8 +279,9 @@ fn parse_to(spec: &str) -> Result<CacheTo, String> {
         }
     }
     Ok(CacheTo {
-        spec: spec.to_owned(),
+        spec: shown(spec),
         target,
+        mounts: fields.mounts(Wanted::None)?,
         mode,
         layers: fields.layer_form()?,
         required: fields.flag("ignore-error")? == Some(false),
@@ -237,10 +289,10 @@ fn parse_to(spec: &str) -> Result<CacheTo, String> {
 }
 
 /// The fields of a spec, each key once.
-struct Fields(Vec<(String, String)>);
+pub(super) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    fn parse(spec: &str) -> Result<Self, String> {
+    pub(super) fn parse(spec: &str) -> Result<Self, String> {
         let fields = csv::split(spec).map_err(str::to_owned)?;
         if let [name] = fields.as_slice()
             && !name.contains('=')
@@ -261,7 +313,7 @@ impl Fields {
         Ok(Self(pairs))
     }
 
-    fn take(&mut self, key: &str) -> Option<String> {
+    pub(super) fn take(&mut self, key: &str) -> Option<String> {
         let at = self.0.iter().position(|(it, _)| it == key)?;
         Some(self.0.remove(at).1)
     }
@@ -314,10 +366,20 @@ impl Fields {
         }
     }
 
-    fn flag(&mut self, key: &str) -> Result<Option<bool>, String> {
+    pub(super) fn flag(&mut self, key: &str) -> Result<Option<bool>, String> {
         let Some(value) = self.take(key) else { return Ok(None) };
         let known = csv::boolean(&value).ok_or_else(|| format!("`{key}={value}` is neither true nor false"));
         known.map(Some)
+    }
+
+    fn mounts(&mut self, default: Wanted) -> Result<MountLimit, String> {
+        let wanted = self.take("mounts").map_or(Ok(default), |text| Wanted::parse(&text))?;
+        let size_bytes_max = match self.take("mounts-max-size") {
+            None => MountLimit::SIZE_BYTES_MAX,
+            Some(text) => wharf_frontend::dockerfile2llb::parse_size(&text)
+                .ok_or_else(|| format!("`mounts-max-size={text}` is not a size such as 500m or 5g"))?,
+        };
+        Ok(MountLimit { wanted, size_bytes_max })
     }
 
     fn layer_form(&mut self) -> Result<LayerForm, String> {
@@ -390,16 +452,54 @@ mod tests {
         );
         assert!(to("type=local,dest=c,ignore-error=false").ends_with("true"));
         assert!(to("type=local,dest=c,ignore-error=true").ends_with("false"));
+        let s3 = "type=s3,bucket=bbb,region=r,name=n";
+        assert!(to(s3).starts_with("S3(S3Place { bucket: Some(\"bbb\")"), "{}", to(s3));
+        assert!(from(s3).starts_with("S3(S3Place { bucket: Some(\"bbb\")"), "{}", from(s3));
+    }
+
+    #[test]
+    fn cache_mounts_are_asked_for() {
+        let from = |spec: &str| CacheFrom::parse(spec).map(|from| from.mounts).map_err(|error| error.reason);
+        let to = |spec: &str| CacheTo::parse(spec).map(|to| to.mounts).map_err(|error| error.reason);
+        let some = |wanted| Ok(MountLimit { wanted, size_bytes_max: MountLimit::SIZE_BYTES_MAX });
+        let ids = |ids: &[&str]| some(Wanted::Ids(ids.iter().map(|&id| id.to_owned()).collect()));
+        assert_eq!((from("app:c"), to("app:c")), (some(Wanted::All), some(Wanted::None)));
+        assert_eq!(from("type=local,src=c,mounts=none"), some(Wanted::None));
+        assert_eq!(to("type=local,dest=c,mounts=all"), some(Wanted::All));
+        assert_eq!(to("type=local,dest=c,mounts=/root/.cache"), ids(&["/root/.cache"]));
+        assert_eq!(to("type=local,dest=c,\"mounts=npm,go\""), ids(&["npm", "go"]));
+        assert_eq!(to("type=local,dest=c,mounts=npm;go"), ids(&["npm", "go"]));
+        let limited = to("type=local,dest=c,mounts=all,mounts-max-size=2g");
+        assert_eq!(limited, Ok(MountLimit { wanted: Wanted::All, size_bytes_max: 2 << 30 }));
+        for wrong in ["mounts=", "mounts=npm;", "mounts-max-size=much", "mounts-max-size=-1"] {
+            assert!(to(&format!("type=local,dest=c,{wrong}")).is_err(), "{wrong}");
+        }
+        assert!(to("type=inline,mounts=all").is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let spec = "type=s3,bucket=bbb,access_key_id=id,Secret_Access_Key=hidden,session_token=hidden";
+        let to = CacheTo::parse(spec).unwrap();
+        assert_eq!(to.spec, "type=s3,bucket=bbb,access_key_id=id,Secret_Access_Key=…");
+        for wrong in [format!("{spec},x=y"), format!("{spec},\""), format!("\"session_token=hidden,{spec}\"")]
+        {
+            let error = CacheFrom::parse(&wrong).unwrap_err();
+            assert!(
+                !error.to_string().contains("hidden") && !format!("{error:?}").contains("hidden"),
+                "{error}"
+            );
+        }
     }
 
     #[test]
     fn what_is_wrong_is_said() {
         for (text, message) in [
             (from(""), "--cache-from ``: `` is not KEY=VALUE"),
-            (from("ref=x"), "--cache-from `ref=x`: `type=` is missing; it is one of registry, local"),
+            (from("ref=x"), "--cache-from `ref=x`: `type=` is missing; it is one of registry, local, s3"),
             (
                 from("type=inline"),
-                "--cache-from `type=inline`: there is no type `inline` here; it is one of registry, local; an \
+                "--cache-from `type=inline`: there is no type `inline` here; it is one of registry, local, s3; an \
                  inline cache is read with type=registry,ref=IMAGE",
             ),
             (from("type=registry"), "--cache-from `type=registry`: type `registry` needs `ref=`"),
@@ -417,7 +517,7 @@ mod tests {
             (
                 to("type=locl,dest=c"),
                 "--cache-to `type=locl,dest=c`: there is no type `locl` here; it is one of inline, registry, \
-                 local (did you mean `local`?)",
+                 local, s3 (did you mean `local`?)",
             ),
             (
                 to("type=inline,mode=max"),

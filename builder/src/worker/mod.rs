@@ -32,6 +32,7 @@ use crate::context::{LocalContext, Tree};
 use crate::history::SelectedFiles;
 use crate::limits::OpenFiles;
 use crate::remote::imports::{ImportError, Imports};
+use crate::remote::mounts::UsedMounts;
 use crate::secrets::Secrets;
 use crate::source::git::{GitSource, Pinned};
 use crate::source::http::{Fetched, UrlFile};
@@ -78,6 +79,8 @@ pub struct Worker<'a> {
     pub secrets: &'a Secrets,
     /// What `--ssh` gave.
     pub ssh: &'a SshAgents,
+    /// The caches that steps used.
+    pub used_mounts: &'a UsedMounts,
     /// The caches that this build has begun anew, and which instance of each.
     pub emptied_caches: Mutex<HashMap<MountName, u32>>,
 }

@@ -6,6 +6,7 @@ mod compare;
 mod complete;
 mod compress;
 mod decompress;
+mod mount;
 pub(crate) mod normal;
 mod root;
 mod sparse;
@@ -198,6 +199,8 @@ pub fn write_tree(
     let (mut sink, last) = tar.finish()?;
     sink.write(&last)
 }
+
+pub(crate) use mount::{empty_dir, extract_mount, write_mount};
 
 /// What is to be unpacked: the descriptor of a layer and the diffID that the image config promises.
 #[derive(Debug, Clone, PartialEq, Eq)]

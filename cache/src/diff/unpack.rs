@@ -28,6 +28,8 @@ pub(super) enum Rules {
     Layer,
     /// An archive for `ADD`: all belongs to this owner, names that mark deleted files are names like others.
     Archive { owner: (u32, u32) },
+    /// A cache mount: everything as it was, but no devices, which no cache needs.
+    Mount,
 }
 
 /// Unpacks a tar below a root. What only can be done when the layers below are there is kept in the fields, see
@@ -73,7 +75,7 @@ impl Unpacker {
         let root = Root::new(fd).map_err(|source| write_error("open", b".", &object, source))?;
         let implied = match rules {
             Rules::Layer => BTreeSet::from([Vec::new()]),
-            Rules::Archive { .. } => BTreeSet::new(),
+            Rules::Archive { .. } | Rules::Mount => BTreeSet::new(),
         };
         Ok(Self {
             root,
@@ -134,7 +136,7 @@ impl Unpacker {
                 }
                 Name::parse(name)
             }
-            Rules::Archive { .. } => Name::Plain,
+            Rules::Archive { .. } | Rules::Mount => Name::Plain,
         };
         if meaning == Name::Ignored {
             return Ok(());
@@ -151,7 +153,7 @@ impl Unpacker {
     fn root_entry(&mut self, entry: &Entry) -> Result<(), DiffError> {
         match (self.rules, entry.kind) {
             (Rules::Archive { .. }, _) => Ok(()),
-            (Rules::Layer, TypeFlag::Dir) => {
+            (Rules::Layer | Rules::Mount, TypeFlag::Dir) => {
                 let metadata = self.metadata(entry);
                 set_metadata(self.root.fd(), &metadata)
                     .map_err(|source| self.cannot("change", b"", source))?;
@@ -159,7 +161,9 @@ impl Unpacker {
                 self.dir_times.insert(Vec::new(), entry.mtime);
                 Ok(())
             }
-            (Rules::Layer, _) => Err(self.refused(&entry.path, "the root must be a directory".to_owned())),
+            (Rules::Layer | Rules::Mount, _) => {
+                Err(self.refused(&entry.path, "the root must be a directory".to_owned()))
+            }
         }
     }
 
@@ -176,6 +180,7 @@ impl Unpacker {
                 Rules::Layer => {
                     self.implied.insert(path);
                 }
+                Rules::Mount => {}
                 Rules::Archive { owner } => {
                     let fd = root::open_dir_below(self.root.fd(), &path);
                     let own = fd.and_then(|fd| fd.map_or(Ok(()), |fd| chown(&fd, owner)));
@@ -199,6 +204,10 @@ impl Unpacker {
             TypeFlag::Dir => return self.dir_entry(parent, name, &path, &metadata),
             TypeFlag::HardLink => return self.link_entry(entry, parent, name, &path),
             _ => {}
+        }
+        let is_device = matches!(entry.kind, TypeFlag::CharDevice | TypeFlag::BlockDevice);
+        if is_device && self.rules == Rules::Mount {
+            return Err(self.refused(&entry.path, "a device in a cache mount".to_owned()));
         }
         if entry.kind == TypeFlag::CharDevice && entry.rdev == (0, 0) && self.rules != Rules::Layer {
             let reason = "a character device 0:0 marks what is deleted in an overlay file system and cannot be a file of it";
@@ -420,7 +429,7 @@ impl Unpacker {
 
     fn metadata<'a>(&self, entry: &'a Entry) -> Metadata<'a> {
         let owner = match self.rules {
-            Rules::Layer => (entry.uid, entry.gid),
+            Rules::Layer | Rules::Mount => (entry.uid, entry.gid),
             Rules::Archive { owner } => owner,
         };
         Metadata { mode: entry.mode, owner, mtime: entry.mtime, xattrs: &entry.xattrs }

@@ -1,5 +1,6 @@
 //! `type=cache`: directories of the store that stay between builds.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -64,21 +65,31 @@ impl Worker<'_> {
         inputs: &[ResultRef],
         fresh: bool,
     ) -> Result<CacheMount, MountError> {
-        let fill = |root: BorrowedFd<'_>| self.fill(root, mount, inputs);
+        let imported = Cell::new(None);
         loop {
-            // Two steps that are the first ones take turns.
-            let mut emptied = self.emptied_caches.lock().unwrap_or_else(PoisonError::into_inner);
-            let instance = emptied.get(name).copied();
+            // Of steps that are to find it empty, the first ones take turns; the others wait for nobody.
+            let mut emptied =
+                fresh.then(|| self.emptied_caches.lock().unwrap_or_else(PoisonError::into_inner));
+            let instance = emptied.as_ref().and_then(|emptied| emptied.get(name).copied());
             let request = MountRequest {
                 name,
                 sharing,
                 first: instance.unwrap_or(0),
                 fresh: fresh && instance.is_none(),
             };
+            let fill = |root: BorrowedFd<'_>| {
+                let packed = if fresh { None } else { self.imports.bring_mount(name, root, &self.cancel) };
+                imported.set(packed);
+                if packed.is_some() { Ok(()) } else { self.fill(root, mount, inputs) }
+            };
             if let Some(cache) = self.store.try_mount(&request, &fill)? {
-                if request.fresh {
+                if let Some(emptied) = emptied.as_mut().filter(|_| request.fresh) {
                     emptied.insert(name.clone(), cache.number());
                 }
+                if let Some(packed) = imported.take() {
+                    cache.remember_packed(&packed);
+                }
+                self.used_mounts.add(name, cache.number());
                 return Ok(cache);
             }
             drop(emptied);
