@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use wharf_cache::ContentDigest;
 use wharf_cache::walk::FileKind;
@@ -152,7 +152,7 @@ pub fn differences(before: &[u8], now: &[u8]) -> Option<Vec<(PathBuf, Change)>> 
 
 /// The order of the list: that of `Path`, which is by component.
 fn is_before(path: &[u8], other: &[u8]) -> bool {
-    PathBuf::from(OsStr::from_bytes(path)) < PathBuf::from(OsStr::from_bytes(other))
+    Path::new(OsStr::from_bytes(path)) < Path::new(OsStr::from_bytes(other))
 }
 
 fn path_of(path: &[u8]) -> PathBuf {

@@ -143,11 +143,12 @@ impl Store {
         self.trim_history(&HistoryLimits { bytes_max, ..limits })
     }
 
-    /// Collectors take turns; nobody else waits for them. Held as long as what this returns.
+    /// Collectors take turns; nobody else waits for them. Held as long as what this returns. A lock on `mounts/` has no other
+    /// meaning.
     fn collector_turn(&self) -> Result<OwnedFd, StoreError> {
-        let failed = |errno| StoreError::io("lock for collecting", self.root().join("snapshots"), errno);
+        let failed = |errno| StoreError::io("lock for collecting", self.root().join("mounts"), errno);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let turn = rustix::fs::openat(self.root_fd(), "snapshots", flags, Mode::empty()).map_err(failed)?;
+        let turn = rustix::fs::openat(self.root_fd(), "mounts", flags, Mode::empty()).map_err(failed)?;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&turn, FlockOperation::LockExclusive))
             .map_err(failed)?;
         Ok(turn)
