@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{OptionalExtension, Row, Transaction};
 use rustix::io::Errno;
 
 use super::{
     BuildId, BuildLogs, BuildRow, BuildStatus, DOCUMENT_BYTES_MAX, HistoryLimits, HistorySize, NewGraph,
 };
-use crate::store::{from_nanos, to_nanos};
+use crate::store::{Damage, from_nanos, to_nanos};
 use crate::{ContentDigest, Key, Store, StoreError};
 
 /// Descriptions are text that repeats itself: more effort gains little.
@@ -102,12 +101,12 @@ impl Store {
 
     /// The description of a graph.
     pub fn build_graph(&self, digest: &Key) -> Result<Option<Vec<u8>>, StoreError> {
-        self.document("SELECT bytes FROM graphs WHERE digest = ?1", &digest.0)
+        self.document(("graphs", "digest"), &digest.0)
     }
 
     /// What files had this content, if that was kept.
     pub fn file_list(&self, content: &ContentDigest) -> Result<Option<Vec<u8>>, StoreError> {
-        self.document("SELECT bytes FROM file_lists WHERE content = ?1", &content.0)
+        self.document(("file_lists", "content"), &content.0)
     }
 
     /// Whether [`Self::file_list`] has it.
@@ -172,12 +171,23 @@ impl Store {
         }
     }
 
-    fn document(&self, select: &'static str, key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.read("read the history", |transaction| {
-            let bytes: Option<Packed> =
-                transaction.prepare_cached(select)?.query_row([key], |row| row.get(0)).optional()?;
-            Ok(bytes.map(|Packed(bytes)| bytes))
-        })
+    /// A document of this table, if it is there. One that cannot be read is dropped.
+    fn document(&self, (table, name): (&str, &str), key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        let frame: Option<Vec<u8>> = self.read("read the history", |transaction| {
+            let select = format!("SELECT bytes FROM {table} WHERE {name} = ?1");
+            transaction.prepare_cached(&select)?.query_row([key], |row| row.get(0)).optional()
+        })?;
+        let Some(frame) = frame else { return Ok(None) };
+        let document = unpack(&frame);
+        if document.is_none() {
+            const OPERATION: &str = "drop a document of the history";
+            self.write(OPERATION, |transaction| {
+                let delete = format!("DELETE FROM {table} WHERE {name} = ?1");
+                transaction.execute(&delete, [key]).map_err(StoreError::database(OPERATION))
+            })?;
+            self.damages().note(Damage::History(1));
+        }
+        Ok(document)
     }
 
     /// Removes what is too much, `kept` not; what has to be deleted then in the process's directory.
@@ -282,19 +292,14 @@ fn pack(bytes: &[u8]) -> Result<Vec<u8>, StoreError> {
     zstd::bulk::compress(bytes, COMPRESSION_LEVEL).map_err(failed)
 }
 
-/// A document that was compressed; what no longer can be unpacked is none.
-struct Packed(Vec<u8>);
-
-impl FromSql for Packed {
-    fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
-        // The size that the frame claims is checked before there is memory for it.
-        let frame = value.as_blob()?;
-        let claimed = zstd::bulk::Decompressor::upper_bound(frame).unwrap_or(usize::MAX);
-        if claimed > DOCUMENT_BYTES_MAX {
-            return Err(FromSqlError::InvalidType);
-        }
-        zstd::bulk::decompress(frame, claimed).map(Self).map_err(|error| FromSqlError::Other(error.into()))
+/// A document out of its frame, if it is one.
+fn unpack(frame: &[u8]) -> Option<Vec<u8>> {
+    // The size that the frame claims is checked before there is memory for it.
+    let claimed = zstd::bulk::Decompressor::upper_bound(frame)?;
+    if claimed > DOCUMENT_BYTES_MAX {
+        return None;
     }
+    zstd::bulk::decompress(frame, claimed).ok()
 }
 
 /// Inserts a row that is not there yet.

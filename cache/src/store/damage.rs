@@ -25,6 +25,8 @@ pub enum Damage {
     Snapshots(Vec<SnapshotId>),
     /// Records that could not be read.
     Records(usize),
+    /// Documents of the history that could not be read.
+    History(usize),
     /// Instances of caches that were not whole, by the name of the cache.
     CacheMounts(Vec<String>),
 }
@@ -49,6 +51,10 @@ impl fmt::Display for Damage {
             Self::Records(count) => {
                 let plural = if *count == 1 { "" } else { "s" };
                 write!(f, "{count} unreadable cache record{plural} dropped from the store")
+            }
+            Self::History(count) => {
+                let plural = if *count == 1 { "" } else { "s" };
+                write!(f, "{count} unreadable document{plural} of the history dropped from the store")
             }
             Self::CacheMounts(ids) => {
                 write!(f, "begun anew because its directory was not whole: {}", Listed("cache", ids))
@@ -88,7 +94,8 @@ impl Damages {
                 (Damage::Blobs(known), Damage::Blobs(more)) => return add(known, more),
                 (Damage::Snapshots(known), Damage::Snapshots(more)) => return add(known, more),
                 (Damage::CacheMounts(known), Damage::CacheMounts(more)) => return add(known, more),
-                (Damage::Records(known), Damage::Records(more)) => return *known += more,
+                (Damage::Records(known), Damage::Records(more))
+                | (Damage::History(known), Damage::History(more)) => return *known += more,
                 _ => {}
             }
         }
