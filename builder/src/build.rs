@@ -182,7 +182,7 @@ pub fn plan(
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let json = serde_json::to_string_pretty(value)
+    let json = text::json(value)
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot write JSON", &error))?;
     print_result(&json)
 }
@@ -400,7 +400,7 @@ impl<'a> Build<'a> {
             limits: Limits::default(),
             clock: &|| begun.elapsed(),
         });
-        self.recorder.solved(&converted.definition, &solved.steps);
+        self.recorder.solved(&converted.definition, &solved.steps, &self.imports);
         let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
         Ok(Solution { result: Some(results.remove(0)), steps: solved.steps })
     }

@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::registry::OciRegistry;
 use crate::remote::Backend;
 use crate::remote::exports::{Exports, Finished, Place, Uploads};
-use crate::remote::imports::Imports;
+use crate::remote::imports::{Imports, Unused};
 use crate::remote::local::LocalBackend;
 use crate::remote::manifest::{CacheConfig, INLINE_BYTES_MAX};
 use crate::remote::records::{Collector, of_image, recorded};
@@ -43,7 +43,7 @@ impl Solution {
     }
 }
 
-/// The caches that `--cache-from` names.
+/// The caches that `--cache-from` names. Offline nobody is asked over the network, and this is said once.
 pub(super) fn imports<'a>(
     store: &Store,
     request: &BuildRequest,
@@ -63,7 +63,21 @@ pub(super) fn imports<'a>(
         };
         (backend, from.mounts.clone())
     };
-    Imports::new(store.clone(), progress, request.cache_from.iter().map(backend).collect())
+    let is_here = |from: &&spec::CacheFrom| !request.offline || !from.origin.is_network();
+    let (here, away): (Vec<_>, Vec<_>) = request.cache_from.iter().partition(is_here);
+    let left_out = |from| {
+        let (backend, _) = backend(from);
+        Unused { place: backend.name(), reason: "the build is offline".to_owned() }
+    };
+    let away: Vec<Unused> = away.into_iter().map(left_out).collect();
+    if !away.is_empty() {
+        let names: Vec<&str> = away.iter().map(|cache| &*cache.place).collect();
+        progress.warn(format!(
+            "warning: the build is offline, so these caches are not asked: {}",
+            names.join(", ")
+        ));
+    }
+    Imports::new(store.clone(), progress, here.into_iter().map(backend).collect()).leaving_out(away)
 }
 
 /// The form of the layers that each of `--cache-to` gets; `None` for those that get the image's.

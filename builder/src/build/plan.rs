@@ -14,6 +14,7 @@ use crate::worker::StoreCache;
 impl Build<'_> {
     /// Text → graph → what would become of each step.
     pub(super) fn plan(mut self, summary: &RequestSummary) -> Result<Plan, Failure> {
+        self.imports.only_look();
         let platform = self.platform.clone();
         let converted = self.convert(&platform)?;
         self.refuse_forbidden(&converted)?;
@@ -39,6 +40,6 @@ impl Build<'_> {
             clock: &|| begun.elapsed(),
         });
         planned.result.map_err(|error| self.solve_failure(&converted, error))?;
-        Ok(plan::explain(store, summary, files, &converted.definition, &planned.steps))
+        Ok(plan::explain(store, summary, &self.imports, files, &converted.definition, &planned.steps))
     }
 }

@@ -251,6 +251,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         return Err(usage("--offline: an image is to be pushed, which needs its registry".to_owned())
             .hint("leave one of them out"));
     }
+    if let Some(to) = cache_to.iter().find(|to| args.offline && to.target.is_network()) {
+        let message = format!("--offline: --cache-to {} is written over the network", to.spec);
+        return Err(usage(message).hint("leave one of them out"));
+    }
     require_names("--build-arg", &args.build_arg)?;
     require_names("--label", &args.label)?;
     args.insecure_registry.iter().try_for_each(|host| require_host(host))?;

@@ -161,7 +161,7 @@ fn past_of(store: &Store, row: &BuildRow) -> Result<Past, Failure> {
 }
 
 fn print_json(value: &impl Serialize) -> Result<(), Failure> {
-    let json = serde_json::to_string_pretty(value).map_err(|error| failure("cannot write JSON", &error))?;
+    let json = text::json(value).map_err(|error| failure("cannot write JSON", &error))?;
     print_result(&json)
 }
 
@@ -269,7 +269,7 @@ fn inspect(store: &Store, row: &BuildRow, format: FormatKind) -> Result<(), Fail
         lines.iter().map(|(name, value)| format!("{name:16}{}\n", printable(value))).collect();
     if !build.steps.is_empty() {
         shown.push('\n');
-        shown.push_str(&text::steps(&build.steps));
+        shown.push_str(&text::steps(&build));
     }
     print_result(shown.trim_end_matches('\n'))
 }

@@ -7,7 +7,7 @@ use wharf_cache::Store;
 use wharf_solver::explain::Reason;
 
 use super::explain::{Explainer, Told, millis, status_word, told};
-use super::past::{Past, Pasts};
+use super::past::{Earlier, Past, Pasts};
 use super::{End, Request, SelectedFiles, text};
 
 /// Two builds side by side.
@@ -67,7 +67,10 @@ struct Ended {
 /// Compares two builds, of one project or not.
 pub fn compare(store: &Store, before: &Past, now: &Past) -> Compared {
     let mut both = Pasts::of(vec![before.clone(), now.clone()]);
-    let now = both.builds.pop().unwrap_or_else(|| now.clone());
+    let now = match both.earlier.pop() {
+        Some(Earlier::Build(now)) => *now,
+        _ => now.clone(),
+    };
     let no_files = SelectedFiles::default();
     let explainer = Explainer::new(store, &no_files, &both, &now.graph);
     let mut steps = Vec::new();

@@ -1,4 +1,4 @@
-//! Why each step of a build ran: compared with the nearest earlier build of the same project.
+//! Why each step of a build ran: compared with the nearest earlier build of the same project, or with remote caches.
 
 use serde::Serialize;
 use wharf_cache::history::{BuildRow, BuildStatus};
@@ -8,11 +8,13 @@ use wharf_solver::explain::{
 };
 use wharf_solver::scheduler::{Ignored, KeyKind, KeyLookup, StepOutcome, StepReport, VertexOutcome};
 
+use super::asked::Asked;
 use super::matching::match_steps;
-use super::past::Pasts;
-use super::{End, Graph, SelectedFiles, Why};
+use super::past::{Earlier, Pasts};
+use super::{ComparedWith, End, Graph, GraphStep, Outcome, SelectedFiles, Why};
 use crate::context::files::{Change, differences};
 use crate::exporter::rfc3339;
+use crate::remote::imports::Unused;
 
 /// Files that one step's reasons name; of more there is only the number.
 const FILES_NAMED_MAX: usize = 100;
@@ -36,7 +38,7 @@ pub(super) struct Explainer<'a> {
     files: &'a SelectedFiles,
     pasts: &'a Pasts,
     graph: &'a Graph,
-    /// For each past build, the step of it that each step of the graph stands for.
+    /// For each of `pasts`, the step of it that each step of the graph stands for.
     matched: Vec<Vec<Option<usize>>>,
 }
 
@@ -48,11 +50,11 @@ impl<'a> Explainer<'a> {
         pasts: &'a Pasts,
         graph: &'a Graph,
     ) -> Self {
-        let names = |graph: &'a Graph| -> Vec<&'a str> {
-            graph.steps.iter().map(|step| &*step.provenance.name).collect()
+        let names = |steps: &'a [GraphStep]| -> Vec<&'a str> {
+            steps.iter().map(|step| &*step.provenance.name).collect()
         };
-        let now = names(graph);
-        let matched = pasts.builds.iter().map(|past| match_steps(&names(&past.graph), &now)).collect();
+        let now = names(&graph.steps);
+        let matched = pasts.earlier.iter().map(|past| match_steps(&names(past.steps()), &now)).collect();
         Self { store, files, pasts, graph, matched }
     }
 
@@ -76,13 +78,13 @@ impl<'a> Explainer<'a> {
         if says_nothing(&reasons) && !was_asked_for(report) {
             return Why::default();
         }
-        let compared_with = Some(self.pasts.builds[past].id.to_string());
+        let compared_with = Some(self.pasts.earlier[past].name());
         if let (Some(Ignored::Upstream(above)), true) = (report.ignored, says_nothing(&reasons)) {
             let step = self.graph.steps[above].provenance.name.clone();
             let reasons = vec![Reason::CacheIgnored { by: IgnoredBy::Upstream { step } }];
             return Why { reasons, more_files: 0, compared_with };
         }
-        let before = &self.pasts.builds[past].graph.steps[step].provenance;
+        let before = &self.pasts.earlier[past].steps()[step].provenance;
         let (reasons, more_files) = self.name_files(before, now, reasons);
         Why { reasons, more_files, compared_with }
     }
@@ -94,7 +96,7 @@ impl<'a> Explainer<'a> {
         if matches!(*reasons, [Reason::ResultGone | Reason::Unfinished]) {
             return Some((step, Vec::new(), 0));
         }
-        let before = &self.pasts.builds[past].graph.steps[step].provenance;
+        let before = &self.pasts.earlier[past].steps()[step].provenance;
         let (reasons, more_files) = self.name_files(before, &self.graph.steps[index].provenance, reasons);
         Some((step, reasons, more_files))
     }
@@ -110,10 +112,10 @@ impl<'a> Explainer<'a> {
         let mut nearest: Option<(usize, usize, Vec<Reason>)> = None;
         for (past, steps) in self.matched.iter().enumerate() {
             let Some(step) = steps[index] else { continue };
-            let build = &self.pasts.builds[past];
-            let mut reasons = compare(&build.graph.steps[step].provenance, now);
+            let earlier: &Earlier = &self.pasts.earlier[past];
+            let mut reasons = compare(&earlier.steps()[step].provenance, now);
             let same = matches!(reasons.as_slice(), [Reason::ResultGone]);
-            if same && !build.end(step).has_result() {
+            if same && !earlier.has_result(step) {
                 reasons = vec![Reason::Unfinished];
             }
             if nearest.as_ref().is_none_or(|(.., best)| reasons.len() < best.len()) {
@@ -244,9 +246,12 @@ pub struct Explained<O = End> {
     /// Files that differ beyond those that `reasons` name.
     #[serde(skip_serializing_if = "super::is_zero")]
     pub more_files: usize,
-    /// The build that it was compared with.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub compared_with: Option<String>,
+    /// What it was compared with.
+    #[serde(flatten)]
+    pub compared_with: Option<ComparedWith>,
+    /// What remote caches answered when they were asked for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<Asked>,
     /// Which keys were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lookups: Vec<Lookup>,
@@ -269,8 +274,15 @@ pub struct Lookup {
 }
 
 impl<O> Explained<O> {
-    /// What a report and a comparison say.
-    pub(super) fn new<R>(index: usize, name: String, outcome: O, report: &StepReport<R>, why: Why) -> Self {
+    /// What a report, a comparison and remote caches say.
+    pub(super) fn new<R>(
+        index: usize,
+        name: String,
+        outcome: O,
+        report: &StepReport<R>,
+        why: Why,
+        asked: Vec<Asked>,
+    ) -> Self {
         let has_worked = report.started.is_some();
         Self {
             step: index + 1,
@@ -282,14 +294,21 @@ impl<O> Explained<O> {
             reasons: told(&why.reasons),
             more_files: why.more_files,
             compared_with: why.compared_with,
+            asked,
             lookups: report.lookups.iter().map(lookup).collect(),
         }
     }
 }
 
 impl Explained {
-    pub(super) fn of_report(index: usize, name: String, report: &StepReport, why: Why) -> Self {
-        Self::new(index, name, End::of(report.outcome), report, why)
+    pub(super) fn of_report(
+        index: usize,
+        name: String,
+        report: &StepReport,
+        why: Why,
+        asked: Vec<Asked>,
+    ) -> Self {
+        Self::new(index, name, End::of(report.outcome), report, why, asked)
     }
 
     /// Of a build that was recorded.
@@ -306,6 +325,7 @@ impl Explained {
             reasons: told(&why.reasons),
             more_files: why.more_files,
             compared_with: why.compared_with,
+            asked: past.asked(index).to_vec(),
             lookups: Vec::new(),
         }
     }
@@ -350,24 +370,23 @@ pub struct ExplainedBuild {
     image: Option<String>,
     /// Its steps.
     pub steps: Vec<Explained>,
+    /// Remote caches that were not asked, or not any more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caches_not_used: Vec<Unused>,
 }
 
 impl ExplainedBuild {
-    pub(super) fn new(
-        row: &BuildRow,
-        error: Option<String>,
-        image: Option<String>,
-        steps: Vec<Explained>,
-    ) -> Self {
+    pub(super) fn new(row: &BuildRow, outcome: Outcome, steps: Vec<Explained>) -> Self {
         Self {
             version: super::VERSION,
             build: row.id.to_string(),
             started: rfc3339::format(row.started),
             duration_ms: millis(row.duration),
             status: status_word(row.status),
-            error,
-            image,
+            error: outcome.error,
+            image: outcome.image,
             steps,
+            caches_not_used: outcome.caches_not_used,
         }
     }
 
@@ -382,6 +401,7 @@ impl ExplainedBuild {
             error: past.outcome.error.clone(),
             image: past.outcome.image.clone(),
             steps: (0..past.graph.steps.len()).map(|index| Explained::of_past(past, index)).collect(),
+            caches_not_used: past.outcome.caches_not_used.clone(),
         }
     }
 }

@@ -6,9 +6,13 @@
 //!                     Pasts ──▶ explain ──▶ why each step ran: --explain, `wharf history`
 //! plan  ──▶ reports of steps ────────┘      and what would run: --plan
 //! ```
+//! A machine that has not built a project yet has no past of it: its place is taken by what remote caches say of their
+//! records.
+//!
 //! A build that did nothing new pays for one small row: what a build consists of is known by a digest of what the solve
 //! reports, and only a new one is described. Nothing here can fail a build.
 
+pub mod asked;
 pub mod compare;
 pub mod explain;
 mod matching;
@@ -18,6 +22,7 @@ mod recorder;
 pub mod text;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +31,8 @@ use wharf_solver::explain::{Provenance, Reason};
 use wharf_solver::scheduler::{StepOutcome, VertexOutcome};
 
 use crate::context::files::Files;
+use crate::remote::imports::Unused;
+use asked::StepAsked;
 
 pub use past::{Past, read_past};
 pub use recorder::{Recorder, RequestSummary};
@@ -101,6 +108,12 @@ pub struct Outcome {
     /// The steps that something was done for.
     #[serde(default)]
     pub work: Vec<Work>,
+    /// The steps that remote caches were asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub asked: Vec<StepAsked>,
+    /// Remote caches that were not asked, or not any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches_not_used: Vec<Unused>,
 }
 
 /// What was done for a step.
@@ -126,9 +139,29 @@ pub struct Why {
     /// Files that differ beyond those that `reasons` name.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub more_files: usize,
-    /// The build that it was compared with.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compared_with: Option<String>,
+    /// What it was compared with.
+    #[serde(flatten)]
+    pub compared_with: Option<ComparedWith>,
+}
+
+/// What a step was compared with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ComparedWith {
+    /// An earlier build, by its id.
+    #[serde(rename = "compared_with")]
+    Build(String),
+    /// A remote cache, by its place: there is no earlier build.
+    #[serde(rename = "compared_with_cache")]
+    Cache(String),
+}
+
+impl fmt::Display for ComparedWith {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Build(id) => write!(f, "build {id}"),
+            Self::Cache(place) => write!(f, "the cache in {place}"),
+        }
+    }
 }
 
 impl Why {

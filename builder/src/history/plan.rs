@@ -8,10 +8,12 @@ use wharf_solver::explain::Reason;
 use wharf_solver::llb::Definition;
 use wharf_solver::scheduler::{self, StepReport};
 
+use super::asked::Answers;
 use super::explain::{Explained, Explainer, millis};
 use super::past::Pasts;
 use super::recorder::{RequestSummary, describe};
 use super::{Graph, SelectedFiles, VERSION};
+use crate::remote::imports::{Imports, Unused};
 
 /// What would become of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -77,20 +79,25 @@ pub struct Plan {
     pub least_ms: f64,
     /// The same if all of them do.
     pub most_ms: f64,
+    /// Remote caches that were not asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub caches_not_used: Vec<Unused>,
 }
 
-/// Compares what a plan found with earlier builds.
+/// Compares what a plan found with earlier builds, or with remote caches.
 pub fn explain(
     store: &Store,
     summary: &RequestSummary,
+    imports: &Imports<'_>,
     files: &SelectedFiles,
     definition: &Definition,
     reports: &[StepReport<scheduler::Verdict>],
 ) -> Plan {
-    let pasts = Pasts::load(store, &summary.project);
+    let pasts = Pasts::load(store, &summary.project, imports);
     let graph =
         Graph { version: VERSION, request: summary.request.clone(), steps: describe(definition, reports) };
     let explainer = Explainer::new(store, files, &pasts, &graph);
+    let answers = Answers::of(imports);
     let step = |(index, report): (usize, &StepReport<scheduler::Verdict>)| {
         let verdict = Verdict::of(report.outcome);
         let mut why = if verdict.runs() { explainer.why(index, report) } else { Default::default() };
@@ -106,7 +113,7 @@ pub fn explain(
             }
         }
         let name = graph.steps[index].provenance.name.clone();
-        let mut step = Explained::new(index, name, verdict, report, why);
+        let mut step = Explained::new(index, name, verdict, report, why, answers.of_step(report));
         step.predicted_ms = explainer.predicted(index).filter(|_| verdict.runs()).map(millis);
         step
     };
@@ -120,6 +127,7 @@ pub fn explain(
         unknown: steps.iter().filter(|step| step.outcome.runs() && step.predicted_ms.is_none()).count(),
         least_ms: longest(&|verdict| verdict == Verdict::WouldRun),
         most_ms: longest(&Verdict::runs),
+        caches_not_used: imports.unused(),
         steps,
     }
 }

@@ -15,6 +15,7 @@ use wharf_solver::llb::{Definition, VertexDigest};
 use wharf_solver::progress::{Event, LogStream, Sink};
 use wharf_solver::scheduler::StepReport;
 
+use super::asked::{Answers, StepAsked};
 use super::explain::{Explained, ExplainedBuild, Explainer, missed};
 use super::past::Pasts;
 use super::{End, Graph, GraphStep, Outcome, Request, SelectedFiles, VERSION, Work};
@@ -24,6 +25,7 @@ use crate::context::{ContextSpec, DockerfileSpec};
 use crate::error::{Failure, Kind};
 use crate::exporter::spec::Output;
 use crate::progress::Progress;
+use crate::remote::imports::{Imports, Unused};
 
 /// What a build is of, and what it was asked for.
 #[derive(Debug, Clone)]
@@ -108,6 +110,8 @@ struct Solved {
     new_graph: Option<NewGraph>,
     ends: String,
     work: Vec<Work>,
+    asked: Vec<StepAsked>,
+    caches_not_used: Vec<Unused>,
     explained: Vec<Explained>,
 }
 
@@ -154,8 +158,8 @@ impl<'a> Recorder<'a> {
     }
 
     /// The graph was solved, or not; a later solve of the same build counts instead. Compares every step that missed with
-    /// what was built before.
-    pub fn solved(&self, definition: &Definition, steps: &[StepReport]) {
+    /// what was built before, and notes what was asked of remote caches.
+    pub fn solved(&self, definition: &Definition, steps: &[StepReport], imports: &Imports<'_>) {
         let graph = graph_digest(&self.summary, definition, steps);
         // What cannot be looked up is described again.
         let is_known = self.store.has_build_graph(&graph).unwrap_or(false);
@@ -167,15 +171,22 @@ impl<'a> Recorder<'a> {
         });
         let mut whys = BTreeMap::new();
         if let Some(described) = described.as_ref().filter(|_| misses.contains(&true)) {
-            let pasts = Pasts::load(self.store, &self.summary.project);
+            let pasts = Pasts::load(self.store, &self.summary.project, imports);
             let explainer = Explainer::new(self.store, &self.files, &pasts, described);
             for (index, report) in steps.iter().enumerate().filter(|(index, _)| misses[*index]) {
                 whys.insert(index, explainer.why(index, report));
             }
         }
-        let explained = steps.iter().enumerate().map(|(index, report)| {
+        let answers = Answers::of(imports);
+        let asked = steps
+            .iter()
+            .enumerate()
+            .map(|(step, report)| StepAsked { step, places: answers.of_step(report) });
+        let asked: Vec<StepAsked> = asked.collect();
+        let explained = steps.iter().zip(&asked).enumerate().map(|(index, (report, asked))| {
             let name = definition.vertex(&report.vertex).metadata.name.clone();
-            Explained::of_report(index, name, report, whys.get(&index).cloned().unwrap_or_default())
+            let why = whys.get(&index).cloned().unwrap_or_default();
+            Explained::of_report(index, name, report, why, asked.places.clone())
         });
         let explained: Vec<Explained> = explained.collect();
         let work = steps.iter().enumerate().filter_map(|(index, report)| {
@@ -192,6 +203,8 @@ impl<'a> Recorder<'a> {
             ends: steps.iter().map(|step| End::of(step.outcome).code()).collect(),
             work: work.collect(),
             new_graph: described.filter(|_| !is_known).and_then(|graph| self.new_graph(&graph)),
+            asked: asked.into_iter().filter(|asked| !asked.places.is_empty()).collect(),
+            caches_not_used: imports.unused(),
             explained,
         };
         *self.solved.lock().unwrap_or_else(PoisonError::into_inner) = Some(solved);
@@ -228,7 +241,15 @@ impl<'a> Recorder<'a> {
             let new_graph = serde_json::to_vec(&described).ok().filter(|_| !is_known);
             let new_graph =
                 new_graph.map(|bytes| NewGraph { bytes, lists: Vec::new(), new_lists: Vec::new() });
-            Solved { graph, new_graph, ends: String::new(), work: Vec::new(), explained: Vec::new() }
+            Solved {
+                graph,
+                new_graph,
+                ends: String::new(),
+                work: Vec::new(),
+                asked: Vec::new(),
+                caches_not_used: Vec::new(),
+                explained: Vec::new(),
+            }
         });
         let status = match failure {
             None => BuildStatus::Succeeded,
@@ -237,10 +258,12 @@ impl<'a> Recorder<'a> {
         };
         let outcome = Outcome {
             version: VERSION,
-            image: image.clone(),
+            image,
             error: failure.map(|failure| failure.message.clone()),
             ends: solved.ends,
             work: solved.work,
+            asked: solved.asked,
+            caches_not_used: solved.caches_not_used,
         };
         let row = BuildRow {
             id: self.id,
@@ -261,7 +284,7 @@ impl<'a> Recorder<'a> {
         if let Some(error) = error {
             self.progress.warn(format!("warning: {doing}: {}", crate::error::causes(&error)));
         }
-        ExplainedBuild::new(&row, outcome.error, image, solved.explained)
+        ExplainedBuild::new(&row, outcome, solved.explained)
     }
 }
 

@@ -3,10 +3,14 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::End;
+use serde::Serialize;
+
+use super::asked::words;
 use super::explain::{Explained, ExplainedBuild};
 use super::plan::{Plan, Verdict};
+use super::{ComparedWith, End};
 use crate::progress::printable;
+use crate::remote::imports::Unused;
 
 /// Reasons that are shown of one step; JSON has all.
 const REASONS_SHOWN_MAX: usize = 20;
@@ -17,19 +21,19 @@ const REASON_CHARS_MAX: usize = 400;
 /// `--explain`: every step, and why it ran.
 pub fn build(build: &ExplainedBuild) -> String {
     let mut text = format!("explain: build {}\n", build.build);
-    text.push_str(&steps(&build.steps));
+    text.push_str(&steps(build));
     text
 }
 
 /// The steps of a build.
-pub fn steps(steps: &[Explained]) -> String {
+pub fn steps(build: &ExplainedBuild) -> String {
     let end = |step: &Explained| match (step.outcome, step.duration_ms) {
         (End::Ran | End::Failed | End::Cancelled, Some(took)) => {
             format!("{} {}", step.outcome.word(), duration(took))
         }
         _ => step.outcome.word().to_owned(),
     };
-    table(steps, end)
+    table(&build.steps, end) + &not_used(&build.caches_not_used)
 }
 
 /// `--plan`: every step, and why it would run.
@@ -41,7 +45,7 @@ pub fn plan(plan: &Plan) -> String {
             None => word.to_owned(),
         }
     };
-    let mut text = table(&plan.steps, verdict);
+    let mut text = table(&plan.steps, verdict) + &not_used(&plan.caches_not_used);
     let _ = match (plan.would_run, plan.might_run) {
         (0, 0) => writeln!(text, "nothing would run"),
         (sure, 0) => writeln!(text, "{} would run{}", count(sure), total(plan)),
@@ -49,6 +53,14 @@ pub fn plan(plan: &Plan) -> String {
         (sure, maybe) => writeln!(text, "{} would run, {maybe} more might{}", count(sure), total(plan)),
     };
     text
+}
+
+/// The remote caches that nobody could be asked for.
+fn not_used(caches: &[Unused]) -> String {
+    let cache = |Unused { place, reason }: &Unused| {
+        format!("{}\n", line(&format!("the cache in {place} was not used: {reason}")))
+    };
+    caches.iter().map(cache).collect()
 }
 
 fn count(steps: usize) -> String {
@@ -72,12 +84,14 @@ fn table<O>(steps: &[Explained<O>], end: impl Fn(&Explained<O>) -> String) -> St
     let ends: Vec<String> = steps.iter().map(end).collect();
     let end_width = ends.iter().map(|end| end.chars().count()).max().unwrap_or(0);
     let number_width = steps.len().to_string().len();
-    let compared: Vec<&str> = steps.iter().filter_map(|step| step.compared_with.as_deref()).collect();
-    let common = compared.first().copied();
+    let common: Option<&ComparedWith> = steps.iter().find_map(|step| step.compared_with.as_ref());
     let mut text = String::new();
     for (step, end) in steps.iter().zip(&ends) {
         let _ = writeln!(text, "{:>number_width$}  {end:end_width$}  {}", step.step, line(&step.name));
         let indent = " ".repeat(number_width + 2 + end_width + 4);
+        if let Some(asked) = words(&step.asked) {
+            let _ = writeln!(text, "{indent}{}", line(&asked));
+        }
         for reason in step.reasons.iter().take(REASONS_SHOWN_MAX) {
             let _ = writeln!(text, "{indent}{}", line(reason.text()));
         }
@@ -87,15 +101,28 @@ fn table<O>(steps: &[Explained<O>], end: impl Fn(&Explained<O>) -> String) -> St
                 let _ = writeln!(text, "{indent}… and {more} more");
             }
         }
-        if let Some(with) = step.compared_with.as_deref().filter(|_| step.compared_with.as_deref() != common)
-        {
-            let _ = writeln!(text, "{indent}(compared with build {with})");
+        if let Some(with) = step.compared_with.as_ref().filter(|with| Some(*with) != common) {
+            let _ = writeln!(text, "{indent}(compared with {with})");
         }
     }
     if let Some(common) = common {
-        let _ = writeln!(text, "compared with build {common}");
+        let _ = writeln!(text, "compared with {common}");
     }
     text
+}
+
+/// As JSON, fit to be shown: serde escapes no more control characters than JSON wants.
+pub fn json(value: &impl Serialize) -> Result<String, serde_json::Error> {
+    let json = serde_json::to_string_pretty(value)?;
+    let mut shown = String::with_capacity(json.len());
+    for char in json.chars() {
+        match char.is_control() && char != '\n' {
+            // It is in a string: nowhere else JSON has one.
+            true => _ = write!(shown, "\\u{:04x}", u32::from(char)),
+            false => shown.push(char),
+        }
+    }
+    Ok(shown)
 }
 
 /// One line, fit to be shown.

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use wharf_cache::content::ContentError;
 use wharf_cache::diff::{self, DiffError, LayerSource};
 use wharf_cache::mounts::{ArchiveError, MountName, Packed};
@@ -40,6 +41,9 @@ pub struct Imports<'a> {
     /// Held while layers are brought: what several steps want comes once.
     bringing: Mutex<()>,
     answers: Mutex<Vec<Answer>>,
+    unused: Mutex<Vec<Unused>>,
+    /// Whether the store gets no records of what is found.
+    only_looks: bool,
     /// Chunks of cache mounts that were not what they should be.
     damaged: Mutex<HashSet<Digest>>,
 }
@@ -53,6 +57,15 @@ pub struct Answer {
     pub key: Key,
     /// Whether it had a record.
     pub found: bool,
+}
+
+/// A place that is not asked, or no longer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unused {
+    /// The place.
+    pub place: String,
+    /// Why not.
+    pub reason: String,
 }
 
 #[derive(Debug)]
@@ -124,8 +137,20 @@ impl<'a> Imports<'a> {
             loaded: OnceLock::new(),
             bringing: Mutex::default(),
             answers: Mutex::default(),
+            unused: Mutex::default(),
+            only_looks: false,
             damaged: Mutex::default(),
         }
+    }
+
+    /// The same; `places` are those that are not looked into, and why.
+    pub fn leaving_out(self, places: Vec<Unused>) -> Self {
+        Self { unused: Mutex::new(places), ..self }
+    }
+
+    /// From now on for who does not build: the store gets no record of what is found.
+    pub fn only_look(&mut self) {
+        self.only_looks = true;
     }
 
     /// The outputs that a place has recorded under `key`, as lazy snapshots of the store, which has the record then.
@@ -164,6 +189,16 @@ impl<'a> Imports<'a> {
     /// What was asked of which place so far.
     pub fn answers(&self) -> Vec<Answer> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The places that were not asked so far, or are not any more.
+    pub fn unused(&self) -> Vec<Unused> {
+        self.unused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is recorded in the places whose manifests have been read. Reads none: who has found all needs none.
+    pub fn loaded(&self) -> impl Iterator<Item = (String, &[CacheRecord])> {
+        self.read_places().map(|(place, index)| (place.backend.name(), &*index.config.records))
     }
 
     /// Opens a blob that some place offers.
@@ -304,6 +339,11 @@ impl<'a> Imports<'a> {
     /// The places that can be asked, their manifests read.
     fn usable(&self) -> impl Iterator<Item = (&Place, &Index)> {
         self.loaded.get_or_init(|| self.load());
+        self.read_places()
+    }
+
+    /// The places that can be asked as far as their manifests have been read.
+    fn read_places(&self) -> impl Iterator<Item = (&Place, &Index)> {
         self.places.iter().filter_map(|place| {
             let index = place.cache.get()?;
             (!place.dropped.load(Ordering::Relaxed)).then_some((place, index))
@@ -339,11 +379,20 @@ impl<'a> Imports<'a> {
                 // Set once: places are loaded once.
                 let _ = place.cache.set(Index::new(cache.config));
             }
-            Ok(None) => self.progress.warn(format!("warning: there is no cache in {name} yet")),
+            Ok(None) => {
+                self.progress.warn(format!("warning: there is no cache in {name} yet"));
+                self.leave_out(name, "there is none yet".to_owned());
+            }
             Err(error) => {
-                self.progress.warn(format!("warning: the cache in {name} was not used: {}", causes(&error)))
+                let why = causes(&error);
+                self.progress.warn(format!("warning: the cache in {name} was not used: {why}"));
+                self.leave_out(name, why);
             }
         }
+    }
+
+    fn leave_out(&self, place: String, reason: String) {
+        self.unused.lock().unwrap_or_else(PoisonError::into_inner).push(Unused { place, reason });
     }
 
     /// Makes what a record describes a record of the store.
@@ -362,7 +411,9 @@ impl<'a> Imports<'a> {
             }
         }
         let adopted = Record { outputs };
-        self.store.put_record_made_of(&keys, &record.op, &adopted)?;
+        if !self.only_looks {
+            self.store.put_record_made_of(&keys, &record.op, &adopted)?;
+        }
         Ok(adopted)
     }
 
@@ -395,6 +446,9 @@ impl<'a> Imports<'a> {
             if to_blame && !place.dropped.swap(true, Ordering::Relaxed) {
                 let (name, why) = (place.backend.name(), causes(error));
                 self.progress.warn(format!("warning: the cache in {name} is not used any further: {why}"));
+                let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+                answers.retain(|answer| answer.place != name);
+                self.leave_out(name, why);
             }
         }
     }

@@ -43,6 +43,16 @@ pub enum Origin {
     S3(Box<S3Place>),
 }
 
+impl Origin {
+    /// Whether it is asked over the network.
+    pub fn is_network(&self) -> bool {
+        match self {
+            Self::Registry(_) | Self::S3(_) => true,
+            Self::Local { .. } => false,
+        }
+    }
+}
+
 /// Where a cache is written to, and what of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheTo {
@@ -79,6 +89,16 @@ pub enum Target {
     },
     /// A bucket of an S3 service.
     S3(Box<S3Place>),
+}
+
+impl Target {
+    /// Whether it is written to over the network.
+    pub fn is_network(&self) -> bool {
+        match self {
+            Self::Registry(_) | Self::S3(_) => true,
+            Self::Inline | Self::Local { .. } => false,
+        }
+    }
 }
 
 /// Which steps a cache holds.

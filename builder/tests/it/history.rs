@@ -10,13 +10,13 @@ use serde_json::{Value, json};
 use crate::add_url::Pages;
 use crate::harness::{Outcome, Wharf, busybox_layout, tool, wait_until};
 
-fn parse(outcome: &Outcome) -> Value {
+pub(crate) fn parse(outcome: &Outcome) -> Value {
     serde_json::from_slice(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {}", outcome.text()))
 }
 
 /// The step whose name ends with `name`.
 #[track_caller]
-fn step<'a>(build: &'a Value, name: &str) -> &'a Value {
+pub(crate) fn step<'a>(build: &'a Value, name: &str) -> &'a Value {
     let steps = build["steps"].as_array().unwrap();
     let found = steps.iter().find(|step| step["name"].as_str().unwrap().ends_with(name));
     found.unwrap_or_else(|| panic!("no step `{name}` in {build:#}"))
@@ -24,7 +24,7 @@ fn step<'a>(build: &'a Value, name: &str) -> &'a Value {
 
 /// The reasons of a step, without their texts.
 #[track_caller]
-fn reasons(build: &Value, name: &str) -> Value {
+pub(crate) fn reasons(build: &Value, name: &str) -> Value {
     let mut reasons = step(build, name).get("reasons").cloned().unwrap_or(json!([]));
     for reason in reasons.as_array_mut().unwrap() {
         let text = reason.as_object_mut().unwrap().remove("text").unwrap();
@@ -33,7 +33,7 @@ fn reasons(build: &Value, name: &str) -> Value {
     reasons
 }
 
-fn outcome(build: &Value, name: &str) -> String {
+pub(crate) fn outcome(build: &Value, name: &str) -> String {
     step(build, name)["outcome"].as_str().unwrap().to_owned()
 }
 

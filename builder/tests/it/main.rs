@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it skips")]
 
 mod add_url;
+mod asked;
 mod build;
 mod cache;
 mod check;

@@ -314,7 +314,7 @@ fn config_path(wharf: &Wharf) -> PathBuf {
 }
 
 /// Writes the cache of the directory anew, its config changed, with all digests as they should be.
-fn rewrite(wharf: &Wharf, change: impl FnOnce(&mut Value)) {
+pub(crate) fn rewrite(wharf: &Wharf, change: impl FnOnce(&mut Value)) {
     let mut config = config(wharf);
     change(&mut config);
     let put = |bytes: &[u8]| {
