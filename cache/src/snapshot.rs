@@ -294,25 +294,29 @@ impl Store {
         Ok(())
     }
 
-    /// Makes sure that a snapshot's files are what was committed, before something lasting is made of them. A changed one
-    /// is dropped, and is lost. What this process has committed itself was hashed a moment ago.
-    pub(crate) fn verify_snapshot(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+    /// Makes sure that the files of snapshot `id`, which lies on top of `below`, are what was committed, before something
+    /// lasting is made of them. A changed one is dropped, and is lost. What this process has committed itself was hashed a
+    /// moment ago.
+    pub(crate) fn verify_snapshot(&self, id: SnapshotId, below: &Chain) -> Result<(), SnapshotError> {
         if self.committed().contains(&id) {
             return Ok(());
         }
-        let expected = self.snapshots(&Chain(vec![id]))?;
+        let failed = |source| SnapshotError::Io { operation: "hash", object: id.to_string(), source };
+        let expected: Vec<_> =
+            self.snapshots(&Chain(vec![id]))?.into_iter().map(|snapshot| snapshot.content).collect();
         let dir = self.open_snapshot(id)?;
-        let (content, _) = contenthash::hash_tree(dir.as_fd()).map_err(|source| SnapshotError::Io {
-            operation: "hash",
-            object: id.to_string(),
-            source,
-        })?;
-        if expected.iter().any(|snapshot| snapshot.content != content) {
-            self.damages().note(Damage::Snapshots(vec![id]));
-            self.drop_snapshot(id)?;
-            return Err(missing(id).into());
+        let no_change = normal::no_change(self, dir.as_fd(), below, "a snapshot")
+            .map_err(|error| failed(io::Error::other(error)))?;
+        let (content, _) = contenthash::hash_changes(dir.as_fd(), &no_change).map_err(failed)?;
+        // What was put on top of `below` later was committed alone.
+        if expected.contains(&content)
+            || expected.contains(&contenthash::hash_tree(dir.as_fd()).map_err(failed)?.0)
+        {
+            return Ok(());
         }
-        Ok(())
+        self.damages().note(Damage::Snapshots(vec![id]));
+        self.drop_snapshot(id)?;
+        Err(missing(id).into())
     }
 
     fn mount_chain(&self, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {

@@ -70,8 +70,13 @@ impl Config {
         }
         let home = || Some(PathBuf::from(variable("HOME")?).join(".config"));
         let users = variable("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+        // HOME may be another user's, who lets nobody in.
+        let is_closed = |path: &PathBuf| {
+            fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        let users = users.map(|dir| dir.join("wharf/config.toml")).filter(|path| !is_closed(path));
         let mut config = Self::default();
-        for path in [users.map(|dir| dir.join("wharf/config.toml")), Some(PathBuf::from(MACHINE))] {
+        for path in [users, Some(PathBuf::from(MACHINE))] {
             if let Some(found) = path.map(|path| Self::read(&path)).transpose()?.flatten() {
                 config.max_size = config.max_size.or(found.max_size);
             }

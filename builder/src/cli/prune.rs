@@ -15,6 +15,7 @@ use super::config::Config;
 use super::{du, open_store};
 use crate::error::{Failure, Kind, causes};
 use crate::progress::{bytes, print_note, print_result};
+use crate::registry::Reference;
 
 #[derive(Debug, Args)]
 pub(super) struct PruneArgs {
@@ -178,10 +179,12 @@ impl Filter {
                             .starts_with(value.strip_prefix("sha256:").unwrap_or(value))
                             || item.title == *value
                     }
-                    Property::Image => item
-                        .images
-                        .iter()
-                        .any(|image| image == value || super::image::familiar(image) == *value),
+                    Property::Image => {
+                        let full = value.parse::<Reference>().map(|name| name.to_string());
+                        item.images
+                            .iter()
+                            .any(|image| image == value || full.as_ref().is_ok_and(|full| full == image))
+                    }
                 };
                 is == *wanted
             }

@@ -177,8 +177,9 @@ impl Filters<'_> {
             }
             let path = path.join(&entry.name);
             let mut filters = self.patterns.iter().zip(above);
-            !self.without.is_some_and(|without| without.is(&entry.stat))
-                && !filters.any(|(filter, above)| filter.matcher.matches(&filter.path(&path), above).matched)
+            // What a pattern takes out is not asked whether it is the store: that would count as having met it.
+            !filters.any(|(filter, above)| filter.matcher.matches(&filter.path(&path), above).matched)
+                && !self.without.is_some_and(|without| without.is(&entry.stat))
         };
         entries.iter().filter(is_certain).map(|entry| entry.name.clone()).collect()
     }

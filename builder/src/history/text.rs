@@ -142,7 +142,7 @@ pub fn duration(ms: f64) -> String {
     let time = Duration::from_secs_f64((ms / 1000.0).max(0.0));
     let seconds = time.as_secs();
     match seconds {
-        0 if ms < 100.0 => format!("{}ms", ms.round()),
+        0 if ms < 100.0 => format!("{}ms", ms.max(0.0).round()),
         0..60 => format!("{:.1}s", time.as_secs_f64()),
         60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
         _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),

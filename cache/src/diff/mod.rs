@@ -164,10 +164,11 @@ fn make_layer_with(
         let name = "on top of scratch".to_owned();
         return Err(StoreError::Missing { kind: "snapshot", name }.into());
     };
-    store.verify_snapshot(top)?;
+    let below = Chain(below.to_vec());
+    store.verify_snapshot(top, &below)?;
     let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads);
     let tar = TarWriter::new(sink, variant.clamp_time_s, format!("snapshot {top}"));
-    let tar = compare::write_changes(store, top, Chain(below.to_vec()), tar)?;
+    let tar = compare::write_changes(store, top, below, tar)?;
     let (sink, last) = tar.finish()?;
     let compress::Compressed { diff_id, digest, size } = sink.finish(last)?;
     let media_type = match variant.compression {

@@ -109,6 +109,7 @@ impl Store {
                     rest(Kind::Other, &name, blocks(&stat));
                 }
                 Kind::Running => {
+                    rest(Kind::Other, &name, blocks(&stat));
                     rest(kind, &name, self.running().map_err(|errno| self.failed("tmp", errno))?)
                 }
                 Kind::History | Kind::Database | Kind::Other => {

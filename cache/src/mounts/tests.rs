@@ -1,3 +1,5 @@
+//! Who gets which instance of a cache, and what stays in it.
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
