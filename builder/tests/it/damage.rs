@@ -129,10 +129,13 @@ fn ruin_database(store: &Path) {
     }
 }
 
+/// Its name, whether the build has to notice it, and what does it to a store.
+type Harm<'a> = (&'a str, bool, &'a dyn Fn(&Path));
+
 #[test]
 fn what_is_lost_while_a_build_runs_is_made_again() {
     // Whether this build must notice: what SQLite has in memory it does not read again.
-    let harms: [(&str, bool, &dyn Fn(&Path)); 5] = [
+    let harms: [Harm<'_>; 5] = [
         ("the database", false, &ruin_database),
         ("the database, and another process began a new one", true, &|store| {
             ruin_database(store);

@@ -68,7 +68,7 @@ fn live(wharf: &Wharf, number: u64) -> Vec<String> {
         ];
         let mut child = wharf.build_command("store", &arguments).spawn().unwrap();
         // Every third build lives; the others die while they open the store, run a step, or commit.
-        if random(&mut seed) % 3 > 0 {
+        if !random(&mut seed).is_multiple_of(3) {
             thread::sleep(Duration::from_millis(random(&mut seed) % 400));
             let _ = child.kill();
         }

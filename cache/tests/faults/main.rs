@@ -4,6 +4,13 @@
 //! The program is both sides: as `drive NAME ROOT` it does one thing to the store, under the tracer beside this file; else
 //! it makes the tracer run that once for each call and way to fail, and looks at what is left.
 
+#![expect(
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test program without the usual harness"
+)]
+
 mod observe;
 mod scenarios;
 

@@ -33,7 +33,10 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "open",
         prepare: fill,
-        act: |root| Ok(forget(Store::open(root)?)),
+        act: |root| {
+            forget(Store::open(root)?);
+            Ok(())
+        },
         after_opening: false,
     },
     Scenario { name: "collect", prepare: leave_leftovers, act: open, after_opening: false },
@@ -104,7 +107,8 @@ fn snapshot(store: &Store, text: &str) -> Result<wharf_cache::SnapshotId, Box<dy
 }
 
 fn open(root: &Path) -> Done {
-    Ok(drop(Store::open(root)?))
+    drop(Store::open(root)?);
+    Ok(())
 }
 
 fn write_blob(root: &Path) -> Done {
