@@ -209,16 +209,16 @@ impl Blobs {
         list().map_err(|errno: Errno| io_error("list", "directory", errno))
     }
 
-    /// Deletes a blob unless `keep` says otherwise, given the time when it was last written or put. Says whether it
-    /// was deleted.
+    /// Moves a blob into the process's directory unless `keep` says otherwise, given the time when it was last written
+    /// or put. Gives its name there, to be discarded when nobody waits for it.
     ///
     /// The time is looked at once more when the blob has already left its place: a `put` either touched it before
     /// that, and it goes back, or finds nothing and writes it anew.
-    pub(crate) fn delete_unless(
+    pub(crate) fn set_aside_unless(
         &self,
         digest: &Digest,
         keep: impl Fn(SystemTime) -> bool,
-    ) -> Result<bool, ContentError> {
+    ) -> Result<Option<String>, ContentError> {
         let failed = |errno| io_error("delete", digest, errno);
         let name = digest.hex();
         let written = |dir: &OwnedFd, name: &str| {
@@ -229,28 +229,27 @@ impl Blobs {
         };
         let aside = self.process.unique_name();
         match written(&self.dir, &name) {
-            Ok(time) if keep(time) => return Ok(false),
+            Ok(time) if keep(time) => return Ok(None),
             Ok(_) => {}
-            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(failed(errno)),
         }
         match rustix::fs::renameat(&*self.dir, &name, self.process.fd(), &aside) {
             Ok(()) => {}
-            Err(Errno::NOENT) => return Ok(false),
+            Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(failed(errno)),
         }
         if keep(written(self.process.fd(), &aside).map_err(failed)?) {
             let back = RenameFlags::NOREPLACE;
             match rustix::fs::renameat_with(self.process.fd(), &aside, &*self.dir, &name, back) {
-                Ok(()) => return Ok(false),
+                Ok(()) => return Ok(None),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(failed(errno)),
             }
             rustix::fs::unlinkat(self.process.fd(), &aside, AtFlags::empty()).map_err(failed)?;
-            return Ok(false);
+            return Ok(None);
         }
-        rustix::fs::unlinkat(self.process.fd(), &aside, AtFlags::empty()).map_err(failed)?;
-        Ok(true)
+        Ok(Some(aside))
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::SystemTime;
 
 use crate::snapshot::SnapshotId;
 use crate::{Chain, Digest};
+pub(crate) use garbage::{digests, leased_blobs};
 pub(crate) use images::import_index;
 pub(crate) use lock::is_in_place;
 pub(crate) use records::delete_records_naming;

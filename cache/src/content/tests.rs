@@ -157,7 +157,7 @@ fn deleting_asks_when_the_blob_was_written() {
     let store = root.open();
     let before = SystemTime::now();
     let digest = store.blobs().put(b"hello").unwrap();
-    assert!(!store.blobs().delete_unless(&digest, |written| written >= before).unwrap());
+    assert_eq!(store.blobs().set_aside_unless(&digest, |written| written >= before).unwrap(), None);
     assert!(store.blobs().size(&digest).unwrap().is_some());
 
     // Somebody puts it again between the two looks at the time.
@@ -166,10 +166,11 @@ fn deleting_asks_when_the_blob_was_written() {
         looks.set(looks.get() + 1);
         looks.get() == 2
     };
-    assert!(!store.blobs().delete_unless(&digest, put_meanwhile).unwrap());
+    assert_eq!(store.blobs().set_aside_unless(&digest, put_meanwhile).unwrap(), None);
     assert!(store.blobs().size(&digest).unwrap().is_some());
 
-    assert!(store.blobs().delete_unless(&digest, |_| false).unwrap());
+    let aside = store.blobs().set_aside_unless(&digest, |_| false).unwrap().unwrap();
+    assert!(store.process().path().join(aside).exists());
     assert_eq!(store.blobs().size(&digest).unwrap(), None);
-    assert!(!store.blobs().delete_unless(&digest, |_| false).unwrap());
+    assert_eq!(store.blobs().set_aside_unless(&digest, |_| false).unwrap(), None);
 }

@@ -1,5 +1,6 @@
 //! Taking things away.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::time::SystemTime;
@@ -11,10 +12,10 @@ use rustix::io::Errno;
 use super::choose::choose;
 use super::inventory::{Node, What};
 use super::measure::{Measured, repository_key};
-use super::{Item, Kind, State};
+use super::{Item, State};
 use crate::history::HistoryLimits;
 use crate::snapshot::rows;
-use crate::state::{delete_records_naming, stat_cache};
+use crate::state::{delete_records_naming, digests, leased_blobs, stat_cache};
 use crate::{Digest, SnapshotId, Store, StoreError};
 
 /// A store that exceeds its limit is brought a little below it, so that the next build need not collect again.
@@ -58,6 +59,17 @@ struct Round {
     done: Vec<(Item, bool)>,
 }
 
+/// What was moved out of its place.
+#[derive(Default)]
+struct Taken {
+    /// What was tried, and whether it is gone.
+    done: Vec<(Item, bool)>,
+    /// Names in the process's directory.
+    asides: Vec<String>,
+    /// What went wrong first.
+    failed: Option<StoreError>,
+}
+
 impl Store {
     /// To be called when a command is done with the store: remembers what was used, and if anything was written that
     /// counts, brings the store under `bytes_max`. Says what it did if the store had exceeded that. What this
@@ -78,15 +90,16 @@ impl Store {
     }
 
     fn list(&self, measured: &Measured) -> Result<Vec<Node>, StoreError> {
-        let opening = self.keep_openers_off()?;
-        let leased = self.leased_by_others(&opening)?;
-        drop(opening);
+        let leased = self.leased_by_others(self.keep_openers_off()?)?;
         self.write("list what is in the store", |transaction| self.inventory(transaction, measured, &leased))
     }
 
     /// What [`Store::collect`] to this goal would take away.
     pub fn collectable(&self, goal: Goal, admit: &dyn Fn(&Item) -> bool) -> Result<Vec<Item>, StoreError> {
         let measured = self.measure()?;
+        if is_reached(goal, measured.total()) {
+            return Ok(Vec::new());
+        }
         let nodes = self.list(&measured)?;
         let chosen = choose(&nodes, excess(goal, &measured), SystemTime::now(), admit);
         Ok(chosen.into_iter().map(|index| nodes[index].item.clone()).collect())
@@ -103,11 +116,7 @@ impl Store {
         for round in 0..ROUNDS_MAX {
             let measured = self.measure()?;
             collected.bytes = measured.total();
-            let is_done = match goal {
-                Goal::Everything => false,
-                Goal::AtMost(bytes_max) => collected.bytes <= bytes_max,
-            };
-            if is_done {
+            if is_reached(goal, collected.bytes) {
                 break;
             }
             self.trim_history_to(goal)?;
@@ -161,35 +170,16 @@ impl Store {
         goal: Goal,
         admit: &dyn Fn(&Item) -> bool,
     ) -> Result<Round, StoreError> {
-        let mut done = Vec::new();
-        let mut asides = Vec::new();
         let alone = self.collect_alone()?;
-        let opening = self.keep_openers_off()?;
-        let (nodes, chosen) = self.write("collect", |transaction| {
-            // What has a row by now was leased before it had one.
-            let leased = self.leased_by_others(&opening)?;
-            let nodes = self.inventory(transaction, measured, &leased)?;
-            let chosen = choose(&nodes, excess(goal, measured), SystemTime::now(), admit);
-            self.collect_rows(transaction, &nodes, &chosen)?;
-            // No row that names a blob can appear as long as this transaction lasts.
-            for &index in &chosen {
-                if let What::Blob { digest, written } = &nodes[index].what {
-                    let is_gone = self.blobs().delete_unless(digest, |now| now > *written)?;
-                    done.push((nodes[index].item.clone(), is_gone));
-                }
-            }
-            Ok::<_, StoreError>((nodes, chosen))
-        })?;
-        drop(opening);
-        for &index in &chosen {
-            if let What::Snapshot(id) = nodes[index].what {
-                asides.extend(self.set_aside(id)?);
-                done.push((nodes[index].item.clone(), true));
-            }
-        }
+        let (nodes, chosen) = self.collect_rows(measured, goal, admit)?;
+        let mut taken = Taken::default();
+        self.take_snapshots(&nodes, &chosen, &mut taken);
+        self.take_blobs(&nodes, &chosen, &mut taken);
         drop(alone);
         // Deleting many files takes its time, and nobody waits for it.
-        asides.iter().for_each(|aside| self.discard(aside));
+        taken.asides.iter().for_each(|aside| self.discard(aside));
+        taken.failed.map_or(Ok(()), Err)?;
+        let mut done = taken.done;
         for &index in &chosen {
             let is_gone = match &nodes[index].what {
                 What::Mount(name) => {
@@ -209,29 +199,89 @@ impl Store {
         Ok(Round { nodes, done })
     }
 
-    /// Deletes the rows of what is going, and those that lead nowhere.
+    /// Chooses, and deletes the rows of what is going and those that lead nowhere. Files go after their rows: who is killed
+    /// in between leaves files too many, not too few.
     fn collect_rows(
         &self,
-        transaction: &Transaction<'_>,
-        nodes: &[Node],
-        chosen: &[usize],
-    ) -> Result<(), StoreError> {
-        let mut snapshots = HashSet::new();
-        let mut blobs = HashSet::new();
+        measured: &Measured,
+        goal: Goal,
+        admit: &dyn Fn(&Item) -> bool,
+    ) -> Result<(Vec<Node>, Vec<usize>), StoreError> {
+        let opening = self.keep_openers_off()?;
+        let is_ahead = Cell::new(false);
+        let collected = self.write("collect", |transaction| {
+            // What has a row by now was leased before it had one.
+            let leased = self.leased_by_others(opening)?;
+            let nodes = self.inventory(transaction, measured, &leased)?;
+            let chosen = choose(&nodes, excess(goal, measured), SystemTime::now(), admit);
+            let (mut snapshots, mut blobs) = (HashSet::new(), HashSet::new());
+            for &index in &chosen {
+                match &nodes[index].what {
+                    What::Snapshot(id) => drop(snapshots.insert(*id)),
+                    What::Blob { digest, .. } => drop(blobs.insert(*digest)),
+                    What::Mount(_) | What::Repository(_) | What::Fixed => {}
+                }
+            }
+            let failed = StoreError::database("collect");
+            delete_rows(transaction, &snapshots).map_err(&failed)?;
+            delete_pins(transaction, &blobs).map_err(&failed)?;
+            if self.delete_images(transaction, &blobs)? {
+                is_ahead.set(true);
+                self.write_index(transaction)?;
+            }
+            Ok::<_, StoreError>((nodes, chosen))
+        });
+        collected.inspect_err(|_| self.mend_index(is_ahead.get()))
+    }
+
+    /// Takes the snapshots that were chosen out of their places. Those that stay there are the next opener's.
+    fn take_snapshots(&self, nodes: &[Node], chosen: &[usize], taken: &mut Taken) {
         for &index in chosen {
-            match &nodes[index].what {
-                What::Snapshot(id) => drop(snapshots.insert(*id)),
-                What::Blob { digest, .. } => drop(blobs.insert(*digest)),
-                What::Mount(_) | What::Repository(_) | What::Fixed => {}
+            let What::Snapshot(id) = nodes[index].what else { continue };
+            match self.set_aside(id) {
+                Ok(aside) => {
+                    taken.asides.extend(aside);
+                    taken.done.push((nodes[index].item.clone(), true));
+                }
+                Err(error) => {
+                    self.process().leave_to_next_opener();
+                    taken.failed.get_or_insert(error);
+                }
             }
         }
-        let failed = StoreError::database("collect");
-        delete_rows(transaction, &snapshots).map_err(&failed)?;
-        delete_pins(transaction, &blobs).map_err(&failed)?;
-        if self.delete_images(transaction, &blobs)? {
-            self.write_index(transaction)?;
+    }
+
+    /// The same for blobs, if still nobody has written, leased or named them.
+    fn take_blobs(&self, nodes: &[Node], chosen: &[usize], taken: &mut Taken) {
+        let blobs = || {
+            chosen.iter().filter_map(|&index| match &nodes[index].what {
+                What::Blob { digest, written } => Some((&nodes[index].item, digest, *written)),
+                _ => None,
+            })
+        };
+        if blobs().next().is_none() {
+            return;
         }
-        Ok(())
+        let mut take = || {
+            let opening = self.keep_openers_off()?;
+            // No image that has a blob can appear as long as this transaction lasts.
+            self.write("delete blobs", |transaction| {
+                let leased = self.leased_by_others(opening)?;
+                let images = digests(transaction, "SELECT digest FROM images")
+                    .map_err(StoreError::database("list the images"))?;
+                let live = self.reach(images.into_iter().chain(leased_blobs(&leased)))?;
+                for (item, digest, written) in blobs() {
+                    let keep = |now| now > written || live.contains(digest);
+                    let aside = self.blobs().set_aside_unless(digest, keep)?;
+                    taken.done.push((item.clone(), aside.is_some()));
+                    taken.asides.extend(aside);
+                }
+                Ok::<_, StoreError>(())
+            })
+        };
+        if let Err(error) = take() {
+            taken.failed.get_or_insert(error);
+        }
     }
 
     /// Deletes the images without a name that lose a blob. Says whether there were any.
@@ -297,6 +347,14 @@ impl Store {
     }
 }
 
+/// Whether a store of this size needs no collection.
+fn is_reached(goal: Goal, bytes: u64) -> bool {
+    match goal {
+        Goal::Everything => false,
+        Goal::AtMost(bytes_max) => bytes <= bytes_max,
+    }
+}
+
 /// Bytes that have to go.
 fn excess(goal: Goal, measured: &Measured) -> u64 {
     match goal {
@@ -327,16 +385,4 @@ fn delete_rows(transaction: &Transaction<'_>, gone: &HashSet<SnapshotId>) -> rus
 fn delete_pins(transaction: &Transaction<'_>, gone: &HashSet<Digest>) -> rusqlite::Result<()> {
     let mut delete = transaction.prepare_cached("DELETE FROM pins WHERE manifest = ?1 OR config = ?1")?;
     gone.iter().try_for_each(|digest| delete.execute([digest.as_bytes()]).map(drop))
-}
-
-impl Collected {
-    /// Bytes of what is gone.
-    pub fn removed_bytes(&self) -> u64 {
-        self.removed.iter().map(|item| item.bytes).sum()
-    }
-
-    /// What is gone, by kind.
-    pub fn removed_of(&self, kind: Kind) -> impl Iterator<Item = &Item> {
-        self.removed.iter().filter(move |item| item.kind == kind)
-    }
 }

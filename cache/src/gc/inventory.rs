@@ -9,7 +9,7 @@ use rusqlite::Transaction;
 use super::lease::Leased;
 use super::measure::Measured;
 use super::{Item, Kind, State};
-use crate::state::Record;
+use crate::state::{Record, digests, leased_blobs};
 use crate::store::from_nanos;
 use crate::{Digest, SnapshotId, Store, StoreError};
 
@@ -90,20 +90,18 @@ impl Store {
     ) -> Result<Vec<Node>, StoreError> {
         let failed = StoreError::database("list what is in the store");
         let rows = Rows::read(transaction).map_err(&failed)?;
-        let (roots, configs) = named_pins(transaction).map_err(&failed)?;
-        let mut reached =
-            Reached { images: HashMap::new(), pins: self.reach(roots)?, leases: HashSet::new() };
-        reached.pins.extend(configs);
+        let pinned = |query| digests(transaction, query).map_err(&failed);
+        let mut reached = Reached {
+            images: HashMap::new(),
+            pins: self.reach(pinned("SELECT target FROM pins UNION SELECT manifest FROM pins")?)?,
+            leases: self.reach(leased_blobs(leased))?,
+        };
+        reached.pins.extend(pinned("SELECT config FROM pins")?);
         for (name, digest) in &rows.images {
             for blob in self.reach([*digest])? {
                 reached.images.entry(blob).or_default().push(name.clone());
             }
         }
-        let blobs = leased.iter().filter_map(|lease| match lease {
-            Leased::Blob(digest) => Some(*digest),
-            Leased::Snapshot(_) => None,
-        });
-        reached.leases = self.reach(blobs)?;
         Ok(assemble(measured, &rows, &reached, leased))
     }
 }
@@ -339,20 +337,6 @@ fn names(images: &[Option<String>]) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
-}
-
-/// The manifests and indexes that pins name, and the configs.
-fn named_pins(transaction: &Transaction<'_>) -> rusqlite::Result<(HashSet<Digest>, HashSet<Digest>)> {
-    let column = |query: &str| {
-        transaction
-            .prepare_cached(query)?
-            .query_map([], |row| row.get(0).map(Digest::from_bytes))?
-            .collect::<rusqlite::Result<HashSet<_>>>()
-    };
-    Ok((
-        column("SELECT target FROM pins UNION SELECT manifest FROM pins")?,
-        column("SELECT config FROM pins")?,
-    ))
 }
 
 impl Rows {

@@ -113,10 +113,11 @@ impl Store {
         self.process().keep_openers_off().map_err(failed)
     }
 
-    /// What other living processes have leased.
-    pub(crate) fn leased_by_others(&self, opening: &OpenLock) -> Result<HashSet<Leased>, StoreError> {
+    /// What other living processes have leased. Lets openers go on: a transaction that meets a damaged database has to
+    /// have that lock for itself when it ends.
+    pub(crate) fn leased_by_others(&self, opening: OpenLock) -> Result<HashSet<Leased>, StoreError> {
         self.process()
-            .leased_by_others(opening)
+            .leased_by_others(&opening)
             .map_err(|source| StoreError::io("read the leases of", self.root(), source))
     }
 

@@ -54,29 +54,35 @@ impl Store {
             Ok::<_, StoreError>(recorded)
         });
         let recorded = removed.inspect_err(|_| self.mend_index(is_ahead.get()))?;
-        let _alone = self.collect_alone()?;
+        let alone = self.collect_alone()?;
         let opening = self.keep_openers_off()?;
         // Held as a write transaction so that no row that names a blob can appear meanwhile.
-        self.write("delete blobs", |transaction| {
-            let leased = self.leased_by_others(&opening)?;
+        let deleted = self.write("delete blobs", |transaction| {
+            let leased = self.leased_by_others(opening)?;
             self.sweep(transaction, &doomed, recorded, &leased)
-        })
+        })?;
+        drop(alone);
+        // Nobody waits for the deletion of large files.
+        deleted.iter().for_each(|(_, aside)| self.discard(aside));
+        Ok(deleted.into_iter().map(|(digest, _)| digest).collect())
     }
 
+    /// Moves the blobs that go into the process's directory; their names there.
     fn sweep(
         &self,
         transaction: &Transaction<'_>,
         doomed: &HashSet<Digest>,
         recorded: SystemTime,
         leased: &HashSet<Leased>,
-    ) -> Result<Vec<Digest>, StoreError> {
-        let (roots, leaves) =
-            named_blobs(transaction).map_err(StoreError::database("list the blobs in use"))?;
-        let leased = leased.iter().filter_map(|lease| match lease {
-            Leased::Blob(digest) => Some(*digest),
-            Leased::Snapshot(_) => None,
-        });
-        let live = self.reach(roots.into_iter().chain(leased))?;
+    ) -> Result<Vec<(Digest, String)>, StoreError> {
+        let failed = StoreError::database("list the blobs in use");
+        let roots = digests(
+            transaction,
+            "SELECT digest FROM images UNION SELECT target FROM pins UNION SELECT manifest FROM pins",
+        );
+        let leaves = digests(transaction, "SELECT digest FROM layers UNION SELECT config FROM pins")
+            .map_err(&failed)?;
+        let live = self.reach(roots.map_err(&failed)?.into_iter().chain(leased_blobs(leased)))?;
         let now = SystemTime::now();
         let rewritten_since = recorded.max(now - REWRITTEN_AGE_MAX);
         let unnamed_since = now - UNNAMED_AGE_MAX;
@@ -87,9 +93,7 @@ impl Store {
             }
             let is_doomed = doomed.contains(&digest);
             let keep = |written| written > if is_doomed { rewritten_since } else { unnamed_since };
-            if self.blobs().delete_unless(&digest, keep)? {
-                deleted.push(digest);
-            }
+            deleted.extend(self.blobs().set_aside_unless(&digest, keep)?.map(|aside| (digest, aside)));
         }
         Ok(deleted)
     }
@@ -130,18 +134,17 @@ fn delete_row(transaction: &Transaction<'_>, image: &Image) -> rusqlite::Result<
         .optional()
 }
 
-/// The manifests and indexes that are named by rows, and the other blobs that are.
-fn named_blobs(transaction: &Transaction<'_>) -> rusqlite::Result<(HashSet<Digest>, HashSet<Digest>)> {
-    let column = |query: &str| {
-        transaction
-            .prepare_cached(query)?
-            .query_map([], |row| row.get(0).map(Digest::from_bytes))?
-            .collect::<rusqlite::Result<HashSet<_>>>()
-    };
-    let roots =
-        column("SELECT digest FROM images UNION SELECT target FROM pins UNION SELECT manifest FROM pins")?;
-    let leaves = column("SELECT digest FROM layers UNION SELECT config FROM pins")?;
-    Ok((roots, leaves))
+/// The digests that a query gives.
+pub(crate) fn digests(transaction: &Transaction<'_>, query: &str) -> rusqlite::Result<HashSet<Digest>> {
+    transaction.prepare_cached(query)?.query_map([], |row| row.get(0).map(Digest::from_bytes))?.collect()
+}
+
+/// The blobs among these leases.
+pub(crate) fn leased_blobs(leased: &HashSet<Leased>) -> impl Iterator<Item = Digest> {
+    leased.iter().filter_map(|lease| match lease {
+        Leased::Blob(digest) => Some(*digest),
+        Leased::Snapshot(_) => None,
+    })
 }
 
 /// Either of OCI's two (image-spec, manifest.md and image-index.md), as far as it names other blobs. Docker's have the

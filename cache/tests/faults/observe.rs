@@ -51,6 +51,15 @@ fn look(root: &Path) -> Result<String, Box<dyn Error>> {
         let digest: Digest = format!("sha256:{}", entry?.file_name().to_string_lossy()).parse()?;
         store.blobs().read(&digest, 1 << 20)?;
     }
+    let mut logs = 0;
+    for build in store.builds(None, 9)? {
+        let log = store.step_log(build.id, &KEYS[0])?.ok_or("a build has lost its log")?;
+        writeln!(text, "build of {:?}: {}", build.duration, log.count())?;
+        logs += 1;
+    }
+    let directories = fs::read_dir(root.join("history"))?
+        .filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().is_dir()));
+    require(directories.count() == logs, format!("{logs} builds have other logs"))?;
     mounts(root, &mut text)?;
     let damages = store.take_damages();
     require(damages.len() <= usize::from(root.join("state.db.damaged").exists()), format!("{damages:?}"))?;

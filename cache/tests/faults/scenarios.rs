@@ -9,6 +9,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
+use wharf_cache::gc::Goal;
+use wharf_cache::history::{BuildId, BuildLogs, BuildRow, BuildStatus, LogStream, NewGraph};
 use wharf_cache::mounts::{MountName, MountRequest, Sharing};
 use wharf_cache::snapshot::Layer;
 use wharf_cache::state::{FileStamp, Image, Pin, Record};
@@ -62,6 +64,8 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
         after_opening: true,
     },
     Scenario { name: "remove-image", prepare: fill, act: remove_image, after_opening: true },
+    Scenario { name: "collect-all", prepare: fill_dispensable, act: collect_all, after_opening: true },
+    Scenario { name: "remove-builds", prepare: fill_builds, act: remove_builds, after_opening: true },
     Scenario { name: "drop-snapshot", prepare: fill, act: drop_snapshot, after_opening: true },
     Scenario { name: "lock", prepare: fill, act: lock, after_opening: true },
     Scenario { name: "make-cache-mount", prepare: fill, act: |root| mount(root, false), after_opening: true },
@@ -188,6 +192,46 @@ fn remove_image(root: &Path) -> Done {
     Ok(())
 }
 
+fn fill_dispensable(root: &Path) {
+    fill(root);
+    let store = Store::open(root).unwrap();
+    // What had the name before has none now.
+    tag(&store, "a:1").unwrap();
+}
+
+fn collect_all(root: &Path) -> Done {
+    Store::open(root)?.collect(Goal::Everything, &|_| true)?;
+    Ok(())
+}
+
+/// Two builds with logs.
+fn fill_builds(root: &Path) {
+    fill(root);
+    let store = Store::open(root).unwrap();
+    for number in 0..2 {
+        let build = BuildRow {
+            id: BuildId::random().unwrap(),
+            project: Key([0; 32]),
+            started: SystemTime::UNIX_EPOCH,
+            duration: Duration::from_secs(number),
+            status: BuildStatus::Succeeded,
+            graph: Key([3; 32]),
+            outcome: Vec::new(),
+            log_bytes: 0,
+        };
+        let logs = BuildLogs::new(&store);
+        logs.append(&KEYS[0], Duration::ZERO, LogStream::Stdout, b"said");
+        let graph = NewGraph { bytes: b"graph".to_vec(), lists: Vec::new(), new_lists: Vec::new() };
+        assert!(store.record_build(&build, Some(&graph), logs).unwrap().is_none());
+    }
+}
+
+fn remove_builds(root: &Path) -> Done {
+    let store = Store::open(root)?;
+    let builds: Vec<_> = store.builds(None, 9)?.into_iter().map(|build| build.id).collect();
+    Ok(store.remove_builds(&builds)?)
+}
+
 fn drop_snapshot(root: &Path) -> Done {
     let store = Store::open(root)?;
     if let Some(known) = store.record(&KEYS[0])? {
@@ -198,7 +242,7 @@ fn drop_snapshot(root: &Path) -> Done {
 
 fn lock(root: &Path) -> Done {
     let store = Store::open(root)?;
-    drop(store.lock_key(&KEYS[0])?);
+    drop(store.lock_key_unless(&KEYS[0], &|| false)?);
     Ok(())
 }
 

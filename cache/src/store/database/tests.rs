@@ -5,6 +5,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::time::SystemTime;
 
 use super::*;
+use crate::gc::{Goal, Item};
 use crate::state::{Image, Record};
 use crate::store::test_root::{TestRoot, write_at};
 use crate::{Chain, Key, Store};
@@ -138,6 +139,53 @@ fn damage_that_is_met_midway_fails_once() {
     let aside = database.filter(|entry| entry.file_name().to_string_lossy().starts_with("state.db.damaged"));
     assert!(aside.count() > 0);
     assert_eq!(soundness(&root), "ok");
+}
+
+/// Overwrites the root page of one table.
+fn scratch_table(root: &TestRoot, table: &str) {
+    let path = root.path().join("state.db");
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update_and_check(None, "wal_checkpoint", "truncate", |_| Ok(())).unwrap();
+    let page: u32 = connection
+        .query_row("SELECT rootpage FROM sqlite_schema WHERE name = ?1", [table], |row| row.get(0))
+        .unwrap();
+    drop(connection);
+    let mut file = fs::File::options().write(true).open(&path).unwrap();
+    file.seek(SeekFrom::Start(u64::from(page - 1) * 4096)).unwrap();
+    file.write_all(&[0x55; 64]).unwrap();
+}
+
+#[test]
+fn damage_that_is_met_while_openers_are_held_off_fails_once() {
+    type Act = fn(&Store) -> Result<(), StoreError>;
+    let collect: Act = |store| store.collect(Goal::Everything, &|_| true).map(drop);
+    let remove: Act = |store| store.remove_image(&store.images()?[0]).map(drop);
+    for (table, act) in [("records", collect), ("pins", remove)] {
+        let root = filled();
+        let store = root.open();
+        scratch_table(&root, table);
+        let error = act(&store).unwrap_err();
+        assert!(error.is_corrupt(), "{table}: {error:?}");
+        assert_eq!(store.take_damages().len(), 1, "{table}");
+        fill(&store);
+        act(&store).unwrap();
+        drop(store);
+        assert_eq!(soundness(&root), "ok", "{table}");
+    }
+}
+
+#[test]
+fn a_collector_goes_over_to_the_new_database() {
+    let root = filled();
+    let store = root.open();
+    let lose = |_: &Item| {
+        let _ = fs::rename(root.path().join("state.db"), root.path().join("state.db.damaged"));
+        true
+    };
+    let error = store.collect(Goal::Everything, &lose).unwrap_err();
+    assert!(matches!(error, StoreError::Replaced), "{error:?}");
+    fill(&store);
+    assert_eq!(names(&root.open()), ["a:1"]);
 }
 
 #[test]
