@@ -1,6 +1,6 @@
 //! Which items go: a pure function.
 
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, SystemTime};
 
 use super::Item;
@@ -11,8 +11,8 @@ use super::inventory::Node;
 const COST_MIN: Duration = Duration::from_millis(50);
 
 /// The items that are to go, by their index, in the order in which they were chosen: garbage first, then the others by
-/// how [`dispensable`] they are, a snapshot after all that stand on it, until `excess` bytes are free. What `admit` does not
-/// like stays.
+/// how [`dispensable`] they are, a snapshot after all that stand on it, or with those of them that take no space, until
+/// `excess` bytes are free. What `admit` does not like stays.
 pub(super) fn choose(
     nodes: &[Node],
     excess: u64,
@@ -23,6 +23,8 @@ pub(super) fn choose(
         nodes,
         on_top: nodes.iter().map(|node| node.on_top).collect(),
         only_for: nodes.iter().map(|node| node.only_for).collect(),
+        is_light: vec![false; nodes.len()],
+        light_on: HashMap::new(),
         is_gone: vec![false; nodes.len()],
         gone: Vec::new(),
         bytes: 0,
@@ -35,11 +37,9 @@ pub(super) fn choose(
             State::Tagged | State::InUse | State::Fixed => {}
         }
     }
-    let is_candidate: Vec<bool> = {
-        let mut is = vec![false; nodes.len()];
-        candidates.iter().for_each(|&index| is[index] = true);
-        is
-    };
+    let mut is_candidate = vec![false; nodes.len()];
+    candidates.iter().for_each(|&index| is_candidate[index] = true);
+    choice.find_light(&candidates, &is_candidate);
     let rank = |index: usize| Ranked { score: dispensable(&nodes[index].item, now), index };
     let mut heap: BinaryHeap<Ranked> =
         candidates.iter().filter(|&&index| choice.on_top[index] == 0).map(|&index| rank(index)).collect();
@@ -73,21 +73,47 @@ struct Choice<'a> {
     /// What is left of the nodes' own counts.
     on_top: Vec<usize>,
     only_for: Vec<Option<usize>>,
+    /// Those that go with what they stand on; `on_top` leaves them out.
+    is_light: Vec<bool>,
+    /// By what they stand on.
+    light_on: HashMap<usize, Vec<usize>>,
     is_gone: Vec<bool>,
     gone: Vec<usize>,
     bytes: u64,
 }
 
 impl Choice<'_> {
+    /// Candidates that take no space, like snapshots whose files are elsewhere, do not keep what they stand on: there is
+    /// nothing to be had by taking them first.
+    fn find_light(&mut self, candidates: &[usize], is_candidate: &[bool]) {
+        let is_light = |choice: &Self, index: usize| {
+            is_candidate[index] && choice.nodes[index].item.bytes == 0 && choice.on_top[index] == 0
+        };
+        let mut light: Vec<usize> =
+            candidates.iter().copied().filter(|&index| is_light(self, index)).collect();
+        while let Some(index) = light.pop() {
+            self.is_light[index] = true;
+            for &below in &self.nodes[index].below {
+                self.light_on.entry(below).or_default().push(index);
+                self.on_top[below] -= 1;
+                if is_light(self, below) {
+                    light.push(below);
+                }
+            }
+        }
+    }
+
     fn take(&mut self, index: usize) {
         if std::mem::replace(&mut self.is_gone[index], true) {
             return;
         }
+        let light = self.light_on.remove(&index).unwrap_or_default();
+        light.into_iter().for_each(|above| self.take(above));
         let node = &self.nodes[index];
         self.gone.push(index);
         self.bytes += node.item.bytes;
-        for &below in &node.below {
-            self.on_top[below] -= 1;
+        if !self.is_light[index] {
+            node.below.iter().for_each(|&below| self.on_top[below] -= 1);
         }
         for &blob in &node.blobs {
             if let Some(count) = &mut self.only_for[blob] {

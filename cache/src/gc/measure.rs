@@ -1,7 +1,8 @@
 //! How much of the disk everything below the root takes.
 //!
-//! What is measured is blocks, as `du` does, and a file with several names counts once. Nothing that is known is measured
-//! again: a snapshot never changes, and a cache mount only after somebody took it.
+//! What is measured is blocks, as `du` does, and a file with several names counts once. The sizes of snapshots, which never
+//! change, and of cache mounts, which change only when somebody takes them, are kept. Repositories, the history and places
+//! that are not known here are walked each time.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
@@ -203,6 +204,12 @@ impl Store {
             let dir = match rustix::fs::openat(self.mounts_dir(), &name, DIRECTORY, Mode::empty()) {
                 Ok(dir) => dir,
                 Err(Errno::NOENT) => continue,
+                // Not put here by wharf.
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    let bytes = disk_usage(self.mounts_dir(), &name).map_err(failed)?;
+                    measured.rest.push((Kind::Other, name.to_string_lossy().into_owned(), bytes));
+                    continue;
+                }
                 Err(errno) => return Err(failed(errno)),
             };
             // Nobody is kept from it meanwhile: who has it renews the time once more at the end.
@@ -290,15 +297,7 @@ impl Store {
 
 /// The key of a repository's directory.
 pub(super) fn repository_key(name: &CStr) -> Option<Key> {
-    let hex = name.to_str().ok()?;
-    if hex.len() != 64 || !hex.is_ascii() {
-        return None;
-    }
-    let mut key = [0; 32];
-    for (number, byte) in key.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&hex[2 * number..2 * number + 2], 16).ok()?;
-    }
-    Some(Key(key))
+    name.to_str().ok()?.parse().ok()
 }
 
 /// What the user calls a cache mount.

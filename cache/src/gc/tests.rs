@@ -94,6 +94,30 @@ fn the_most_dispensable_goes_first() {
         5,
         "top base",
     );
+    // Nothing is gained by what takes no space: it goes with what it stands on.
+    check_choice(
+        &[
+            ("base", Cached, 99, 99, 1, NONE, NONE),
+            ("lazy", Cached, 0, 0, 99, &["base"], NONE),
+            ("lazier", Cached, 0, 0, 99, &["lazy"], NONE),
+            ("alone", Cached, 9, 9, 9, NONE, NONE),
+        ],
+        5,
+        "lazier lazy base",
+    );
+    // Unless somebody uses it, or something stands on it that does take space.
+    check_choice(
+        &[
+            ("base", Cached, 99, 99, 1, NONE, NONE),
+            ("lazy", InUse, 0, 0, 99, &["base"], NONE),
+            ("other base", Cached, 99, 99, 1, NONE, NONE),
+            ("between", Cached, 0, 0, 99, &["other base"], NONE),
+            ("refused", Cached, 9, 9, 9, &["between"], NONE),
+            ("alone", Cached, 9, 9, 9, NONE, NONE),
+        ],
+        5,
+        "alone",
+    );
     // What a used one stands on stays.
     check_choice(
         &[("base", Cached, 99, 99, 1, NONE, NONE), ("top", InUse, 1, 99, 99, &["base"], NONE)],
@@ -336,10 +360,13 @@ fn everything_in_the_root_counts() {
     let request = MountRequest { name: &name, sharing: Sharing::Shared, first: 0, fresh: false };
     let mount = || store.try_mount::<StoreError>(&request, &|_| Ok(())).unwrap().unwrap();
     write_at(mount().root(), "wheel", &"w".repeat(70_000));
-    for (dir, file) in [("git/0000", "pack"), ("history", "log"), ("something/new", "file")] {
+    for (dir, file) in
+        [("git/0000", "pack"), ("history", "log"), ("something/new", "file"), ("mounts", "stray")]
+    {
         std::fs::create_dir_all(root.path().join(dir)).unwrap();
         std::fs::write(root.path().join(dir).join(file), "y".repeat(9000)).unwrap();
     }
+    std::os::unix::fs::symlink("stray", root.path().join("mounts/link")).unwrap();
     let counted = || {
         let items = store.items().unwrap();
         items
@@ -377,7 +404,7 @@ fn mounts_and_repositories_go_unless_they_are_used() {
     for key in &keys {
         std::fs::create_dir(store.repository_path(key)).unwrap();
     }
-    let lock = store.lock_key(&keys[0]).unwrap();
+    let lock = store.lock_key_unless(&keys[0], &|| false).unwrap();
     let collected = collect_all(&store);
     let titles: Vec<_> = collected.removed.iter().map(|item| item.title.as_str()).collect();
     assert_eq!(titles, ["idle", &keys[1].hex()]);
@@ -385,6 +412,21 @@ fn mounts_and_repositories_go_unless_they_are_used() {
     drop((used, lock));
     collect_all(&store);
     assert_eq!((names_in(&root, "mounts"), names_in(&root, "git")), (0, 0));
+}
+
+#[test]
+fn nothing_would_be_removed_where_nothing_is() {
+    let root = TestRoot::new();
+    let store = root.open();
+    record(&store, 1, &snapshot(&store, &Chain::default(), "x"));
+    store.blobs().put(b"garbage").unwrap();
+    let total = store.items().unwrap().iter().map(|item| item.bytes).sum::<u64>();
+    // The database may grow a little meanwhile.
+    for (max, is_enough) in [(total * 2, true), (total / 2, false)] {
+        let would = store.collectable(Goal::AtMost(max), &|_| true).unwrap();
+        let removed = store.collect(Goal::AtMost(max), &|_| true).unwrap().removed;
+        assert_eq!((would.is_empty(), removed.is_empty()), (is_enough, is_enough), "{would:?} {removed:?}");
+    }
 }
 
 #[test]
