@@ -142,13 +142,12 @@ impl Default for HistoryLimits {
 
 /// How much there is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct HistorySize {
-    /// Builds.
-    pub builds: usize,
-    /// Bytes of logs.
-    pub log_bytes: u64,
-    /// Bytes of descriptions and lists.
-    pub document_bytes: u64,
+struct HistorySize {
+    builds: usize,
+    /// Of logs.
+    log_bytes: u64,
+    /// Of descriptions and lists.
+    document_bytes: u64,
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ impl Store {
         }
         let documents = graph.map(Documents::pack).transpose()?;
         let pending = self.take_pending()?;
-        let trash = self.write_soon(OPERATION, |transaction| {
+        let gone = self.write_soon(OPERATION, |transaction| {
             if let Some(documents) = &documents {
                 documents.insert(transaction, &build.graph).map_err(&failed)?;
             }
@@ -45,15 +45,15 @@ impl Store {
             if may_be_too_big {
                 self.note_growth();
             }
-            let trash = self.trim(transaction, &HistoryLimits::default(), may_be_too_big, Some(build.id))?;
+            let gone = self.trim(transaction, &HistoryLimits::default(), may_be_too_big, Some(build.id))?;
             if let Some(dir) = &dir {
                 // The row is committed only after this: a directory without one is nobody's.
                 rustix::fs::renameat(self.process().fd(), dir, self.history_dir(), build.id.to_string())
                     .map_err(|errno| StoreError::io("keep", self.root().join("history"), errno))?;
             }
-            Ok::<_, StoreError>(trash)
+            Ok::<_, StoreError>(gone)
         })?;
-        trash.iter().for_each(|name| self.discard(name));
+        self.discard_logs(&gone);
         pending.map_or(Ok(()), |pending| pending.moved(self))?;
         Ok(log_error)
     }
@@ -62,13 +62,13 @@ impl Store {
     fn move_pending(&self) -> Result<(), StoreError> {
         const OPERATION: &str = "record builds";
         let Some(pending) = self.take_pending()? else { return Ok(()) };
-        let trash = self.write(OPERATION, |transaction| {
+        let gone = self.write(OPERATION, |transaction| {
             for row in &pending.rows {
                 insert(transaction, row).map_err(StoreError::database(OPERATION))?;
             }
             self.trim(transaction, &HistoryLimits::default(), false, None)
         })?;
-        trash.iter().for_each(|name| self.discard(name));
+        self.discard_logs(&gone);
         pending.moved(self)
     }
 
@@ -119,27 +119,20 @@ impl Store {
     /// Forgets builds, and what only they had.
     pub fn remove_builds(&self, builds: &[BuildId]) -> Result<(), StoreError> {
         self.move_pending()?;
-        let trash = self.write("remove builds", |transaction| {
-            let trash = self.remove_rows(transaction, builds)?;
-            remove_unnamed(transaction)?;
-            Ok::<_, StoreError>(trash)
+        self.write("remove builds", |transaction| {
+            remove_rows(transaction, builds)?;
+            remove_unnamed(transaction)
         })?;
-        trash.iter().for_each(|name| self.discard(name));
+        self.discard_logs(builds);
         Ok(())
     }
 
     /// Forgets the oldest builds until the rest is within `limits`.
     pub fn trim_history(&self, limits: &HistoryLimits) -> Result<(), StoreError> {
         self.move_pending()?;
-        let trash = self.write("remove builds", |transaction| self.trim(transaction, limits, true, None))?;
-        trash.iter().for_each(|name| self.discard(name));
+        let gone = self.write("remove builds", |transaction| self.trim(transaction, limits, true, None))?;
+        self.discard_logs(&gone);
         Ok(())
-    }
-
-    /// How much history there is.
-    pub fn history_size(&self) -> Result<HistorySize, StoreError> {
-        self.move_pending()?;
-        self.read("measure the history", history_size)
     }
 
     /// Takes the directories of logs away that no row has. In a write transaction such a directory is nobody's.
@@ -171,6 +164,17 @@ impl Store {
         }
     }
 
+    /// Deletes the logs of builds that have no row any more: not before, because a transaction that fails brings the rows back.
+    /// What cannot be taken away is the next opener's.
+    fn discard_logs(&self, builds: &[BuildId]) {
+        for &id in builds {
+            match self.take_logs(id) {
+                Ok(name) => name.iter().for_each(|name| self.discard(name)),
+                Err(_) => self.process().leave_to_next_opener(),
+            }
+        }
+    }
+
     /// A document of this table, if it is there. One that cannot be read is dropped.
     fn document(&self, (table, name): (&str, &str), key: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
         let frame: Option<Vec<u8>> = self.read("read the history", |transaction| {
@@ -190,28 +194,29 @@ impl Store {
         Ok(document)
     }
 
-    /// Removes what is too much, `kept` not; what has to be deleted then in the process's directory.
+    /// Removes what is too much, `kept` not; the builds whose logs have to go then.
     fn trim(
         &self,
         transaction: &Transaction<'_>,
         limits: &HistoryLimits,
         may_be_too_big: bool,
         kept: Option<BuildId>,
-    ) -> Result<Vec<String>, StoreError> {
+    ) -> Result<Vec<BuildId>, StoreError> {
         let failed = StoreError::database("remove builds");
         let count: i64 = transaction
             .prepare_cached("SELECT count(*) FROM builds")
             .and_then(|mut query| query.query_row([], |row| row.get(0)))
             .map_err(&failed)?;
         let count = usize::try_from(count).unwrap_or(0);
-        let mut trash = Vec::new();
+        let mut gone = Vec::new();
         if count > limits.builds_max {
             let surplus = oldest(transaction, count - limits.builds_max, kept).map_err(&failed)?;
-            trash.extend(self.remove_rows(transaction, &surplus)?);
+            remove_rows(transaction, &surplus)?;
             remove_unnamed(transaction)?;
+            gone.extend(surplus);
         }
         if !may_be_too_big {
-            return Ok(trash);
+            return Ok(gone);
         }
         loop {
             let size = history_size(transaction).map_err(&failed)?;
@@ -223,26 +228,11 @@ impl Store {
             if surplus.is_empty() {
                 break;
             }
-            trash.extend(self.remove_rows(transaction, &surplus)?);
+            remove_rows(transaction, &surplus)?;
             remove_unnamed(transaction)?;
+            gone.extend(surplus);
         }
-        Ok(trash)
-    }
-
-    fn remove_rows(
-        &self,
-        transaction: &Transaction<'_>,
-        builds: &[BuildId],
-    ) -> Result<Vec<String>, StoreError> {
-        let mut trash = Vec::new();
-        for &id in builds {
-            transaction
-                .prepare_cached("DELETE FROM builds WHERE id = ?1")
-                .and_then(|mut delete| delete.execute([id.row_id()]))
-                .map_err(StoreError::database("remove builds"))?;
-            trash.extend(self.take_logs(id)?);
-        }
-        Ok(trash)
+        Ok(gone)
     }
 }
 
@@ -338,7 +328,7 @@ fn build_row(row: &Row<'_>) -> rusqlite::Result<BuildRow> {
     })
 }
 
-fn history_size(transaction: &Transaction<'_>) -> rusqlite::Result<HistorySize> {
+pub(super) fn history_size(transaction: &Transaction<'_>) -> rusqlite::Result<HistorySize> {
     let sum = |select: &str| -> rusqlite::Result<(i64, i64)> {
         transaction.prepare_cached(select)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
     };
@@ -364,6 +354,14 @@ fn oldest(
         Ok(BuildId(row.get::<_, i64>(0)?.cast_unsigned()))
     })?;
     rows.collect()
+}
+
+fn remove_rows(transaction: &Transaction<'_>, builds: &[BuildId]) -> Result<(), StoreError> {
+    let remove = || {
+        let mut delete = transaction.prepare_cached("DELETE FROM builds WHERE id = ?1")?;
+        builds.iter().try_for_each(|id| delete.execute([id.row_id()]).map(drop))
+    };
+    remove().map_err(StoreError::database("remove builds"))
 }
 
 /// Deletes descriptions that no build has, and lists that no description has.

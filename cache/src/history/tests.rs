@@ -22,6 +22,12 @@ fn graph(number: u8) -> NewGraph {
     NewGraph { bytes: vec![number; 100], lists: vec![list], new_lists: vec![(list, vec![number / 2; 50])] }
 }
 
+/// How much history there is, builds that wait for their rows included.
+fn size(store: &Store) -> HistorySize {
+    store.builds(None, 0).unwrap();
+    store.read("measure the history", rows::history_size).unwrap()
+}
+
 fn record(store: &Store, number: u8) -> BuildRow {
     let row = row(number);
     let done = store.record_build(&row, Some(&graph(number)), BuildLogs::new(store)).unwrap();
@@ -54,7 +60,7 @@ fn a_graph_is_given_once() {
     // Another process may have been quicker.
     record(&store, 7);
     assert_eq!(store.builds(None, 9).unwrap().len(), 3);
-    assert_eq!(store.history_size().unwrap().builds, 3);
+    assert_eq!(size(&store).builds, 3);
 }
 
 #[test]
@@ -69,7 +75,7 @@ fn what_only_a_removed_build_had_goes_with_it() {
     assert!(store.has_file_list(&list).unwrap());
     store.remove_builds(&[rows[1].id, rows[0].id]).unwrap();
     assert!(!store.has_file_list(&list).unwrap());
-    assert_eq!(store.history_size().unwrap(), HistorySize::default());
+    assert_eq!(size(&store), HistorySize::default());
 }
 
 #[test]
@@ -80,11 +86,11 @@ fn the_oldest_go_first_and_the_last_one_stays() {
     let ids = |builds: &[BuildRow]| builds.iter().rev().map(|build| build.id).collect::<Vec<_>>();
     store.trim_history(&HistoryLimits { builds_max: 12, bytes_max: u64::MAX }).unwrap();
     assert_eq!(ids(&store.builds(None, 99).unwrap()), ids(&rows[8..]).into_iter().rev().collect::<Vec<_>>());
-    let size = store.history_size().unwrap();
-    store.trim_history(&HistoryLimits { builds_max: 12, bytes_max: size.document_bytes / 2 }).unwrap();
+    let before = size(&store);
+    store.trim_history(&HistoryLimits { builds_max: 12, bytes_max: before.document_bytes / 2 }).unwrap();
     let left = store.builds(None, 99).unwrap();
     assert!(!left.is_empty() && left.len() <= 6 && left[0].id == rows[19].id, "{left:?}");
-    assert!(store.history_size().unwrap().document_bytes <= size.document_bytes / 2);
+    assert!(size(&store).document_bytes <= before.document_bytes / 2);
 }
 
 #[test]
