@@ -4,9 +4,10 @@
 //! the digest of a blob. It counts as long as the directory is locked, so it ends however its holder ends.
 //!
 //! Who finds something that is there already leases it under the *collection lock* (a `flock` on `locks/`), shared; who
-//! collects has that lock to itself from reading the leases until all that goes has gone. What is new is leased before
-//! others can see it and needs no lock: a collector reads the leases in its write transaction, so it knows those of all rows
-//! that it sees, and deletes no blob that was written after it was measured.
+//! collects has that lock to itself from reading the leases until all that goes has gone. Who describes snapshots, finding
+//! some and making rows for others, does so under that lock too. What else is new is leased before others can see it and
+//! needs no lock: a collector reads the leases in its write transaction, so it knows those of all rows that it sees, and
+//! deletes no blob that was written after it was measured.
 
 use std::collections::HashSet;
 use std::ffi::CStr;

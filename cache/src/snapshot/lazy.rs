@@ -45,11 +45,12 @@ impl Store {
     /// The chain that `layers` (lowest first) describe: of snapshots that are here or described already where these are
     /// stacked in the same way, of new rows otherwise.
     pub fn describe_chain(&self, layers: &[LazyLayer]) -> Result<Chain, StoreError> {
-        let described = self.find_and_lease(
-            || self.insert_chain(layers).map(Some),
-            |chain| chain.0.iter().copied().map(Leased::Snapshot).collect(),
-        )?;
-        Ok(described.unwrap_or_default())
+        let failed = |source| StoreError::io("lease", self.root(), source);
+        // Some are found and some are made: none may be collected before it is leased.
+        let _guard = self.process().leases().keep_collectors_off().map_err(failed)?;
+        let chain = self.insert_chain(layers)?;
+        self.process().lease(chain.0.iter().copied().map(Leased::Snapshot)).map_err(failed)?;
+        Ok(chain)
     }
 
     fn insert_chain(&self, layers: &[LazyLayer]) -> Result<Chain, StoreError> {
@@ -209,7 +210,7 @@ impl Active {
         self.store.process().leases().note_growth();
         let leased = self.store.process().lease([Leased::Snapshot(id)]);
         leased.map_err(|source| self.error("lease", source))?;
-        self.store.write("bring a snapshot", |transaction| {
+        let aside = self.store.write("bring a snapshot", |transaction| {
             let failed = StoreError::database("bring a snapshot");
             let is_lazy: Option<bool> = transaction
                 .prepare_cached("SELECT lazy FROM snapshots WHERE id = ?1")
@@ -218,20 +219,25 @@ impl Active {
             match is_lazy {
                 None => return Err(super::missing(id).into()),
                 // Somebody else was faster.
-                Some(false) => return Ok(()),
+                Some(false) => return Ok(None),
                 Some(true) => {}
             }
-            self.clear_place(id)?;
+            let aside = self.clear_place(id)?;
             self.publish(id)?;
             let mut update =
                 transaction.prepare_cached("UPDATE snapshots SET lazy = 0 WHERE id = ?1").map_err(&failed)?;
             update.execute([id.row_id()]).map_err(&failed)?;
-            Ok::<_, SnapshotError>(())
-        })
+            Ok::<_, SnapshotError>(aside)
+        })?;
+        if let Some(aside) = aside {
+            self.store.discard(&aside);
+        }
+        Ok(())
     }
 
-    /// Takes away what a process that died before its transaction ended has left in the snapshot's place.
-    fn clear_place(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+    /// Moves what a process that died before its transaction ended has left in the snapshot's place into this one's
+    /// directory; its name there.
+    fn clear_place(&self, id: SnapshotId) -> Result<Option<String>, SnapshotError> {
         let aside = self.store.process().unique_name();
         match rustix::fs::renameat(
             self.store.snapshots_dir(),
@@ -239,10 +245,9 @@ impl Active {
             self.store.process().fd(),
             &aside,
         ) {
-            Ok(()) => self.store.discard(&aside),
-            Err(Errno::NOENT) => {}
-            Err(errno) => return Err(self.error("clear the place of", errno.into())),
+            Ok(()) => Ok(Some(aside)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.error("clear the place of", errno.into())),
         }
-        Ok(())
     }
 }
