@@ -15,20 +15,14 @@ use crate::{Key, Store, StoreError};
 const LOCK_POLL: Duration = Duration::from_millis(10);
 
 impl Store {
-    /// Waits until no other process or thread holds `key`'s lock, then takes it.
-    pub fn lock_key(&self, key: &Key) -> Result<KeyLock, StoreError> {
-        let lock = self.take_key(key, FlockOperation::LockExclusive)?;
-        Ok(lock.expect("a lock that is waited for is taken"))
-    }
-
-    /// The same, until `is_cancelled`: `None` then.
+    /// Waits until no other process or thread holds `key`'s lock, then takes it; `None` when `is_cancelled` before that.
     pub fn lock_key_unless(
         &self,
         key: &Key,
         is_cancelled: &dyn Fn() -> bool,
     ) -> Result<Option<KeyLock>, StoreError> {
         loop {
-            let lock = self.take_key(key, FlockOperation::NonBlockingLockExclusive)?;
+            let lock = self.try_lock_key(key)?;
             if lock.is_some() || is_cancelled() {
                 return Ok(lock);
             }
@@ -38,10 +32,6 @@ impl Store {
 
     /// Takes `key`'s lock if nobody has it.
     pub(crate) fn try_lock_key(&self, key: &Key) -> Result<Option<KeyLock>, StoreError> {
-        self.take_key(key, FlockOperation::NonBlockingLockExclusive)
-    }
-
-    fn take_key(&self, key: &Key, operation: FlockOperation) -> Result<Option<KeyLock>, StoreError> {
         let name = key.hex();
         let failed = |errno: Errno| StoreError::io("lock", self.root().join("locks").join(&name), errno);
         let dir = self.locks_dir();
@@ -49,12 +39,12 @@ impl Store {
         loop {
             let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(&**dir, &c_name, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
-            match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation)) {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(errno) => return Err(failed(errno)),
             }
-            // The holder before may have removed the file while this one waited; then the lock excludes nobody.
+            // The holder before may have removed the file in between; then the lock excludes nobody.
             if is_in_place(dir, &c_name, &file).map_err(failed)? {
                 return Ok(Some(KeyLock { dir: Arc::clone(dir), name, file }));
             }

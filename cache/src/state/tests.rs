@@ -46,7 +46,7 @@ fn a_key_is_locked_once() {
             let (stores, holders) = (&stores, &holders);
             scope.spawn(move || {
                 for _ in 0..50 {
-                    let lock = stores[thread % 2].lock_key(&Key([1; 32])).unwrap();
+                    let lock = stores[thread % 2].lock_key_unless(&Key([1; 32]), &|| false).unwrap();
                     assert_eq!(holders.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0);
                     std::thread::yield_now();
                     holders.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
@@ -55,8 +55,8 @@ fn a_key_is_locked_once() {
             });
         }
     });
-    let first = stores[0].lock_key(&Key([1; 32])).unwrap();
-    let second = stores[0].lock_key(&Key([2; 32])).unwrap();
+    let first = stores[0].lock_key_unless(&Key([1; 32]), &|| false).unwrap();
+    let second = stores[0].lock_key_unless(&Key([2; 32]), &|| false).unwrap();
     assert_eq!(root.names("locks").len(), 2);
     drop((first, second));
     assert_eq!(root.names("locks"), [""; 0]);
