@@ -178,7 +178,7 @@ fn what_is_lost_while_a_build_runs_is_made_again() {
 /// A repository as the context has its files in the store too.
 #[test]
 fn a_context_that_is_lost_while_a_build_runs_is_brought_again() {
-    let (Some(_), Some(server)) = (busybox_layout(), GitServer::start()) else { return };
+    let (Some(busybox), Some(server)) = (busybox_layout(), GitServer::start()) else { return };
     let dockerfile = "FROM busybox\n\
          RUN --mount=type=cache,target=/c touch /c/started && until [ -e /c/go ]; do sleep 0.01; done\n\
          COPY f g /\n\
@@ -191,7 +191,8 @@ fn a_context_that_is_lost_while_a_build_runs_is_brought_again() {
     for dockerfile in [None, Some(dockerfile)] {
         let Some(wharf) = Wharf::new() else { return };
         let url = format!("{}#main", server.url("smart/lost.git"));
-        let mut arguments = vec!["build", "--progress=plain", "-t", "app", &url];
+        let busybox = format!("busybox=oci-layout://{}", busybox.display());
+        let mut arguments = vec!["build", "--progress=plain", "-t", "app", "--build-context", &busybox, &url];
         arguments.extend(dockerfile.map(|_| "--file=-"));
         let command = wharf.command("store", &arguments);
         let input = dockerfile.unwrap_or("").to_owned();
@@ -213,7 +214,7 @@ fn a_context_that_is_lost_while_a_build_runs_is_brought_again() {
 #[test]
 fn damage_that_a_command_meets_is_told() {
     let Some(wharf) = built() else { return };
-    let script = "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\ndb.execute('update graphs set bytes = x\'00\'')\ndb.commit()";
+    let script = "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\ndb.execute('update graphs set bytes = zeroblob(1)')\ndb.commit()";
     tool("python3", &["-c", script, wharf.path("store/state.db").to_str().unwrap()]);
     let outcome = wharf.run(&["history", "inspect", "^0"]);
     assert_eq!(outcome.stderr.matches("warning: ").count(), 1, "{}", outcome.stderr);
