@@ -57,6 +57,13 @@ use dockerfile::Parsed;
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
 pub const JOBS_DEFAULT: u16 = 32;
 
+/// Images and other things of the network that are asked for at once: more share the same line, and registries refuse
+/// who asks too much.
+const TRANSFERS_MAX: usize = 16;
+
+/// Digests that are made at once on a machine with fewer processors: they also wait for the disk.
+const HASHING_MIN: usize = 4;
+
 /// What is to be built, all text parsed.
 #[derive(Debug)]
 pub struct BuildRequest {
@@ -142,8 +149,7 @@ pub fn build(
     let summary = RequestSummary::of(&request, &host_platform());
     let recorder = Recorder::start(store, &progress, summary)
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
-    let built = Build::prepare(store, request, &progress, &recorder, cancel, signals);
-    let built = built.and_then(|build| build.run());
+    let built = Build::new(store, request, &progress, &recorder, cancel, signals).run();
     let image = built.as_ref().ok().and_then(|outcome| outcome.image_id);
     let explained = recorder.finish(image.map(|image| image.to_string()), built.as_ref().err());
     progress.finish();
@@ -171,8 +177,7 @@ pub fn plan(
     let summary = RequestSummary::of(&request, &host_platform());
     let recorder = Recorder::start(store, &progress, summary.clone())
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
-    let planned = Build::prepare(store, request, &progress, &recorder, cancel, signals);
-    let planned = planned.and_then(|build| build.plan(&summary));
+    let planned = Build::new(store, request, &progress, &recorder, cancel, signals).plan(&summary);
     progress.finish();
     let plan = planned?;
     match format {
@@ -208,6 +213,9 @@ struct Build<'a> {
     imports: Imports<'a>,
     /// The cache mounts that steps used, in all attempts.
     used_mounts: UsedMounts,
+    to_load: ToLoad,
+    /// What is to be loaded when something of the store was lost.
+    to_load_again: ToLoad,
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
@@ -218,25 +226,37 @@ struct Build<'a> {
     signals: Listening,
 }
 
+/// What of the main context and the Dockerfile is not here yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ToLoad {
+    /// Both.
+    All,
+    /// The context; the Dockerfile is not of it, and may have come through a pipe.
+    Context,
+    Nothing,
+}
+
 impl<'a> Build<'a> {
-    fn prepare(
+    fn new(
         store: &Store,
         request: BuildRequest,
         progress: &'a Progress,
         recorder: &'a Recorder<'a>,
         cancel: Cancel,
         signals: Listening,
-    ) -> Result<Self, Failure> {
+    ) -> Self {
         let sources = sources(store, &request, &cancel);
         let platform = host_platform();
         let imports = caches::imports(store, &request, &sources.registry, &platform, progress);
-        let mut build = Self {
+        Self {
             request,
             progress,
             recorder,
             sources,
             imports,
             used_mounts: UsedMounts::default(),
+            to_load: ToLoad::All,
+            to_load_again: ToLoad::All,
             source: SourceText::new("", ""),
             contexts: HashMap::new(),
             ignore: Vec::new(),
@@ -244,14 +264,40 @@ impl<'a> Build<'a> {
             platform,
             cancel,
             signals,
+        }
+    }
+
+    /// Reads what is not here yet of the main context and the Dockerfile.
+    fn load(&mut self) -> Result<(), Failure> {
+        let main = match self.to_load {
+            ToLoad::Nothing => return Ok(()),
+            ToLoad::Context => self.opener().main(&self.request.context)?,
+            ToLoad::All => {
+                let loaded = load::load(&self.request, &self.opener())?;
+                self.source = loaded.source;
+                self.ignore = loaded.ignore;
+                self.to_load_again = match self.request.context {
+                    ContextSpec::Git(_) | ContextSpec::Image(_) if loaded.is_in_context => ToLoad::All,
+                    ContextSpec::Git(_) | ContextSpec::Image(_) => ToLoad::Context,
+                    // Not in the store.
+                    _ => ToLoad::Nothing,
+                };
+                loaded.main
+            }
         };
-        let loaded = load::load(&build.request, &build.opener())?;
-        build.source = loaded.source;
-        build.main_time_s = loaded.main.modified_s;
-        let main = without_store(loaded.main.context, store)?;
-        build.contexts.insert(MAIN_CONTEXT.to_owned(), main);
-        build.ignore = loaded.ignore;
-        Ok(build)
+        self.main_time_s = main.modified_s;
+        let main = without_store(main.context, &self.sources.store)?;
+        self.contexts.insert(MAIN_CONTEXT.to_owned(), main);
+        self.to_load = ToLoad::Nothing;
+        Ok(())
+    }
+
+    /// Opens the further contexts that the graph reads.
+    fn load_named(&mut self, definition: &Definition) -> Result<(), Failure> {
+        for (name, context) in load::named(&self.request, definition, &self.opener())? {
+            self.contexts.insert(name, without_store(context, &self.sources.store)?);
+        }
+        Ok(())
     }
 
     /// What contexts are brought here with.
@@ -267,7 +313,7 @@ impl<'a> Build<'a> {
     }
 
     fn run(mut self) -> Result<Outcome, Failure> {
-        let outcome = self.attempts();
+        let outcome = self.until_nothing_is_lost(Self::attempt);
         self.tell_damages();
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
@@ -281,12 +327,10 @@ impl<'a> Build<'a> {
 
     /// Text → outputs, once.
     fn attempt(&mut self) -> Result<Outcome, Failure> {
+        self.load()?;
         let converted = &self.convert(&self.platform.clone())?;
         self.refuse_forbidden(converted)?;
-        let named = load::named(&self.request, &converted.definition, &self.opener())?;
-        for (name, context) in named {
-            self.contexts.insert(name, without_store(context, &self.sources.store)?);
-        }
+        self.load_named(&converted.definition)?;
         let clamp_time_s = converted.source_date_epoch;
         let variant = Variant { compression: Compression::default(), clamp_time_s };
         let make = |form| Layers::new(&self.sources.store, &self.imports, self.cancel.clone(), form);
@@ -397,7 +441,7 @@ impl<'a> Build<'a> {
             cancelled: &|| self.cancel.is_cancelled(),
             cancel: &|| self.cancel.cancel(),
             jobs: self.request.jobs,
-            limits: Limits::default(),
+            limits: limits(),
             clock: &|| begun.elapsed(),
         });
         self.recorder.solved(&converted.definition, &solved.steps, &self.imports);
@@ -491,6 +535,12 @@ fn without_store(context: LocalContext, store: &Store) -> Result<LocalContext, F
         return Err(Failure::new(Kind::Usage, message).hint("name another directory with `--root`"));
     }
     Ok(context.without_store(place))
+}
+
+/// How much of one kind is done at once, whatever `--jobs` allows. Steps have no limit of their own: `--jobs` is theirs.
+fn limits() -> Limits {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    Limits { steps: 0, transfers: TRANSFERS_MAX, hashing: processors.max(HASHING_MIN) }
 }
 
 /// What the files of a build come from.

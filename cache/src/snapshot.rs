@@ -6,8 +6,8 @@
 //! being written on top of a chain; it becomes a snapshot by `commit` or vanishes when dropped.
 //!
 //! On disk an active snapshot is `tmp/<process>/<n>/{snapshot/fs,work}`; committing renames `snapshot` to
-//! `snapshots/<id>` in the transaction that inserts the row. So a row never lacks its directory, and a directory without
-//! a row is a leftover.
+//! `snapshots/<id>` in the transaction that inserts the row. So a row lacks its directory only if it says so (a *lazy*
+//! snapshot, which a cache of another place has), and a directory without such a row is a leftover.
 //!
 //! Overlay mounts are *detached* (`fsmount` without `move_mount`): they have no place in any mount namespace, live
 //! as long as their descriptor, and so disappear with the process however it dies.

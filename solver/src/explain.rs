@@ -132,8 +132,8 @@ pub fn provenance<O>(definition: &Definition, steps: &[StepReport<O>], index: us
 }
 
 impl Provenance {
-    /// The definition key as it follows from operation, pin and inputs; `None` if something it needs is not known. A
-    /// provenance that came from elsewhere is to be believed only if this is what it says.
+    /// The definition key as it follows from operation, pin and inputs; `None` if something it needs is not known. Tests
+    /// hold that provenances say what keys are made of by it; caches of other places are checked by their own records.
     pub fn made_definition_key(&self) -> Option<Key> {
         let input = |input: &InputProvenance| match input.definition_key {
             Some(key) => Some(InputKey::Definition { key, output: input.output, reads: input.reads }),

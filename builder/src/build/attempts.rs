@@ -5,7 +5,8 @@
 
 use wharf_runtime::Cancel;
 
-use super::{Build, Outcome, sources};
+use super::{Build, ToLoad, sources};
+use crate::context::ContextSpec;
 use crate::error::{Failure, Kind};
 
 /// How often a build is solved at most. One attempt finds one damaged blob, and there are few that a build reads; more
@@ -13,15 +14,24 @@ use crate::error::{Failure, Kind};
 const ATTEMPTS_MAX: u32 = 10;
 
 impl Build<'_> {
-    /// Text → outputs, until nothing is lost on the way.
-    pub(super) fn attempts(&mut self) -> Result<Outcome, Failure> {
+    /// Does `attempt` until nothing is lost on the way.
+    pub(super) fn until_nothing_is_lost<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         for _ in 1..ATTEMPTS_MAX {
-            match self.attempt() {
-                Err(failure) if failure.lost && !self.signals.interrupted() => self.begin_again(&failure)?,
+            match attempt(self) {
+                Err(failure) if failure.lost && self.can_begin_again() => self.begin_again(&failure)?,
                 done => return done,
             }
         }
-        self.attempt()
+        attempt(self)
+    }
+
+    fn can_begin_again(&self) -> bool {
+        // Of what was read from standard input there is no more.
+        let is_read_twice = self.to_load != ToLoad::Nothing && self.request.context == ContextSpec::Stdin;
+        !is_read_twice && !self.signals.interrupted()
     }
 
     /// Says once what was found damaged. Returns whether something was.
@@ -45,6 +55,10 @@ impl Build<'_> {
             .map_err(|error| Failure::from_error(Kind::Environment, "cannot begin again", &error))?;
         self.signals.redirect(&self.cancel);
         self.sources = sources(&self.sources.store, &self.request, &self.cancel);
+        if self.to_load == ToLoad::Nothing {
+            self.to_load = self.to_load_again;
+        }
+        self.recorder.begin_again();
         Ok(())
     }
 }

@@ -30,6 +30,8 @@ const IGNORE_NAMES: [&str; 2] = [".containerignore", ".dockerignore"];
 /// What was read.
 pub(super) struct Loaded {
     pub(super) source: SourceText,
+    /// Whether the Dockerfile is a file of the context.
+    pub(super) is_in_context: bool,
     pub(super) main: Opened,
     pub(super) ignore: Vec<String>,
 }
@@ -71,7 +73,8 @@ pub(super) fn load(request: &BuildRequest, opener: &Opener<'_>) -> Result<Loaded
             patterns
         }
     };
-    Ok(Loaded { source, main, ignore })
+    let is_in_context = matches!(place, Place::Context(_));
+    Ok(Loaded { source, is_in_context, main, ignore })
 }
 
 /// Opens the named contexts that the graph reads; those of this machine in any case, so that a mistake shows.

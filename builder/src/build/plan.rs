@@ -1,11 +1,11 @@
-//! `--plan`: as far as a build goes without doing anything.
+//! `--plan`: as far as a build goes without running anything.
 
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use wharf_solver::scheduler::{self, Limits, Solve};
+use wharf_solver::scheduler::{self, Solve};
 
-use super::{Build, load, without_store};
+use super::{Build, limits};
 use crate::error::Failure;
 use crate::history::RequestSummary;
 use crate::history::plan::{self, Plan};
@@ -15,13 +15,17 @@ impl Build<'_> {
     /// Text → graph → what would become of each step.
     pub(super) fn plan(mut self, summary: &RequestSummary) -> Result<Plan, Failure> {
         self.imports.only_look();
+        let planned = self.until_nothing_is_lost(|build| build.plan_once(summary));
+        self.tell_damages();
+        planned
+    }
+
+    fn plan_once(&mut self, summary: &RequestSummary) -> Result<Plan, Failure> {
+        self.load()?;
         let platform = self.platform.clone();
         let converted = self.convert(&platform)?;
         self.refuse_forbidden(&converted)?;
-        let named = load::named(&self.request, &converted.definition, &self.opener())?;
-        for (name, context) in named {
-            self.contexts.insert(name, without_store(context, &self.sources.store)?);
-        }
+        self.load_named(&converted.definition)?;
         let (store, files) = (&self.sources.store, &self.recorder.files);
         let stale = AtomicBool::new(false);
         let worker = self.worker(&converted.definition, &stale)?;
@@ -36,7 +40,7 @@ impl Build<'_> {
             cancelled: &|| self.cancel.is_cancelled(),
             cancel: &|| self.cancel.cancel(),
             jobs: self.request.jobs,
-            limits: Limits::default(),
+            limits: limits(),
             clock: &|| begun.elapsed(),
         });
         planned.result.map_err(|error| self.solve_failure(&converted, error))?;

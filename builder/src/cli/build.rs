@@ -14,7 +14,7 @@ use wharf_runtime::Cancel;
 use super::config::Config;
 use super::prune::settle;
 use super::steps::StepArgs;
-use super::{existing_store, open_store, require_root, variable};
+use super::{existing_store, open_store, require_root, variable, with_store};
 use crate::build::call::{Call, Question, Stores};
 use crate::build::{self, BuildRequest, ExplainFormat};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
@@ -175,15 +175,16 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> 
     };
     let cancel = Cancel::new().map_err(|error| failed(&error))?;
     let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
-    let store = open_store(root)?;
     if let Some(format) = plan {
-        build::plan(&store, request, format.into(), cancel, signals)?;
+        with_store(root, |store| build::plan(store, request, format.into(), cancel, signals))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let built = build::build(&store, request, cancel, signals);
-    // A build that failed has written things too.
-    settle(&store, config);
-    let outcome = built?;
+    let outcome = with_store(root, |store| {
+        let built = build::build(store, request, cancel, signals);
+        // A build that failed has written things too.
+        settle(store, config);
+        built
+    })?;
     if quiet
         && !stdout_is_taken
         && let Some(id) = outcome.image_id

@@ -10,9 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use wharf_frontend::dockerfile2llb::parse_size;
 
-use super::variable;
+use super::{size, variable};
 use crate::error::{Failure, Kind};
 
 /// Where the machine's configuration is.
@@ -144,7 +143,7 @@ impl MaxSize {
             };
         }
         let no_size = || format!("max-size `{text}` is no size: `500MB`, `50GB`, `40%` are");
-        parse_size(text.trim()).map(Self::Bytes).ok_or_else(no_size)
+        size::parse(text.trim()).map(Self::Bytes).ok_or_else(no_size)
     }
 }
 
@@ -166,8 +165,8 @@ mod tests {
         check("", Ok(None));
         check("[store]\n", Ok(None));
         check("# nothing\n[store]\nmax-size = 1000\n", Ok(Some(MaxSize::Bytes(1000))));
-        check("[store]\nmax-size = '2g'\n", Ok(Some(MaxSize::Bytes(2 << 30))));
-        check("store.max-size = '1.5 MB'\n", Ok(Some(MaxSize::Bytes(3 << 19))));
+        check("[store]\nmax-size = '2g'\n", Ok(Some(MaxSize::Bytes(2_000_000_000))));
+        check("store.max-size = '1.5 MB'\n", Ok(Some(MaxSize::Bytes(1_500_000))));
         check("[store]\nmax-size = '40%'\n", Ok(Some(MaxSize::Percent(40))));
         for percent in ["0%", "101%", "-1%", "x%", "%"] {
             check(&format!("[store]\nmax-size = '{percent}'\n"), Err("1% to 100%"));

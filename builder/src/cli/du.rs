@@ -6,14 +6,16 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+use wharf_cache::Store;
 use wharf_cache::gc::Item;
 
 use super::config::Config;
 use super::image::familiar;
-use super::open_store;
+use super::with_store;
 use crate::build::call::table;
 use crate::error::{Failure, Kind};
 use crate::exporter::rfc3339;
+use crate::history::text::json;
 use crate::progress::{bytes, print_result};
 
 #[derive(Debug, Args)]
@@ -72,7 +74,10 @@ struct Entry<'a> {
 }
 
 pub(super) fn du(args: &DuArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
-    let store = open_store(root)?;
+    with_store(root, |store| show(args, store, config)).map(|()| ExitCode::SUCCESS)
+}
+
+fn show(args: &DuArgs, store: &Store, config: &Config) -> Result<(), Failure> {
     let bytes_max = config.store_bytes_max(store.root())?;
     let mut items = store
         .items()
@@ -88,16 +93,14 @@ pub(super) fn du(args: &DuArgs, root: Option<PathBuf>, config: &Config) -> Resul
             collectable_bytes: collectable,
             items: items.iter().map(entry).collect(),
         };
-        let json = serde_json::to_string_pretty(&report)
+        let json = json(&report)
             .map_err(|error| Failure::from_error(Kind::Environment, "cannot write JSON", &error))?;
-        print_result(&json)?;
-        return Ok(ExitCode::SUCCESS);
+        return print_result(&json);
     }
     let text = if args.verbose { list(&items) } else { groups(&items, args.by) };
     let collectable = bytes(collectable);
     let last = format!("{} of at most {}; {collectable} can be collected", bytes(total), bytes(bytes_max));
-    print_result(&format!("{text}\n{last}"))?;
-    Ok(ExitCode::SUCCESS)
+    print_result(&format!("{text}\n{last}"))
 }
 
 fn entry(item: &Item) -> Entry<'_> {

@@ -10,7 +10,8 @@ use wharf_cache::Store;
 use wharf_cache::history::{BUILDS_MAX, BuildRow, LogChunk, LogStream};
 
 use super::image::age;
-use super::open_store;
+use super::with_store;
+use crate::build::call::table;
 use crate::error::{Failure, Kind};
 use crate::exporter::rfc3339;
 use crate::history::explain::{ExplainedBuild, status_word};
@@ -93,23 +94,26 @@ enum FormatKind {
 }
 
 pub(super) fn history(args: HistoryArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
-    let store = open_store(root)?;
-    match args.command.unwrap_or(Command::Ls(args.list)) {
-        Command::Ls(list) => ls(&store, &list)?,
-        Command::Inspect { build, format } => inspect(&store, &find(&store, &build)?, format.kind)?,
+    let command = args.command.unwrap_or(Command::Ls(args.list));
+    with_store(root, |store| answer(store, command)).map(|()| ExitCode::SUCCESS)
+}
+
+fn answer(store: &Store, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Ls(list) => ls(store, &list)?,
+        Command::Inspect { build, format } => inspect(store, &find(store, &build)?, format.kind)?,
         Command::Logs { build, step, format } => {
-            logs(&store, &find(&store, &build)?, step.as_deref(), format.kind)?;
+            logs(store, &find(store, &build)?, step.as_deref(), format.kind)?;
         }
         Command::Compare { before, now, format } => {
-            compare_two(&store, before.as_deref(), now.as_deref(), format.kind)?;
+            compare_two(store, before.as_deref(), now.as_deref(), format.kind)?;
         }
         Command::Rm { builds, all } => {
             let ids = match all {
-                true => rows(&store)?.iter().map(|row| row.id).collect::<Vec<_>>(),
-                false => builds
-                    .iter()
-                    .map(|name| find(&store, name).map(|row| row.id))
-                    .collect::<Result<_, _>>()?,
+                true => rows(store)?.iter().map(|row| row.id).collect::<Vec<_>>(),
+                false => {
+                    builds.iter().map(|name| find(store, name).map(|row| row.id)).collect::<Result<_, _>>()?
+                }
             };
             store.remove_builds(&ids).map_err(|error| failure("cannot forget builds", &error))?;
             let removed: Vec<String> = ids.iter().map(|id| format!("removed: {id}")).collect();
@@ -118,7 +122,7 @@ pub(super) fn history(args: HistoryArgs, root: Option<PathBuf>) -> Result<ExitCo
             }
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 fn failure(doing: &str, error: &(dyn std::error::Error + 'static)) -> Failure {
@@ -209,13 +213,13 @@ fn ls(store: &Store, args: &ListArgs) -> Result<(), Failure> {
     if args.format.kind == FormatKind::Json {
         return print_json(&listed);
     }
-    let mut table = vec![["BUILD", "STATUS", "CREATED", "TIME", "RAN", "WHAT"].map(str::to_owned)];
+    let mut lines = vec![["BUILD", "STATUS", "CREATED", "TIME", "RAN", "WHAT"].map(str::to_owned)];
     for (row, build) in builds.iter().zip(&listed) {
         let what = match build.names.first() {
             Some(name) => format!("{} from {}", name, build.context),
             None => build.context.clone(),
         };
-        table.push([
+        lines.push([
             build.build.clone(),
             build.status.to_owned(),
             age(row.started),
@@ -224,13 +228,8 @@ fn ls(store: &Store, args: &ListArgs) -> Result<(), Failure> {
             printable(&what),
         ]);
     }
-    let widths: Vec<usize> =
-        (0..6).map(|column| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let line = |row: &[String; 6]| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
-    };
-    print_result(&table.iter().map(line).collect::<Vec<_>>().join("\n"))
+    let rows: Vec<Vec<&str>> = lines.iter().map(|row| row.iter().map(String::as_str).collect()).collect();
+    print_result(table(&rows, 3).trim_end())
 }
 
 #[derive(Serialize)]

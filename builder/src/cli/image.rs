@@ -8,7 +8,8 @@ use clap::Args;
 use wharf_cache::state::Image;
 use wharf_cache::{Digest, Store};
 
-use super::open_store;
+use super::with_store;
+use crate::build::call::table;
 use crate::error::{Failure, Kind};
 use crate::progress::print_result;
 use crate::registry::Reference;
@@ -25,29 +26,26 @@ pub(super) struct RmiArgs {
 }
 
 pub(super) fn images(root: Option<PathBuf>) -> Result<ExitCode, Failure> {
-    let store = open_store(root)?;
-    let images = list(&store)?;
+    let images = with_store(root, list)?;
     let mut rows = vec![["NAME", "DIGEST", "CREATED"].map(str::to_owned)];
     for image in &images {
         let name = image.name.as_deref().map_or("<none>".to_owned(), familiar);
         rows.push([name, image.digest.hex()[..SHORT_DIGITS].to_owned(), age(image.created)]);
     }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let (first, second) = (width(0), width(1));
-    let lines = rows
-        .iter()
-        .map(|[name, digest, created]| format!("{name:first$}   {digest:second$}   {created}"))
-        .collect::<Vec<_>>();
-    print_result(&lines.join("\n"))?;
+    let rows: Vec<Vec<&str>> = rows.iter().map(|row| row.iter().map(String::as_str).collect()).collect();
+    print_result(table(&rows, 3).trim_end())?;
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn rmi(args: &RmiArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
-    let store = open_store(root)?;
+    with_store(root, |store| remove(args, store)).map(|()| ExitCode::SUCCESS)
+}
+
+fn remove(args: &RmiArgs, store: &Store) -> Result<(), Failure> {
     // All are removed, whoever reads of it.
     let mut printed = Ok(());
     for name in &args.images {
-        let image = find(&store, name)?;
+        let image = find(store, name)?;
         let deleted = store.remove_image(&image).map_err(|error| {
             Failure::from_error(Kind::Environment, &format!("cannot remove image `{name}`"), &error)
         })?;
@@ -56,7 +54,7 @@ pub(super) fn rmi(args: &RmiArgs, root: Option<PathBuf>) -> Result<ExitCode, Fai
         let done = print_result(&format!("untagged: {named}{}", deleted.collect::<String>()));
         printed = printed.and(done);
     }
-    printed.map(|()| ExitCode::SUCCESS)
+    printed
 }
 
 /// The image a user means: by name, or by its digest or id or some first digits of one.

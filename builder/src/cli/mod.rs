@@ -7,6 +7,7 @@ mod history;
 mod image;
 mod prune;
 mod run;
+mod size;
 mod steps;
 
 use std::ffi::OsString;
@@ -115,6 +116,23 @@ fn require_root() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Does `work` with the store at `root`. Says what was found damaged in it, before and meanwhile.
+fn with_store<T>(
+    root: Option<PathBuf>,
+    work: impl FnOnce(&Store) -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    let store = open_store(root)?;
+    let done = work(&store);
+    tell_damages(&store);
+    done
+}
+
+fn tell_damages(store: &Store) {
+    for damage in store.take_damages() {
+        print_warning(&damage.to_string());
+    }
+}
+
 /// Opens the store at `root`, or where it is by default.
 fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
     let root = match root {
@@ -127,12 +145,7 @@ fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
             .hint("give `--root DIR`")
         })?,
     };
-    let opened = Store::open(&root).inspect(|store| {
-        for damage in store.take_damages() {
-            print_warning(&damage.to_string());
-        }
-    });
-    opened.map_err(|error| {
+    Store::open(&root).inspect(tell_damages).map_err(|error| {
         let root = root.display();
         let doing = match error.is_read_only() {
             true => format!("the store `{root}` cannot be written"),

@@ -1,6 +1,6 @@
 //! `wharf prune`, and the collection at the end of other commands.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -8,13 +8,12 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use wharf_cache::Store;
 use wharf_cache::gc::{Goal, Item, State};
-use wharf_frontend::dockerfile2llb::parse_size;
 use wharf_frontend::instructions::parse_duration;
 
 use super::config::Config;
-use super::{du, open_store};
+use super::{du, size, with_store};
 use crate::error::{Failure, Kind, causes};
-use crate::progress::{bytes, print_note, print_result};
+use crate::progress::{ask, bytes, print_note, print_result, printable};
 use crate::registry::Reference;
 
 #[derive(Debug, Args)]
@@ -56,7 +55,7 @@ pub(super) fn prune(args: &PruneArgs, root: Option<PathBuf>) -> Result<ExitCode,
     let filters = filters.map_err(|message| Failure::new(Kind::Usage, message))?;
     let goal = match &args.max_used_space {
         None => Goal::Everything,
-        Some(text) => Goal::AtMost(parse_size(text).ok_or_else(|| {
+        Some(text) => Goal::AtMost(size::parse(text).ok_or_else(|| {
             Failure::new(Kind::Usage, format!("--max-used-space `{text}` is no size")).hint("`10GB` is one")
         })?),
     };
@@ -66,25 +65,26 @@ pub(super) fn prune(args: &PruneArgs, root: Option<PathBuf>) -> Result<ExitCode,
         (everything || matches!(item.state, State::Garbage | State::Dangling))
             && filters.iter().all(|filter| filter.admits(item, now))
     };
-    let store = open_store(root)?;
     let failed = |error| Failure::from_error(Kind::Environment, "cannot collect", &error);
-    if args.dry_run {
-        let items = store.collectable(goal, &admit).map_err(failed)?;
-        return say(&items, "would be removed");
-    }
-    if !args.force {
-        confirm(args)?;
-    }
-    let collected = store.collect(goal, &admit).map_err(failed)?;
-    say(&collected.removed, "removed")
+    with_store(root, |store| {
+        if args.dry_run {
+            let items = store.collectable(goal, &admit).map_err(failed)?;
+            return say(&items, "would be removed");
+        }
+        if !args.force {
+            confirm(args)?;
+        }
+        let collected = store.collect(goal, &admit).map_err(failed)?;
+        say(&collected.removed, "removed")
+    })
+    .map(|()| ExitCode::SUCCESS)
 }
 
-fn say(items: &[Item], what: &str) -> Result<ExitCode, Failure> {
+fn say(items: &[Item], what: &str) -> Result<(), Failure> {
     let total = items.iter().map(|item| item.bytes).sum();
     let last = format!("{} {what}", bytes(total));
     let text = if items.is_empty() { last } else { format!("{}\n{last}", du::list(items)) };
-    print_result(&text)?;
-    Ok(ExitCode::SUCCESS)
+    print_result(&text)
 }
 
 /// Asks whoever sits at the terminal.
@@ -100,13 +100,7 @@ fn confirm(args: &PruneArgs) -> Result<(), Failure> {
         (None, false) => "images without a name and what cannot be found any more".to_owned(),
     };
     let which = if args.filter.is_empty() { String::new() } else { format!(" ({})", args.filter.join(", ")) };
-    let question = format!("This removes {what}{which}.\nGo on? [y/N] ");
-    let mut stderr = std::io::stderr().lock();
-    let mut answer = String::new();
-    // Who cannot be asked has not said yes.
-    let _ = stderr.write_all(question.as_bytes()).and_then(|()| stderr.flush());
-    let _ = std::io::stdin().read_line(&mut answer);
-    if matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+    if ask(&format!("{}\nGo on? [y/N] ", printable(&format!("This removes {what}{which}.")))) {
         return Ok(());
     }
     Err(Failure::new(Kind::Cancelled, "nothing was removed"))
@@ -137,7 +131,7 @@ pub(super) fn settle(store: &Store, config: &Config) {
 
 impl Filter {
     fn parse(text: &str) -> Result<Self, String> {
-        let bad = |reason: String| format!("--filter {text}: {reason}");
+        let bad = |reason: String| format!("--filter {}: {reason}", printable(text));
         let (name, wanted, value) = [("!=", false), ("==", true), ("=", true)]
             .into_iter()
             .find_map(|(sign, wanted)| text.split_once(sign).map(|(name, value)| (name, wanted, value)))

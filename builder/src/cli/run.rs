@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use wharf_cache::Store;
 
 use super::config::Config;
 use super::prune::settle;
-use super::{image, open_store, require_root};
+use super::{image, require_root, with_store};
 use crate::container;
 use crate::error::{Failure, Kind};
 
@@ -25,8 +26,11 @@ pub(super) struct RunArgs {
 
 pub(super) fn run(args: &RunArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
     require_root()?;
-    let store = open_store(root)?;
-    let image = image::find(&store, &args.image)?;
+    with_store(root, |store| run_in(store, args, config))
+}
+
+fn run_in(store: &Store, args: &RunArgs, config: &Config) -> Result<ExitCode, Failure> {
+    let image = image::find(store, &args.image)?;
     let is_here = store.lease_image(&image).map_err(|error| {
         Failure::from_error(Kind::Environment, &format!("cannot use the image `{}`", args.image), &error)
     })?;
@@ -37,7 +41,7 @@ pub(super) fn run(args: &RunArgs, root: Option<PathBuf>, config: &Config) -> Res
     if !args.rm {
         crate::progress::print_note("the container is removed when it ends; containers are not kept yet");
     }
-    let ended = container::run(&store, &image, &args.command).map(ExitCode::from);
-    settle(&store, config);
+    let ended = container::run(store, &image, &args.command).map(ExitCode::from);
+    settle(store, config);
     ended
 }

@@ -37,6 +37,11 @@ impl Files {
         self.0.push(SelectedFiles { named: selected.named, items, contents });
     }
 
+    /// How many there are, directories and the like among them.
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|selected| selected.items.len()).sum()
+    }
+
     /// Whether nothing was read.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

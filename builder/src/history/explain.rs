@@ -1,5 +1,7 @@
 //! Why each step of a build ran: compared with the nearest earlier build of the same project, or with remote caches.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use wharf_cache::history::{BuildRow, BuildStatus};
 use wharf_cache::{ContentDigest, Store};
@@ -190,18 +192,21 @@ impl<'a> Explainer<'a> {
         now: &Provenance,
         is_meant: impl Fn(&InputProvenance) -> bool,
     ) -> Vec<(String, FileChange)> {
-        let mut found = Vec::new();
+        let (mut found, mut known) = (Vec::new(), HashSet::new());
         for (before, now) in before.inputs.iter().zip(&now.inputs).filter(|(_, now)| is_meant(now)) {
             for (before, now) in before.selections.iter().zip(&now.selections) {
                 for (path, change) in self.differences(before, now).unwrap_or_default() {
-                    let path = path.display().to_string();
+                    let path = match path.display().to_string() {
+                        root if root.is_empty() => "/".to_owned(),
+                        path => path,
+                    };
                     let change = match change {
                         Change::Added => FileChange::Added,
                         Change::Removed => FileChange::Removed,
                         Change::Changed => FileChange::Changed,
                     };
-                    if !found.iter().any(|(known, _)| *known == path) {
-                        found.push((if path.is_empty() { "/".to_owned() } else { path }, change));
+                    if known.insert(path.clone()) {
+                        found.push((path, change));
                     }
                 }
             }

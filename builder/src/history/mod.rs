@@ -23,10 +23,11 @@ pub mod text;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use wharf_cache::{ContentDigest, Key};
+use wharf_cache::history::DOCUMENT_BYTES_MAX;
+use wharf_cache::{ContentDigest, Key, Store};
 use wharf_solver::explain::{Provenance, Reason};
 use wharf_solver::scheduler::{StepOutcome, VertexOutcome};
 
@@ -251,23 +252,48 @@ impl End {
     }
 }
 
-/// The files that a build has read, by the digest that they count as.
+/// So few files are listed sooner than the store is asked whether it has their list.
+const LISTED_AT_ONCE_MAX: usize = 32;
+
+/// Lists of the files that a build has read, by the digest that they count as. What the store has already, as after every
+/// build of something unchanged, is not listed again.
 #[derive(Debug, Default)]
-pub struct SelectedFiles(Mutex<HashMap<ContentDigest, Files>>);
+pub struct SelectedFiles(Mutex<HashMap<ContentDigest, Listed>>);
+
+#[derive(Debug)]
+enum Listed {
+    InStore,
+    Here(Vec<u8>),
+}
 
 impl SelectedFiles {
-    /// Keeps them until the build is recorded.
-    pub fn keep(&self, content: ContentDigest, files: Files) {
-        if !files.is_empty() {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(content, files);
+    /// Keeps what is known of them until the build is recorded. A list that the store would not take is left out.
+    pub fn keep(&self, store: &Store, content: ContentDigest, files: &Files) {
+        if files.is_empty() || self.have(&content) {
+            return;
+        }
+        // What cannot be looked up is listed again.
+        let is_in_store =
+            files.count() > LISTED_AT_ONCE_MAX && store.has_file_list(&content).unwrap_or(false);
+        let listed = if is_in_store { Listed::InStore } else { Listed::Here(files.list()) };
+        if !matches!(&listed, Listed::Here(list) if list.len() > DOCUMENT_BYTES_MAX) {
+            self.lock().insert(content, listed);
         }
     }
 
-    fn has(&self, content: &ContentDigest) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(content)
+    fn have(&self, content: &ContentDigest) -> bool {
+        self.lock().contains_key(content)
     }
 
+    /// One that was made by this build.
     fn list(&self, content: &ContentDigest) -> Option<Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(content).map(Files::list)
+        match self.lock().get(content)? {
+            Listed::Here(list) => Some(list.clone()),
+            Listed::InStore => None,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ContentDigest, Listed>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -157,6 +157,12 @@ impl<'a> Recorder<'a> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The build begins again: what a step does from now on is what it did.
+    pub fn begin_again(&self) {
+        self.begun().clear();
+        self.logs.begin_again();
+    }
+
     /// The graph was solved, or not; a later solve of the same build counts instead. Compares every step that missed with
     /// what was built before, and notes what was asked of remote caches.
     pub fn solved(&self, definition: &Definition, steps: &[StepReport], imports: &Imports<'_>) {
@@ -215,7 +221,7 @@ impl<'a> Recorder<'a> {
         let bytes = serde_json::to_vec(graph).ok()?;
         let contents = graph.steps.iter().flat_map(|step| &step.provenance.inputs);
         let contents = contents.flat_map(|input| &input.selections).filter_map(|selection| selection.content);
-        let lists: Vec<ContentDigest> = contents.filter(|content| self.files.has(content)).collect();
+        let lists: Vec<ContentDigest> = contents.filter(|content| self.files.have(content)).collect();
         let mut new_lists = BTreeMap::new();
         for content in &lists {
             if !new_lists.contains_key(&content.0)

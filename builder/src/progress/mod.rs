@@ -23,7 +23,7 @@ use wharf_solver::progress::{Event, Sink};
 
 pub use self::log::{Lines, printable};
 pub use self::say::{
-    color, color_of_results, print_error, print_note, print_result, print_talk, print_warning, results,
+    ask, color, color_of_results, print_error, print_note, print_result, print_talk, print_warning, results,
 };
 
 use self::plain::Plain;

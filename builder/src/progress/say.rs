@@ -36,6 +36,15 @@ pub fn print_warning(warning: &str) {
     let _ = writeln!(std::io::stderr().lock(), "warning: {warning}");
 }
 
+/// Asks whoever sits at the terminal, and takes yes for an answer.
+pub fn ask(question: &str) -> bool {
+    print_talk(question);
+    let mut answer = String::new();
+    // Who cannot be asked has not said yes.
+    let _ = io::stdin().read_line(&mut answer);
+    matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
 /// Prints a result that a script may read. What cannot be written is a failure: the script would take it for done.
 pub fn print_result(line: &str) -> Result<(), Failure> {
     results().and_then(|mut out| out.write_all(format!("{line}\n").as_bytes())).map_err(|error| {

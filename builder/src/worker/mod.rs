@@ -192,7 +192,7 @@ impl OpResolver for Worker<'_> {
     ) -> Result<ContentDigest, OpError> {
         let mut files = Files::default();
         let seen = self.digest(result, reads, &mut files).map_err(OpError::new)?;
-        self.files.keep(seen.content, files);
+        self.files.keep(self.store, seen.content, &files);
         if let ResultRef::Local(vertex) = result {
             let mut known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
             known.push((*vertex, reads.clone(), seen));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 
+use crate::git_fixture::GitServer;
 use crate::harness::{Outcome, Step, Wharf, busybox_layout, have, processes, tool, wait_until};
 
 fn built() -> Option<Wharf> {
@@ -172,4 +173,50 @@ fn what_is_lost_while_a_build_runs_is_made_again() {
         assert!(!is_noticed || steps.that(Step::Ran).is_empty(), "{name}: {steps:?}");
         assert_eq!(processes(&wharf.path("store").display().to_string()), [""; 0], "{name}");
     }
+}
+
+/// A repository as the context has its files in the store too.
+#[test]
+fn a_context_that_is_lost_while_a_build_runs_is_brought_again() {
+    let (Some(busybox), Some(server)) = (busybox_layout(), GitServer::start()) else { return };
+    let dockerfile = "FROM busybox\n\
+         RUN --mount=type=cache,target=/c touch /c/started && until [ -e /c/go ]; do sleep 0.01; done\n\
+         COPY f g /\n\
+         RUN cat f g > /all\n\
+         CMD [\"cat\", \"/all\"]\n";
+    server.sh(&format!(
+        "git init -q -b main lost; cd lost; echo f >f; echo g >g; printf '%s' '{dockerfile}' >Dockerfile
+         git add .; git commit -qm context; git clone -q --bare . ../lost.git"
+    ));
+    for dockerfile in [None, Some(dockerfile)] {
+        let Some(wharf) = Wharf::new() else { return };
+        let url = format!("{}#main", server.url("smart/lost.git"));
+        let busybox = format!("busybox=oci-layout://{}", busybox.display());
+        let mut arguments = vec!["build", "--progress=plain", "-t", "app", "--build-context", &busybox, &url];
+        arguments.extend(dockerfile.map(|_| "--file=-"));
+        let command = wharf.command("store", &arguments);
+        let input = dockerfile.unwrap_or("").to_owned();
+        let building = thread::spawn(move || Outcome::of_with_input(command, input.as_bytes()));
+        let mounts = wharf.path("store/mounts");
+        wait_until("the step runs", || find(&mounts, "fs/started").is_some() || building.is_finished());
+        for entry in fs::read_dir(wharf.path("store/snapshots")).unwrap() {
+            fs::remove_dir_all(entry.unwrap().path()).unwrap();
+        }
+        let started = find(&mounts, "fs/started");
+        if let Some(started) = started {
+            fs::write(started.with_file_name("go"), "").unwrap();
+        }
+        building.join().unwrap().success();
+        assert_eq!(wharf.run(&["run", "--rm", "app"]).success().stdout, b"f\ng\n");
+    }
+}
+
+#[test]
+fn damage_that_a_command_meets_is_told() {
+    let Some(wharf) = built() else { return };
+    let script = "import sqlite3, sys\ndb = sqlite3.connect(sys.argv[1])\ndb.execute('update graphs set bytes = zeroblob(1)')\ndb.commit()";
+    tool("python3", &["-c", script, wharf.path("store/state.db").to_str().unwrap()]);
+    let outcome = wharf.run(&["history", "inspect", "^0"]);
+    assert_eq!(outcome.stderr.matches("warning: ").count(), 1, "{}", outcome.stderr);
+    assert!(!wharf.run(&["history", "inspect", "^0"]).stderr.contains("warning"));
 }

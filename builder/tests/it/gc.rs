@@ -241,7 +241,7 @@ fn a_limit_comes_from_the_nearest_configuration() {
     };
     assert_eq!(bytes_max(du(&[], None)), 1000);
     assert_eq!(bytes_max(du(&[], Some("named.toml"))), 2000);
-    assert_eq!(bytes_max(du(&["--config", "given.toml"], Some("named.toml"))), 3072);
+    assert_eq!(bytes_max(du(&["--config", "given.toml"], Some("named.toml"))), 3000);
     let text = tool("stat", &["--file-system", "--format=%b %S", wharf.path("store").to_str().unwrap()]);
     let numbers: Vec<u64> = text.split_whitespace().map(|number| number.parse().unwrap()).collect();
     let size = numbers[0] * numbers[1];
@@ -280,6 +280,21 @@ fn what_is_shown_is_what_is_there() {
     assert!(text(&["du", "--by", "cost"]).contains("under a second"));
     let verbose = text(&["du", "--verbose"]);
     assert!(verbose.contains("pip") && verbose.contains("tagged"), "{verbose}");
+}
+
+#[test]
+fn names_cannot_steer_a_terminal() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.dockerfile("FROM busybox\nRUN --mount=type=cache,id=a\u{9b}2Jb,target=/c echo > /c/x\n");
+    wharf.build(&[]).success();
+    for arguments in [&["du", "--format=json"][..], &["du", "--verbose"], &["prune", "--all", "--dry-run"]] {
+        let shown = wharf.run(arguments).success().text();
+        assert!(shown.contains("2Jb") && !shown.contains('\u{9b}'), "{arguments:?}: {shown:?}");
+    }
+    let ids: Vec<Value> =
+        items(&wharf)["items"].as_array().unwrap().iter().map(|it| it["title"].clone()).collect();
+    assert!(ids.contains(&Value::from("a\u{9b}2Jb")), "{ids:?}");
+    wharf.run(&["prune", "--filter", "a\u{1b}[2Jb"]).fails_with(2, &["--filter ab:"]);
 }
 
 #[test]

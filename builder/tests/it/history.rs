@@ -152,6 +152,23 @@ fn many_files_are_counted() {
 }
 
 #[test]
+fn a_list_that_the_store_has_is_compared_with() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    for number in 0..50 {
+        wharf.file(&format!("src/{number}"), "1");
+    }
+    wharf.dockerfile("FROM busybox\nCOPY src /src\n").build(&[]).success();
+    // Another graph with the same list.
+    wharf.dockerfile("FROM busybox\nCOPY src /src\nENV A=1\nRUN echo\n").build(&[]).success();
+    wharf.run(&["history", "rm", "^1"]).success();
+    wharf.file("src/7", "2");
+    let file = json!({"reason": "local-file", "context": "context", "path": "src/7", "change": "changed"});
+    check(&wharf, &[], "COPY src /src", json!([file]));
+    let compared = parse(&wharf.run(&["history", "compare", "--format=json"]).success());
+    assert_eq!(step(&compared, "COPY src /src")["differences"][0]["path"], "src/7");
+}
+
+#[test]
 fn arguments_variables_and_commands() {
     let Some(wharf) = built() else { return };
     let changed = |name: &str, old: &str, new: &str| json!({"reason": "part-changed", "name": name, "old": old, "new": new});

@@ -4,7 +4,7 @@
 //! error, 3 nothing more was kept), length (u32), bytes; little-endian. A build that is killed leaves no logs: until it is
 //! recorded they are in the directory of its process.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -76,6 +76,7 @@ pub struct BuildLogs {
     store: Store,
     state: Mutex<State>,
     bytes: AtomicU64,
+    bytes_max: u64,
 }
 
 #[derive(Debug, Default)]
@@ -83,13 +84,22 @@ struct State {
     /// Below the process's directory; made when there is something to write.
     dir: Option<(String, OwnedFd)>,
     open: HashMap<Key, Arc<Mutex<File>>>,
+    /// Those that have printed something since the build began, or began again.
+    begun: HashSet<Key>,
+    /// Those of which something was left out.
+    cut: HashSet<Key>,
     error: Option<StoreError>,
 }
 
 impl BuildLogs {
     /// No logs yet, and nothing on disk.
     pub fn new(store: &Store) -> Self {
-        Self { store: store.clone(), state: Mutex::default(), bytes: AtomicU64::new(0) }
+        Self::up_to(store, LOG_BYTES_MAX)
+    }
+
+    /// The same for no more than so many bytes.
+    pub(super) fn up_to(store: &Store, bytes_max: u64) -> Self {
+        Self { store: store.clone(), state: Mutex::default(), bytes: AtomicU64::new(0), bytes_max }
     }
 
     /// Appends what a step printed, `at` after its start.
@@ -97,16 +107,16 @@ impl BuildLogs {
         for data in data.chunks(CHUNK_BYTES_MAX) {
             let bytes = (HEADER_BYTES + data.len()) as u64;
             let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-            if before >= LOG_BYTES_MAX {
+            let (code, data) = match stream {
+                _ if before.saturating_add(bytes) > self.bytes_max => (CUT, &[][..]),
+                LogStream::Stdout => (STDOUT, data),
+                LogStream::Stderr => (STDERR, data),
+            };
+            // Each step's log tells once that it is not whole.
+            if code == CUT && !self.state().cut.insert(*step) {
                 return;
             }
-            let code = match stream {
-                _ if before + bytes > LOG_BYTES_MAX => CUT,
-                LogStream::Stdout => STDOUT,
-                LogStream::Stderr => STDERR,
-            };
             let written = self.file(step).and_then(|file| {
-                let data = if code == CUT { &[][..] } else { data };
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
                 file.write_all(&chunk(at, code, data)).map_err(|source| self.failed("write", source))
             });
@@ -122,10 +132,18 @@ impl BuildLogs {
         self.state().open.remove(step);
     }
 
+    /// The build begins again: a step that runs once more has a new log. Those of others stay.
+    pub fn begin_again(&self) {
+        let mut state = self.state();
+        state.open.clear();
+        state.begun.clear();
+        state.cut.clear();
+    }
+
     /// The directory with the logs if there are any, how many bytes they have, and what went wrong first.
     pub(super) fn finish(self) -> (Option<String>, u64, Option<StoreError>) {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (state.dir.map(|(name, _)| name), self.bytes.into_inner().min(LOG_BYTES_MAX), state.error)
+        (state.dir.map(|(name, _)| name), self.bytes.into_inner().min(self.bytes_max), state.error)
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -140,13 +158,17 @@ impl BuildLogs {
         if state.dir.is_none() {
             state.dir = Some(self.make_dir()?);
         }
-        let State { dir: Some((_, dir)), open, .. } = &mut *state else {
+        let State { dir: Some((_, dir)), open, begun, .. } = &mut *state else {
             unreachable!("the directory was made above")
         };
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        if !begun.contains(step) {
+            flags |= OFlags::TRUNC;
+        }
         let file = rustix::fs::openat(&*dir, file_name(step), flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.failed("create", errno))?;
         let file = Arc::new(Mutex::new(File::from(file)));
+        begun.insert(*step);
         open.insert(*step, Arc::clone(&file));
         Ok(file)
     }
@@ -166,7 +188,7 @@ impl BuildLogs {
     }
 
     fn give_up(&self, error: StoreError) {
-        self.bytes.store(LOG_BYTES_MAX, Ordering::Relaxed);
+        self.bytes.store(self.bytes_max, Ordering::Relaxed);
         self.state().error.get_or_insert(error);
     }
 }

@@ -127,6 +127,52 @@ fn logs_are_kept_in_full_and_go_with_their_build() {
 }
 
 #[test]
+fn every_log_that_is_not_whole_says_so() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let steps = [1, 2, 3].map(|number| Key([number; 32]));
+    let logs = BuildLogs::up_to(&store, 100);
+    logs.append(&steps[0], Duration::ZERO, LogStream::Stdout, &[b'x'; 60]);
+    for _ in 0..3 {
+        steps.iter().for_each(|step| logs.append(step, Duration::ZERO, LogStream::Stdout, &[b'y'; 60]));
+        logs.close(&steps[1]);
+    }
+    let build = row(1);
+    store.record_build(&build, Some(&graph(1)), logs).unwrap();
+    for (step, data) in steps.iter().zip([1, 0, 0]) {
+        let log: Vec<_> = store.step_log(build.id, step).unwrap().unwrap().map(Result::unwrap).collect();
+        assert_eq!(log.len(), data + 1);
+        assert_eq!(log.last(), Some(&LogChunk::Cut));
+    }
+    let file = |step: &Key| root.path().join("history").join(build.id.to_string()).join(step.to_string());
+    assert_eq!(std::fs::metadata(file(&steps[1])).unwrap().len(), 13, "one mark is enough");
+}
+
+#[test]
+fn a_build_that_begins_again_keeps_the_last_log_of_each_step() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let (once, twice) = (Key([1; 32]), Key([2; 32]));
+    let logs = BuildLogs::new(&store);
+    let append = |step, data| logs.append(step, Duration::ZERO, LogStream::Stdout, data);
+    append(&once, b"once");
+    append(&twice, b"the first time");
+    logs.begin_again();
+    append(&twice, b"the second");
+    logs.close(&twice);
+    append(&twice, b" time");
+    let build = row(1);
+    store.record_build(&build, Some(&graph(1)), logs).unwrap();
+    for (step, expected) in [(once, "once"), (twice, "the second time")] {
+        let data = store.step_log(build.id, &step).unwrap().unwrap().flat_map(|chunk| match chunk.unwrap() {
+            LogChunk::Data { data, .. } => data,
+            LogChunk::Cut => Vec::new(),
+        });
+        assert_eq!(String::from_utf8(data.collect()).unwrap(), expected);
+    }
+}
+
+#[test]
 fn damaged_logs_are_refused_and_torn_ones_end() {
     let root = TestRoot::new();
     let store = root.open();

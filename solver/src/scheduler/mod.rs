@@ -135,8 +135,9 @@ pub fn solve(solve: &Solve<'_>) -> Solved {
     with_owner(solve, |owner| owner.solve())
 }
 
-/// Says what [`solve`] would do, from the goals down. Nothing is executed, brought in, recorded or locked; directories are
-/// digested, sources from the network pinned and images resolved, because keys are made of that.
+/// Says what [`solve`] would do, from the goals down. Nothing is executed, brought in or locked; directories are digested,
+/// sources from the network pinned and images resolved, because keys are made of that. What the cache is asked for it may
+/// take over from elsewhere by that: records of remote caches, without their files.
 ///
 /// # Panics
 /// If a goal is not in the definition, or when the resolver, cache or sink panics.

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use super::worker::Task;
 
-/// How many tasks of one kind may run at once; 0 sets no limit of its own.
+/// How many tasks of one kind may run at once, within the number of all (`Solve::jobs`). 0 sets no limit of its own, and so
+/// does the default, for all three: it is for whoever has nothing to spare, tests for example.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Operations that run.
