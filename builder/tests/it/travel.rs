@@ -288,7 +288,7 @@ fn writing_a_cache_can_be_stopped() {
     let server = ScriptedRegistry::with_answers(vec![busy]);
     // It would be tried for half an hour.
     let to = format!(
-        "type=s3,bucket=b,region=r,endpoint_url=http://{},mode=max,mounts=all,retry_max_attempts=100,ignore-error=false",
+        "type=s3,bucket=cache,region=r,endpoint_url=http://{},mode=max,mounts=all,retry_max_attempts=100,ignore-error=false",
         server.host()
     );
     let command = wharf.build_command("one", &["-t", "app", "--cache-to", &to]);
