@@ -344,7 +344,7 @@ impl<'a> Build<'a> {
             let maker = std::thread::Builder::new().name("layers".to_owned());
             // Where there is no thread to be had, the export makes the layers.
             let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
-            let uploads = exports.start(scope, cancelled);
+            let uploads = exports.start(scope);
             let solution = self.solve(converted, made, &uploads)?;
             let outcome = self.export(converted, &solution, layers, self.platform.clone())?;
             self.export_caches(converted, &solution, uploads)?;

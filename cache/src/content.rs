@@ -267,7 +267,12 @@ pub struct BlobWriter {
 
 impl Write for BlobWriter {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(buf)?;
+        let written = self.file.write(buf).map_err(|source| {
+            // Who copies what somebody else sends must be able to tell whose fault it is.
+            let kind = source.kind();
+            let object = "that is new".to_owned();
+            io::Error::new(kind, ContentError::Io { operation: "write", object, source })
+        })?;
         self.hasher.update(&buf[..written]);
         self.size += written as u64;
         Ok(written)

@@ -10,7 +10,7 @@ use wharf_solver::op::ResultRef;
 use wharf_solver::scheduler::StepReport;
 
 use super::{Build, BuildRequest};
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, causes, is_lost};
 use crate::layers::{Form, Layers};
 use crate::progress::Progress;
 use crate::registry::OciRegistry;
@@ -110,12 +110,15 @@ impl Build<'_> {
                 Target::Local { dest, tag, reset } => {
                     Arc::new(LocalBackend::new(dest.clone(), tag.clone(), None, *reset))
                 }
-                Target::S3(place) => Arc::new(S3::new(S3Place::clone(place))),
+                Target::S3(place) => {
+                    Arc::new(S3::new(S3Place::clone(place)).cancelled_by(self.cancel.clone()))
+                }
             };
             Some(Place::new(to, backend, own.as_ref().unwrap_or(image)))
         };
         let places = self.request.cache_to.iter().zip(own).filter_map(place).collect();
-        Exports::new(&self.sources.store, &self.imports, self.progress, &self.used_mounts, places)
+        let (store, cancel) = (&self.sources.store, self.cancel.clone());
+        Exports::new(store, &self.imports, self.progress, &self.used_mounts, places, cancel)
     }
 
     /// Writes what `--cache-to` asks for.
@@ -128,17 +131,48 @@ impl Build<'_> {
         if uploads.is_empty() {
             return Ok(());
         }
-        let recorded = recorded(&self.sources.store, &self.imports, &converted.definition, &solution.steps)
-            .map_err(|error| {
-            Failure::from_error(Kind::Environment, "cannot read what was built", &error)
-        })?;
+        let store = &self.sources.store;
+        let recorded = match recorded(store, &self.imports, &converted.definition, &solution.steps) {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                let required = self.request.cache_to.iter().any(|to| to.required);
+                let why = causes(&error);
+                return self.without_cache(
+                    required,
+                    format!("no cache was written: cannot read what was built: {why}"),
+                );
+            }
+        };
         let (image, epoch) = (&solution.chain(), converted.source_date_epoch);
         let failures = uploads.finish(&Finished { recorded: &recorded, image, epoch });
-        match failures.into_iter().next() {
-            None => Ok(()),
-            Some(message) => Err(Failure::new(Kind::Source, message)
-                .hint("without `ignore-error=false` this is only a warning")),
+        if self.signals.interrupted() {
+            return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
         }
+        failures.into_iter().next().map_or(Ok(()), |message| self.without_cache(true, message))
+    }
+
+    /// Goes on although a cache was not written; not if that was `required`. The outputs are done by then or do not depend
+    /// on it, so nothing is begun again.
+    fn without_cache(&self, required: bool, message: String) -> Result<(), Failure> {
+        match required {
+            true => Err(Failure::new(Kind::Source, message)
+                .hint("without `ignore-error=false` this is only a warning")),
+            false => {
+                self.progress.warn(format!("warning: {message}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Says that no output can carry the cache that the image is to carry.
+    pub(super) fn note_idle_inline_cache(&self) -> Result<(), Failure> {
+        let Some(to) = self.inline() else { return Ok(()) };
+        self.without_cache(to.required, "the inline cache was not written: no output is an image".to_owned())
+    }
+
+    /// Whether the image is to carry a cache.
+    fn inline(&self) -> Option<&spec::CacheTo> {
+        self.request.cache_to.iter().find(|to| to.target == Target::Inline)
     }
 
     /// The cache that the image is to carry, if it is to.
@@ -148,9 +182,7 @@ impl Build<'_> {
         solution: &Solution,
         layers: &Layers<'_>,
     ) -> Result<Option<CacheConfig>, Failure> {
-        if !self.request.cache_to.iter().any(|to| to.target == Target::Inline) {
-            return Ok(None);
-        }
+        let Some(to) = self.inline() else { return Ok(None) };
         let store = &self.sources.store;
         let collect = || {
             let recorded = recorded(store, &self.imports, &converted.definition, &solution.steps)?;
@@ -161,14 +193,29 @@ impl Build<'_> {
             }
             Collector::new(store, layers, converted.source_date_epoch).collect(&recorded)
         };
-        let (config, _) = collect()
-            .map_err(|error| Failure::from_error(Kind::Environment, "cannot read what was built", &error))?;
+        let (config, skipped) = match collect() {
+            Ok(collected) => collected,
+            // It is begun again.
+            Err(error) if is_lost(&error) => {
+                return Err(Failure::from_error(Kind::Environment, "cannot read what was built", &error));
+            }
+            Err(error) => {
+                let why = causes(&error);
+                self.without_cache(to.required, format!("the image carries no cache: {why}"))?;
+                return Ok(None);
+            }
+        };
+        if let Some(error) = skipped {
+            let why = causes(&error);
+            self.progress.warn(format!("warning: a step is not in the cache of the image: {why}"));
+        }
         let size = config.to_json().len();
         if size > INLINE_BYTES_MAX {
-            self.progress.warn(format!(
-                "warning: the image carries no cache: {size} bytes are more than the {INLINE_BYTES_MAX} that fit into \
-                 its config\nhelp: write it to a place of its own, for example with --cache-to type=registry"
-            ));
+            let message = format!(
+                "the image carries no cache: {size} bytes are more than the {INLINE_BYTES_MAX} that fit into its \
+                 config\nhelp: write it to a place of its own, for example with --cache-to type=registry"
+            );
+            self.without_cache(to.required, message)?;
             return Ok(None);
         }
         Ok(Some(config))

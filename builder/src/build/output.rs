@@ -38,9 +38,12 @@ impl Build<'_> {
                 self.progress
                     .internal("exporting layers", || self.assemble(converted, solution, layers, platform))?,
             ),
-            false => None,
+            false => {
+                self.note_idle_inline_cache()?;
+                None
+            }
         };
-        // What was written to standard output cannot be taken back.
+        // What was written to standard output cannot be taken back; nor does what follows begin again.
         let is_final = self.request.outputs.iter().any(Output::takes_stdout);
         self.export_all(converted, result, image.as_ref())
             .map_err(|failure| Failure { lost: failure.lost && !is_final, ..failure })?;

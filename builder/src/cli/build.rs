@@ -54,12 +54,13 @@ pub(super) struct BuildArgs {
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
-    /// Look for steps that were built elsewhere: an image, or type=registry|local[,ref=NAME][,src=DIR]; may be given
-    /// several times
+    /// Look for steps that were built elsewhere: an image, or type=registry|local|s3 with ref=NAME, src=DIR or bucket=NAME,
+    /// and mounts=all|none|ID;ID for cache mounts; may be given several times
     #[arg(long, value_name = "SPEC")]
     cache_from: Vec<String>,
-    /// Keep what was built for other machines: type=inline|registry|local[,ref=NAME][,dest=DIR][,mode=min|max]; may be
-    /// given several times
+    /// Keep what was built for other machines: type=inline|registry|local|s3 with ref=NAME, dest=DIR or bucket=NAME, and
+    /// mode=min|max, compression=gzip|zstd|uncompressed, mounts=all|none|ID;ID, ignore-error=false; may be given several
+    /// times
     #[arg(long, value_name = "SPEC")]
     cache_to: Vec<String>,
     /// Run every step of these stages again

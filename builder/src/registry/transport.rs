@@ -15,6 +15,7 @@ use super::auth::{Authorization, Challenge, Session, TOKEN_BYTES_MAX, TokenAnswe
 use super::credentials::{self, Credential};
 use super::error::{RegistryError, is_transient_status};
 use super::reference::{self, DEFAULT_REGISTRY};
+use crate::progress::printable;
 
 /// A request that may be repeated is sent at most this often.
 pub(super) const TRIES: u32 = 3;
@@ -469,12 +470,12 @@ fn read_detail(response: Response) -> String {
         .flatten()
         .filter(|part| !part.is_empty())
         .collect();
-    printable(&parts.join(": "))
+    excerpt(&parts.join(": "))
 }
 
 /// Foreign text, short enough and without anything that could steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(DETAIL_CHARS_MAX).collect()
+fn excerpt(text: &str) -> String {
+    printable(text).chars().take(DETAIL_CHARS_MAX).collect()
 }
 
 /// A lock whose data stays usable after a panic elsewhere: every change under it is a single assignment.

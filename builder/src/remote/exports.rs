@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{Builder, Scope, ScopedJoinHandle};
 
 use wharf_cache::{Chain, Digest, Key, Store, StoreError};
+use wharf_runtime::Cancel;
 
 use super::imports::Imports;
 use super::manifest::{CacheConfig, CacheRecord, Documents};
@@ -22,6 +23,7 @@ use crate::error::causes;
 use crate::layers::Layers;
 use crate::progress::Progress;
 use crate::registry::transfer::each_at_once;
+use crate::source::Cancellable;
 
 /// The places that get a cache of one build.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ pub struct Exports<'a> {
     progress: &'a Progress,
     mounts: &'a UsedMounts,
     places: Vec<Place<'a>>,
+    /// Ends all transfers.
+    cancel: Cancel,
     /// Nothing more is wanted: the build has failed.
     abandoned: AtomicBool,
 }
@@ -67,27 +71,24 @@ pub struct Uploads<'scope, 'a> {
 }
 
 impl<'a> Exports<'a> {
-    /// Will write to `places`, with what of the cache mounts each wants.
+    /// Will write to `places`, with what of the cache mounts each wants, until `cancel`.
     pub fn new(
         store: &'a Store,
         imports: &'a Imports<'a>,
         progress: &'a Progress,
         mounts: &'a UsedMounts,
         places: Vec<Place<'a>>,
+        cancel: Cancel,
     ) -> Self {
-        Self { store, imports, progress, mounts, places, abandoned: AtomicBool::new(false) }
+        Self { store, imports, progress, mounts, places, cancel, abandoned: AtomicBool::new(false) }
     }
 
-    /// Begins to take what is built, until `cancelled`.
-    pub fn start<'scope>(
-        &'scope self,
-        scope: &'scope Scope<'scope, '_>,
-        cancelled: &'scope (dyn Fn() -> bool + Sync),
-    ) -> Uploads<'scope, 'a> {
+    /// Begins to take what is built.
+    pub fn start<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>) -> Uploads<'scope, 'a> {
         let mut uploads = Uploads { exports: self, queues: Vec::new(), threads: Vec::new() };
         for place in &self.places {
             let (sender, chains) = channel();
-            let work = move || self.upload(place, &chains, cancelled);
+            let work = move || self.upload(place, &chains);
             // Where there is no thread to be had, everything is sent at the end.
             if let Ok(thread) = Builder::new().name("cache-to".to_owned()).spawn_scoped(scope, work) {
                 uploads.threads.push(thread);
@@ -97,9 +98,9 @@ impl<'a> Exports<'a> {
         uploads
     }
 
-    fn upload(&self, place: &Place<'_>, chains: &Receiver<Chain>, cancelled: &(dyn Fn() -> bool + Sync)) {
+    fn upload(&self, place: &Place<'_>, chains: &Receiver<Chain>) {
         for chain in chains {
-            let is_over = || self.abandoned.load(Ordering::Relaxed) || cancelled();
+            let is_over = || self.abandoned.load(Ordering::Relaxed) || self.cancel.is_cancelled();
             // A layer that cannot be made is found again at the end.
             let Ok(layers) = place.layers.of(&chain) else { continue };
             for layer in layers {
@@ -121,6 +122,7 @@ impl<'a> Exports<'a> {
         size: u64,
         trusting: bool,
     ) -> Result<(), BackendError> {
+        self.unless_stopped(place)?;
         if trusting && place.names(digest, size) {
             return Ok(());
         }
@@ -130,17 +132,27 @@ impl<'a> Exports<'a> {
             return Ok(());
         }
         let open = || -> io::Result<Box<dyn Read + Send>> {
-            match self.store.blobs().size(digest) {
+            let reader: Box<dyn Read + Send> = match self.store.blobs().size(digest) {
                 Ok(Some(here)) if here == size => {
-                    Ok(Box::new(self.store.blobs().open(digest).map_err(io::Error::other)?))
+                    Box::new(self.store.blobs().open(digest).map_err(io::Error::other)?)
                 }
-                _ => self.imports.open(digest, size).map_err(io::Error::other),
-            }
+                _ => self.imports.open(digest, size).map_err(io::Error::other)?,
+            };
+            Ok(Box::new(Cancellable::new(reader, self.cancel.clone())))
         };
         place.backend.put(digest, size, &open)
     }
 
-    /// Writes the caches. What goes wrong is a warning; the texts of what must not go wrong are returned.
+    /// Fails when the build has been stopped.
+    fn unless_stopped(&self, place: &Place<'_>) -> Result<(), BackendError> {
+        match self.cancel.is_cancelled() {
+            true => Err(BackendError::of("write the cache in", place.backend.name())("cancelled")),
+            false => Ok(()),
+        }
+    }
+
+    /// Writes the caches, unless the build is stopped. What goes wrong is a warning; the texts of what must not go wrong are
+    /// returned.
     fn finish(&self, finished: &Finished<'_>) -> Vec<String> {
         let mut failures = Vec::new();
         for place in &self.places {
@@ -148,6 +160,9 @@ impl<'a> Exports<'a> {
             let written = self.progress.internal(&format!("exporting cache to {name}"), || {
                 Ok::<_, BackendError>(self.write(place, finished))
             });
+            if self.cancel.is_cancelled() {
+                break;
+            }
             if let Err(error) = written.and_then(|written| written) {
                 let text = format!("the cache in {name} was not written: {}", causes(&error));
                 match place.to.required {
@@ -180,6 +195,7 @@ impl<'a> Exports<'a> {
             keep_what_is_known(&mut config, &before.cache.config);
         }
         config.mounts = self.mounts(place);
+        self.unless_stopped(place)?;
         let documents = Documents::of(&config);
         let is_old = place.backend.is_old();
         if !is_old && place.before().is_some_and(|before| before.manifest == documents.descriptor().digest) {
@@ -202,9 +218,10 @@ impl<'a> Exports<'a> {
     fn mounts(&self, place: &Place<'_>) -> Vec<MountEntry> {
         let before = place.before().map_or(&[][..], |before| &before.cache.config.mounts);
         let damaged = self.imports.damaged_chunks();
-        let target = mounts::Target { backend: &*place.backend, limit: &place.to.mounts, before, damaged };
+        let (backend, limit) = (&*place.backend, &place.to.mounts);
+        let target = mounts::Target { backend, limit, before, damaged, cancel: &self.cancel };
         let MountExport { entries, left_out } = mounts::export(self.store, self.mounts, &target);
-        for (id, error) in left_out {
+        for (id, error) in left_out.into_iter().filter(|_| !self.cancel.is_cancelled()) {
             let (name, why) = (place.backend.name(), causes(&error));
             self.progress.warn(format!("warning: the cache mount {id} is not in the cache in {name}: {why}"));
         }

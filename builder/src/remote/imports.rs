@@ -5,7 +5,6 @@
 //! what it said, is not used any further: what it gave is forgotten and the build is solved again.
 
 use std::collections::{HashMap, HashSet};
-use std::error::Error;
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +24,7 @@ use wharf_runtime::Cancel;
 use super::manifest::{CacheConfig, CacheLayer, CacheRecord};
 use super::mounts::{self, MountError, MountLimit};
 use super::{Backend, BackendError, Loaded, load};
-use crate::error::causes;
+use crate::error::{causes, chain, is_disk_full};
 use crate::progress::Progress;
 use crate::registry::transfer::{Meter, each_at_once};
 use crate::source::{Cancellable, copy, transfer_events};
@@ -207,8 +206,14 @@ impl<'a> Imports<'a> {
     }
 
     /// Unpacks a cache mount into the empty directory `root`, from the first place that has it; `None`, and `root` is empty
-    /// still, when none has it or it cannot be had. That is no failure: the mount is cold, which costs time.
-    pub fn bring_mount(&self, name: &MountName, root: BorrowedFd<'_>, cancel: &Cancel) -> Option<Packed> {
+    /// still, when none has it or it cannot be had. That is no failure: the mount is cold, which costs time. Fails only
+    /// when the build is stopped: then it is not known whether the mount can be had.
+    pub fn bring_mount(
+        &self,
+        name: &MountName,
+        root: BorrowedFd<'_>,
+        cancel: &Cancel,
+    ) -> Result<Option<Packed>, ImportError> {
         for (place, index) in self.usable().filter(|(place, _)| place.mounts.wanted.includes(name.id())) {
             let Some(entry) = index.mounts.get(name).map(|number| &index.config.mounts[*number]) else {
                 continue;
@@ -219,8 +224,8 @@ impl<'a> Imports<'a> {
                 mounts::import(entry, &*place.backend, root, place.mounts.size_bytes_max, &is_cancelled)
             });
             match brought {
-                Ok(packed) => return Some(packed),
-                Err(_) if cancel.is_cancelled() => return None,
+                Ok(packed) => return Ok(Some(packed)),
+                Err(_) if cancel.is_cancelled() => return Err(ImportError::Cancelled),
                 Err(error) => {
                     if let MountError::Archive(ArchiveError::Chunk { digest, .. }) = &error {
                         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest);
@@ -232,7 +237,7 @@ impl<'a> Imports<'a> {
                 }
             }
         }
-        None
+        Ok(None)
     }
 
     /// The chunks of cache mounts that no place must be believed to have.
@@ -267,7 +272,8 @@ impl<'a> Imports<'a> {
             Err(error) if is_their_fault(&error) => {
                 let used = used.into_inner().unwrap_or_else(PoisonError::into_inner);
                 self.blame(lazy.iter().map(|(_, layer)| layer.digest).collect(), used, &error);
-                self.forget(&lazy)
+                // Some may have been filled before it failed.
+                self.forget(&self.store.lazy_layers(chain)?)
             }
             Err(error) => Err(error.into()),
         }
@@ -457,11 +463,7 @@ impl<'a> Imports<'a> {
     fn forget(&self, lazy: &[(SnapshotId, LayerSource)]) -> Result<(), ImportError> {
         let Some((first, _)) = lazy.first() else { return Ok(()) };
         for (id, _) in lazy {
-            match self.store.drop_snapshot(*id) {
-                Ok(()) => {}
-                Err(SnapshotError::Store(error)) => return Err(error.into()),
-                Err(error) => return Err(DiffError::from(error).into()),
-            }
+            self.store.drop_lazy_snapshot(*id)?;
         }
         Err(ImportError::Lost(StoreError::Lost { id: *first }))
     }
@@ -507,26 +509,40 @@ fn lazy_layer(layer: &CacheLayer) -> LazyLayer {
 /// is full or its store fails.
 fn is_their_fault(error: &DiffError) -> bool {
     match error {
+        _ if is_disk_full(error) => false,
         DiffError::Mismatch { .. } | DiffError::Entry { .. } => true,
         DiffError::Content(ContentError::Mismatch { .. }) => true,
         DiffError::Snapshot(SnapshotError::Described { .. }) => true,
-        // A blob of this store that was damaged is not theirs.
-        DiffError::Read { source, .. } => !is_damage(source),
+        DiffError::Read { source, .. } => !is_of_this_store(source),
         _ => false,
     }
 }
 
-fn is_damage(error: &io::Error) -> bool {
-    let mut next: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if matches!(error.downcast_ref(), Some(ContentError::Damaged { .. } | ContentError::NotFound { .. }))
-        {
-            return true;
-        }
-        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
+/// Whether what could not be read or written is a blob of this machine's store.
+fn is_of_this_store(error: &io::Error) -> bool {
+    use ContentError::{Damaged, Io, NotFound};
+    chain(error)
+        .any(|error| matches!(error.downcast_ref(), Some(Damaged { .. } | NotFound { .. } | Io { .. })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check_fault(source: io::Error, expected: bool) {
+        let error = DiffError::Read { object: "layer".to_owned(), source };
+        assert_eq!(is_their_fault(&error), expected, "{error:?}");
     }
-    false
+
+    #[test]
+    fn what_this_machine_cannot_take_is_nobody_elses_fault() {
+        check_fault(io::ErrorKind::UnexpectedEof.into(), true);
+        check_fault(io::ErrorKind::StorageFull.into(), false);
+        check_fault(io::Error::other(io::Error::from(io::ErrorKind::QuotaExceeded)), false);
+        let written = |source| ContentError::Io { operation: "write", object: "x".to_owned(), source };
+        check_fault(io::Error::other(written(io::Error::from_raw_os_error(5))), false);
+        check_fault(io::Error::other(ContentError::Damaged { digest: Digest::of(b"x") }), false);
+        check_fault(io::Error::other(BackendError::of("read", "x")("refused")), true);
+    }
 }

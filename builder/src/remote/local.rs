@@ -13,9 +13,9 @@ use crate::exporter::oci::{REF_NAME, blob_path, has_blob, write_blob, write_inde
 use crate::exporter::output::create_directory;
 use crate::exporter::{Descriptor, ExportError};
 use crate::registry::OpenBlob;
-use crate::registry::manifest::Manifest;
+use crate::registry::manifest::{MANIFEST_BYTES_MAX, Manifest};
 use crate::source::SourceError;
-use crate::source::layout::LayoutReference;
+use crate::source::layout::{LayoutReference, read_limited};
 
 /// Indexes within indexes that are followed when blobs are deleted.
 const INDEX_DEPTH_MAX: usize = 4;
@@ -57,7 +57,7 @@ impl LocalBackend {
             move |source| SourceError::Layout { operation, path, source }
         };
         let index = self.path.join("index.json");
-        let bytes = fs::read(&index).map_err(failed("read", &index))?;
+        let bytes = read_limited(&index, MANIFEST_BYTES_MAX).map_err(failed("read", &index))?;
         let mut named = HashSet::new();
         let mut unread = vec![(bytes, 0)];
         while let Some((bytes, depth)) = unread.pop() {

@@ -166,7 +166,8 @@ fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     Ok((file, metadata.len()))
 }
 
-fn read_limited(path: &Path, size_bytes_max: u64) -> io::Result<Vec<u8>> {
+/// All of a regular file that is no larger than that.
+pub(crate) fn read_limited(path: &Path, size_bytes_max: u64) -> io::Result<Vec<u8>> {
     let (file, _) = open_regular(path)?;
     let mut bytes = Vec::new();
     file.take(size_bytes_max + 1).read_to_end(&mut bytes)?;

@@ -96,7 +96,7 @@ fn a_killed_build_leaves_nothing_in_the_way() {
 }
 
 /// Starts `command` and waits until it has said `word`.
-fn start_until(mut command: Command, word: &str) -> (Child, BufReader<impl Read + use<>>) {
+pub(crate) fn start_until(mut command: Command, word: &str) -> (Child, BufReader<impl Read + use<>>) {
     let mut child = command.spawn().unwrap();
     let mut said = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();

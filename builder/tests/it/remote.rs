@@ -414,3 +414,16 @@ fn what_is_broken_is_refused() {
         check_refused(&wharf, words);
     }
 }
+
+#[test]
+fn an_inline_cache_without_an_image_is_told() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    wharf.file("src", "tool\n").file("late", "late\n").dockerfile(DOCKERFILE);
+    let words = "the inline cache was not written: no output is an image";
+    let outcome = wharf.build(&["-o", "files", "--cache-to", "type=inline"]).success();
+    assert_eq!(outcome.stderr.matches(words).count(), 1, "{}", outcome.stderr);
+    let required = ["-o", "more", "--cache-to", "type=inline,ignore-error=false"];
+    let outcome = wharf.build(&required).failure();
+    assert!(outcome.stderr.contains(words), "{}", outcome.stderr);
+    assert!(!wharf.path("more").exists());
+}

@@ -214,9 +214,7 @@ fn failures_that_may_pass_are_tried_again() {
     let server = ScriptedRegistry::with_answers(vec![Answer::Whole(301, elsewhere, denied)]);
     let error = words(&scripted(&server.host(), "").manifest().unwrap_err());
     assert!(
-        error.ends_with(
-            "answered 301: AccessDenied: no[31m (the bucket is in region eu-1: say `region=eu-1`)"
-        )
+        error.ends_with("answered 301: AccessDenied: no (the bucket is in region eu-1: say `region=eu-1`)")
     );
     assert_eq!(server.requests().len(), 1);
 }

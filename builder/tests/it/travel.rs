@@ -1,14 +1,30 @@
 //! Cache mounts that travel: what a package manager has fetched on one machine is there on the next. Machines are stores.
 
 use std::fs;
+use std::io::{self, Read};
+use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::Arc;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use wharf::progress::{Mode, Progress};
+use wharf::registry::OpenBlob;
+use wharf::remote::imports::{ImportError, Imports};
+use wharf::remote::manifest::{CacheConfig, Documents};
+use wharf::remote::mounts::{MountEntry, MountLimit, Wanted};
+use wharf::remote::{Backend, BackendError};
+use wharf_cache::mounts::{Archive, Chunk, MountName};
+use wharf_cache::{Digest, Store};
+use wharf_runtime::Cancel;
 
 use crate::harness::{Outcome, Registry, Wharf, busybox_layout};
+use crate::interrupt::start_until;
+use crate::registry_fixture::{Answer, ScriptedRegistry, TempDir};
 use crate::s3_fixture::S3Server;
 
-/// Fetches what is on the list and not in its cache, as `go`, `npm` and `pip` do: read-only files, one directory each.
+/// Fetches what is on the list and not in its cache, as `go`, `npm` and `pip` do: read-only files, one directory each; some
+/// have two names, as those of `pnpm` and `uv`.
 const DOCKERFILE: &str = "\
 FROM busybox
 COPY list /list
@@ -17,6 +33,7 @@ RUN --mount=type=cache,id=pkg,target=/cache \
   if [ -r /cache/mod/$name/data ]; then echo \"warm $name\"; continue; fi; \
   mkdir -p /cache/mod/$name && seq 1 200000 | sed \"s/$/$name/\" >/cache/mod/$name/data; \
   chmod 444 /cache/mod/$name/data && chmod 555 /cache/mod/$name && ln -s $name /cache/mod/latest-$name; \
+  ln /cache/mod/$name/data /cache/mod/same-$name; ln /cache/mod/$name/data /cache/mod/again-$name; \
   echo \"cold $name\"; \
  done </list
 ";
@@ -85,7 +102,7 @@ fn check_travels(to: &str, from: &str, environment: &[(&str, &str)]) {
 
 #[test]
 fn a_mount_travels_in_a_directory() {
-    let scratch = crate::registry_fixture::TempDir::new("travel");
+    let scratch = TempDir::new("travel");
     let path = scratch.path().display();
     check_travels(&format!("type=local,dest={path}/c"), &format!("type=local,src={path}/c"), &[]);
 }
@@ -206,4 +223,80 @@ fn a_mount_that_was_tampered_with_is_cold() {
     check(&wharf, "five", &both, &[], &["cold a", "cold c"]);
     wharf.file("list", "c\na\n");
     check(&wharf, "next", &["--cache-from", &from], &[], &["warm c", "warm a"]);
+}
+
+/// Somebody stops the build while this place sends a chunk of a cache mount.
+#[derive(Debug)]
+struct Interrupted {
+    documents: Documents,
+    cancel: Cancel,
+}
+
+impl Backend for Interrupted {
+    fn name(&self) -> String {
+        "interrupted".to_owned()
+    }
+
+    fn manifest(&self) -> Result<Option<Vec<u8>>, BackendError> {
+        Ok(Some(self.documents.manifest.clone()))
+    }
+
+    fn blob(&self, digest: &Digest, _size: u64) -> Result<Box<dyn Read + Send>, BackendError> {
+        if *digest == self.documents.config_descriptor().digest {
+            return Ok(Box::new(io::Cursor::new(self.documents.config.clone())));
+        }
+        self.cancel.cancel();
+        Err(BackendError::of("read", digest.to_string())("the connection broke"))
+    }
+
+    fn has(&self, _: &Digest, _: u64) -> Result<bool, BackendError> {
+        Ok(true)
+    }
+
+    fn put(&self, _: &Digest, _: u64, _: &OpenBlob<'_>) -> Result<(), BackendError> {
+        Ok(())
+    }
+
+    fn commit(&self, _: &Documents) -> Result<(), BackendError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_mount_that_was_interrupted_is_not_cold() {
+    let dir = TempDir::new("stopped");
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    let (name, digest) = (MountName::new("pkg", None, [None; 3]), Digest::of(b"chunk"));
+    let chunk = Chunk { digest, size: 100, plain: digest, plain_size: 1024 };
+    let mut config = CacheConfig::new(Vec::new(), Vec::new());
+    config.mounts.push(MountEntry::new(&name, 1, Archive { chunks: vec![chunk] }));
+    let cancel = Cancel::new().unwrap();
+    let backend = Interrupted { documents: Documents::of(&config), cancel: cancel.clone() };
+    let limit = MountLimit { wanted: Wanted::All, size_bytes_max: 1 << 20 };
+    let progress = Progress::start(Mode::Quiet, io::stderr());
+    let imports = Imports::new(store, &progress, vec![(Arc::new(backend), limit)]);
+    let root = std::fs::File::open(dir.path()).unwrap();
+    let brought = imports.bring_mount(&name, root.as_fd(), &cancel);
+    assert!(matches!(brought, Err(ImportError::Cancelled)), "{brought:?}");
+    progress.finish();
+}
+
+#[test]
+fn writing_a_cache_can_be_stopped() {
+    let Some(wharf) = machine() else { return };
+    let busy = Answer::status(503, &[]);
+    let server = ScriptedRegistry::with_answers(vec![busy]);
+    // It would be tried for half an hour.
+    let to = format!(
+        "type=s3,bucket=cache,region=r,endpoint_url=http://{},mode=max,mounts=all,retry_max_attempts=100,ignore-error=false",
+        server.host()
+    );
+    let command = wharf.build_command("one", &["-t", "app", "--cache-to", &to]);
+    let (mut child, mut said) = start_until(command, "exporting to image");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130), "{rest}");
+    assert!(rest.contains("interrupted") && !rest.contains("was not written"), "{rest}");
+    assert!(!server.requests().is_empty());
 }

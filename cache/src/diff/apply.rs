@@ -21,7 +21,7 @@ use super::tar_reader::{TarReader, invalid};
 use super::unpack::{Rules, Unpacker};
 use super::{DiffError, LayerSource, Variant};
 use crate::content::{BlobWriter, ContentError, VerifyingReader};
-use crate::snapshot::{Active, Layer};
+use crate::snapshot::{Active, Layer, SnapshotError};
 use crate::{Chain, ChainId, DiffId, Digest, Store};
 
 /// How much decompressed tar goes from one thread to the other at a time, and how often.
@@ -85,7 +85,10 @@ pub(super) fn fill(store: &Store, chain: &Chain, open: OpenLayer<'_>) -> Result<
         for (index, missing) in missing.iter().enumerate() {
             let below = Chain(chain.0[..missing.position].to_vec());
             let active = finish.completed(index, &below)?;
-            active.commit_as(missing.id, missing.content)?;
+            if active.content()? != missing.content {
+                return Err(SnapshotError::Described { id: missing.id }.into());
+            }
+            active.commit_as(missing.id)?;
         }
         Ok(())
     })
@@ -198,14 +201,20 @@ impl Finish<'_> {
     ) -> Result<crate::SnapshotId, DiffError> {
         let active = self.completed(index, below)?;
         // What is described already gets its files, if it is these.
-        let (id, content) = match self.store.lazy_by_chain_id(&chain_id)? {
-            Some(lazy) => lazy,
-            None => return self.commit(active, source, chain_id),
+        let id = match self.store.lazy_by_chain_id(&chain_id)? {
+            Some((id, content)) if active.content()? == content => {
+                active.commit_as(id)?;
+                id
+            }
+            _ => active.commit_unpacked(self.created)?.id,
         };
-        if active.content()? != content {
-            return self.commit(active, source, chain_id);
-        }
-        active.commit_as(id, content)?;
+        let layer = Layer {
+            diff_id: source.diff_id,
+            digest: source.digest,
+            size: source.size,
+            media_type: source.media_type.clone(),
+        };
+        self.store.set_layer(id, Variant::PULLED, chain_id, &layer)?;
         Ok(id)
     }
 
@@ -214,23 +223,6 @@ impl Finish<'_> {
         let Unpacked { active, mut unpacker } = self.wait(index)?;
         complete(&mut unpacker, self.store, below)?;
         Ok(active)
-    }
-
-    fn commit(
-        &self,
-        active: Active,
-        source: &LayerSource,
-        chain_id: ChainId,
-    ) -> Result<crate::SnapshotId, DiffError> {
-        let snapshot = active.commit_unpacked(self.created)?;
-        let layer = Layer {
-            diff_id: source.diff_id,
-            digest: source.digest,
-            size: source.size,
-            media_type: source.media_type.clone(),
-        };
-        self.store.set_layer(snapshot.id, Variant::PULLED, chain_id, &layer)?;
-        Ok(snapshot.id)
     }
 
     /// Waits for a layer. The failure of any layer ends it.

@@ -1,12 +1,13 @@
 //! Whether a mount is as it was: all its stats in one digest, so that an unchanged one need not be read.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
 use crate::Digest;
 use crate::walk::{self, FileKind, Stat, Walk};
@@ -40,6 +41,7 @@ impl Fingerprint {
     pub fn of(root: BorrowedFd<'_>) -> io::Result<Self> {
         let mut hasher = blake3::Hasher::new_derive_key("wharf cache mount stats, version 1");
         let (mut size_bytes, mut newest) = (0_u64, (0, 0));
+        let mut linked = HashSet::new();
         let mut add = |path: &OsStr, stat: &Stat| {
             hasher.update(&(path.len() as u64).to_le_bytes()).update(path.as_bytes());
             let numbers = [
@@ -58,7 +60,8 @@ impl Fingerprint {
             for number in numbers {
                 hasher.update(&number.to_le_bytes());
             }
-            if stat.kind == FileKind::File {
+            // A file with several names is in the archive once.
+            if stat.kind == FileKind::File && (stat.nlink < 2 || linked.insert((stat.dev, stat.ino))) {
                 size_bytes = size_bytes.saturating_add(stat.size);
             }
             newest = newest.max(stat.ctime);
@@ -73,7 +76,7 @@ impl Fingerprint {
         Ok(Self { digest: Digest::from_bytes(*hasher.finalize().as_bytes()), size_bytes })
     }
 
-    /// Bytes of all its files.
+    /// Bytes of all its files, each once.
     pub fn size_bytes(&self) -> u64 {
         self.size_bytes
     }
@@ -101,9 +104,14 @@ pub(super) fn read(instance: BorrowedFd<'_>) -> Option<Packed> {
     Some(Packed { fingerprint: fingerprint.parse().ok()?, archive: archive.parse().ok()? })
 }
 
-/// Keeps `packed` in the instance's directory. The caller holds the instance's lock.
+/// Keeps `packed` in the instance's directory. The caller holds the instance's lock. The directory's own times, which say
+/// when the mount was used, stay.
 pub(super) fn write(instance: BorrowedFd<'_>, packed: &Packed) {
     const NEW: &str = "packed.new";
+    let times = rustix::fs::fstat(instance).map(|stat| Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec.cast_signed() },
+    });
     let write = || -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(instance, NEW, flags, Mode::RUSR | Mode::WUSR)?;
@@ -116,4 +124,6 @@ pub(super) fn write(instance: BorrowedFd<'_>, packed: &Packed) {
             let _ = rustix::fs::unlinkat(instance, name, AtFlags::empty());
         }
     }
+    // A mount that seems younger than it is stays longer, no more.
+    let _ = times.and_then(|times| rustix::fs::futimens(instance, &times));
 }

@@ -79,6 +79,19 @@ impl Store {
         Ok(self.missing(chain)?.into_iter().map(|missing| (missing.id, missing.source)).collect())
     }
 
+    /// Forgets a lazy snapshot that cannot be had, with the records that name it; one whose files have come meanwhile stays.
+    pub fn drop_lazy_snapshot(&self, id: SnapshotId) -> Result<(), StoreError> {
+        const OPERATION: &str = "drop a lazy snapshot";
+        self.write(OPERATION, |transaction| {
+            let drop = || {
+                let mut select =
+                    transaction.prepare_cached("SELECT 1 FROM snapshots WHERE id = ?1 AND lazy")?;
+                if select.exists([id.row_id()])? { rows::delete(transaction, id) } else { Ok(()) }
+            };
+            drop().map_err(StoreError::database(OPERATION))
+        })
+    }
+
     /// Whether the files of snapshot `id` are still elsewhere.
     pub fn is_lazy(&self, id: SnapshotId) -> Result<bool, StoreError> {
         self.read("look up a snapshot", |transaction| {
@@ -201,12 +214,8 @@ impl Active {
         hashed.map(|(content, _)| content).map_err(|source| self.error("hash", source))
     }
 
-    /// Makes the diff the files of the lazy snapshot `id`, which was described with the content digest `content`. Fails,
-    /// having changed nothing, if they are others.
-    pub(crate) fn commit_as(self, id: SnapshotId, content: ContentDigest) -> Result<(), SnapshotError> {
-        if self.content()? != content {
-            return Err(SnapshotError::Described { id });
-        }
+    /// Makes the diff the files of the lazy snapshot `id`, which was described with this content digest.
+    pub(crate) fn commit_as(self, id: SnapshotId) -> Result<(), SnapshotError> {
         self.store.process().leases().note_growth();
         let leased = self.store.process().lease([Leased::Snapshot(id)]);
         leased.map_err(|source| self.error("lease", source))?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use wharf_cache::mounts::{Archive, CacheMount, Chunk, Exclusive, Fingerprint, MountName, Packed};
 use wharf_cache::{Digest, Store};
+use wharf_runtime::Cancel;
 
 use super::{MOUNT_CHUNKS_MAX, MountEntry, MountError, MountLimit, UsedMounts};
 use crate::remote::Backend;
@@ -35,6 +36,8 @@ pub struct Target<'a> {
     pub before: &'a [MountEntry],
     /// Chunks that are stored again although it may say that it has them.
     pub damaged: HashSet<Digest>,
+    /// Ends it before its time.
+    pub cancel: &'a Cancel,
 }
 
 /// Packs the mounts that are `used` and wanted, and stores their chunks. Those that the cache had before and that did not
@@ -48,10 +51,13 @@ pub fn export(store: &Store, used: &UsedMounts, target: &Target<'_>) -> MountExp
     let known: HashMap<Digest, Chunk> = chunks.map(|chunk| (chunk.plain, chunk.clone())).collect();
     let (mut present, mut left_out) = (BTreeSet::new(), Vec::new());
     for (name, number) in used.all() {
+        if target.cancel.is_cancelled() {
+            break;
+        }
         if !limit.wanted.includes(name.id()) {
             continue;
         }
-        let packed = take(store, &name, number).and_then(|mount| match mount {
+        let packed = take(store, &name, number, target.cancel).and_then(|mount| match mount {
             Some(mount) => pack(&mount, &name, entries.get(&name), &known, target).map(Some),
             None => Ok(None),
         });
@@ -69,13 +75,20 @@ pub fn export(store: &Store, used: &UsedMounts, target: &Target<'_>) -> MountExp
 }
 
 /// Takes an instance alone; `None` if it has gone.
-fn take(store: &Store, name: &MountName, number: u32) -> Result<Option<CacheMount>, MountError> {
+fn take(
+    store: &Store,
+    name: &MountName,
+    number: u32,
+    cancel: &Cancel,
+) -> Result<Option<CacheMount>, MountError> {
     let begun = Instant::now();
     loop {
         match store.try_exclusive_mount(name, number)? {
             Exclusive::Taken(mount) => return Ok(Some(mount)),
             Exclusive::Gone => return Ok(None),
-            Exclusive::InUse if begun.elapsed() >= WAIT => return Err(MountError::InUse),
+            Exclusive::InUse if begun.elapsed() >= WAIT || cancel.is_cancelled() => {
+                return Err(MountError::InUse);
+            }
             Exclusive::InUse => std::thread::sleep(POLL),
         }
     }
@@ -87,7 +100,7 @@ fn pack(
     name: &MountName,
     before: Option<&MountEntry>,
     known: &HashMap<Digest, Chunk>,
-    Target { backend, limit, damaged, .. }: &Target<'_>,
+    Target { backend, limit, damaged, cancel, .. }: &Target<'_>,
 ) -> Result<MountEntry, MountError> {
     let fingerprint = Fingerprint::of(mount.root()).map_err(MountError::Look)?;
     let packed = mount.packed().filter(|packed| packed.fingerprint == fingerprint.digest());
@@ -106,6 +119,9 @@ fn pack(
         backend.has(&chunk.digest, chunk.size).ok().filter(|has| *has).map(|_| chunk.clone())
     };
     let put = |chunk: &Chunk, blob: Vec<u8>| {
+        if cancel.is_cancelled() {
+            return Err(io::Error::other("cancelled"));
+        }
         if !damaged.contains(&chunk.digest)
             && backend.has(&chunk.digest, chunk.size).map_err(io::Error::other)?
         {

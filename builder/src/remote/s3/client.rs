@@ -1,6 +1,7 @@
 //! Requests to an S3 service: signed, sent, sent again after failures that may pass, refusals put into words.
 
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -8,9 +9,11 @@ use reqwest::blocking::{Body, Client, Response};
 use reqwest::redirect::Policy;
 use reqwest::{Method, StatusCode, Url};
 use wharf_cache::Digest;
+use wharf_runtime::Cancel;
 
 use super::place::{RetryMode, S3Place};
 use super::sign::{Signer, encode_path, encode_query};
+use crate::progress::printable;
 use crate::registry::OpenBlob;
 
 /// Time to connect, TLS included.
@@ -21,6 +24,8 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const UPLOAD_BYTES_PER_S_MIN: u64 = 16 * 1024;
 /// The pause before the second try; each further one is twice as long.
 const RETRY_DELAY: Duration = Duration::from_millis(300);
+/// Pause between two looks whether the build was stopped.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
 /// No pause is longer.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(20);
 /// How much of a short answer is read, and how much of a message is shown.
@@ -148,12 +153,20 @@ pub(super) struct S3Client {
     /// Nothing is sent before, because the service asked for patience.
     patience: Mutex<Option<Instant>>,
     retry_delay: Duration,
+    /// What ends all waiting.
+    cancel: Option<Cancel>,
 }
 
 impl S3Client {
     pub(super) fn new(place: S3Place) -> Self {
         let base = place.base();
-        Self { place, base, http: Mutex::default(), patience: Mutex::default(), retry_delay: RETRY_DELAY }
+        let (http, patience) = Default::default();
+        Self { place, base, http, patience, retry_delay: RETRY_DELAY, cancel: None }
+    }
+
+    /// The same; nothing is tried again after `cancel` was triggered.
+    pub(super) fn cancelled_by(self, cancel: Cancel) -> Self {
+        Self { cancel: Some(cancel), ..self }
     }
 
     #[cfg(test)]
@@ -187,11 +200,13 @@ impl S3Client {
             self.wait_for_patience();
             match work() {
                 Err(error) if error.is_transient() && attempt < self.place.attempts => {
-                    let pause = self.pause(attempt);
+                    let mut pause = self.pause(attempt);
                     if self.place.retry_mode == RetryMode::Adaptive && error.is_throttled() {
                         *lock(&self.patience) = Some(Instant::now() + pause);
-                    } else {
-                        std::thread::sleep(pause);
+                        pause = Duration::ZERO;
+                    }
+                    if self.wait(pause).is_break() {
+                        return Err(error);
                     }
                 }
                 outcome => return outcome,
@@ -211,7 +226,27 @@ impl S3Client {
     fn wait_for_patience(&self) {
         let until = *lock(&self.patience);
         if let Some(pause) = until.and_then(|until| until.checked_duration_since(Instant::now())) {
+            // Who was stopped notices after the next try.
+            let _ = self.wait(pause);
+        }
+    }
+
+    /// Lets time pass; breaks off when nothing more is wanted.
+    pub(super) fn wait(&self, pause: Duration) -> ControlFlow<()> {
+        let Some(cancel) = &self.cancel else {
             std::thread::sleep(pause);
+            return ControlFlow::Continue(());
+        };
+        let end = Instant::now() + pause;
+        loop {
+            if cancel.is_cancelled() {
+                return ControlFlow::Break(());
+            }
+            let rest = end.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return ControlFlow::Continue(());
+            }
+            std::thread::sleep(rest.min(CANCEL_POLL));
         }
     }
 
@@ -266,9 +301,9 @@ impl S3Client {
     fn refusal(&self, response: Response) -> S3Error {
         let status = response.status().as_u16();
         let region = response.headers().get("x-amz-bucket-region").and_then(|region| region.to_str().ok());
-        let region = region.filter(|region| *region != self.place.region()).map(printable);
+        let region = region.filter(|region| *region != self.place.region()).map(excerpt);
         let text = read_answer(response).unwrap_or_default();
-        let field = |name| element(&text, name).map(|text| printable(&text)).unwrap_or_default();
+        let field = |name| element(&text, name).map(|text| excerpt(&text)).unwrap_or_default();
         let (code, message) = (field("Code"), field("Message"));
         S3Error::Refused { host: self.host(), status, code, message, region }
     }
@@ -277,7 +312,7 @@ impl S3Client {
     pub(super) fn answer(&self, response: Response) -> Result<String, S3Error> {
         let status = response.status().as_u16();
         let text = read_answer(response).map_err(|error| self.no_answer(Box::new(error)))?;
-        let field = |name| element(&text, name).map(|text| printable(&text)).unwrap_or_default();
+        let field = |name| element(&text, name).map(|text| excerpt(&text)).unwrap_or_default();
         if text.contains("<Error>") {
             let (host, code, message) = (self.host(), field("Code"), field("Message"));
             // Said so late, it is the service's own trouble: what is documented to be tried again.
@@ -352,8 +387,8 @@ pub(super) fn element(xml: &str, name: &str) -> Option<String> {
 }
 
 /// Foreign text, short enough and without anything that could steer a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MESSAGE_CHARS_MAX).collect()
+fn excerpt(text: &str) -> String {
+    printable(text).chars().take(MESSAGE_CHARS_MAX).collect()
 }
 
 /// A lock whose data stays usable after a panic elsewhere: every change under it is a single assignment.

@@ -19,6 +19,7 @@ use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_LENGTH, CONTENT_RANGE, LAST_MODIFIED};
 use wharf_cache::Digest;
 use wharf_cache::content::VerifyingReader;
+use wharf_runtime::Cancel;
 
 use super::manifest::Documents;
 use super::{Backend, BackendError};
@@ -50,6 +51,12 @@ impl S3 {
     pub fn new(place: S3Place) -> Self {
         let permits = Permits::new(place.upload_parallelism);
         Self { client: Arc::new(S3Client::new(place)), permits, is_old: AtomicBool::new(false) }
+    }
+
+    /// The same for who gives up at once when `cancel` is triggered.
+    pub fn cancelled_by(self, cancel: Cancel) -> Self {
+        let client = S3Client::new(self.client.place().clone()).cancelled_by(cancel);
+        Self { client: Arc::new(client), ..self }
     }
 
     fn blob_key(&self, digest: &Digest) -> String {
@@ -192,10 +199,11 @@ impl Download {
         }
         self.breaks += 1;
         self.broke_at = self.position;
-        if self.breaks >= self.client.place().attempts {
+        if self.breaks >= self.client.place().attempts
+            || self.client.wait(self.client.pause(self.breaks)).is_break()
+        {
             return Err(cause);
         }
-        std::thread::sleep(self.client.pause(self.breaks));
         let rest = self.client.repeat(|| open_at(&self.client, &self.key, self.size, self.position));
         self.response = rest.map_err(io::Error::other)?;
         Ok(())

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::Url;
+use wharf_frontend::instructions::parse_duration;
 
 use super::super::spec::Fields;
 
@@ -116,7 +117,7 @@ impl S3Place {
             credentials: credentials(|key| fields.take(&key.to_lowercase()))?,
             touch_refresh: match fields.take("touch_refresh") {
                 None => Duration::from_secs(24 * 3600),
-                Some(text) => go_duration(&text)
+                Some(text) => duration(&text)
                     .ok_or_else(|| format!("`touch_refresh={text}` is not a duration such as 24h or 90m"))?,
             },
             upload_parallelism: number(fields, "upload_parallelism", 4, 64)? as usize,
@@ -215,22 +216,10 @@ fn number(fields: &mut Fields, key: &str, default: u32, max: u32) -> Result<u32,
     number.ok_or_else(|| format!("`{key}={text}` is not a number from 1 to {max}"))
 }
 
-/// A duration as Go writes it, in hours, minutes and seconds: `24h`, `1h30m`, `0s`.
-fn go_duration(text: &str) -> Option<Duration> {
-    let (mut rest, mut seconds) = (text, 0_u64);
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = rest.split_at(digits);
-        let factor = match unit.bytes().next()? {
-            b'h' => 3600,
-            b'm' => 60,
-            b's' => 1,
-            _ => return None,
-        };
-        seconds = seconds.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
-        rest = &unit[1..];
-    }
-    (!text.is_empty()).then(|| Duration::from_secs(seconds))
+/// A duration as Go writes it, `24h` or `1h30m`, that is not negative.
+fn duration(text: &str) -> Option<Duration> {
+    let nanoseconds = u64::try_from(parse_duration(text).ok()?).ok()?;
+    Some(Duration::from_nanos(nanoseconds))
 }
 
 #[cfg(test)]
@@ -243,13 +232,15 @@ mod tests {
             ("24h", Some(86_400)),
             ("1h30m", Some(5400)),
             ("0s", Some(0)),
+            ("0", Some(0)),
+            ("-1h", None),
             ("", None),
             ("24", None),
             ("h", None),
             ("1d", None),
             ("99999999999999999999h", None),
         ] {
-            assert_eq!(go_duration(text), seconds.map(Duration::from_secs), "{text:?}");
+            assert_eq!(duration(text), seconds.map(Duration::from_secs), "{text:?}");
         }
     }
 

@@ -78,7 +78,14 @@ impl Worker<'_> {
                 fresh: fresh && instance.is_none(),
             };
             let fill = |root: BorrowedFd<'_>| {
-                let packed = if fresh { None } else { self.imports.bring_mount(name, root, &self.cancel) };
+                // No mount is made of a transfer that was stopped: it would stay cold for good.
+                let packed = match fresh {
+                    true => None,
+                    false => self
+                        .imports
+                        .bring_mount(name, root, &self.cancel)
+                        .map_err(|_| MountError::Cancelled)?,
+                };
                 imported.set(packed);
                 if packed.is_some() { Ok(()) } else { self.fill(root, mount, inputs) }
             };

@@ -100,6 +100,9 @@ fn a_layer_that_is_pulled_gives_the_files_of_what_was_described() {
     assert_eq!(world.apply(&blobs).unwrap(), chain);
     assert_eq!(world.dump(&chain), files);
     assert_eq!(world.snapshots(), 3);
+    let pulled = made_layers(&world.store, &chain.0, Variant::PULLED).unwrap();
+    let layers: Vec<_> = elsewhere.described.iter().map(|it| Some(it.layer.clone())).collect();
+    assert_eq!(pulled, layers);
 }
 
 #[test]
@@ -120,6 +123,20 @@ fn what_is_not_what_it_was_said_to_be_is_refused() {
         // The lowest may be here; what is on top of it is not.
         assert!(world.snapshots() <= 1);
         assert!(world.store.is_lazy(chain.0[1]).unwrap() && world.store.is_lazy(chain.0[2]).unwrap());
+    }
+}
+
+#[test]
+fn what_has_come_is_not_forgotten_with_the_rest() {
+    let (elsewhere, _) = Elsewhere::new();
+    let world = World::new();
+    let chain = world.store.describe_chain(&elsewhere.described).unwrap();
+    elsewhere.fill(&world, &Chain(chain.0[..1].to_vec())).unwrap();
+    chain.0.iter().for_each(|id| world.store.drop_lazy_snapshot(*id).unwrap());
+    assert_eq!(world.snapshots(), 1);
+    assert_eq!(world.store.snapshots(&Chain(chain.0[..1].to_vec())).unwrap().len(), 1);
+    for id in &chain.0[1..] {
+        assert!(world.store.snapshots(&Chain(vec![*id])).is_err());
     }
 }
 
