@@ -566,7 +566,11 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
             store.clone(),
             cancel.clone(),
             secrets,
-            HttpOptions { offline: request.offline, ..HttpOptions::default() },
+            HttpOptions {
+                offline: request.offline,
+                fresh: request.no_cache || request.pull,
+                ..HttpOptions::default()
+            },
         ),
         repositories: GitSources::new(store.clone(), access, cancel.clone()).offline(request.offline),
     }

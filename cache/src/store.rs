@@ -184,7 +184,16 @@ impl Store {
         // Written last: where it is, everything else is too.
         let is_complete = store.has_file("oci-layout")? && store.has_file("index.json")?;
         if leftovers || found != Found::Current || !is_complete {
-            store.recover().inspect_err(|_| store.process().leave_to_next_opener())?;
+            match store.recover() {
+                Ok(()) => {}
+                Err(error) => {
+                    store.process().leave_to_next_opener();
+                    // Who comes to free some of a full disk is not kept out: nothing of this is in the way.
+                    if !(is_complete && error.is_disk_full()) {
+                        return Err(error);
+                    }
+                }
+            }
         }
         if !is_complete {
             store.write_file("oci-layout", OCI_LAYOUT)?;
@@ -426,13 +435,21 @@ impl Store {
     /// deletes what was in that. A committer moves its directory in the transaction that inserts the row, so in a
     /// write transaction a directory without a row is nobody's.
     fn recover(&self) -> Result<(), StoreError> {
-        self.write("collect leftovers", |transaction| {
-            self.adopt_orphans(transaction)?;
-            self.adopt_orphan_logs(transaction)?;
-            self.write_index(transaction)
-        })?;
+        let put_right = || {
+            self.write("collect leftovers", |transaction| {
+                self.adopt_orphans(transaction)?;
+                self.adopt_orphan_logs(transaction)?;
+                self.write_index(transaction)
+            })
+        };
+        let first = put_right();
         self.remove_stale_locks()?;
-        self.process().clear().map_err(|source| StoreError::io("empty", self.process().path(), source))
+        self.process().clear().map_err(|source| StoreError::io("empty", self.process().path(), source))?;
+        match first {
+            // What was cleared may have been what filled the disk.
+            Err(error) if error.is_disk_full() => put_right(),
+            done => done,
+        }
     }
 
     fn adopt_orphans(&self, transaction: &Transaction<'_>) -> Result<(), StoreError> {
@@ -604,6 +621,17 @@ impl StoreError {
                     | InvalidColumnType(..)
                     | SqlInputError { .. }
             )
+    }
+
+    /// Whether there was no room for what had to be written.
+    pub fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Database { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            _ => false,
+        }
     }
 
     /// Whether the database could not write: the disk is full, or fails.

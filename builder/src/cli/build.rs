@@ -307,7 +307,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         no_cache: args.no_cache,
         cache_from,
         cache_to,
-        no_cache_stages: args.no_cache_filter,
+        no_cache_stages: args.no_cache_filter.iter().map(|stage| stage.trim().to_owned()).collect(),
         pull: args.pull,
         offline: args.offline,
         outputs,

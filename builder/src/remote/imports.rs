@@ -5,7 +5,7 @@
 //! what it said, is not used any further: what it gave is forgotten and the build is solved again.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read};
+use std::io::{self, Read, Write as _};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,8 +13,8 @@ use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
-use wharf_cache::content::ContentError;
-use wharf_cache::diff::{self, DiffError, LayerSource};
+use wharf_cache::content::{BlobWriter, ContentError};
+use wharf_cache::diff::{self, DiffError, LayerSource, check_layer};
 use wharf_cache::mounts::{ArchiveError, MountName, Packed};
 use wharf_cache::snapshot::{Layer, LazyLayer, SnapshotError};
 use wharf_cache::state::Record;
@@ -27,7 +27,7 @@ use super::{Backend, BackendError, Loaded, load};
 use crate::error::{causes, chain, is_disk_full};
 use crate::progress::Progress;
 use crate::registry::transfer::{Meter, each_at_once};
-use crate::source::{Cancellable, copy, transfer_events};
+use crate::source::{Cancellable, transfer_events};
 
 /// The caches that a build may look into.
 #[derive(Debug)]
@@ -328,9 +328,16 @@ impl<'a> Imports<'a> {
             self.open_at(&layer.digest, layer.size).map_err(|error| failed(io::Error::other(error)))?;
         used.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
         let reader = meter.wrap(reader, layer.digest, layer.size).ending();
-        let mut reader = Cancellable::new(Box::new(reader), cancel.clone());
+        let reader = Cancellable::new(Box::new(reader), cancel.clone());
         let mut writer = self.store.blobs().writer()?;
-        copy(&mut reader, &mut writer).map_err(failed)?;
+        // An image is made of the blob as it is: nobody else looks whether it is the layer that it is said to be.
+        let said = LayerSource {
+            digest: layer.digest,
+            size: layer.size,
+            media_type: layer.media_type.clone(),
+            diff_id: layer.diff_id,
+        };
+        check_layer(&said, Kept { reader, writer: &mut writer })?;
         Ok(writer.commit_expecting(&layer.digest, layer.size)?)
     }
 
@@ -485,6 +492,20 @@ impl Index {
             records,
             config,
         }
+    }
+}
+
+/// Keeps what is read.
+struct Kept<'w, R> {
+    reader: R,
+    writer: &'w mut BlobWriter,
+}
+
+impl<R: Read> Read for Kept<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.writer.write_all(&buffer[..count])?;
+        Ok(count)
     }
 }
 

@@ -221,12 +221,33 @@ impl CacheTo {
     }
 }
 
-/// A spec without what must not be shown.
+/// A spec without what must not be shown: values are shown of keys that hold no secret, and of these none that may have a
+/// password in it. A misspelt key may be that of a secret.
 fn shown(spec: &str) -> String {
-    let lower = spec.to_ascii_lowercase();
-    let secret = s3::SECRET_KEYS.iter().filter_map(|key| lower.find(key).map(|at| at + key.len())).min();
-    // What comes after it is not worth the risk.
-    secret.map_or_else(|| spec.to_owned(), |end| format!("{}=…", &spec[..end]))
+    const SHOWN_KEYS: [&str; 13] = [
+        "type",
+        "ref",
+        "src",
+        "dest",
+        "tag",
+        "digest",
+        "mode",
+        "mounts",
+        "bucket",
+        "region",
+        "name",
+        "endpoint_url",
+        "ignore-error",
+    ];
+    let has_no_password = |text: &str| !text.replace("@sha256:", "").contains('@');
+    let field = |(number, field): (usize, &str)| match field.split_once('=') {
+        Some((key, value)) if SHOWN_KEYS.contains(&key.trim()) && has_no_password(value) => field.to_owned(),
+        Some((key, _)) => format!("{key}=…"),
+        // Alone it is the name of an image; after another field it may belong to that one's value.
+        None if number == 0 && has_no_password(field) => field.to_owned(),
+        None => "…".to_owned(),
+    };
+    spec.split(',').enumerate().map(field).collect::<Vec<_>>().join(",")
 }
 
 fn parse_from(spec: &str) -> Result<CacheFrom, String> {
@@ -501,9 +522,18 @@ mod tests {
     fn secrets_are_not_shown() {
         let spec = "type=s3,bucket=bbb,access_key_id=id,Secret_Access_Key=hidden,session_token=hidden";
         let to = CacheTo::parse(spec).unwrap();
-        assert_eq!(to.spec, "type=s3,bucket=bbb,access_key_id=id,Secret_Access_Key=…");
-        for wrong in [format!("{spec},x=y"), format!("{spec},\""), format!("\"session_token=hidden,{spec}\"")]
-        {
+        assert_eq!(to.spec, "type=s3,bucket=bbb,access_key_id=…,Secret_Access_Key=…,session_token=…");
+        let s3 = "type=s3,bucket=bbb,region=r,name=x";
+        for wrong in [
+            format!("{spec},x=y"),
+            format!("{spec},\""),
+            format!("\"session_token=hidden,{spec}\""),
+            format!("{s3},secretAccessKey=hidden"),
+            format!("{s3},password=hidden"),
+            format!("{s3},endpoint_url=http://user:hidden@127.0.0.1:1/?x"),
+            "type=registry,ref=user:hidden@127.0.0.1:1/x:y".to_owned(),
+            "http://user:hidden@127.0.0.1:1/x:y".to_owned(),
+        ] {
             let error = CacheFrom::parse(&wrong).unwrap_err();
             assert!(
                 !error.to_string().contains("hidden") && !format!("{error:?}").contains("hidden"),
@@ -531,7 +561,7 @@ mod tests {
             (from("type=local"), "--cache-from `type=local`: type `local` needs `src=`"),
             (
                 from("type=local,scr=c"),
-                "--cache-from `type=local,scr=c`: type `local` has no key `scr` (did you mean `src`?)",
+                "--cache-from `type=local,scr=…`: type `local` has no key `scr` (did you mean `src`?)",
             ),
             (from("type=local,src=c,tag=-"), "--cache-from `type=local,src=c,tag=-`: `-` is not a tag"),
             (

@@ -464,7 +464,7 @@ fn parse_config(object: &str, bytes: &[u8]) -> Result<Config, SourceError> {
     serde_json::from_slice(bytes).map_err(|source| SourceError::Config { object: object.to_owned(), source })
 }
 
-pub(crate) fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {
+fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {
     let mut buffer = vec![0; COPY_BUFFER_BYTES];
     loop {
         match reader.read(&mut buffer) {

@@ -23,7 +23,7 @@ use crate::registry::{OciRegistry, ParseReferenceError, RegistryError, Transfer}
 
 pub use git::{GitError, GitSources};
 pub use http::{HttpError, HttpSources};
-pub(crate) use image::{Cancellable, copy};
+pub(crate) use image::Cancellable;
 pub use image::{ImageSources, ResolvedImage, known};
 
 /// What helps when something that a build needs is not here, and nobody may be asked.

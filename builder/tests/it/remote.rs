@@ -386,6 +386,47 @@ fn a_cache_that_lies_is_refused() {
     }
 }
 
+/// Where every step hits, no file of a layer is looked at: its blob alone goes into the image.
+#[test]
+fn a_cache_that_lies_about_layers_spoils_no_image() {
+    type Lie<'a> = &'a dyn Fn(&mut Value);
+    let lies: [Lie<'_>; 3] = [
+        &|config| {
+            let layers = config["layers"].as_array_mut().unwrap();
+            let last = layers.len() - 1;
+            let (digest, size) = (layers[last]["digest"].clone(), layers[last]["size"].clone());
+            for field in ["digest", "size"] {
+                layers[last][field] = layers[last - 1][field].clone();
+            }
+            layers[last - 1]["digest"] = digest;
+            layers[last - 1]["size"] = size;
+        },
+        &|config| {
+            for layer in config["layers"].as_array_mut().unwrap() {
+                layer["diffId"] = json!(Digest::of(b"other").to_string());
+            }
+        },
+        &|config| {
+            for layer in config["layers"].as_array_mut().unwrap() {
+                layer["mediaType"] = json!("application/vnd.oci.image.layer.v1.tar+zstd");
+            }
+        },
+    ];
+    for lie in lies {
+        let Some(wharf) = built_to_directory(",mode=max") else { return };
+        rewrite(&wharf, lie);
+        let built = wharf.build_in("other", &["-t", "app", "--cache-from", &from(&wharf)]).success();
+        assert!(built.stderr.contains("is not used any further"), "{}", built.stderr);
+        wharf.run_in("other", &["run", "--rm", "app", "true"]).success();
+        let archive = wharf.path("image");
+        let output = format!("type=oci,tar=false,dest={}", archive.display());
+        wharf.build_in("other", &["-o", &output, "-t", "app"]).success();
+        let bundle = wharf.path("bundle");
+        let image = format!("{}:app", archive.display());
+        tool("umoci", &["unpack", "--image", &image, bundle.to_str().unwrap()]);
+    }
+}
+
 #[test]
 fn what_is_broken_is_refused() {
     type Damage<'a> = (&'a dyn Fn(&Wharf), &'a str);

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::complete::complete;
 use super::decompress::{Format, peek};
-use super::tar_reader::{TarReader, invalid};
+use super::tar_reader::TarReader;
 use super::unpack::{Rules, Unpacker};
 use super::{DiffError, LayerSource, Variant};
 use crate::content::{BlobWriter, ContentError, VerifyingReader};
@@ -270,17 +270,7 @@ fn decoded(
     stop: &AtomicBool,
 ) -> io::Result<()> {
     let (start, stream) = peek(input)?;
-    let format = Format::of_media_type(&source.media_type);
-    let found = Format::detect(&start);
-    // A plain tar begins with a file name, which may look like the other magics.
-    let as_announced = match format {
-        Format::Plain => !matches!(found, Format::Gzip | Format::Zstd),
-        _ => found == format,
-    };
-    if !as_announced {
-        return Err(invalid(format!("announced as `{}`, found {found:?}", source.media_type)));
-    }
-    let mut stream = format.decoder(stream)?;
+    let mut stream = Format::announced(&source.media_type, &start)?.decoder(stream)?;
     loop {
         let mut block = Vec::with_capacity(BLOCK_BYTES);
         (&mut stream).take(BLOCK_BYTES as u64).read_to_end(&mut block)?;

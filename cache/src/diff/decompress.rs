@@ -56,6 +56,21 @@ impl Format {
         }
     }
 
+    /// What a layer's media type says, if its first bytes say the same.
+    pub(super) fn announced(media_type: &str, start: &[u8]) -> io::Result<Self> {
+        let format = Self::of_media_type(media_type);
+        let found = Self::detect(start);
+        // A plain tar begins with a file name, which may look like the other magics.
+        let as_announced = match format {
+            Self::Plain => !matches!(found, Self::Gzip | Self::Zstd),
+            _ => found == format,
+        };
+        if as_announced {
+            return Ok(format);
+        }
+        Err(invalid(format!("announced as `{media_type}`, found {found:?}")))
+    }
+
     /// The decoded stream of `input`; concatenated streams count as one.
     pub(super) fn decoder<'a>(self, input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
         const BUFFER_BYTES: usize = 128 * 1024;

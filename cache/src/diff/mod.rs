@@ -2,6 +2,7 @@
 
 mod apply;
 mod archive;
+mod check;
 mod compare;
 mod complete;
 mod compress;
@@ -214,6 +215,12 @@ pub struct LayerSource {
     pub media_type: String,
     /// Digest of the uncompressed tar.
     pub diff_id: DiffId,
+}
+
+/// Whether a layer's blob has the compression and the diffID that are said of it; its digest and size are the caller's to
+/// check. Reads it to its end and unpacks nothing.
+pub fn check_layer(source: &LayerSource, blob: impl std::io::Read) -> Result<(), DiffError> {
+    check::check_layer(source, blob)
 }
 
 /// Unpacks an image's layers, in parallel, each straight into its own snapshot; the layers that are already here

@@ -29,8 +29,8 @@ use client::{Payload, Request, S3Client};
 use upload::{Permits, upload};
 
 pub use client::S3Error;
+pub(super) use place::KEYS;
 pub use place::{Credentials, RetryMode, S3Place};
-pub(super) use place::{KEYS, SECRET_KEYS};
 
 /// The largest object that can be copied onto itself.
 const COPY_BYTES_MAX: u64 = 5 << 30;

@@ -89,9 +89,6 @@ pub(in crate::remote) const KEYS: [&str; 16] = [
     "disable_accept_encoding",
 ];
 
-/// The attributes that must not be shown.
-pub(in crate::remote) const SECRET_KEYS: [&str; 2] = ["secret_access_key", "session_token"];
-
 impl S3Place {
     /// Takes the attributes out of `fields`.
     pub(in crate::remote) fn take(fields: &mut Fields) -> Result<Self, String> {
@@ -190,11 +187,11 @@ fn endpoint(text: &str) -> Result<Url, String> {
     let wrong = |why: &str| format!("`{text}` is not the URL of an S3 service: {why}");
     let url: Url = text.parse().map_err(|error| wrong(&format!("{error}")))?;
     match url.scheme() {
-        "http" | "https" if url.query().is_some() || url.fragment().is_some() => Err(wrong("it has a query")),
         "http" | "https" if !url.username().is_empty() || url.password().is_some() => {
             Err("the URL of an S3 service holds no credentials: use access_key_id and secret_access_key"
                 .to_owned())
         }
+        "http" | "https" if url.query().is_some() || url.fragment().is_some() => Err(wrong("it has a query")),
         "http" | "https" => Ok(url),
         _ => Err(wrong("it begins with neither http:// nor https://")),
     }

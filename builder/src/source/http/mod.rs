@@ -87,11 +87,18 @@ pub struct HttpOptions {
     pub retry_delay: Duration,
     /// Whether no server is asked: what a URL gave last is what it gives.
     pub offline: bool,
+    /// Whether files are downloaded again that their servers say have not changed.
+    pub fresh: bool,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { silence_max: client::SILENCE_MAX, retry_delay: Duration::from_millis(300), offline: false }
+        Self {
+            silence_max: client::SILENCE_MAX,
+            retry_delay: Duration::from_millis(300),
+            offline: false,
+            fresh: false,
+        }
     }
 }
 
@@ -166,6 +173,11 @@ impl UrlFile {
         }
         Key(*hasher.finalize().as_bytes())
     }
+
+    /// Whether a file with this digest is what is wanted.
+    fn may_be(&self, digest: &Digest) -> bool {
+        self.checksum.is_none_or(|expected| expected == *digest)
+    }
 }
 
 impl Fetched {
@@ -204,7 +216,7 @@ impl HttpSources {
     pub fn fetch(&self, file: &UrlFile, progress: HttpProgress<'_>) -> Result<Fetched, HttpError> {
         let key = file.key();
         let of_build = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
-        let fetched = match of_build {
+        let fetched = match of_build.filter(|fetched| file.may_be(&fetched.digest)) {
             Some(fetched) => fetched,
             None => {
                 let fetched = self.fetch_again(file, &key, progress)?;
@@ -238,17 +250,19 @@ impl HttpSources {
         key: &Key,
         progress: HttpProgress<'_>,
     ) -> Result<Fetched, HttpError> {
-        let before = self.store.url(key)?;
+        // What has another checksum than is wanted is not what the server has, whatever it says.
+        let before = self.store.url(key)?.filter(|record| file.may_be(&record.digest));
         match &before {
             Some(record) if self.options.offline => return Ok(known(record)),
             None if self.options.offline => return Err(HttpError::Offline { url: file.shown() }),
             Some(record) if file.checksum == Some(record.digest) => return Ok(known(record)),
+            Some(_) if self.options.fresh => {}
             Some(record) if self.is_unchanged(file, record)? => return Ok(known(record)),
             _ => {}
         }
         let mut attempt = 1;
         loop {
-            match self.download(file, before.as_ref(), key, progress) {
+            match self.download(file, before.as_ref().filter(|_| !self.options.fresh), key, progress) {
                 Err(error) if error.is_transient() && attempt < TRIES => {
                     let delay = self.options.retry_delay.saturating_mul(4u32.saturating_pow(attempt - 1));
                     if !client::pause(delay, &self.cancel) {
