@@ -16,6 +16,8 @@ pub struct Compared {
     before: Side,
     now: Side,
     same_image: bool,
+    /// All steps gave what they gave before, and yet the image is another one: its configuration is.
+    other_configuration: bool,
     /// What was asked for otherwise.
     request: Vec<Asked>,
     /// Steps that differ; those of `now` in order, then those that are no longer there.
@@ -105,7 +107,12 @@ pub fn compare(store: &Store, before: &Past, now: &Past) -> Compared {
             more_files: 0,
         });
     }
+    let images = (&before.outcome.image, &now.outcome.image);
+    let differ = matches!(images, (Some(before), Some(now)) if before != now);
+    // A step that ran again may have made other files.
+    let ran_again = (0..now.graph.steps.len()).any(|step| now.end(step) == End::Ran && !is_image(&now, step));
     Compared {
+        other_configuration: differ && steps.is_empty() && !ran_again,
         same_image: before.outcome.image.is_some() && before.outcome.image == now.outcome.image,
         request: asked(&before.graph.request, &now.graph.request),
         before: side(before),
@@ -113,6 +120,11 @@ pub fn compare(store: &Store, before: &Past, now: &Past) -> Compared {
         steps,
         equal_steps,
     }
+}
+
+/// Whether what ran was that the files of an image were brought in.
+fn is_image(past: &Past, step: usize) -> bool {
+    past.graph.steps[step].provenance.parts.iter().any(|part| part.name == "image")
 }
 
 fn side(past: &Past) -> Side {
@@ -180,6 +192,9 @@ impl Compared {
         }
         if self.same_image {
             lines.push("the same image".to_owned());
+        }
+        if self.other_configuration {
+            lines.push("the image's configuration differs; its files are the same".to_owned());
         }
         for Asked { what, before, now } in &self.request {
             lines.push(match (before, now) {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use wharf_cache::history::{BuildRow, BuildStatus};
 use wharf_cache::{ContentDigest, Store};
 use wharf_solver::explain::{
-    FileChange, IgnoredBy, InputProvenance, Origin, Provenance, Reason, Selection, compare,
+    FileChange, IgnoredBy, InputProvenance, Origin, Provenance, Reason, Selection, compare, upstream,
 };
 use wharf_solver::scheduler::{Ignored, KeyKind, KeyLookup, StepOutcome, StepReport, VertexOutcome};
 
@@ -85,6 +85,7 @@ impl<'a> Explainer<'a> {
             return Why { reasons, more_files: 0, compared_with };
         }
         let before = &self.pasts.earlier[past].steps()[step].provenance;
+        let reasons = self.look_upstream(past, before, now, reasons);
         let (reasons, more_files) = self.name_files(before, now, reasons);
         Why { reasons, more_files, compared_with }
     }
@@ -97,7 +98,9 @@ impl<'a> Explainer<'a> {
             return Some((step, Vec::new(), 0));
         }
         let before = &self.pasts.earlier[past].steps()[step].provenance;
-        let (reasons, more_files) = self.name_files(before, &self.graph.steps[index].provenance, reasons);
+        let now = &self.graph.steps[index].provenance;
+        let reasons = self.look_upstream(past, before, now, reasons);
+        let (reasons, more_files) = self.name_files(before, now, reasons);
         Some((step, reasons, more_files))
     }
 
@@ -139,6 +142,26 @@ impl<'a> Explainer<'a> {
             Some(stage) => IgnoredBy::Filter { stage: stage.clone() },
             None => IgnoredBy::Step,
         }
+    }
+
+    /// Where it is not known whether a step that it reads made the same files, says as much as that step tells.
+    fn look_upstream(
+        &self,
+        past: usize,
+        before: &Provenance,
+        now: &Provenance,
+        mut reasons: Vec<Reason>,
+    ) -> Vec<Reason> {
+        for reason in &mut reasons {
+            let Reason::UpstreamUnknown { step } = reason else { continue };
+            let mut inputs = before.inputs.iter().zip(&now.inputs);
+            let Some((old, new)) = inputs.find(|(_, new)| new.step == *step) else { continue };
+            let steps = (self.pasts.earlier[past].steps(), &*self.graph.steps);
+            if let (Some(old), Some(new)) = (maker(steps.0, old), maker(steps.1, new)) {
+                *reason = upstream(old, new);
+            }
+        }
+        reasons
     }
 
     /// Puts in place of "the files changed" which of them did, where both lists are known.
@@ -220,6 +243,13 @@ impl<'a> Explainer<'a> {
     fn list(&self, content: &ContentDigest) -> Option<Vec<u8>> {
         self.files.list(content).or_else(|| self.store.file_list(content).ok().flatten())
     }
+}
+
+/// The step among `steps` that makes an input.
+fn maker<'a>(steps: &'a [GraphStep], input: &InputProvenance) -> Option<&'a Provenance> {
+    let is_it =
+        |step: &&Provenance| step.definition_key.is_some() && step.definition_key == input.definition_key;
+    steps.iter().map(|step| &step.provenance).find(is_it)
 }
 
 /// A step of a build, as it is told.

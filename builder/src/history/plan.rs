@@ -103,7 +103,9 @@ pub fn explain(
         let mut why = if verdict.runs() { explainer.why(index, report) } else { Default::default() };
         for reason in &mut why.reasons {
             // What another build had there is not the point: what this one will have is not known yet.
-            if let Reason::UpstreamStep { step } = reason
+            if let Reason::UpstreamStep { step }
+            | Reason::UpstreamUnknown { step }
+            | Reason::UpstreamFiles { step } = reason
                 && report.inputs.iter().any(|input| {
                     Verdict::of(reports[input.step].outcome).runs()
                         && graph.steps[input.step].provenance.name == *step

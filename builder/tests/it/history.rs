@@ -248,6 +248,46 @@ fn what_another_step_made() {
     );
 }
 
+/// The step above is the same one: it made other files, or nobody knows.
+#[test]
+fn a_step_below_one_that_did_not_change() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let dockerfile = "FROM busybox\nCOPY a /a\nRUN cat /a\n";
+    let upstream = json!({"reason": "upstream-files", "step": "[2/3] COPY a /a"});
+    wharf.file("a", "1").dockerfile(dockerfile).build(&[]).success();
+    wharf.file("a", "2").dockerfile(&dockerfile.replace("RUN cat /a", "RUN cat /a; false"));
+    let failed = parse(&wharf.build(&["--explain=json"]).failure());
+    let told = reasons(&failed, "RUN cat /a; false");
+    assert_eq!((&told[0]["reason"], &told[1]), (&json!("part-changed"), &upstream), "{failed:#}");
+    // Also compared with a build that failed, and by the commands of the history.
+    wharf.file("a", "3");
+    let failed = parse(&wharf.build(&["--explain=json"]).failure());
+    assert_eq!(reasons(&failed, "RUN cat /a; false"), json!([upstream]), "{failed:#}");
+    let inspected = wharf.run(&["history", "inspect"]).success().text();
+    assert!(inspected.contains("`[2/3] COPY a /a` made other files"), "{inspected}");
+    // A build that is all cached knows no contents.
+    wharf.file("a", "1").dockerfile(dockerfile).build(&[]).success();
+    let compared = wharf.run(&["history", "compare"]).success().text();
+    assert!(compared.contains("`[2/3] COPY a /a` made other files"), "{compared}");
+    assert!(!compared.contains("another step"), "{compared}");
+}
+
+#[test]
+fn an_image_whose_configuration_alone_changed() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let build = |label: u8| {
+        wharf.dockerfile(&format!("FROM busybox\nLABEL a={label}\nRUN echo one\n"));
+        wharf.build(&["-t", "app"]).success();
+    };
+    build(1);
+    build(2);
+    let compared = wharf.run(&["history", "compare"]).success().text();
+    assert!(compared.contains("the image's configuration differs"), "{compared}");
+    build(2);
+    let compared = wharf.run(&["history", "compare"]).success().text();
+    assert!(!compared.contains("configuration differs"), "{compared}");
+}
+
 #[test]
 fn a_source_behind_a_url() {
     let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
