@@ -8,7 +8,7 @@ use wharf_solver::explain::Reason;
 
 use super::explain::{Explainer, Told, millis, status_word, told};
 use super::past::{Earlier, Past, Pasts};
-use super::{End, Request, SelectedFiles, text};
+use super::{End, Request, SelectedFiles, is_image, text};
 
 /// Two builds side by side.
 #[derive(Debug, Clone, Serialize)]
@@ -110,7 +110,8 @@ pub fn compare(store: &Store, before: &Past, now: &Past) -> Compared {
     let images = (&before.outcome.image, &now.outcome.image);
     let differ = matches!(images, (Some(before), Some(now)) if before != now);
     // A step that ran again may have made other files.
-    let ran_again = (0..now.graph.steps.len()).any(|step| now.end(step) == End::Ran && !is_image(&now, step));
+    let ran_again =
+        (0..now.graph.steps.len()).any(|step| now.end(step) == End::Ran && !is_image(&now.graph.steps[step]));
     Compared {
         other_configuration: differ && steps.is_empty() && !ran_again,
         same_image: before.outcome.image.is_some() && before.outcome.image == now.outcome.image,
@@ -120,11 +121,6 @@ pub fn compare(store: &Store, before: &Past, now: &Past) -> Compared {
         steps,
         equal_steps,
     }
-}
-
-/// Whether what ran was that the files of an image were brought in.
-fn is_image(past: &Past, step: usize) -> bool {
-    past.graph.steps[step].provenance.parts.iter().any(|part| part.name == "image")
 }
 
 fn side(past: &Past) -> Side {

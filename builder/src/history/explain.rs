@@ -11,7 +11,7 @@ use wharf_solver::scheduler::{Ignored, KeyKind, KeyLookup, StepOutcome, StepRepo
 use super::asked::Asked;
 use super::matching::match_steps;
 use super::past::{Earlier, Pasts};
-use super::{ComparedWith, End, Graph, GraphStep, Outcome, SelectedFiles, Why};
+use super::{ComparedWith, End, Graph, GraphStep, Outcome, SelectedFiles, Why, is_image};
 use crate::context::files::{Change, differences};
 use crate::exporter::rfc3339;
 use crate::remote::imports::Unused;
@@ -72,9 +72,17 @@ impl<'a> Explainer<'a> {
             |reasons: &[Reason]| matches!(reasons, [] | [Reason::NeverSeen | Reason::ResultGone]);
         let Some((past, step, reasons)) = nearest else {
             // That the files of an image are brought in is no miss.
-            let reasons = if was_asked_for(report) { vec![Reason::NeverSeen] } else { Vec::new() };
+            let is_image = is_image(&self.graph.steps[index]);
+            let reasons = match was_asked_for(report) {
+                true => vec![Reason::NeverSeen],
+                false if is_image => vec![Reason::ImageElsewhere],
+                false => Vec::new(),
+            };
             return Why { reasons, ..Why::default() };
         };
+        if is_image(&self.graph.steps[index]) {
+            return Why { reasons: vec![Reason::ImageElsewhere], ..Why::default() };
+        }
         if says_nothing(&reasons) && !was_asked_for(report) {
             return Why::default();
         }
@@ -106,7 +114,16 @@ impl<'a> Explainer<'a> {
 
     /// How long the step took when it last ran.
     pub(super) fn predicted(&self, index: usize) -> Option<std::time::Duration> {
-        self.matched.iter().enumerate().find_map(|(past, steps)| self.pasts.took(past, steps[index]?))
+        let now = &self.graph.steps[index];
+        self.matched.iter().enumerate().find_map(|(past, steps)| {
+            let step = steps[index]?;
+            // Another image says nothing of this one.
+            let before = &self.pasts.earlier[past].steps()[step].provenance;
+            if is_image(now) && before.parts != now.provenance.parts {
+                return None;
+            }
+            self.pasts.took(past, step)
+        })
     }
 
     /// The past step from which the least has changed; of equals the newest.
@@ -334,11 +351,12 @@ impl Explained {
     pub(super) fn of_report(
         index: usize,
         name: String,
+        end: End,
         report: &StepReport,
         why: Why,
         asked: Vec<Asked>,
     ) -> Self {
-        Self::new(index, name, End::of(report.outcome), report, why, asked)
+        Self::new(index, name, end, report, why, asked)
     }
 
     /// Of a build that was recorded.

@@ -289,6 +289,32 @@ fn an_image_whose_configuration_alone_changed() {
 }
 
 #[test]
+fn an_image_that_is_here_does_not_run() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let first = "[1/2] FROM";
+    let of_from = |build: &Value| {
+        let steps = build["steps"].as_array().unwrap();
+        let found = steps.iter().find(|step| step["name"].as_str().unwrap().starts_with(first));
+        found.unwrap_or_else(|| panic!("no {first} in {build:#}")).clone()
+    };
+    wharf.dockerfile("FROM busybox\nRUN echo one\n");
+    for (command, word) in [("--plan=json", "would-run"), ("--explain=json", "ran")] {
+        let told = of_from(&parse(&wharf.build(&[command]).success()));
+        assert_eq!(
+            (&told["outcome"], &told["reasons"][0]["reason"]),
+            (&json!(word), &json!("image-elsewhere"))
+        );
+    }
+    wharf.dockerfile("FROM busybox\nRUN echo two\n");
+    let plan = parse(&wharf.build(&["--plan=json"]).success());
+    assert_eq!((&plan["would_run"], &of_from(&plan)["predicted_ms"]), (&json!(1), &Value::Null), "{plan:#}");
+    for build in [plan, parse(&wharf.build(&["--explain=json"]).success())] {
+        let told = of_from(&build);
+        assert_eq!((&told["outcome"], &told["reasons"]), (&json!("here"), &Value::Null), "{build:#}");
+    }
+}
+
+#[test]
 fn a_source_behind_a_url() {
     let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
     let pages = Pages::default();

@@ -126,6 +126,8 @@ pub enum Reason {
         /// The step.
         step: String,
     },
+    /// Files of an image are not in the store: they are pulled, or unpacked.
+    ImageElsewhere,
     /// It was not to be looked for.
     CacheIgnored {
         /// Who said so.
@@ -346,6 +348,9 @@ impl fmt::Display for Reason {
             }
             Self::InputAdded { step } => write!(f, "it now reads `{step}`"),
             Self::InputRemoved { step } => write!(f, "it no longer reads `{step}`"),
+            Self::ImageElsewhere => {
+                f.write_str("files of the image are not in the store: they are pulled or unpacked")
+            }
             Self::CacheIgnored { by } => match by {
                 IgnoredBy::Step => f.write_str("the cache was not to be used for it"),
                 IgnoredBy::NoCache => f.write_str("the cache was not to be used (--no-cache)"),
