@@ -11,7 +11,7 @@ use crate::llb::{Definition, Op, Vertex};
 use crate::scheduler::StepReport;
 
 pub use parts::{op_parts, reads_text};
-pub use reason::{FileChange, IgnoredBy, Reason, compare};
+pub use reason::{FileChange, IgnoredBy, Reason, compare, upstream};
 
 /// What the keys of a vertex are made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

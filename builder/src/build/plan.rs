@@ -44,6 +44,8 @@ impl Build<'_> {
             clock: &|| begun.elapsed(),
         });
         planned.result.map_err(|error| self.solve_failure(&converted, error))?;
-        Ok(plan::explain(store, summary, &self.imports, files, &converted.definition, &planned.steps))
+        let is_here = |image: &str| self.sources.images.is_here(image).unwrap_or(false);
+        let past = (store, summary, &self.imports);
+        Ok(plan::explain(past, files, &converted.definition, &planned.steps, &is_here))
     }
 }

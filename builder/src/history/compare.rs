@@ -8,7 +8,7 @@ use wharf_solver::explain::Reason;
 
 use super::explain::{Explainer, Told, millis, status_word, told};
 use super::past::{Earlier, Past, Pasts};
-use super::{End, Request, SelectedFiles, text};
+use super::{End, Request, SelectedFiles, is_image, text};
 
 /// Two builds side by side.
 #[derive(Debug, Clone, Serialize)]
@@ -16,6 +16,8 @@ pub struct Compared {
     before: Side,
     now: Side,
     same_image: bool,
+    /// All steps gave what they gave before, and yet the image is another one: its configuration is.
+    other_configuration: bool,
     /// What was asked for otherwise.
     request: Vec<Asked>,
     /// Steps that differ; those of `now` in order, then those that are no longer there.
@@ -105,7 +107,13 @@ pub fn compare(store: &Store, before: &Past, now: &Past) -> Compared {
             more_files: 0,
         });
     }
+    let images = (&before.outcome.image, &now.outcome.image);
+    let differ = matches!(images, (Some(before), Some(now)) if before != now);
+    // A step that ran again may have made other files.
+    let ran_again =
+        (0..now.graph.steps.len()).any(|step| now.end(step) == End::Ran && !is_image(&now.graph.steps[step]));
     Compared {
+        other_configuration: differ && steps.is_empty() && !ran_again,
         same_image: before.outcome.image.is_some() && before.outcome.image == now.outcome.image,
         request: asked(&before.graph.request, &now.graph.request),
         before: side(before),
@@ -180,6 +188,9 @@ impl Compared {
         }
         if self.same_image {
             lines.push("the same image".to_owned());
+        }
+        if self.other_configuration {
+            lines.push("the image's configuration differs; its files are the same".to_owned());
         }
         for Asked { what, before, now } in &self.request {
             lines.push(match (before, now) {

@@ -6,14 +6,14 @@ use serde::Serialize;
 use wharf_cache::history::{BuildRow, BuildStatus};
 use wharf_cache::{ContentDigest, Store};
 use wharf_solver::explain::{
-    FileChange, IgnoredBy, InputProvenance, Origin, Provenance, Reason, Selection, compare,
+    FileChange, IgnoredBy, InputProvenance, Origin, Provenance, Reason, Selection, compare, upstream,
 };
 use wharf_solver::scheduler::{Ignored, KeyKind, KeyLookup, StepOutcome, StepReport, VertexOutcome};
 
 use super::asked::Asked;
 use super::matching::match_steps;
 use super::past::{Earlier, Pasts};
-use super::{ComparedWith, End, Graph, GraphStep, Outcome, SelectedFiles, Why};
+use super::{ComparedWith, End, Graph, GraphStep, Outcome, SelectedFiles, Why, is_image};
 use crate::context::files::{Change, differences};
 use crate::exporter::rfc3339;
 use crate::remote::imports::Unused;
@@ -74,9 +74,17 @@ impl<'a> Explainer<'a> {
             |reasons: &[Reason]| matches!(reasons, [] | [Reason::NeverSeen | Reason::ResultGone]);
         let Some((past, step, reasons)) = nearest else {
             // That the files of an image are brought in is no miss.
-            let reasons = if was_asked_for(report) { vec![Reason::NeverSeen] } else { Vec::new() };
+            let is_image = is_image(&self.graph.steps[index]);
+            let reasons = match was_asked_for(report) {
+                true => vec![Reason::NeverSeen],
+                false if is_image => vec![Reason::ImageElsewhere],
+                false => Vec::new(),
+            };
             return Why { reasons, ..Why::default() };
         };
+        if is_image(&self.graph.steps[index]) {
+            return Why { reasons: vec![Reason::ImageElsewhere], ..Why::default() };
+        }
         if says_nothing(&reasons) && !was_asked_for(report) {
             return Why::default();
         }
@@ -87,6 +95,7 @@ impl<'a> Explainer<'a> {
             return Why { reasons, more_files: 0, compared_with };
         }
         let before = &self.pasts.earlier[past].steps()[step].provenance;
+        let reasons = self.look_upstream(past, before, now, reasons);
         let (reasons, more_files) = self.name_files(before, now, reasons);
         Why { reasons, more_files, compared_with }
     }
@@ -99,13 +108,24 @@ impl<'a> Explainer<'a> {
             return Some((step, Vec::new(), 0));
         }
         let before = &self.pasts.earlier[past].steps()[step].provenance;
-        let (reasons, more_files) = self.name_files(before, &self.graph.steps[index].provenance, reasons);
+        let now = &self.graph.steps[index].provenance;
+        let reasons = self.look_upstream(past, before, now, reasons);
+        let (reasons, more_files) = self.name_files(before, now, reasons);
         Some((step, reasons, more_files))
     }
 
     /// How long the step took when it last ran.
     pub(super) fn predicted(&self, index: usize) -> Option<std::time::Duration> {
-        self.matched.iter().enumerate().find_map(|(past, steps)| self.pasts.took(past, steps[index]?))
+        let now = &self.graph.steps[index];
+        self.matched.iter().enumerate().find_map(|(past, steps)| {
+            let step = steps[index]?;
+            // Another image says nothing of this one.
+            let before = &self.pasts.earlier[past].steps()[step].provenance;
+            if is_image(now) && before.parts != now.provenance.parts {
+                return None;
+            }
+            self.pasts.took(past, step)
+        })
     }
 
     /// The past step from which the least has changed; of equals the newest.
@@ -141,6 +161,26 @@ impl<'a> Explainer<'a> {
             Some(stage) => IgnoredBy::Filter { stage: stage.clone() },
             None => IgnoredBy::Step,
         }
+    }
+
+    /// Where it is not known whether a step that it reads made the same files, says as much as that step tells.
+    fn look_upstream(
+        &self,
+        past: usize,
+        before: &Provenance,
+        now: &Provenance,
+        mut reasons: Vec<Reason>,
+    ) -> Vec<Reason> {
+        for reason in &mut reasons {
+            let Reason::UpstreamUnknown { step } = reason else { continue };
+            let mut inputs = before.inputs.iter().zip(&now.inputs);
+            let Some((old, new)) = inputs.find(|(_, new)| new.step == *step) else { continue };
+            let steps = (self.pasts.earlier[past].steps(), &*self.graph.steps);
+            if let (Some(old), Some(new)) = (maker(steps.0, old), maker(steps.1, new)) {
+                *reason = upstream(old, new);
+            }
+        }
+        reasons
     }
 
     /// Puts in place of "the files changed" which of them did, where both lists are known.
@@ -227,6 +267,13 @@ impl<'a> Explainer<'a> {
     }
 }
 
+/// The step among `steps` that makes an input.
+fn maker<'a>(steps: &'a [GraphStep], input: &InputProvenance) -> Option<&'a Provenance> {
+    let is_it =
+        |step: &&Provenance| step.definition_key.is_some() && step.definition_key == input.definition_key;
+    steps.iter().map(|step| &step.provenance).find(is_it)
+}
+
 /// A step of a build, as it is told.
 #[derive(Debug, Clone, Serialize)]
 pub struct Explained<O = End> {
@@ -309,11 +356,12 @@ impl Explained {
     pub(super) fn of_report(
         index: usize,
         name: String,
+        end: End,
         report: &StepReport,
         why: Why,
         asked: Vec<Asked>,
     ) -> Self {
-        Self::new(index, name, End::of(report.outcome), report, why, asked)
+        Self::new(index, name, end, report, why, asked)
     }
 
     /// Of a build that was recorded.

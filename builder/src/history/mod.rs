@@ -186,6 +186,8 @@ pub enum End {
     CachedByContent,
     /// It ran; files of an image were brought in.
     Ran,
+    /// An image whose files were in the store already.
+    Here,
     /// A source of which no more than metadata was wanted, or a directory that is read in place.
     Used,
     /// It failed.
@@ -214,6 +216,7 @@ impl End {
             Self::Cached => 'h',
             Self::CachedByContent => 'c',
             Self::Ran => 'r',
+            Self::Here => 'i',
             Self::Used => 'u',
             Self::Failed => 'f',
             Self::Cancelled => 'x',
@@ -226,6 +229,7 @@ impl End {
             'h' => Self::Cached,
             'c' => Self::CachedByContent,
             'r' => Self::Ran,
+            'i' => Self::Here,
             'u' => Self::Used,
             'f' => Self::Failed,
             'x' => Self::Cancelled,
@@ -235,7 +239,7 @@ impl End {
 
     /// Whether the step had its result in the end.
     fn has_result(self) -> bool {
-        matches!(self, Self::Cached | Self::CachedByContent | Self::Ran | Self::Used)
+        matches!(self, Self::Cached | Self::CachedByContent | Self::Ran | Self::Here | Self::Used)
     }
 
     /// In a word.
@@ -244,12 +248,18 @@ impl End {
             Self::Cached => "CACHED",
             Self::CachedByContent => "CACHED (same files)",
             Self::Ran => "RAN",
+            Self::Here => "HERE",
             Self::Used => "READ",
             Self::Failed => "FAILED",
             Self::Cancelled => "CANCELED",
             Self::NotReached => "NOT REACHED",
         }
     }
+}
+
+/// Whether a step is an image.
+fn is_image(step: &GraphStep) -> bool {
+    step.provenance.parts.iter().any(|part| part.name == "image")
 }
 
 /// So few files are listed sooner than the store is asked whether it has their list.

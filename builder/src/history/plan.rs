@@ -5,14 +5,14 @@ use std::time::Duration;
 use serde::Serialize;
 use wharf_cache::Store;
 use wharf_solver::explain::Reason;
-use wharf_solver::llb::Definition;
+use wharf_solver::llb::{Definition, Op};
 use wharf_solver::scheduler::{self, StepReport};
 
 use super::asked::Answers;
 use super::explain::{Explained, Explainer, millis};
 use super::past::Pasts;
 use super::recorder::{RequestSummary, describe};
-use super::{Graph, SelectedFiles, VERSION};
+use super::{Graph, SelectedFiles, VERSION, is_image};
 use crate::remote::imports::{Imports, Unused};
 
 /// What would become of a step.
@@ -25,6 +25,8 @@ pub enum Verdict {
     CachedByContent,
     /// A directory that is read in place, or an image of which no more than metadata is wanted.
     Read,
+    /// An image whose files are in the store: there is nothing to do for it.
+    Here,
     /// Another step of the build gives its result too.
     Equal,
     /// It would run; files of an image would be brought in.
@@ -52,6 +54,7 @@ impl Verdict {
             Self::Cached => "CACHED",
             Self::CachedByContent => "CACHED (same files)",
             Self::Read => "READ",
+            Self::Here => "HERE",
             Self::Equal => "SAME AS ANOTHER",
             Self::WouldRun => "WOULD RUN",
             Self::MightRun => "MIGHT RUN",
@@ -84,14 +87,14 @@ pub struct Plan {
     pub caches_not_used: Vec<Unused>,
 }
 
-/// Compares what a plan found with earlier builds, or with remote caches.
+/// Compares what a plan found with earlier builds, or with remote caches. `is_here` knows the images whose files are in
+/// the store.
 pub fn explain(
-    store: &Store,
-    summary: &RequestSummary,
-    imports: &Imports<'_>,
+    (store, summary, imports): (&Store, &RequestSummary, &Imports<'_>),
     files: &SelectedFiles,
     definition: &Definition,
     reports: &[StepReport<scheduler::Verdict>],
+    is_here: &dyn Fn(&str) -> bool,
 ) -> Plan {
     let pasts = Pasts::load(store, &summary.project, imports);
     let graph =
@@ -99,11 +102,20 @@ pub fn explain(
     let explainer = Explainer::new(store, files, &pasts, &graph);
     let answers = Answers::of(imports);
     let step = |(index, report): (usize, &StepReport<scheduler::Verdict>)| {
-        let verdict = Verdict::of(report.outcome);
+        let verdict = match (Verdict::of(report.outcome), &definition.vertex(&report.vertex).op) {
+            (verdict, Op::Source(source))
+                if verdict.runs() && is_image(&graph.steps[index]) && is_here(&source.identifier) =>
+            {
+                Verdict::Here
+            }
+            (verdict, _) => verdict,
+        };
         let mut why = if verdict.runs() { explainer.why(index, report) } else { Default::default() };
         for reason in &mut why.reasons {
             // What another build had there is not the point: what this one will have is not known yet.
-            if let Reason::UpstreamStep { step } = reason
+            if let Reason::UpstreamStep { step }
+            | Reason::UpstreamUnknown { step }
+            | Reason::UpstreamFiles { step } = reason
                 && report.inputs.iter().any(|input| {
                     Verdict::of(reports[input.step].outcome).runs()
                         && graph.steps[input.step].provenance.name == *step

@@ -1,6 +1,6 @@
 //! Listens to a build and records it when it is over.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use wharf_cache::history::{self as store, BuildId, BuildLogs, BuildRow, BuildStatus, NewGraph};
 use wharf_cache::{ContentDigest, Key, Store};
 use wharf_solver::explain::provenance;
-use wharf_solver::llb::{Definition, VertexDigest};
+use wharf_solver::llb::{Definition, Op, VertexDigest};
 use wharf_solver::progress::{Event, LogStream, Sink};
 use wharf_solver::scheduler::StepReport;
 
@@ -100,6 +100,8 @@ pub struct Recorder<'a> {
     pub files: SelectedFiles,
     logs: BuildLogs,
     begun: Mutex<HashMap<VertexDigest, Instant>>,
+    /// Sources of which something was transferred or unpacked.
+    brought: Mutex<HashSet<VertexDigest>>,
     solved: Mutex<Option<Solved>>,
 }
 
@@ -130,7 +132,10 @@ impl Sink for Recorder<'_> {
                 self.logs.append(&Key(vertex.0), begun.elapsed(), stream, data);
             }
             Event::Completed { vertex, .. } => self.logs.close(&Key(vertex.0)),
-            Event::Status { .. } | Event::Warning { .. } => {}
+            Event::Status { vertex, .. } => {
+                self.brought().insert(*vertex);
+            }
+            Event::Warning { .. } => {}
         }
         self.progress.send(event);
     }
@@ -149,6 +154,7 @@ impl<'a> Recorder<'a> {
             files: SelectedFiles::default(),
             logs: BuildLogs::new(store),
             begun: Mutex::default(),
+            brought: Mutex::default(),
             solved: Mutex::default(),
         })
     }
@@ -160,7 +166,24 @@ impl<'a> Recorder<'a> {
     /// The build begins again: what a step does from now on is what it did.
     pub fn begin_again(&self) {
         self.begun().clear();
+        self.brought().clear();
         self.logs.begin_again();
+    }
+
+    fn brought(&self) -> std::sync::MutexGuard<'_, HashSet<VertexDigest>> {
+        self.brought.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How a step ended. There was nothing to do for an image of which nothing was brought in.
+    fn end(&self, definition: &Definition, report: &StepReport) -> End {
+        let is_image = || match &definition.vertex(&report.vertex).op {
+            Op::Source(source) => matches!(source.scheme(), "docker-image" | "oci-layout"),
+            _ => false,
+        };
+        match End::of(report.outcome) {
+            End::Ran if is_image() && !self.brought().contains(&report.vertex) => End::Here,
+            end => end,
+        }
     }
 
     /// The graph was solved, or not; a later solve of the same build counts instead. Compares every step that missed with
@@ -169,7 +192,9 @@ impl<'a> Recorder<'a> {
         let graph = graph_digest(&self.summary, definition, steps);
         // What cannot be looked up is described again.
         let is_known = self.store.has_build_graph(&graph).unwrap_or(false);
-        let misses: Vec<bool> = steps.iter().map(missed).collect();
+        let ends: Vec<End> = steps.iter().map(|report| self.end(definition, report)).collect();
+        let is_miss = |(report, end): (&StepReport, &End)| *end != End::Here && missed(report);
+        let misses: Vec<bool> = steps.iter().zip(&ends).map(is_miss).collect();
         let described = (!is_known || misses.contains(&true)).then(|| Graph {
             version: VERSION,
             request: self.summary.request.clone(),
@@ -192,7 +217,7 @@ impl<'a> Recorder<'a> {
         let explained = steps.iter().zip(&asked).enumerate().map(|(index, (report, asked))| {
             let name = definition.vertex(&report.vertex).metadata.name.clone();
             let why = whys.get(&index).cloned().unwrap_or_default();
-            Explained::of_report(index, name, report, why, asked.places.clone())
+            Explained::of_report(index, name, ends[index], report, why, asked.places.clone())
         });
         let explained: Vec<Explained> = explained.collect();
         let work = steps.iter().enumerate().filter_map(|(index, report)| {
@@ -206,7 +231,7 @@ impl<'a> Recorder<'a> {
         });
         let solved = Solved {
             graph,
-            ends: steps.iter().map(|step| End::of(step.outcome).code()).collect(),
+            ends: ends.iter().map(|end| end.code()).collect(),
             work: work.collect(),
             new_graph: described.filter(|_| !is_known).and_then(|graph| self.new_graph(&graph)),
             asked: asked.into_iter().filter(|asked| !asked.places.is_empty()).collect(),

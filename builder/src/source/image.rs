@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use wharf_cache::diff::{LayerSource, apply_layers};
 use wharf_cache::state::Pin;
-use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Store};
+use wharf_cache::{Chain, ChainId, ContentDigest, DiffId, Digest, Store};
 use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
 
@@ -156,6 +156,16 @@ impl ImageSources {
         });
         applied
             .map_err(|source| SourceError::Unpack { object: identifier.to_owned(), source: Box::new(source) })
+    }
+
+    /// Whether the files of a resolved image are in the store: [`Self::pull`] would have nothing to do.
+    pub fn is_here(&self, identifier: &str) -> Result<bool, SourceError> {
+        let layers = self.layers(identifier)?;
+        let chain_id = layers.iter().fold(None, |below, layer| Some(ChainId::extend(below, layer.diff_id)));
+        Ok(match chain_id {
+            Some(chain_id) => self.store.snapshot_by_chain_id(&chain_id)?.is_some(),
+            None => true,
+        })
     }
 
     /// Brings a resolved image's layer blobs into the store without unpacking them: all that an export needs of a base

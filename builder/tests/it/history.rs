@@ -265,6 +265,72 @@ fn what_another_step_made() {
     );
 }
 
+/// The step above is the same one: it made other files, or nobody knows.
+#[test]
+fn a_step_below_one_that_did_not_change() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let dockerfile = "FROM busybox\nCOPY a /a\nRUN cat /a\n";
+    let upstream = json!({"reason": "upstream-files", "step": "[2/3] COPY a /a"});
+    wharf.file("a", "1").dockerfile(dockerfile).build(&[]).success();
+    wharf.file("a", "2").dockerfile(&dockerfile.replace("RUN cat /a", "RUN cat /a; false"));
+    let failed = parse(&wharf.build(&["--explain=json"]).failure());
+    let told = reasons(&failed, "RUN cat /a; false");
+    assert_eq!((&told[0]["reason"], &told[1]), (&json!("part-changed"), &upstream), "{failed:#}");
+    // Also compared with a build that failed, and by the commands of the history.
+    wharf.file("a", "3");
+    let failed = parse(&wharf.build(&["--explain=json"]).failure());
+    assert_eq!(reasons(&failed, "RUN cat /a; false"), json!([upstream]), "{failed:#}");
+    let inspected = wharf.run(&["history", "inspect"]).success().text();
+    assert!(inspected.contains("`[2/3] COPY a /a` made other files"), "{inspected}");
+    // A build that is all cached knows no contents.
+    wharf.file("a", "1").dockerfile(dockerfile).build(&[]).success();
+    let compared = wharf.run(&["history", "compare"]).success().text();
+    assert!(compared.contains("`[2/3] COPY a /a` made other files"), "{compared}");
+    assert!(!compared.contains("another step"), "{compared}");
+}
+
+#[test]
+fn an_image_whose_configuration_alone_changed() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let build = |label: u8| {
+        wharf.dockerfile(&format!("FROM busybox\nLABEL a={label}\nRUN echo one\n"));
+        wharf.build(&["-t", "app"]).success();
+    };
+    build(1);
+    build(2);
+    let compared = wharf.run(&["history", "compare"]).success().text();
+    assert!(compared.contains("the image's configuration differs"), "{compared}");
+    build(2);
+    let compared = wharf.run(&["history", "compare"]).success().text();
+    assert!(!compared.contains("configuration differs"), "{compared}");
+}
+
+#[test]
+fn an_image_that_is_here_does_not_run() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let first = "[1/2] FROM";
+    let of_from = |build: &Value| {
+        let steps = build["steps"].as_array().unwrap();
+        let found = steps.iter().find(|step| step["name"].as_str().unwrap().starts_with(first));
+        found.unwrap_or_else(|| panic!("no {first} in {build:#}")).clone()
+    };
+    wharf.dockerfile("FROM busybox\nRUN echo one\n");
+    for (command, word) in [("--plan=json", "would-run"), ("--explain=json", "ran")] {
+        let told = of_from(&parse(&wharf.build(&[command]).success()));
+        assert_eq!(
+            (&told["outcome"], &told["reasons"][0]["reason"]),
+            (&json!(word), &json!("image-elsewhere"))
+        );
+    }
+    wharf.dockerfile("FROM busybox\nRUN echo two\n");
+    let plan = parse(&wharf.build(&["--plan=json"]).success());
+    assert_eq!((&plan["would_run"], &of_from(&plan)["predicted_ms"]), (&json!(1), &Value::Null), "{plan:#}");
+    for build in [plan, parse(&wharf.build(&["--explain=json"]).success())] {
+        let told = of_from(&build);
+        assert_eq!((&told["outcome"], &told["reasons"]), (&json!("here"), &Value::Null), "{build:#}");
+    }
+}
+
 #[test]
 fn a_source_behind_a_url() {
     let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };

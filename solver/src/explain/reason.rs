@@ -92,8 +92,13 @@ pub enum Reason {
         /// What happened to it.
         change: FileChange,
     },
-    /// A step that it reads is another, or reads another one; what files it makes was not known in both builds.
+    /// A step that it reads has another operation; what files it makes was not known in both builds.
     UpstreamStep {
+        /// The step.
+        step: String,
+    },
+    /// What goes into a step that it reads is not as before; what files that makes was not known in both builds.
+    UpstreamUnknown {
         /// The step.
         step: String,
     },
@@ -121,6 +126,8 @@ pub enum Reason {
         /// The step.
         step: String,
     },
+    /// Files of an image are not in the store: they are pulled, or unpacked.
+    ImageElsewhere,
     /// It was not to be looked for.
     CacheIgnored {
         /// Who said so.
@@ -194,6 +201,37 @@ pub fn compare(before: &Provenance, now: &Provenance) -> Vec<Reason> {
     reasons
 }
 
+/// What is said of a step that another one reads, by its provenance in two builds, where [`compare`] of the reader knows no
+/// more than [`Reason::UpstreamUnknown`].
+pub fn upstream(before: &Provenance, now: &Provenance) -> Reason {
+    let step = now.name.clone();
+    let differs = |(before, now): (&InputProvenance, &InputProvenance)| compare_input(before, now).is_some();
+    let known_to_differ = |(before, now): (&InputProvenance, &InputProvenance)| {
+        differs((before, now))
+            && matches!((contents(before), contents(now)), (Some(old), Some(new)) if old != new)
+    };
+    let inputs = || before.inputs.iter().zip(&now.inputs);
+    let is_file_operation = now.parts.first().is_some_and(|part| part.name == "kind" && part.value == "file");
+    match () {
+        () if before.parts != now.parts || before.inputs.len() != now.inputs.len() => {
+            Reason::UpstreamStep { step }
+        }
+        // The same copies of other files: what they make is other than it was, unless what they go to is, too.
+        () if is_file_operation
+            && inputs().any(known_to_differ)
+            && inputs().filter(|pair| differs(*pair)).count() == 1 =>
+        {
+            Reason::UpstreamFiles { step }
+        }
+        () => Reason::UpstreamUnknown { step },
+    }
+}
+
+/// The contents of all that is read of an input, if they are known.
+fn contents(input: &InputProvenance) -> Option<Vec<ContentDigest>> {
+    input.selections.iter().map(|selection| selection.content).collect()
+}
+
 fn compare_parts(before: &Provenance, now: &Provenance, reasons: &mut Vec<Reason>) {
     let (old, new) = (numbered(&before.parts), numbered(&now.parts));
     let old_values: HashMap<_, &str> = old.iter().map(|(name, part)| (*name, &*part.value)).collect();
@@ -240,9 +278,6 @@ fn compare_input(before: &InputProvenance, now: &InputProvenance) -> Option<Reas
     let reads = |input: &InputProvenance| -> Vec<String> {
         input.selections.iter().map(|selection| selection.reads.clone()).collect()
     };
-    let contents = |input: &InputProvenance| -> Option<Vec<ContentDigest>> {
-        input.selections.iter().map(|selection| selection.content).collect()
-    };
     // Equal files are equal, wherever they come from and whatever they were selected by.
     let (old, new) = (contents(before), contents(now));
     let known = old.is_some() && new.is_some();
@@ -269,7 +304,7 @@ fn compare_input(before: &InputProvenance, now: &InputProvenance) -> Option<Reas
             Reason::SourceChanged { source: source.clone(), old: *old, new: *new }
         }
         _ if known => Reason::UpstreamFiles { step: now.step.clone() },
-        _ => Reason::UpstreamStep { step: now.step.clone() },
+        _ => Reason::UpstreamUnknown { step: now.step.clone() },
     })
 }
 
@@ -304,12 +339,18 @@ impl fmt::Display for Reason {
             }
             Self::UpstreamFiles { step } => write!(f, "`{step}` made other files"),
             Self::UpstreamStep { step } => write!(f, "`{step}` is another step than before"),
+            Self::UpstreamUnknown { step } => {
+                write!(f, "what it reads of `{step}` may differ: what goes into that step is not as before")
+            }
             Self::UpstreamRuns { step } => write!(f, "`{step}` would run, and what it makes decides"),
             Self::SelectionChanged { step, old, new } => {
                 write!(f, "it reads `{}` of `{step}`, not `{}`", new.join("`, `"), old.join("`, `"))
             }
             Self::InputAdded { step } => write!(f, "it now reads `{step}`"),
             Self::InputRemoved { step } => write!(f, "it no longer reads `{step}`"),
+            Self::ImageElsewhere => {
+                f.write_str("files of the image are not in the store: they are pulled or unpacked")
+            }
             Self::CacheIgnored { by } => match by {
                 IgnoredBy::Step => f.write_str("the cache was not to be used for it"),
                 IgnoredBy::NoCache => f.write_str("the cache was not to be used (--no-cache)"),

@@ -370,7 +370,7 @@ fn all_that_differs_is_named() {
             now.inputs[0].definition_key = Some(Key([9; 32]));
         },
         expect![[r#"
-            `base` is another step than before
+            what it reads of `base` may differ: what goes into that step is not as before
         "#]],
     );
     check_reasons(
@@ -385,6 +385,37 @@ fn all_that_differs_is_named() {
             files of the context `context` changed
         "#]],
     );
+}
+
+/// "Another step" is said only where the operation of the upstream step differs.
+#[test]
+fn a_step_that_is_read_is_compared_itself() {
+    #[track_caller]
+    fn check(kind: &str, change: impl FnOnce(&mut Provenance), expected: &str) {
+        let mut before = step();
+        before.parts[0].value = kind.into();
+        let mut now = before.clone();
+        change(&mut now);
+        assert_eq!(upstream(&before, &now).to_string(), expected);
+    }
+    let local = |now: &mut Provenance| now.inputs[1].selections[0].content = digest(9);
+    check("file", local, "`RUN make` made other files");
+    let unknown = "what it reads of `RUN make` may differ: what goes into that step is not as before";
+    check("exec", local, unknown);
+    let definition = |now: &mut Provenance| {
+        now.inputs[0].selections[0].content = None;
+        now.inputs[0].definition_key = Some(Key([9; 32]));
+    };
+    check("file", definition, unknown);
+    check(
+        "file",
+        |now| {
+            local(now);
+            definition(now);
+        },
+        unknown,
+    );
+    check("exec", |now| now.parts[1].value = "make all".into(), "`RUN make` is another step than before");
 }
 
 /// A key that does not follow from what is said to be its parts is not believed.
