@@ -15,6 +15,7 @@ mod collect;
 mod inventory;
 pub(crate) mod lease;
 mod measure;
+mod room;
 #[cfg(test)]
 mod tests;
 mod uses;

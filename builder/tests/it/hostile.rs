@@ -474,3 +474,20 @@ fn the_context_ends_where_it_ends() {
     assert_eq!(fs::read_link(wharf.path("out/inner/link")).unwrap().to_str(), Some("../../secret"));
     wharf.dockerfile("FROM busybox\nCOPY . /all\nRUN ls -l /all\n").build(&[]).success();
 }
+
+#[test]
+fn a_store_that_has_filled_its_disk_can_be_pruned() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let _disk = SmallDisk::mount(wharf.path("store"), 20);
+    let small = "FROM busybox\nRUN echo ok >/ok\n";
+    wharf.dockerfile(small).build(&["-t", "ok"]).success();
+    wharf.dockerfile(
+        "FROM busybox\n\
+         RUN --mount=type=cache,target=/c cat /dev/zero >/c/y; while echo 1 >>/c/z; do :; done; true\n",
+    );
+    wharf.build(&["-t", "full"]).failure();
+    wharf.run(&["prune", "--all", "--force"]).success();
+    assert_eq!(wharf.run(&["run", "--rm", "ok", "cat", "/ok"]).success().text(), "ok\n");
+    wharf.dockerfile(small).build(&["-t", "ok"]).success();
+    wharf.run(&["rmi", "ok"]).success();
+}

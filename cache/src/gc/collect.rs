@@ -108,9 +108,24 @@ impl Store {
     /// Takes away what `admit` likes and nobody needs, garbage first, until the goal is reached. Other processes may go
     /// on using the store.
     pub fn collect(&self, goal: Goal, admit: &dyn Fn(&Item) -> bool) -> Result<Collected, StoreError> {
-        let mut collected = Collected::default();
         // Who waited for another collector measures after it.
         let _turn = self.collector_turn()?;
+        match self.collect_in_turn(goal, admit) {
+            Err(error) if error.is_disk_full() => {
+                let mut removed = self.make_room()?;
+                if removed.is_empty() {
+                    return Err(error);
+                }
+                let mut collected = self.collect_in_turn(goal, admit)?;
+                removed.append(&mut collected.removed);
+                Ok(Collected { removed, ..collected })
+            }
+            done => done,
+        }
+    }
+
+    fn collect_in_turn(&self, goal: Goal, admit: &dyn Fn(&Item) -> bool) -> Result<Collected, StoreError> {
+        let mut collected = Collected::default();
         // The names of what turned out to be in use.
         let mut busy = HashSet::<String>::new();
         for round in 0..ROUNDS_MAX {

@@ -42,7 +42,7 @@ const MOUNT_ID_BYTES_MAX: u64 = 4096;
 
 const BLOCK_BYTES: u64 = 512;
 
-const DIRECTORY: OFlags =
+pub(super) const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The sizes of everything below a root, in bytes on disk.
@@ -301,7 +301,7 @@ pub(super) fn repository_key(name: &CStr) -> Option<Key> {
 }
 
 /// What the user calls a cache mount.
-fn mount_title(dir: &OwnedFd) -> String {
+pub(super) fn mount_title(dir: &OwnedFd) -> String {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut text = Vec::new();
     if let Ok(fd) = rustix::fs::openat(dir, "id", flags, Mode::empty()) {
@@ -345,7 +345,7 @@ pub(super) fn disk_usage(dir: &OwnedFd, name: &CStr) -> rustix::io::Result<u64> 
 }
 
 /// Calls `see` with each entry of a directory. What vanishes meanwhile is left out.
-fn for_each(dir: &OwnedFd, mut see: impl FnMut(&CStr, &Stat)) -> rustix::io::Result<()> {
+pub(super) fn for_each(dir: &OwnedFd, mut see: impl FnMut(&CStr, &Stat)) -> rustix::io::Result<()> {
     let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
     let mut entries = RawDir::new(dir, &mut buffer);
