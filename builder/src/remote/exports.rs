@@ -123,11 +123,12 @@ impl<'a> Exports<'a> {
         trusting: bool,
     ) -> Result<(), BackendError> {
         self.unless_stopped(place)?;
-        if trusting && place.names(digest, size) {
+        let is_damaged = self.imports.damaged().contains(digest);
+        if trusting && !is_damaged && place.names(digest, size) {
             return Ok(());
         }
         if !place.sent.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest)
-            || place.backend.has(digest, size)?
+            || (!is_damaged && place.backend.has(digest, size)?)
         {
             return Ok(());
         }
@@ -197,8 +198,13 @@ impl<'a> Exports<'a> {
         config.mounts = self.mounts(place);
         self.unless_stopped(place)?;
         let documents = Documents::of(&config);
+        let damaged = self.imports.damaged();
+        let is_whole = config.layers.iter().all(|layer| !damaged.contains(&layer.digest));
         let is_old = place.backend.is_old();
-        if !is_old && place.before().is_some_and(|before| before.manifest == documents.descriptor().digest) {
+        if !is_old
+            && is_whole
+            && place.before().is_some_and(|before| before.manifest == documents.descriptor().digest)
+        {
             return Ok(());
         }
         if !is_old {
@@ -217,7 +223,7 @@ impl<'a> Exports<'a> {
     /// The cache mounts of a place. One that cannot be taken along is only missing there.
     fn mounts(&self, place: &Place<'_>) -> Vec<MountEntry> {
         let before = place.before().map_or(&[][..], |before| &before.cache.config.mounts);
-        let damaged = self.imports.damaged_chunks();
+        let damaged = self.imports.damaged();
         let (backend, limit) = (&*place.backend, &place.to.mounts);
         let target = mounts::Target { backend, limit, before, damaged, cancel: &self.cancel };
         let MountExport { entries, left_out } = mounts::export(self.store, self.mounts, &target);

@@ -43,7 +43,7 @@ pub struct Imports<'a> {
     unused: Mutex<Vec<Unused>>,
     /// Whether the store gets no records of what is found.
     only_looks: bool,
-    /// Chunks of cache mounts that were not what they should be.
+    /// Layers and chunks of cache mounts that could not be had, or were not what they should be.
     damaged: Mutex<HashSet<Digest>>,
 }
 
@@ -240,8 +240,8 @@ impl<'a> Imports<'a> {
         Ok(None)
     }
 
-    /// The chunks of cache mounts that no place must be believed to have.
-    pub fn damaged_chunks(&self) -> HashSet<Digest> {
+    /// The blobs that no place must be believed to have.
+    pub fn damaged(&self) -> HashSet<Digest> {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -450,6 +450,7 @@ impl<'a> Imports<'a> {
 
     /// The places that gave what was wrong are not used any more; if none got so far, all that promised one of `layers`.
     fn blame(&self, layers: HashSet<Digest>, used: HashSet<usize>, error: &DiffError) {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).extend(&layers);
         for (number, place) in self.places.iter().enumerate() {
             let promised = |index: &Index| layers.iter().any(|layer| index.blobs.contains_key(layer));
             let to_blame = match used.is_empty() {

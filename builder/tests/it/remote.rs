@@ -422,9 +422,30 @@ fn a_cache_that_lies_about_layers_spoils_no_image() {
         let output = format!("type=oci,tar=false,dest={}", archive.display());
         wharf.build_in("other", &["-o", &output, "-t", "app"]).success();
         let bundle = wharf.path("bundle");
-        let image = format!("{}:app", archive.display());
+        let image = format!("{}:latest", archive.display());
         tool("umoci", &["unpack", "--image", &image, bundle.to_str().unwrap()]);
     }
+}
+
+#[test]
+fn a_damaged_layer_is_written_again() {
+    let Some(wharf) = built_to_directory(",mode=max") else { return };
+    // So that a layer that is made again is the same blob.
+    let epoch = "--build-arg=SOURCE_DATE_EPOCH=1000000000";
+    let (from, to) = (from(&wharf), to(&wharf, ",mode=max"));
+    wharf.build(&["-t", "app", epoch, "--cache-to", &to]).success();
+    for layer in config(&wharf)["layers"].as_array().unwrap() {
+        let hex = &layer["digest"].as_str().unwrap()[7..];
+        let path = wharf.path("cache/blobs/sha256").join(hex);
+        let mut bytes = fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+    wharf.build_in("other", &["-t", "app", epoch, "--cache-from", &from, "--cache-to", &to]).success();
+    let healed = wharf.build_in("third", &["-t", "app", epoch, "--cache-from", &from]).success();
+    healed.steps().check_ran(&[]);
+    assert!(!healed.stderr.contains("warning"), "{}", healed.stderr);
 }
 
 #[test]
