@@ -221,10 +221,15 @@ impl CacheTo {
     }
 }
 
+/// Whether a name or URL says nothing before an `@` but a digest's.
+fn has_no_password(text: &str) -> bool {
+    !text.replace("@sha256:", "").contains('@')
+}
+
 /// A spec without what must not be shown: values are shown of keys that hold no secret, and of these none that may have a
 /// password in it. A misspelt key may be that of a secret.
 fn shown(spec: &str) -> String {
-    const SHOWN_KEYS: [&str; 13] = [
+    const SHOWN_KEYS: [&str; 20] = [
         "type",
         "ref",
         "src",
@@ -232,14 +237,20 @@ fn shown(spec: &str) -> String {
         "tag",
         "digest",
         "mode",
+        "reset",
+        "ignore-error",
+        "compression",
+        "compression-level",
+        "force-compression",
+        "image-manifest",
+        "oci-mediatypes",
         "mounts",
+        "mounts-max-size",
         "bucket",
         "region",
         "name",
         "endpoint_url",
-        "ignore-error",
     ];
-    let has_no_password = |text: &str| !text.replace("@sha256:", "").contains('@');
     let field = |(number, field): (usize, &str)| match field.split_once('=') {
         Some((key, value)) if SHOWN_KEYS.contains(&key.trim()) && has_no_password(value) => field.to_owned(),
         Some((key, _)) => format!("{key}=…"),
@@ -383,7 +394,10 @@ impl Fields {
     fn reference(&mut self) -> Result<Reference, String> {
         let text = self.take("ref").filter(|text| !text.is_empty());
         let text = text.ok_or("type `registry` needs `ref=`")?;
-        text.parse::<Reference>().map_err(|error| error.to_string())
+        text.parse::<Reference>().map_err(|error| match has_no_password(&text) {
+            true => error.to_string(),
+            false => "`ref` is not an image reference: it has no user and no password in it".to_owned(),
+        })
     }
 
     fn path(&mut self, key: &str) -> Result<PathBuf, String> {
