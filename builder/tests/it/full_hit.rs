@@ -150,7 +150,8 @@ fn a_full_hit_takes_few_calls_for_each_instruction_and_file() {
         format!("FROM busybox\n{}", (0..count).map(each).collect::<String>())
     };
     let (few, many) = (calls_of(&wharf, &runs(5)), calls_of(&wharf, &runs(25)));
-    assert!(many < few + 20 * 8, "{few} calls with 5 steps, {many} with 25");
+    // Three or four for each of two instructions, and what the threads of a busy machine wait for each other.
+    assert!(many < few + 20 * 12, "{few} calls with 5 steps, {many} with 25");
 
     let files = |count: usize| {
         for number in 0..count {
