@@ -21,4 +21,4 @@ pub mod walk;
 
 pub use digest::{ChainId, ContentDigest, DiffId, Digest, Key};
 pub use snapshot::{Chain, SnapshotId};
-pub use store::{Damage, Store, StoreError};
+pub use store::{Damage, Store, StoreError, from_nanos, to_nanos};

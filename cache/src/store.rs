@@ -523,7 +523,7 @@ fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
 }
 
 /// Nanoseconds since the epoch, as the database keeps times: good from 1677 to 2262, clamped outside.
-pub(crate) fn to_nanos(time: SystemTime) -> i64 {
+pub fn to_nanos(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
         Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
@@ -531,7 +531,7 @@ pub(crate) fn to_nanos(time: SystemTime) -> i64 {
 }
 
 /// The inverse of [`to_nanos`].
-pub(crate) fn from_nanos(nanos: i64) -> SystemTime {
+pub fn from_nanos(nanos: i64) -> SystemTime {
     let distance = Duration::from_nanos(nanos.unsigned_abs());
     if nanos < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
 }

@@ -123,7 +123,7 @@ impl<'a> Exports<'a> {
         trusting: bool,
     ) -> Result<(), BackendError> {
         self.unless_stopped(place)?;
-        let is_damaged = self.imports.damaged().contains(digest);
+        let is_damaged = self.imports.is_damaged(digest);
         if trusting && !is_damaged && place.names(digest, size) {
             return Ok(());
         }
@@ -198,8 +198,7 @@ impl<'a> Exports<'a> {
         config.mounts = self.mounts(place);
         self.unless_stopped(place)?;
         let documents = Documents::of(&config);
-        let damaged = self.imports.damaged();
-        let is_whole = config.layers.iter().all(|layer| !damaged.contains(&layer.digest));
+        let is_whole = !config.layers.iter().any(|layer| self.imports.is_damaged(&layer.digest));
         let is_old = place.backend.is_old();
         if !is_old
             && is_whole

@@ -10,7 +10,6 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use wharf_cache::content::{BlobWriter, ContentError};
@@ -18,7 +17,7 @@ use wharf_cache::diff::{self, DiffError, LayerSource, check_layer};
 use wharf_cache::mounts::{ArchiveError, MountName, Packed};
 use wharf_cache::snapshot::{Layer, LazyLayer, SnapshotError};
 use wharf_cache::state::Record;
-use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Key, SnapshotId, Store, StoreError};
+use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Key, SnapshotId, Store, StoreError, from_nanos};
 use wharf_runtime::Cancel;
 
 use super::manifest::{CacheConfig, CacheLayer, CacheRecord};
@@ -240,7 +239,12 @@ impl<'a> Imports<'a> {
         Ok(None)
     }
 
-    /// The blobs that no place must be believed to have.
+    /// Whether no place must be believed to have this blob.
+    pub fn is_damaged(&self, digest: &Digest) -> bool {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+    }
+
+    /// All such blobs.
     pub fn damaged(&self) -> HashSet<Digest> {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -512,7 +516,6 @@ impl<R: Read> Read for Kept<'_, R> {
 
 fn lazy_layer(layer: &CacheLayer) -> LazyLayer {
     let CacheLayer { digest, size, media_type, diff_id, content, unpacked_size, created_ns, variant } = layer;
-    let distance = Duration::from_nanos(created_ns.unsigned_abs());
     LazyLayer {
         layer: Layer {
             diff_id: DiffId(*diff_id),
@@ -523,7 +526,7 @@ fn lazy_layer(layer: &CacheLayer) -> LazyLayer {
         variant: variant.clone(),
         content: ContentDigest(content.0),
         size: *unpacked_size,
-        created: if *created_ns < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance },
+        created: from_nanos(*created_ns),
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use wharf_cache::snapshot::Layer;
 use wharf_cache::state::Record;
-use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError};
+use wharf_cache::{Chain, ContentDigest, Key, Store, StoreError, to_nanos};
 use wharf_solver::cache_map::RecordKey;
 use wharf_solver::explain::provenance;
 use wharf_solver::llb::Definition;
@@ -179,9 +179,6 @@ impl<'a> Collector<'a> {
     fn time(&self, time: SystemTime) -> i64 {
         let epoch = self.epoch.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
         let time = epoch.map_or(time, |epoch| time.min(epoch));
-        match time.duration_since(UNIX_EPOCH) {
-            Ok(after) => i64::try_from(after.as_nanos()).unwrap_or(i64::MAX),
-            Err(before) => i64::try_from(before.duration().as_nanos()).map_or(i64::MIN, |nanos| -nanos),
-        }
+        to_nanos(time)
     }
 }
