@@ -72,7 +72,9 @@ fn may_trace() -> Result<(), String> {
     if !python.is_ok_and(|output| output.status.success()) {
         return Err("python3 is not installed".to_owned());
     }
-    match Tracer::start().ask("count", 0, SCENARIOS[0].name, Path::new("/nowhere")) {
+    // What is traced makes a store.
+    let scratch = Scratch::new();
+    match Tracer::start().ask("count", 0, SCENARIOS[0].name, &scratch.0.join("probe")) {
         Some(_) => Ok(()),
         None => Err("processes may not be traced here (ptrace)".to_owned()),
     }
