@@ -14,11 +14,13 @@ pub mod mounts;
 mod repositories;
 #[cfg(test)]
 mod scratch;
+mod setup;
 pub mod snapshot;
 pub mod state;
 mod store;
 pub mod walk;
 
 pub use digest::{ChainId, ContentDigest, DiffId, Digest, Key};
+pub use setup::{Ids, Setup, Stacking};
 pub use snapshot::{Chain, SnapshotId};
 pub use store::{Damage, Store, StoreError, from_nanos, to_nanos};

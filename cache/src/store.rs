@@ -25,6 +25,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::Setup;
 use crate::content::{Blobs, ContentError};
 use crate::snapshot::SnapshotId;
 pub use damage::Damage;
@@ -62,6 +63,7 @@ pub struct Store {
 
 #[derive(Debug)]
 struct Inner {
+    setup: Setup,
     root: PathBuf,
     root_fd: OwnedFd,
     database: Mutex<Database>,
@@ -132,8 +134,13 @@ fn require_store(root: &Path, root_fd: &OwnedFd) -> Result<(), StoreError> {
 }
 
 impl Store {
-    /// Opens (creating it where needed) the store at `root`, and removes what a killed process left behind.
+    /// Opens the store at `root` as [`Self::open_with`] does where everything is allowed.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        Self::open_with(root, Setup::default())
+    }
+
+    /// Opens (creating it where needed) the store at `root`, and removes what a killed process left behind.
+    pub fn open_with(root: &Path, setup: Setup) -> Result<Self, StoreError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -161,6 +168,7 @@ impl Store {
         let leftovers = process.adopt_leftovers(&opening).map_err(tmp_error)?;
         let store = Self {
             inner: Arc::new(Inner {
+                setup,
                 snapshots: Mutex::new(vec![Arc::clone(&database.snapshots)]),
                 committed: Mutex::default(),
                 database: Mutex::new(database),
@@ -199,6 +207,11 @@ impl Store {
             store.write_file("oci-layout", OCI_LAYOUT)?;
         }
         Ok(store)
+    }
+
+    /// How this process works with the store.
+    pub fn setup(&self) -> Setup {
+        self.inner.setup
     }
 
     /// The root directory.

@@ -21,6 +21,7 @@ mod capability;
 mod host;
 mod process;
 mod rootfs;
+mod sandbox;
 mod seccomp;
 mod spec;
 mod sys;
@@ -35,6 +36,7 @@ pub use cancel::Cancel;
 pub use host::{spawn_on_host, stdout_was_closed};
 pub use oci_spec::runtime::Spec;
 pub use process::run;
+pub use sandbox::{Sandbox, UnknownSandbox};
 pub use spec::{default_seccomp, default_spec, insecure_spec};
 pub use user::{User, resolve_user};
 
