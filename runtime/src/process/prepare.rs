@@ -13,6 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use super::child::{Command, Container, Init};
 use super::step::{Step, Target};
 use crate::capability::CapabilitySet;
+use crate::cgroup::Group;
 use crate::rootfs::{MountPoints, TargetKind};
 use crate::seccomp::Filter;
 use crate::spec::plan::{CgroupVersion, Device, Host, Mount, MountKind, Plan, ProcessPlan, path_string};
@@ -27,6 +28,8 @@ pub(super) struct Parts<'a> {
     pub(super) root: BorrowedFd<'a>,
     /// Trees to bind after the plan's mounts.
     pub(super) binds: Vec<Bind>,
+    /// The control group that it runs in, if it is not the caller's.
+    pub(super) group: Option<&'a Group>,
     pub(super) filter: Option<Arc<Filter>>,
     pub(super) streams: Streams,
     /// Where the child reports to.
@@ -46,6 +49,8 @@ pub(super) struct Prepared {
     pub(super) container: Container,
     /// `CLONE_NEW*`.
     pub(super) namespaces: u64,
+    /// The v2 control group that it is made in.
+    pub(super) group: Option<RawFd>,
     descriptors: Descriptors,
 }
 
@@ -76,12 +81,15 @@ pub(super) fn prepare(
     points: &mut MountPoints,
 ) -> Result<Prepared, RuntimeError> {
     let mut builder = Builder { setup: Vec::new(), trees: Vec::new(), descriptors: Descriptors::default() };
-    let Parts { root, binds, filter, streams, report } = parts;
+    let Parts { root, binds, group, filter, streams, report } = parts;
     let report = builder.descriptors.keep(report)?;
     let caller = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
         .map_err(failed("open a pidfd of the own process"))?;
     let caller = builder.descriptors.keep(caller)?;
 
+    if let Some(group) = group {
+        builder.group(&plan, group)?;
+    }
     builder.namespaces(&plan)?;
     builder.root(root, &plan)?;
     builder.mounts(&plan, root, binds, points)?;
@@ -123,7 +131,9 @@ pub(super) fn prepare(
     };
     Ok(Prepared {
         container: Container { init, command, stack: vec![0; COMMAND_STACK_BYTES] },
-        namespaces: plan.namespaces,
+        // Made in the parent's name, a namespace of control groups would begin at the parent's group.
+        namespaces: plan.namespaces & if group.is_some() { !GROUP_NAMESPACE } else { !0 },
+        group: group.and_then(Group::into_v2),
         descriptors: builder.descriptors,
     })
 }
@@ -134,7 +144,21 @@ struct Builder {
     descriptors: Descriptors,
 }
 
+const GROUP_NAMESPACE: u64 = libc::CLONE_NEWCGROUP as u64;
+
 impl Builder {
+    fn group(&mut self, plan: &Plan, group: &Group) -> Result<(), RuntimeError> {
+        for entry in group.v1_entries() {
+            let entry = entry.try_clone().map_err(failed("open the control group"))?;
+            let tasks = self.descriptors.keep(entry.into())?;
+            self.setup.push(Step::EnterGroup { tasks });
+        }
+        if plan.namespaces & GROUP_NAMESPACE != 0 {
+            self.setup.push(Step::NewGroupNamespace);
+        }
+        Ok(())
+    }
+
     fn namespaces(&mut self, plan: &Plan) -> Result<(), RuntimeError> {
         for (kind, path) in &plan.joined {
             let step = || format!("open the namespace {}", path.display());
