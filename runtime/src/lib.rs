@@ -23,7 +23,7 @@ pub mod cgroup;
 mod host;
 mod process;
 mod rootfs;
-mod sandbox;
+pub mod sandbox;
 mod seccomp;
 mod spec;
 mod sys;
