@@ -484,12 +484,6 @@ pub(crate) fn setns(fd: RawFd, kind: u64) -> Result<()> {
     unsafe { syscall!(libc::SYS_setns, fd, kind) }.map(drop)
 }
 
-/// Gives the process new namespaces (`CLONE_NEW*`).
-pub(crate) fn unshare(kinds: u64) -> Result<()> {
-    // SAFETY: takes no pointer.
-    unsafe { syscall!(libc::SYS_unshare, kinds) }.map(drop)
-}
-
 /// A session keyring of its own, so that the caller's keys cannot be reached.
 pub(crate) fn join_session_keyring() -> Result<()> {
     // SAFETY: NULL asks for an anonymous keyring.

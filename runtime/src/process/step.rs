@@ -86,7 +86,7 @@ impl Step {
         match self {
             // 0 is the process itself; it has one thread.
             Self::EnterGroup { tasks } => sys::write(*tasks, b"0").map(drop),
-            Self::NewGroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP as u64),
+            Self::NewGroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP),
             Self::EnterNamespace { fd, kind } => sys::setns(*fd, *kind),
             Self::LoopbackUp => sys::loopback_up(),
             Self::HostName(name) => sys::sethostname(name),
