@@ -3,6 +3,7 @@
 mod build;
 mod config;
 mod du;
+mod executor;
 mod history;
 mod image;
 mod prune;
@@ -11,7 +12,7 @@ mod size;
 mod steps;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -39,6 +40,8 @@ struct Cli {
 enum Command {
     /// Build an image from a Dockerfile
     Build(Box<build::BuildArgs>),
+    /// Build and push an image as kaniko's executor does, from the same flags
+    Executor(Box<executor::ExecutorArgs>),
     /// Run a command in a new container of an image
     Run(run::RunArgs),
     /// List the images in the store
@@ -55,7 +58,7 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             // A closed terminal is no reason to fail twice.
@@ -67,10 +70,21 @@ pub fn main() -> ExitCode {
     end(run_command(cli))
 }
 
+/// What was typed. A link to this program called `executor` is its command `executor`.
+fn arguments(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = typed.into_iter().collect();
+    let name = arguments.first().and_then(|program| Path::new(program).file_name());
+    if name.is_some_and(|name| name == executor::NAME) {
+        arguments.insert(1, executor::NAME.into());
+    }
+    arguments
+}
+
 fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
     let config = || Config::load(cli.config.as_deref());
     match cli.command {
         Command::Build(args) => build::build(*args, cli.root, &config()?),
+        Command::Executor(args) => executor::executor(*args, cli.root, &config()?),
         Command::Run(args) => run::run(&args, cli.root, &config()?),
         Command::Images => image::images(cli.root),
         Command::Rmi(args) => image::rmi(&args, cli.root),

@@ -80,6 +80,7 @@ fn image(store: &Store) -> BuiltImage {
         source_date_epoch: None,
         platform,
         inline_cache: None,
+        annotations: BTreeMap::new(),
     };
     assemble(&built, UNIX_EPOCH)
 }
