@@ -13,6 +13,7 @@ mod copy_matrix;
 mod copy_rows;
 mod damage;
 mod errors;
+mod executor;
 mod export;
 mod full_hit;
 mod gc;
