@@ -21,7 +21,7 @@ mod capability;
 mod host;
 mod process;
 mod rootfs;
-mod sandbox;
+pub mod sandbox;
 mod seccomp;
 mod spec;
 mod sys;

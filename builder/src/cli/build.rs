@@ -13,9 +13,10 @@ use wharf_cache::diff::Compression;
 use wharf_runtime::Cancel;
 
 use super::config::Config;
+use super::place::{Place, Wanted};
 use super::prune::settle;
 use super::steps::StepArgs;
-use super::{existing_store, open_store, require_root, variable, with_store};
+use super::{variable, with_store};
 use crate::build::call::{Call, Question, Stores};
 use crate::build::{self, BuildRequest, ExplainFormat, Outcome};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
@@ -159,15 +160,15 @@ impl BuildArgs {
     }
 }
 
-pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
+pub(super) fn build(args: BuildArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
     let unchanged = |request| Ok(request);
-    build_changed(args, root, config, unchanged).map(|(code, _)| code)
+    build_changed(args, wanted, config, unchanged).map(|(code, _)| code)
 }
 
 /// Builds what the flags say with the changes that `change` makes, which has what no flag says.
 pub(super) fn build_changed(
     args: BuildArgs,
-    root: Option<PathBuf>,
+    wanted: &Wanted,
     config: &Config,
     change: impl FnOnce(BuildRequest) -> Result<BuildRequest, Failure>,
 ) -> Result<(ExitCode, Option<Outcome>), Failure> {
@@ -183,9 +184,9 @@ pub(super) fn build_changed(
         if !idle.is_empty() {
             note_idle(&idle);
         }
-        return Ok((ask(&request, &call, root)?, None));
+        return Ok((ask(&request, &call, wanted)?, None));
     }
-    require_root()?;
+    let place = Place::enter(wanted)?;
     let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
     if request.explain == Some(ExplainFormat::Json) && (stdout_is_taken || quiet) {
         let other = if quiet { "the image id (--quiet)" } else { "the result" };
@@ -205,11 +206,14 @@ pub(super) fn build_changed(
     let cancel = Cancel::new().map_err(|error| failed(&error))?;
     let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
     if let Some(format) = plan {
-        with_store(root, |store| build::plan(store, request, format.into(), cancel, signals))?;
+        with_store(&place, |store| {
+            build::plan(store, place.sandbox, request, format.into(), cancel, signals)
+        })?;
         return Ok((ExitCode::SUCCESS, None));
     }
-    let outcome = with_store(root, |store| {
-        let built = build::build(store, request, cancel, signals);
+    place.tell();
+    let outcome = with_store(&place, |store| {
+        let built = build::build(store, place.sandbox, request, cancel, signals);
         // A build that failed has written things too.
         settle(store, config);
         built
@@ -241,8 +245,13 @@ fn idle_flags(args: &BuildArgs) -> Vec<&'static str> {
 }
 
 /// Answers a question about the Dockerfile. That there are warnings is told by the exit status.
-fn ask(request: &BuildRequest, call: &Call, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
-    let stores = Stores { existing: &|| existing_store(root.clone()), open: &|| open_store(root.clone()) };
+fn ask(request: &BuildRequest, call: &Call, wanted: &Wanted) -> Result<ExitCode, Failure> {
+    // Many questions need no store, and can be answered where nothing can be built.
+    let place = Place::enter(wanted);
+    let stores = Stores {
+        existing: &|| place.as_ref().ok()?.existing_store(),
+        open: &|| place.as_ref().map_err(Failure::clone)?.open_store(),
+    };
     let is_clean = build::call::call(request, call, &stores)?;
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(WARNINGS_EXIT_CODE) })
 }

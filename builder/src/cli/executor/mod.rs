@@ -16,6 +16,7 @@ use wharf_cache::diff::Compression;
 
 use super::build::{BuildArgs, build_changed};
 use super::config::Config;
+use super::place::Wanted;
 use super::variable;
 use crate::build::BuildRequest;
 use crate::csv;
@@ -139,20 +140,16 @@ fn switch(text: &str) -> Result<bool, String> {
 }
 
 /// Builds what `args` say.
-pub(super) fn executor(
-    args: ExecutorArgs,
-    root: Option<PathBuf>,
-    config: &Config,
-) -> Result<ExitCode, Failure> {
+pub(super) fn executor(args: ExecutorArgs, wanted: Wanted, config: &Config) -> Result<ExitCode, Failure> {
     let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
     let plan = Plan::of(&args, &text)?;
     for note in args.idle.notes().into_iter().chain(plan.notes(&args)) {
         print_note(&note);
     }
     let flags = plan.flags(&args)?;
-    let root = root.or_else(|| plan.store.clone());
+    let wanted = Wanted { root: wanted.root.or_else(|| plan.store.clone()), ..wanted };
     let change = |request| plan.complete(request, &args, &text);
-    let (code, outcome) = build_changed(BuildArgs::from_flags(flags)?, root, config, change)?;
+    let (code, outcome) = build_changed(BuildArgs::from_flags(flags)?, &wanted, config, change)?;
     if let Some(digest) = outcome.and_then(|outcome| outcome.manifest) {
         plan.write_digests(&args, &digest)?;
     }
