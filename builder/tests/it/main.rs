@@ -28,6 +28,7 @@ mod layers;
 mod machine;
 mod mounts;
 mod offline;
+mod pods;
 mod registry;
 mod registry_fixture;
 mod remote;
