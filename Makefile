@@ -19,7 +19,7 @@ build:
 	$(CARGO) build --release
 
 # Everything that must hold before a change lands.
-test: lint
+test: lint dist
 	testdata/test.sh
 
 lint:

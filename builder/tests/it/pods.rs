@@ -29,7 +29,6 @@ enum Place {
 /// What all places read, and where each of them writes.
 struct Things {
     scratch: Scratch,
-    layout: &'static Path,
 }
 
 impl Things {
@@ -44,12 +43,14 @@ impl Things {
         fs::set_permissions(&root, fs::Permissions::from_mode(0o755)).unwrap();
         let context = repository().join("testdata/pods/context");
         tool("cp", &["-r", &text(&context), &text(&scratch.path("context"))]);
-        // Wherever the checkout is: everybody gets to these.
+        // Wherever the checkout is, and whoever may read it: everybody gets to these.
+        tool("cp", &["-r", &text(layout), &text(&scratch.path("base"))]);
+        tool("chmod", &["-R", "a+rX", &text(&scratch.path("base"))]);
         fs::copy(env!("CARGO_BIN_EXE_wharf"), scratch.path("wharf")).unwrap();
         fs::write(scratch.path("token"), SECRET).unwrap();
         fs::create_dir(scratch.path("out")).unwrap();
         fs::set_permissions(scratch.path("out"), fs::Permissions::from_mode(0o1777)).unwrap();
-        Some(Self { scratch, layout })
+        Some(Self { scratch })
     }
 
     fn path(&self, name: &str) -> String {
@@ -84,11 +85,10 @@ impl Things {
         let pod = pod_program()?;
         let mut command = Command::new("python3");
         command.arg(pod).arg(kind).args(["--net", "--env", &format!("SOURCE_DATE_EPOCH={EPOCH}")]);
-        for (path, mode) in [("context", ":ro"), ("token", ":ro"), ("out", "")] {
+        for (path, mode) in [("base", ":ro"), ("context", ":ro"), ("token", ":ro"), ("out", "")] {
             command.args(["--bind", &format!("{0}:{0}{mode}", self.path(path))]);
         }
-        command.args(["--bind", &format!("{program}:{program}:ro")]);
-        command.args(["--bind", &format!("{0}:{0}:ro", self.layout.display())]).args(["--", program]);
+        command.args(["--bind", &format!("{program}:{program}:ro"), "--", program]);
         Some(command)
     }
 
@@ -140,7 +140,7 @@ impl Things {
     fn build(&self, place: Place) -> Option<Outcome> {
         let metadata = self.path("out/metadata.json");
         let archive = format!("type=oci,dest={}", self.path("out/image.tar"));
-        let base = format!("debian=oci-layout://{}", self.layout.display());
+        let base = format!("debian=oci-layout://{}", self.path("base"));
         let secret = format!("id=token,src={}", self.path("token"));
         let context = self.path("context");
         let arguments = [
@@ -281,4 +281,27 @@ fn a_restricted_pod_is_told_what_it_lacks() {
     let Some(things) = Things::new() else { return };
     let Some(outcome) = things.build(Place::Pod("restricted")) else { return };
     outcome.fails_with(5, &["seccomp", "wharf doctor"]);
+}
+
+#[test]
+fn manifests_are_of_the_kinds_of_pods_that_are_tested() {
+    // As the program that makes pods has them.
+    let expected = "\
+kind=hostusers-false uid=0 capabilities=default no_new_privs=False seccomp=True userns=True
+kind=nonroot uid=1000 capabilities=none no_new_privs=False seccomp=False userns=False
+kind=privileged uid=0 capabilities=all no_new_privs=False seccomp=False userns=False
+kind=restricted uid=1000 capabilities=none no_new_privs=True seccomp=True userns=False
+kind=root uid=0 capabilities=default no_new_privs=False seccomp=False userns=False
+kind=root-seccomp uid=0 capabilities=default no_new_privs=False seccomp=True userns=False
+";
+    let has_yaml = Command::new("/usr/bin/python3").args(["-c", "import yaml"]).stderr(Stdio::null()).status();
+    if !has_yaml.is_ok_and(|status| status.success()) {
+        return skip("needs package python3-yaml");
+    }
+    let script = repository().join("testdata/pods/manifests.py");
+    assert_eq!(tool("/usr/bin/python3", &[&text(&script), &text(&repository().join("docs/kubernetes"))]), expected);
+    for name in ["github-actions.yml", "gitlab-ci.yml"] {
+        let read = "import sys, yaml; yaml.safe_load(open(sys.argv[1]))";
+        tool("/usr/bin/python3", &["-c", read, &text(&repository().join("docs/ci").join(name))]);
+    }
 }
