@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""check.py ROOT: runs ROOT/wharf as root of the file system ROOT, in which there is nothing else.
+"""check.py ROOT: runs ROOT/wharf as root of the file system ROOT, in which there is nothing else but /proc.
 
 Called by check.sh in a network namespace of its own, whose name server and web server are this program.
 """
@@ -55,7 +55,8 @@ def start_servers():
     serve(80)
     key, certificate = ROOT + "/key.pem", ROOT + "/certificate.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", key,
-                    "-out", certificate, "-days", "2", "-subj", "/CN=" + HOST, "-addext", "subjectAltName=DNS:" + HOST],
+                    "-out", certificate, "-days", "2", "-subj", "/CN=" + HOST, "-addext", "subjectAltName=DNS:" + HOST,
+                    "-addext", "basicConstraints=critical,CA:FALSE"],
                    check=True, stderr=subprocess.DEVNULL)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -84,6 +85,8 @@ def check(what, done, *words):
         raise SystemExit(f"check.py: {what}: status {done.returncode}\n{done.stderr}")
 
 
+os.mkdir(ROOT + "/proc")
+subprocess.run(["mount", "-t", "proc", "proc", ROOT + "/proc"], check=True)
 start_servers()
 check("a host is found by its name", build(f"http://{HOST}/1", {}))
 # The certificates that are built in do not know the server: without any it would be another word.
