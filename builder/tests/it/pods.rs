@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::harness::{Outcome, Scratch, debian_layout, have, repository, skip, tool};
+use crate::harness::{Outcome, Scratch, busybox_layout, debian_layout, have, repository, skip, tool};
 
 /// The clock of all builds.
 const EPOCH: &str = "1700000000";
@@ -211,7 +211,12 @@ fn reference() -> Option<&'static (String, String)> {
 }
 
 fn digest(things: &Things) -> String {
-    let metadata = fs::read_to_string(things.path("out/metadata.json")).unwrap();
+    digest_in(&things.scratch.path("out/metadata.json"))
+}
+
+/// The digest in a metadata file.
+fn digest_in(metadata: &Path) -> String {
+    let metadata = fs::read_to_string(metadata).unwrap();
     let (_, rest) = metadata.split_once("\"containerimage.digest\": \"").unwrap();
     rest.split('"').next().unwrap().to_owned()
 }
@@ -283,6 +288,81 @@ fn a_restricted_pod_is_told_what_it_lacks() {
     outcome.fails_with(5, &["seccomp", "wharf doctor"]);
 }
 
+/// What `make dist` has made, if it was run.
+fn dist() -> Option<PathBuf> {
+    let dist = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("dist");
+    if !dist.join("usr/local/bin/wharf").is_file() {
+        skip("the static program is not made: `make dist`");
+        return None;
+    }
+    Some(dist)
+}
+
+#[test]
+fn the_image_of_wharf_builds_images_in_every_pod() {
+    let (Some(things), Some(dist), Some(pod)) = (Things::new(), dist(), pod_program()) else { return };
+    let Some(busybox) = busybox_layout().filter(|_| have(&["umoci"])) else { return };
+    // The image, by wharf itself, and its files, by somebody else.
+    let static_wharf = text(&dist.join("usr/local/bin/wharf"));
+    let layout = things.path("image");
+    let mut command = Command::new(&static_wharf);
+    command.args([
+        "--root",
+        &things.path("store"),
+        "build",
+        "--build-context",
+        &format!("dist={}", dist.display()),
+    ]);
+    command
+        .args(["--target=wharf", "-o", &format!("type=oci,tar=false,name=wharf:latest,dest={layout}")])
+        .arg(repository());
+    Outcome::of(command).success();
+    tool("umoci", &["unpack", "--image", &format!("{layout}:latest"), &things.path("bundle")]);
+    // What it builds.
+    tool("cp", &["-r", &text(busybox), &things.path("busybox")]);
+    tool("chmod", &["-R", "a+rX", &things.path("busybox")]);
+    fs::create_dir(things.scratch.path("small")).unwrap();
+    let steps =
+        "FROM busybox\nARG SOURCE_DATE_EPOCH\nRUN echo made >/made && chown 1:2 /made\nCOPY Dockerfile /\n";
+    fs::write(things.scratch.path("small/Dockerfile"), steps).unwrap();
+    let mut digests = Vec::new();
+    for kind in ["privileged", "root", "root-seccomp", "hostusers-false", "nonroot"] {
+        let mut command = Command::new("python3");
+        command.arg(&pod).arg(kind).arg("--runtime").arg(repository().join("testdata/pods/image-runtime"));
+        command.env("IMAGE_ROOT", things.path("bundle/rootfs"));
+        command.args([
+            "--env",
+            &format!("SOURCE_DATE_EPOCH={EPOCH}"),
+            "--bind",
+            &format!("{}:/out", things.path("out")),
+        ]);
+        for name in ["busybox", "small"] {
+            command.args(["--bind", &format!("{}:/{name}:ro", things.path(name))]);
+        }
+        command.args([
+            "--",
+            "/usr/local/bin/wharf",
+            "--root",
+            "/build/store",
+            "build",
+            "--progress",
+            "plain",
+            "--network=none",
+        ]);
+        command.args([
+            "--build-context",
+            "busybox=oci-layout:///busybox",
+            "-o",
+            "type=oci,dest=/out/small.tar",
+        ]);
+        let metadata = format!("/out/{kind}.json");
+        command.args(["--metadata-file", &metadata, "/small"]);
+        Outcome::of(command).success();
+        digests.push((kind, digest_in(&things.scratch.path("out").join(format!("{kind}.json")))));
+    }
+    assert!(digests.iter().all(|(_, digest)| *digest == digests[0].1), "{digests:?}");
+}
+
 #[test]
 fn manifests_are_of_the_kinds_of_pods_that_are_tested() {
     // As the program that makes pods has them.
@@ -294,12 +374,16 @@ kind=restricted uid=1000 capabilities=none no_new_privs=True seccomp=True userns
 kind=root uid=0 capabilities=default no_new_privs=False seccomp=False userns=False
 kind=root-seccomp uid=0 capabilities=default no_new_privs=False seccomp=True userns=False
 ";
-    let has_yaml = Command::new("/usr/bin/python3").args(["-c", "import yaml"]).stderr(Stdio::null()).status();
+    let has_yaml =
+        Command::new("/usr/bin/python3").args(["-c", "import yaml"]).stderr(Stdio::null()).status();
     if !has_yaml.is_ok_and(|status| status.success()) {
         return skip("needs package python3-yaml");
     }
     let script = repository().join("testdata/pods/manifests.py");
-    assert_eq!(tool("/usr/bin/python3", &[&text(&script), &text(&repository().join("docs/kubernetes"))]), expected);
+    assert_eq!(
+        tool("/usr/bin/python3", &[&text(&script), &text(&repository().join("docs/kubernetes"))]),
+        expected
+    );
     for name in ["github-actions.yml", "gitlab-ci.yml"] {
         let read = "import sys, yaml; yaml.safe_load(open(sys.argv[1]))";
         tool("/usr/bin/python3", &["-c", read, &text(&repository().join("docs/ci").join(name))]);
