@@ -6,6 +6,7 @@ mod du;
 mod executor;
 mod history;
 mod image;
+mod limits;
 mod place;
 mod prune;
 mod run;

@@ -2,6 +2,7 @@
 
 mod exec;
 pub mod file;
+pub mod groups;
 pub mod mounts;
 pub(crate) mod sandbox_files;
 pub(crate) mod spec;
@@ -17,7 +18,8 @@ use std::time::{Instant, SystemTime};
 use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
-use wharf_cache::{Chain, ContentDigest, Digest, Key, Store, StoreError};
+use wharf_cache::{Chain, ContentDigest, Digest, Ids, Key, Store, StoreError};
+use wharf_runtime::cgroup::{GroupError, Refused};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Sandbox};
 use wharf_solver::cache_map::{self, Reads, RecordKey};
 use wharf_solver::llb::{
@@ -41,6 +43,7 @@ use crate::source::{
 };
 use crate::ssh::SshAgents;
 use file::{FileError, Source};
+use groups::Groups;
 use mounts::{MountError, Part};
 
 /// Does the work of one build.
@@ -75,6 +78,8 @@ pub struct Worker<'a> {
     pub stale: &'a AtomicBool,
     /// The limit of open files that steps get.
     pub open_files: OpenFiles,
+    /// The control groups that steps run in.
+    pub groups: Groups<'a>,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
     pub sandbox_dir: PathBuf,
     /// What `--secret` gave.
@@ -91,15 +96,18 @@ pub struct Worker<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The process of a RUN ended badly.
-    #[error("process {command:?} did not complete successfully: {}", describe(*status, *out_of_memory))]
+    #[error("process {command:?} did not complete successfully: {}", describe(*status, *refused))]
     Process {
         /// The command, arguments joined by spaces.
         command: String,
         /// How it ended.
         status: ExitStatus,
-        /// Whether it was killed when the machine's memory ran out.
-        out_of_memory: bool,
+        /// What the kernel refused its processes before.
+        refused: Option<Refused>,
     },
+    /// The control group of a RUN could not be made.
+    #[error("{0}")]
+    Group(#[from] GroupError),
     /// The process could not be run.
     #[error("cannot run {command:?}")]
     Run {
@@ -157,8 +165,8 @@ pub enum WorkerError {
     Unsupported(String),
 }
 
-fn describe(status: ExitStatus, out_of_memory: bool) -> String {
-    let why = if out_of_memory { ", because memory ran out (the kernel's OOM killer)" } else { "" };
+fn describe(status: ExitStatus, refused: Option<Refused>) -> String {
+    let why = refused.map(|refused| format!(", after {refused}")).unwrap_or_default();
     match status {
         ExitStatus::Exited(code) => format!("exit code: {code}{why}"),
         ExitStatus::Signaled(signal) => {
@@ -406,7 +414,7 @@ impl Worker<'_> {
             ResultRef::Local(vertex) => self.local(vertex).map(Input::Local),
             ResultRef::Snapshots(chain) => {
                 self.imports.bring_files(chain, &self.cancel)?;
-                Ok(Input::View(self.store.view(chain)?))
+                Ok(Input::View(self.store.view(chain)?, self.store.setup().ids))
             }
             ResultRef::Image { .. } => {
                 Err(WorkerError::Unsupported("reading an image that was not pulled".to_owned()))
@@ -426,13 +434,22 @@ impl Worker<'_> {
             let source = match &action.change {
                 FileChange::Copy(copy) => Some(match copy.from {
                     Some(ActionInput::Input(input)) => self.open(&inputs[input])?,
-                    Some(ActionInput::Action(from)) => changing.read(changing.of_action[from], system)?,
-                    Some(ActionInput::Scratch) | None => Input::View(self.store.view(&Chain::default())?),
+                    Some(ActionInput::Action(from)) => {
+                        changing.read(self.store, changing.of_action[from], system)?
+                    }
+                    Some(ActionInput::Scratch) | None => {
+                        Input::View(self.store.view(&Chain::default())?, self.store.setup().ids)
+                    }
                 }),
                 _ => None,
             };
             let (_, active) = &mut changing.systems[system];
-            file::execute(&action.change, active.root()?, source.as_ref().map(Input::source))?;
+            file::execute(
+                &action.change,
+                active.root()?,
+                self.store.setup().ids,
+                source.as_ref().map(Input::source),
+            )?;
             changing.of_action.push(system);
         }
         let last =
@@ -459,27 +476,29 @@ impl Changing {
     }
 
     /// Opens one for reading while `other` is changed.
-    fn read(&mut self, system: usize, other: usize) -> Result<Input<'static>, WorkerError> {
+    fn read(&mut self, store: &Store, system: usize, other: usize) -> Result<Input<'static>, WorkerError> {
         if system == other {
             return Err(FileError::Unsupported("copying a file system into itself").into());
         }
         let root = self.systems[system].1.root()?.try_clone_to_owned();
         let operation = "open what an earlier action made";
-        root.map(Input::View).map_err(|source| WorkerError::Prepare { operation, source })
+        root.map(|root| Input::View(root, store.setup().ids))
+            .map_err(|source| WorkerError::Prepare { operation, source })
     }
 }
 
 /// An input opened for reading.
 enum Input<'a> {
     Local(&'a LocalContext),
-    View(OwnedFd),
+    /// Files of the store, and how they belong to users.
+    View(OwnedFd, Ids),
 }
 
 impl Input<'_> {
     fn tree(&self) -> Tree<'_> {
         match self {
             Self::Local(context) => context.tree(),
-            Self::View(fd) => Tree { root: fd.as_fd(), ignore: None, without: None },
+            Self::View(fd, ids) => Tree { root: fd.as_fd(), ids: *ids, ignore: None, without: None },
         }
     }
 
