@@ -38,7 +38,7 @@ use crate::history::{Recorder, RequestSummary, text};
 use crate::layers::{Form, Layers};
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress, print_result, print_talk};
-use crate::registry::{OciRegistry, RegistryOptions};
+use crate::registry::{OciRegistry, RegistryOptions, Rules};
 use crate::remote::exports::Uploads;
 use crate::remote::imports::Imports;
 use crate::remote::mounts::UsedMounts;
@@ -106,6 +106,12 @@ pub struct BuildRequest {
     pub jobs: usize,
     /// Registries spoken to in plain HTTP.
     pub insecure_registries: Vec<String>,
+    /// What else is said of single registries.
+    pub registries: Rules,
+    /// How new layers of the image are compressed.
+    pub compression: Compression,
+    /// Annotations of the image's manifest.
+    pub annotations: BTreeMap<String, String>,
     /// Docker's config.json, for credentials.
     pub docker_config: Option<PathBuf>,
     /// The limit of open files that steps get.
@@ -138,6 +144,8 @@ pub struct Allowed {
 pub struct Outcome {
     /// The image id (digest of the config), if an image was made.
     pub image_id: Option<Digest>,
+    /// The digest of its manifest, which registries know it by.
+    pub manifest: Option<Digest>,
 }
 
 /// Builds, until `cancel`, which `signals` trigger.
@@ -340,7 +348,7 @@ impl<'a> Build<'a> {
         self.refuse_forbidden(converted)?;
         self.load_named(&converted.definition)?;
         let clamp_time_s = converted.source_date_epoch;
-        let variant = Variant { compression: Compression::default(), clamp_time_s };
+        let variant = Variant { compression: self.request.compression, clamp_time_s };
         let make = |form| Layers::new(&self.sources.store, &self.imports, self.cancel.clone(), form);
         let layers = &make(Form { variant, force: false });
         let own: Vec<_> =
@@ -563,6 +571,7 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
         insecure: request.insecure_registries.clone(),
         docker_config: request.docker_config.clone(),
         offline: request.offline,
+        rules: request.registries.clone(),
         ..RegistryOptions::default()
     }));
     let given = Arc::clone(&request.secrets);
@@ -643,7 +652,7 @@ fn forbidden(exec: &ExecOp, allowed: Allowed, places: &RunPlaces, run: &Range<us
 }
 
 /// The platform of the machine.
-fn host_platform() -> Platform {
+pub(crate) fn host_platform() -> Platform {
     let (architecture, variant) = match std::env::consts::ARCH {
         "x86_64" => ("amd64", ""),
         "aarch64" => ("arm64", ""),

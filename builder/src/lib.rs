@@ -3,6 +3,7 @@
 //! In: a command line. Out: an image, an archive, a directory, a running container; and words on the terminal.
 
 pub mod build;
+mod certificates;
 pub mod cli;
 pub mod container;
 pub mod context;

@@ -12,6 +12,9 @@
 //! A record is part of the inode: a rename, a hard link and overlayfs's copy-up keep it, and it is gone with the file. Modes are
 //! the files' own. What is no valid record counts as none, because whoever may write to a file can write this too.
 //!
+//! In a user namespace with many ids owners are the kernel's, and only devices have stand-ins ([`Ids::Kernel`]): made where the
+//! kernel refuses the device, and told from other files by being empty and having the attribute.
+//!
 //! Who gives a symlink, pipe or socket another access time takes its record away. Reading it does not: the kernel renews
 //! access times only when they are old, unless the file system is mounted with `strictatime` ([`keeps_records`]).
 
@@ -188,23 +191,35 @@ impl Ids {
         };
         let is_device = matches!(kind, FileKind::CharDevice | FileKind::BlockDevice);
         // Anybody may make the character device 0:0: it is a whiteout.
-        if self == Self::Recorded && is_device && (kind, rdev) != (FileKind::CharDevice, (0, 0)) {
-            return make_node(dir, name, Node { is_block: kind == FileKind::BlockDevice, rdev }, 0);
+        let needs_right = is_device && (kind, rdev) != (FileKind::CharDevice, (0, 0));
+        let stand_in = || make_node(dir, name, Node { is_block: kind == FileKind::BlockDevice, rdev }, 0);
+        if self == Self::Recorded && needs_right {
+            return stand_in();
         }
         let device = rustix::fs::makedev(rdev.0, rdev.1);
-        Ok(rustix::fs::mknodat(dir, name, file_type, Mode::empty(), device)?)
+        match rustix::fs::mknodat(dir, name, file_type, Mode::empty(), device) {
+            // A user namespace may have any owners, and no devices.
+            Err(Errno::PERM) if needs_right => stand_in(),
+            done => Ok(done?),
+        }
     }
 
     fn stat(self, place: &Place<'_>) -> io::Result<Stat> {
         let raw = place.statx()?;
         let mut stat = walk::stat_from(&raw)?;
-        if self == Self::Recorded {
-            let record = record_of(place, &raw, stat.kind)?;
-            (stat.uid, stat.gid) = record.owner;
-            if let Some(node) = record.node {
-                stat.kind = if node.is_block { FileKind::BlockDevice } else { FileKind::CharDevice };
-                stat.rdev = node.rdev;
+        let node = match self {
+            Self::Recorded => {
+                let record = record_of(place, &raw, stat.kind)?;
+                (stat.uid, stat.gid) = record.owner;
+                record.node
             }
+            // Files with something in them are not asked: they are nearly all.
+            Self::Kernel if stat.kind == FileKind::File && stat.size == 0 => node_of(place)?,
+            Self::Kernel => None,
+        };
+        if let Some(node) = node {
+            stat.kind = if node.is_block { FileKind::BlockDevice } else { FileKind::CharDevice };
+            stat.rdev = node.rdev;
         }
         Ok(stat)
     }
@@ -220,10 +235,7 @@ fn record_of(place: &Place<'_>, raw: &Statx, kind: FileKind) -> io::Result<Recor
     match kind {
         FileKind::File | FileKind::Dir => {
             let Some(text) = place.attribute(OWNER)? else { return Ok(Record::default()) };
-            let node = match kind {
-                FileKind::File => place.attribute(NODE)?.and_then(|text| parse_node(&text)),
-                _ => None,
-            };
+            let node = if kind == FileKind::File { node_of(place)? } else { None };
             Ok(Record { owner: parse_owner(&text).unwrap_or_default(), node })
         }
         FileKind::Symlink
@@ -235,6 +247,11 @@ fn record_of(place: &Place<'_>, raw: &Statx, kind: FileKind) -> io::Result<Recor
             Ok(Record { owner, node: None })
         }
     }
+}
+
+/// The device that a regular file stands for.
+fn node_of(place: &Place<'_>) -> io::Result<Option<Node>> {
+    Ok(place.attribute(NODE)?.and_then(|text| parse_node(&text)))
 }
 
 fn write(place: &Place<'_>, owner: Owner) -> io::Result<()> {

@@ -57,7 +57,10 @@ impl Build<'_> {
             let names = self.image_names();
             written("metadata file", metadata::write_metadata_file(path, image.as_ref(), &names))?;
         }
-        Ok(Outcome { image_id: image.map(|image| image.config_descriptor.digest) })
+        Ok(Outcome {
+            image_id: image.as_ref().map(|image| image.config_descriptor.digest),
+            manifest: image.map(|image| image.descriptor.digest),
+        })
     }
 
     fn export_all(
@@ -201,6 +204,7 @@ impl Build<'_> {
             source_date_epoch: converted.source_date_epoch,
             platform,
             inline_cache: self.inline_cache(converted, solution, layers)?,
+            annotations: self.request.annotations.clone(),
         };
         Ok(assemble(&built, SystemTime::now()))
     }

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
+use wharf_cache::diff::Compression;
 use wharf_runtime::Cancel;
 
 use super::config::Config;
@@ -17,14 +18,14 @@ use super::prune::settle;
 use super::steps::StepArgs;
 use super::{variable, with_store};
 use crate::build::call::{Call, Question, Stores};
-use crate::build::{self, BuildRequest, ExplainFormat};
+use crate::build::{self, BuildRequest, ExplainFormat, Outcome};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
 use crate::error::{Failure, Kind, causes};
 use crate::exporter::output::open_stdout;
 use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, print_note, print_result};
-use crate::registry::Reference;
+use crate::registry::{Reference, Rules};
 use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::signals;
 use crate::source::git;
@@ -143,12 +144,39 @@ impl From<Explain> for ExplainFormat {
     }
 }
 
+/// `wharf build` by itself, to read its flags from something else than the command line.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true)]
+struct Flags {
+    #[command(flatten)]
+    args: BuildArgs,
+}
+
+impl BuildArgs {
+    /// Reads flags that are given in the place of the command line's.
+    pub(super) fn from_flags(flags: Vec<OsString>) -> Result<Self, Failure> {
+        let read = Flags::try_parse_from(flags);
+        read.map(|flags| flags.args).map_err(|error| Failure::new(Kind::Usage, error.to_string()))
+    }
+}
+
 pub(super) fn build(args: BuildArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let unchanged = |request| Ok(request);
+    build_changed(args, wanted, config, unchanged).map(|(code, _)| code)
+}
+
+/// Builds what the flags say with the changes that `change` makes, which has what no flag says.
+pub(super) fn build_changed(
+    args: BuildArgs,
+    wanted: &Wanted,
+    config: &Config,
+    change: impl FnOnce(BuildRequest) -> Result<BuildRequest, Failure>,
+) -> Result<(ExitCode, Option<Outcome>), Failure> {
     let quiet = args.quiet;
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let idle = idle_flags(&args);
     let plan = args.plan;
-    let request = request(args)?;
+    let request = change(request(args)?)?;
     if !idle.is_empty() && plan.is_some() {
         note_idle(&idle);
     }
@@ -156,7 +184,7 @@ pub(super) fn build(args: BuildArgs, wanted: &Wanted, config: &Config) -> Result
         if !idle.is_empty() {
             note_idle(&idle);
         }
-        return ask(&request, &call, wanted);
+        return Ok((ask(&request, &call, wanted)?, None));
     }
     let place = Place::enter(wanted)?;
     let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
@@ -181,7 +209,7 @@ pub(super) fn build(args: BuildArgs, wanted: &Wanted, config: &Config) -> Result
         with_store(&place, |store| {
             build::plan(store, place.sandbox, request, format.into(), cancel, signals)
         })?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok((ExitCode::SUCCESS, None));
     }
     place.tell();
     let outcome = with_store(&place, |store| {
@@ -192,11 +220,11 @@ pub(super) fn build(args: BuildArgs, wanted: &Wanted, config: &Config) -> Result
     })?;
     if quiet
         && !stdout_is_taken
-        && let Some(id) = outcome.image_id
+        && let Some(id) = &outcome.image_id
     {
         print_result(&id.to_string())?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok((ExitCode::SUCCESS, Some(outcome)))
 }
 
 fn note_idle(flags: &[&str]) {
@@ -326,6 +354,9 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         metadata_file: args.metadata_file,
         jobs: args.jobs.into(),
         insecure_registries: args.insecure_registry,
+        registries: Rules::default(),
+        compression: Compression::default(),
+        annotations: BTreeMap::new(),
         docker_config,
         open_files: OpenFiles::raise(),
         home: variable("HOME").map(PathBuf::from),

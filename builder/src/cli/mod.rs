@@ -3,6 +3,7 @@
 mod build;
 mod config;
 mod du;
+mod executor;
 mod history;
 mod image;
 mod limits;
@@ -13,7 +14,7 @@ mod size;
 mod steps;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -47,6 +48,8 @@ struct Cli {
 enum Command {
     /// Build an image from a Dockerfile
     Build(Box<build::BuildArgs>),
+    /// Build and push an image as kaniko's executor does, from the same flags
+    Executor(Box<executor::ExecutorArgs>),
     /// Run a command in a new container of an image
     Run(run::RunArgs),
     /// List the images in the store
@@ -63,7 +66,7 @@ enum Command {
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             // A closed terminal is no reason to fail twice.
@@ -75,11 +78,22 @@ pub fn main() -> ExitCode {
     end(run_command(cli))
 }
 
+/// What was typed. A link to this program called `executor` is its command `executor`.
+fn arguments(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = typed.into_iter().collect();
+    let name = arguments.first().and_then(|program| Path::new(program).file_name());
+    if name.is_some_and(|name| name == executor::NAME) {
+        arguments.insert(1, executor::NAME.into());
+    }
+    arguments
+}
+
 fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
     let config = Config::load(cli.config.as_deref())?;
     let wanted = Wanted { root: cli.root, sandbox: cli.sandbox.or(config.sandbox) };
     match cli.command {
         Command::Build(args) => build::build(*args, &wanted, &config),
+        Command::Executor(args) => executor::executor(*args, wanted, &config),
         Command::Run(args) => run::run(&args, &wanted, &config),
         Command::Images => image::images(&wanted),
         Command::Rmi(args) => image::rmi(&args, &wanted),

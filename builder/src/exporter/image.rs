@@ -39,6 +39,8 @@ pub struct Built {
     pub platform: llb::Platform,
     /// The cache that the image carries.
     pub inline_cache: Option<CacheConfig>,
+    /// Annotations of its manifest.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// An image ready to be exported: its documents as bytes, its layers as blobs of the store.
@@ -95,6 +97,8 @@ struct Manifest<'a> {
     media_type: &'a str,
     config: &'a Descriptor,
     layers: &'a [Descriptor],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    annotations: &'a BTreeMap<String, String>,
 }
 
 /// Puts the documents of an image together. `now` is its time when nothing in it has one.
@@ -133,6 +137,7 @@ pub fn assemble(built: &Built, now: SystemTime) -> BuiltImage {
         media_type: MANIFEST_TYPE,
         config: &config_descriptor,
         layers: &layers,
+        annotations: &built.annotations,
     };
     let manifest = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys only");
     let descriptor = Descriptor {
@@ -290,6 +295,7 @@ pub(super) mod tests {
             source_date_epoch: epoch,
             platform: linux(),
             inline_cache: None,
+            annotations: BTreeMap::new(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whole exports of small images made by hand, read back by other people's tools.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
@@ -80,6 +81,7 @@ fn image(store: &Store) -> BuiltImage {
         source_date_epoch: None,
         platform,
         inline_cache: None,
+        annotations: BTreeMap::new(),
     };
     assemble(&built, UNIX_EPOCH)
 }

@@ -34,20 +34,7 @@ impl OciRegistry {
 
 impl Registry for OciRegistry {
     fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
-        let path = format!("{}/manifests/{}", reference.repository(), reference.manifest_selector());
-        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
-        let call = Call {
-            scopes: vec![scope(reference.repository(), "pull")],
-            headers: vec![(ACCEPT, accept)],
-            ..self.transport.call(reference.registry(), &path, "fetch", manifest_object(reference))?
-        };
-        self.transport.repeat(|| {
-            let response = self.transport.send(&call)?;
-            match response.status() {
-                StatusCode::OK => read_manifest(&call, reference, response),
-                _ => Err(self.transport.refusal(&call, response)),
-            }
-        })
+        self.at_mirrors(reference, |reference| self.own_manifest(reference))
     }
 
     fn blob(
@@ -56,8 +43,10 @@ impl Registry for OciRegistry {
         digest: &Digest,
         size: u64,
     ) -> Result<Box<dyn Read + Send>, RegistryError> {
-        let download = Download::start(Arc::clone(&self.transport), name, *digest, size)?;
-        Ok(Box::new(VerifyingReader::new(download, *digest, size)))
+        self.at_mirrors(name, |name| {
+            let download = Download::start(Arc::clone(&self.transport), name, *digest, size)?;
+            Ok(Box::new(VerifyingReader::new(download, *digest, size)) as Box<dyn Read + Send>)
+        })
     }
 
     fn has_blob(&self, name: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
@@ -115,7 +104,9 @@ impl Registry for OciRegistry {
         self.transport.repeat(|| {
             let response = self.transport.send(&call)?;
             if !response.status().is_success() {
-                return Err(self.transport.refusal(&call, response));
+                let refusal = self.transport.refusal(&call, response);
+                let is_ignored = self.transport.rules().ignore_immutable_tags && refusal.is_immutable_tag();
+                return if is_ignored { Ok(()) } else { Err(refusal) };
             }
             check_digest(&call, response.headers().get(DIGEST_HEADER), Digest::of(bytes))
         })
@@ -123,6 +114,35 @@ impl Registry for OciRegistry {
 }
 
 impl OciRegistry {
+    /// Does `read` where the mirrors of the registry keep `name`, in their order, then at the registry itself, until one
+    /// of them has it. What a mirror gives under a digest is verified like everything else.
+    fn at_mirrors<T>(
+        &self,
+        name: &Reference,
+        read: impl Fn(&Reference) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let (mirrors, last) = self.transport.rules().places(name);
+        mirrors.iter().find_map(|mirror| read(mirror).ok()).map_or_else(|| read(&last), Ok)
+    }
+
+    /// The manifest that `reference`'s own registry has.
+    fn own_manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
+        let path = format!("{}/manifests/{}", reference.repository(), reference.manifest_selector());
+        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
+        let call = Call {
+            scopes: vec![scope(reference.repository(), "pull")],
+            headers: vec![(ACCEPT, accept)],
+            ..self.transport.call(reference.registry(), &path, "fetch", manifest_object(reference))?
+        };
+        self.transport.repeat(|| {
+            let response = self.transport.send(&call)?;
+            match response.status() {
+                StatusCode::OK => read_manifest(&call, reference, response),
+                _ => Err(self.transport.refusal(&call, response)),
+            }
+        })
+    }
+
     /// One upload: a session, which may end at once because the registry mounted the blob from another repository, then
     /// the bytes in a single PUT (the fastest way in the registry that was measured).
     fn upload(

@@ -11,7 +11,7 @@ use wharf_cache::Digest;
 use super::client::{blob_object, scope};
 use super::error::RegistryError;
 use super::reference::Reference;
-use super::transport::{Call, TRIES, Transport, no_answer, protocol};
+use super::transport::{Call, Transport, no_answer, protocol};
 
 /// So much in one go means that the connection is good: failures before it are forgotten.
 const PROGRESS_BYTES: u64 = 4 << 20;
@@ -50,7 +50,7 @@ impl Download {
         }
         self.breaks += 1;
         self.broke_at = self.position;
-        if self.breaks >= TRIES {
+        if self.breaks >= self.transport.tries() {
             return Err(cause);
         }
         self.transport.pause(self.breaks);

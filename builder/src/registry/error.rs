@@ -138,6 +138,18 @@ fn detail_suffix(detail: &str) -> String {
 }
 
 impl RegistryError {
+    /// Whether the registry refuses to let a tag name something else. There is no code for it, only the words of those
+    /// that have such tags.
+    pub(super) fn is_immutable_tag(&self) -> bool {
+        match self {
+            Self::Unauthorized { detail, .. } | Self::Refused { detail, .. } => {
+                let detail = detail.to_lowercase();
+                detail.contains("tag") && (detail.contains("immutable") || detail.contains("immutability"))
+            }
+            _ => false,
+        }
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

@@ -11,6 +11,7 @@ mod error;
 pub mod manifest;
 pub mod push;
 pub mod reference;
+mod rules;
 pub(crate) mod transfer;
 mod transport;
 
@@ -22,6 +23,7 @@ use wharf_cache::Digest;
 pub use client::OciRegistry;
 pub use error::RegistryError;
 pub use reference::{ParseReferenceError, Reference};
+pub use rules::{Hosts, Mirror, NoMirror, Rules};
 pub use transfer::{Progress, Transfer};
 pub use transport::RegistryOptions;
 

@@ -9,16 +9,18 @@ use std::time::Duration;
 use reqwest::blocking::{Body, Client, ClientBuilder, RequestBuilder, Response};
 use reqwest::header::{HeaderName, RETRY_AFTER};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Method, StatusCode, Url};
+use reqwest::{Certificate, Identity, Method, StatusCode, Url};
 
 use super::auth::{Authorization, Challenge, Session, TOKEN_BYTES_MAX, TokenAnswer};
 use super::credentials::{self, Credential};
 use super::error::{RegistryError, is_transient_status};
 use super::reference::{self, DEFAULT_REGISTRY};
+use super::rules::Rules;
+use crate::certificates;
 use crate::progress::printable;
 
-/// A request that may be repeated is sent at most this often.
-pub(super) const TRIES: u32 = 3;
+/// A request that may be repeated is sent at most this often, unless more is asked for.
+const TRIES: u32 = 3;
 /// A registry that wants us to wait longer than this is told no: the build should fail and say why.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Time to connect, TLS included.
@@ -48,6 +50,8 @@ pub struct RegistryOptions {
     pub retry_delay: Duration,
     /// Whether nothing is sent: what would be is refused.
     pub offline: bool,
+    /// What is said of single registries.
+    pub rules: Rules,
 }
 
 impl Default for RegistryOptions {
@@ -59,6 +63,7 @@ impl Default for RegistryOptions {
             docker_config: None,
             retry_delay: Duration::from_millis(300),
             offline: false,
+            rules: Rules::default(),
         }
     }
 }
@@ -85,37 +90,64 @@ pub(super) enum CallBody<'a> {
     Stream { size: u64, open: &'a (dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync) },
 }
 
+/// Which of the clients a request needs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ClientKey {
+    /// Plain HTTP and this machine: no proxy, because such registries are near. Others have the proxies of the environment.
+    near: bool,
+    /// The registry, if there is something of its own about its TLS.
+    own_tls: Option<String>,
+}
+
 /// The clients and what is known of each registry. Nothing is started before the first request.
 #[derive(Debug)]
 pub(super) struct Transport {
     options: RegistryOptions,
-    /// For HTTPS to other machines: the system's certificates, proxies from the environment.
-    far: Mutex<Option<Client>>,
-    /// For plain HTTP and this machine: no proxy, because such registries are near.
-    near: Mutex<Option<Client>>,
+    clients: Mutex<HashMap<ClientKey, Client>>,
+    /// What was found out of the registries that may speak plain HTTP.
+    plain: Mutex<HashMap<String, bool>>,
     sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
 }
 
 impl Transport {
     pub(super) fn new(options: RegistryOptions) -> Self {
-        Self { options, far: Mutex::default(), near: Mutex::default(), sessions: Mutex::default() }
+        Self { options, clients: Mutex::default(), plain: Mutex::default(), sessions: Mutex::default() }
     }
 
     /// `https://HOST/v2/…` of `registry`.
     pub(super) fn url(&self, registry: &str, path: &str) -> Result<Url, RegistryError> {
-        let host = if registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry };
-        let scheme = if self.is_plain(registry) { "http" } else { "https" };
-        format!("{scheme}://{host}/v2/{path}").parse().map_err(|error| RegistryError::Protocol {
-            registry: registry.to_owned(),
-            operation: "address",
-            object: path.to_owned(),
-            reason: format!("not a URL: {error}"),
-        })
+        url(if self.is_plain(registry) { "http" } else { "https" }, registry, path)
+    }
+
+    /// What is said of single registries.
+    pub(super) fn rules(&self) -> &Rules {
+        &self.options.rules
     }
 
     fn is_plain(&self, registry: &str) -> bool {
         let listed = |list: &[String]| list.iter().any(|entry| entry == registry);
-        listed(&self.options.insecure) || (reference::is_loopback(registry) && !listed(&self.options.secure))
+        let rules = &self.options.rules;
+        if listed(&self.options.insecure) {
+            return true;
+        }
+        let may_be_plain = rules.may_be_plain.contains(registry);
+        if reference::is_loopback(registry) && !rules.names_tls_of(registry) {
+            return !listed(&self.options.secure);
+        }
+        // Held while it is found out: whoever waits here wants to know the same.
+        may_be_plain
+            && *lock(&self.plain).entry(registry.to_owned()).or_insert_with(|| self.lacks_https(registry))
+    }
+
+    /// Whether no HTTPS answers at `registry`.
+    fn lacks_https(&self, registry: &str) -> bool {
+        if self.options.offline {
+            return false;
+        }
+        let (Ok(url), near) = (url("https", registry, ""), reference::is_loopback(registry)) else {
+            return false;
+        };
+        self.client(registry, near).is_ok_and(|client| client.get(url).send().is_err())
     }
 
     /// A GET of `path` in `registry`; the caller changes what differs.
@@ -146,7 +178,7 @@ impl Transport {
         let mut attempt = 1;
         loop {
             match work() {
-                Err(error) if error.is_transient() && attempt < TRIES => match error.retry_after() {
+                Err(error) if error.is_transient() && attempt < self.tries() => match error.retry_after() {
                     Some(wait) if wait > RETRY_AFTER_MAX => return Err(error),
                     Some(wait) => std::thread::sleep(wait),
                     None => self.pause(attempt),
@@ -182,6 +214,11 @@ impl Transport {
         }
     }
 
+    /// How often a request that may be repeated is sent at most.
+    pub(super) fn tries(&self) -> u32 {
+        self.options.rules.retries.saturating_add(1).max(TRIES)
+    }
+
     /// The pause before try number `attempt` + 1.
     pub(super) fn pause(&self, attempt: u32) {
         let factor = 4u32.saturating_pow(attempt.saturating_sub(1));
@@ -203,7 +240,8 @@ impl Transport {
             let (registry, object) = (call.registry.to_owned(), call.object.clone());
             return Err(RegistryError::Offline { registry, operation: call.operation, object });
         }
-        let client = self.client(call)?;
+        let near = call.url.scheme() == "http" || call.url.host_str().is_some_and(reference::is_loopback);
+        let client = self.client(call.registry, near)?;
         let mut request = client.request(call.method.clone(), call.url.clone());
         for (name, value) in &call.headers {
             request = request.header(name, value);
@@ -341,36 +379,54 @@ impl Transport {
         Arc::clone(lock(&self.sessions).entry(registry.to_owned()).or_default())
     }
 
-    fn client(&self, call: &Call<'_>) -> Result<Client, RegistryError> {
-        let near = call.url.scheme() == "http" || call.url.host_str().is_some_and(reference::is_loopback);
-        let mut slot = lock(if near { &self.near } else { &self.far });
-        if let Some(client) = &*slot {
+    fn client(&self, registry: &str, near: bool) -> Result<Client, RegistryError> {
+        let own_tls = self.options.rules.has_own_tls(registry).then(|| registry.to_owned());
+        let mut clients = lock(&self.clients);
+        let key = ClientKey { near, own_tls };
+        if let Some(client) = clients.get(&key) {
             return Ok(client.clone());
         }
-        let client = self.new_client(near).map_err(|error| RegistryError::Client {
-            registry: call.registry.to_owned(),
+        let client = self.new_client(&key).map_err(|error| RegistryError::Client {
+            registry: registry.to_owned(),
             source: Box::new(error),
         })?;
-        Ok(slot.insert(client).clone())
+        Ok(clients.entry(key).or_insert(client).clone())
     }
 
-    fn new_client(&self, near: bool) -> Result<Client, reqwest::Error> {
-        // An error means that a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+    fn new_client(&self, key: &ClientKey) -> Result<Client, reqwest::Error> {
+        let rules = &self.options.rules;
+        let own = key.own_tls.as_deref();
         let mut authorities = Vec::new();
-        for bundle in &self.options.ca_certificates {
+        let own_authorities = own.and_then(|registry| rules.authorities.get(registry));
+        for bundle in self.options.ca_certificates.iter().chain(own_authorities) {
             authorities.extend(Certificate::from_pem_bundle(bundle)?);
         }
-        if !near {
-            return builder().tls_certs_merge(authorities).build();
-        }
-        // A plain registry may keep its blobs behind HTTPS, but a place without certificates must not stop it.
-        let client = builder().no_proxy().tls_certs_merge(authorities.iter().cloned()).build();
-        client.or_else(|_| builder().no_proxy().tls_certs_only(authorities).build())
+        let identity = own.and_then(|registry| rules.identities.get(registry));
+        let identity = identity.map(|pem| Identity::from_pem(pem)).transpose()?;
+        let is_unverified = own.is_some_and(|registry| rules.unverified.contains(registry));
+        let builder = || {
+            let mut builder = builder().tls_danger_accept_invalid_certs(is_unverified);
+            if let Some(identity) = &identity {
+                builder = builder.identity(identity.clone());
+            }
+            if key.near { builder.no_proxy() } else { builder }
+        };
+        certificates::client(builder, &authorities)
     }
 }
 
-/// What both clients have in common.
+/// `SCHEME://HOST/v2/…` of `registry`.
+fn url(scheme: &str, registry: &str, path: &str) -> Result<Url, RegistryError> {
+    let host = if registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry };
+    format!("{scheme}://{host}/v2/{path}").parse().map_err(|error| RegistryError::Protocol {
+        registry: registry.to_owned(),
+        operation: "address",
+        object: path.to_owned(),
+        reason: format!("not a URL: {error}"),
+    })
+}
+
+/// What all clients have in common.
 fn builder() -> ClientBuilder {
     Client::builder()
         .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")))

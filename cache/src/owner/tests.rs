@@ -126,6 +126,21 @@ fn devices_have_stand_ins() {
 }
 
 #[test]
+fn devices_have_stand_ins_where_only_they_cannot_be_made() {
+    let Some((scratch, dir)) = sample() else { return };
+    let null = OsStr::new("null");
+    make_node(dir.as_fd(), null, NODE_NULL, 0o666).unwrap();
+    Ids::Kernel.set_owner(dir.as_fd(), null, (0, 0)).unwrap();
+    let kind = |name: &str| Ids::Kernel.stat_at(dir.as_fd(), OsStr::new(name)).unwrap().kind;
+    let stat = Ids::Kernel.stat_at(dir.as_fd(), null).unwrap();
+    assert_eq!((stat.kind, stat.rdev, stat.mode & 0o777), (FileKind::CharDevice, (1, 3), 0o666));
+    // With something in it, it is a file.
+    std::fs::write(scratch.path("null"), "bytes").unwrap();
+    assert_eq!(kind("null"), FileKind::File);
+    assert_eq!(kind("file"), FileKind::File);
+}
+
+#[test]
 fn what_is_no_record_counts_as_none() {
     let Some((scratch, dir)) = sample() else { return };
     let file = File::open(scratch.path("file")).unwrap();

@@ -13,6 +13,7 @@ use wharf_runtime::Cancel;
 
 use super::place::{RetryMode, S3Place};
 use super::sign::{Signer, encode_path, encode_query};
+use crate::certificates;
 use crate::progress::printable;
 use crate::registry::OpenBlob;
 
@@ -327,8 +328,6 @@ impl S3Client {
         if let Some(client) = &*slot {
             return Ok(client.clone());
         }
-        // An error means that a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let is_near = url.host_str().is_some_and(crate::registry::reference::is_loopback);
         let builder = || {
             let builder = Client::builder()
@@ -339,12 +338,8 @@ impl S3Client {
                 .redirect(Policy::none());
             if is_near { builder.no_proxy() } else { builder }
         };
-        let client = match builder().build() {
-            // A place without certificates need not stop what uses none.
-            Err(_) if url.scheme() == "http" => builder().tls_certs_only([]).build(),
-            built => built,
-        };
-        let client = client.map_err(|source| S3Error::Client { host: self.host(), source })?;
+        let client = certificates::client(builder, &[])
+            .map_err(|source| S3Error::Client { host: self.host(), source })?;
         Ok(slot.insert(client).clone())
     }
 }

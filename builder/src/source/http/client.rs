@@ -14,6 +14,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Method, StatusCode, Url};
 use wharf_runtime::Cancel;
 
+use crate::certificates;
 use crate::registry::reference::is_loopback;
 
 /// Time to connect, TLS included.
@@ -152,20 +153,12 @@ impl Clients {
         if let Some(client) = slot {
             return Ok(client.clone());
         }
-        // An error means that a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let builder = || {
             let builder = self.builder();
             if near { builder.no_proxy() } else { builder }
         };
-        match builder().build() {
-            Ok(client) => Ok(slot.insert(client).clone()),
-            // A place without certificates need not stop what uses none.
-            Err(error) if url.scheme() == "http" => {
-                builder().tls_certs_only([]).build().map_err(|_| NoAnswer::Client(Box::new(error)))
-            }
-            Err(error) => Err(NoAnswer::Client(Box::new(error))),
-        }
+        let client = certificates::client(builder, &[]).map_err(|error| NoAnswer::Client(Box::new(error)))?;
+        Ok(slot.insert(client).clone())
     }
 
     fn builder(&self) -> ClientBuilder {
