@@ -24,4 +24,4 @@ pub mod walk;
 pub use digest::{ChainId, ContentDigest, DiffId, Digest, Key};
 pub use setup::{Ids, Setup, Stacking};
 pub use snapshot::{Chain, SnapshotId};
-pub use store::{Damage, Store, StoreError, from_nanos, to_nanos};
+pub use store::{Damage, IdMap, Store, StoreError, from_nanos, to_nanos};

@@ -114,6 +114,11 @@ pub fn make_node(dir: BorrowedFd<'_>, name: &OsStr, node: Node, mode: u32) -> io
 pub(crate) fn keeps_records(dir: BorrowedFd<'_>) -> io::Result<bool> {
     const OWNER: Owner = (LINK_ID_MAX, LINK_ID_MAX);
     const NAMES: [&str; 2] = ["records-file", "records-link"];
+    let clear = || {
+        for name in NAMES {
+            let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
+        }
+    };
     let keeps = || -> io::Result<bool> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
         drop(rustix::fs::openat(dir, NAMES[0], flags, Mode::RUSR | Mode::WUSR)?);
@@ -132,10 +137,10 @@ pub(crate) fn keeps_records(dir: BorrowedFd<'_>) -> io::Result<bool> {
         }
         Ok(true)
     };
+    // A process that was killed may have left them.
+    clear();
     let kept = keeps();
-    for name in NAMES {
-        let _ = rustix::fs::unlinkat(dir, name, AtFlags::empty());
-    }
+    clear();
     kept
 }
 

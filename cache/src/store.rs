@@ -4,6 +4,7 @@
 
 mod damage;
 mod database;
+mod owners;
 mod process_dir;
 mod remove_tree;
 mod schema;
@@ -32,6 +33,7 @@ use crate::snapshot::{self, SnapshotId};
 pub use damage::Damage;
 pub(crate) use damage::Damages;
 use database::Database;
+pub use owners::IdMap;
 pub(crate) use process_dir::{OpenLock, ProcessDir, random_u64};
 pub(crate) use remove_tree::remove_tree;
 use schema::Found;
@@ -86,7 +88,7 @@ struct Inner {
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 17] = [
+const ENTRIES: [&str; 18] = [
     "blobs",
     "snapshots",
     "mounts",
@@ -96,6 +98,7 @@ const ENTRIES: [&str; 17] = [
     "tmp",
     "oci-layout",
     "index.json",
+    owners::NAME,
     "state.db",
     "state.db-journal",
     "state.db-wal",
@@ -141,8 +144,14 @@ impl Store {
         Self::open_with(root, Setup::default())
     }
 
-    /// Opens (creating it where needed) the store at `root`, and removes what a killed process left behind.
+    /// Opens the store at `root` as [`Self::open_mapped`] does outside of any user namespace of wharf's own.
     pub fn open_with(root: &Path, setup: Setup) -> Result<Self, StoreError> {
+        Self::open_mapped(root, setup, &IdMap::identity())
+    }
+
+    /// Opens (creating it where needed) the store at `root`, and removes what a killed process left behind. `map` says who
+    /// the ids of this process are outside of the namespace that it has entered.
+    pub fn open_mapped(root: &Path, setup: Setup, map: &IdMap) -> Result<Self, StoreError> {
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -160,6 +169,7 @@ impl Store {
         let tmp = root.join("tmp");
         let tmp_error = |source| StoreError::io("prepare", &tmp, source);
         let opening = OpenLock::acquire(&tmp).map_err(tmp_error)?;
+        owners::claim(&root, &root_fd, setup.ids, map, &opening)?;
         let mut database = Database::open(&root, &root_fd, &opening)?;
         let (found, damages) = (database.found, Arc::new(Damages::default()));
         if let Some(damage) = database.damage.take() {
@@ -575,6 +585,30 @@ pub enum StoreError {
     #[error("`{}` is not a wharf store and is not empty", root.display())]
     NotAStore {
         /// The directory.
+        root: PathBuf,
+    },
+    /// The files of the store belong to users in another way than this process would see and make them.
+    #[error(
+        "the owners of files in store `{}` are {found}, and this process would have them {wanted}: give another --root, or \
+         the sandbox that the store was made in",
+        root.display()
+    )]
+    OtherOwners {
+        /// Root of the store.
+        root: PathBuf,
+        /// How they are.
+        found: String,
+        /// How they would be.
+        wanted: String,
+    },
+    /// Owners are to be recorded where that is not possible.
+    #[error(
+        "the file system of store `{}` cannot record the owners of files, because it has no user attributes or no times after \
+         2106: give a --root on ext4, XFS, btrfs or a tmpfs of Linux 6.6, or a sandbox that has more than one id",
+        root.display()
+    )]
+    NoRecords {
+        /// Root of the store.
         root: PathBuf,
     },
     /// A snapshot that was used is no longer there, or no longer what it was. What named it has been forgotten.

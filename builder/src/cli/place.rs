@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
-use wharf_cache::{Ids, Setup, Stacking, Store};
+use wharf_cache::{IdMap, Ids, Setup, Stacking, Store, StoreError};
 use wharf_runtime::Sandbox;
 use wharf_runtime::sandbox::{self, NoSandbox};
 
@@ -34,6 +34,8 @@ pub(super) struct Place {
     pub(super) sandbox: Sandbox,
     root: PathBuf,
     setup: Setup,
+    /// Who the ids here are outside.
+    map: IdMap,
 }
 
 impl Place {
@@ -54,7 +56,17 @@ impl Place {
             _ if is_on_overlay(&root) => Stacking::Copy,
             _ => Stacking::Overlay,
         };
-        Ok(Self { sandbox, root, setup: Setup { ids, stacking } })
+        let map = match sandbox {
+            // A namespace that somebody else has made is the world: owners are what they are there.
+            Sandbox::Root | Sandbox::Chroot => IdMap::identity(),
+            Sandbox::Rootless | Sandbox::RootlessSingle => IdMap::of_this_process().map_err(|error| {
+                Failure::new(
+                    Kind::Environment,
+                    format!("cannot read the map of user ids in /proc/self: {error}"),
+                )
+            })?,
+        };
+        Ok(Self { sandbox, root, setup: Setup { ids, stacking }, map })
     }
 
     /// Says what makes work slower here than it could be.
@@ -70,7 +82,7 @@ impl Place {
 
     /// Opens the store.
     pub(super) fn open_store(&self) -> Result<Store, Failure> {
-        Store::open_with(&self.root, self.setup).inspect(tell_damages).map_err(|error| {
+        self.open().inspect(tell_damages).map_err(|error| {
             let root = self.root.display();
             let doing = match error.is_read_only() {
                 true => format!("the store `{root}` cannot be written"),
@@ -80,11 +92,15 @@ impl Place {
         })
     }
 
+    fn open(&self) -> Result<Store, StoreError> {
+        Store::open_mapped(&self.root, self.setup, &self.map)
+    }
+
     /// The store if there is a whole one that this process may use.
     pub(super) fn existing_store(&self) -> Option<Store> {
         let is_whole =
             ["state.db", "oci-layout", "index.json"].iter().all(|name| self.root.join(name).is_file());
-        if is_whole { Store::open_with(&self.root, self.setup).ok() } else { None }
+        if is_whole { self.open().ok() } else { None }
     }
 }
 

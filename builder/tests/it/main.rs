@@ -29,6 +29,7 @@ mod machine;
 mod mounts;
 mod offline;
 mod pods;
+mod records;
 mod registry;
 mod registry_fixture;
 mod remote;

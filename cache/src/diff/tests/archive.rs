@@ -8,15 +8,19 @@ use expect_test::{Expect, expect};
 use super::*;
 
 #[track_caller]
-fn check(bytes: &[u8], before: impl FnOnce(&Path), expected: Expect) {
-    let scratch = Scratch::new();
-    std::fs::write(scratch.path("archive"), bytes).unwrap();
-    let dest = scratch.path("root/dest");
-    std::fs::create_dir_all(&dest).unwrap();
-    before(&dest);
-    let mut archive = std::fs::File::open(scratch.path("archive")).unwrap();
-    let result = extract_archive(&mut archive, open(&dest).as_fd(), Ids::Kernel, (1, 2)).unwrap();
-    expected.assert_eq(&format!("{result}\n{}", dump(open(&scratch.path("root")).as_fd())));
+fn check(bytes: &[u8], before: impl Fn(&Path), expected: Expect) {
+    let results = [Ids::Kernel, Ids::Recorded].map(|ids| {
+        let scratch = Scratch::new();
+        std::fs::write(scratch.path("archive"), bytes).unwrap();
+        let dest = scratch.path("root/dest");
+        std::fs::create_dir_all(&dest).unwrap();
+        before(&dest);
+        let mut archive = std::fs::File::open(scratch.path("archive")).unwrap();
+        let result = extract_archive(&mut archive, open(&dest).as_fd(), ids, (1, 2)).unwrap();
+        format!("{result}\n{}", dump(open(&scratch.path("root")).as_fd(), ids))
+    });
+    expected.assert_eq(&results[0]);
+    assert_eq!(results[0], results[1], "owners that are recorded");
 }
 
 #[test]

@@ -185,9 +185,10 @@ mod random {
                 let index = index.index(bytes.len());
                 bytes[index] = byte;
             }
+            let ids = if bytes.len() % 1024 == 0 { Ids::Kernel } else { Ids::Recorded };
             let rules = if layer { Rules::Layer } else { Rules::Archive { owner: (0, 0) } };
             let root = open(&scratch.path("root"));
-            let mut unpacker = Unpacker::new(root.as_fd(), Ids::Kernel, rules, "it".to_owned()).unwrap();
+            let mut unpacker = Unpacker::new(root.as_fd(), ids, rules, "it".to_owned()).unwrap();
             // It may well be refused; what counts is where it wrote until then.
             let _ = unpacker.unpack(None, &mut TarReader::new(&bytes[..]));
             let _ = unpacker.set_dir_times();

@@ -10,10 +10,14 @@ use super::*;
 /// Unpacks layers and shows the file system that they give; first each snapshot alone, for what overlayfs must not see.
 #[track_caller]
 fn check(layers: &[&[Item]], expected: Expect) {
-    let world = World::new();
     let blobs: Vec<_> = layers.iter().map(|items| Blob::gzip(&tar(items))).collect();
-    let chain = world.apply(&blobs).unwrap();
-    expected.assert_eq(&world.dump(&chain));
+    let dumps = [Ids::Kernel, Ids::Recorded].map(|ids| {
+        let world = World::with(ids);
+        let chain = world.apply(&blobs).unwrap();
+        world.dump(&chain)
+    });
+    expected.assert_eq(&dumps[0]);
+    assert_eq!(dumps[0], dumps[1], "owners that are recorded");
 }
 
 #[test]

@@ -17,6 +17,7 @@ use std::time::SystemTime;
 
 use super::tar_header::{Header, TypeFlag, pad};
 use super::*;
+use crate::Setup;
 use crate::contenthash::is_opaque;
 use crate::scratch::Scratch;
 use crate::walk::{self, FileKind};
@@ -35,8 +36,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(Ids::Kernel)
+    }
+
+    /// One where files belong to users in this way.
+    fn with(ids: Ids) -> Self {
         let scratch = Scratch::new();
-        let setup = Setup { stacking: stacking(), ..Setup::default() };
+        let setup = Setup { ids, stacking: stacking() };
         Self { store: Store::open_with(&scratch.path("store"), setup).unwrap(), _scratch: scratch }
     }
 
@@ -57,7 +63,7 @@ impl World {
 
     /// The files of a chain, a line each.
     fn dump(&self, chain: &Chain) -> String {
-        dump(self.store.view(chain).unwrap().as_fd())
+        dump(self.store.view(chain).unwrap().as_fd(), self.store.setup().ids)
     }
 
     /// The entries of a layer, a line each.
@@ -185,10 +191,10 @@ fn tar(items: &[Item]) -> Vec<u8> {
 
 /// The files below a directory: path, kind, mode, owner where not root's, content or target, attributes. Times of
 /// files only, since directories' are not kept.
-fn dump(root: BorrowedFd<'_>) -> String {
+fn dump(root: BorrowedFd<'_>, ids: Ids) -> String {
     let mut out = String::new();
     let mut inodes = HashMap::new();
-    for visited in Walk::new(root, Ids::Kernel).unwrap() {
+    for visited in Walk::new(root, ids).unwrap() {
         let visited = visited.unwrap();
         let (dir, name, stat) = (visited.dir.as_fd(), &visited.entry.name, visited.entry.stat);
         write!(out, "{} {:?} {:o}", visited.path.display(), stat.kind, stat.mode).unwrap();
