@@ -139,7 +139,7 @@ impl Active {
         let no_change =
             normal::no_change(&self.store, self.upper.as_fd(), &self.chain, "the changes of a step")
                 .map_err(|error| self.error("compare", io::Error::other(error)))?;
-        let hashed = contenthash::hash_changes(self.upper.as_fd(), &no_change);
+        let hashed = contenthash::hash_changes(self.upper.as_fd(), self.store.setup().ids, &no_change);
         let snapshot = self.commit_hashed(created, hashed)?;
         if let Some(tree) = tree {
             self.store.snapshotter().keep(&self.store, self.chain.with(snapshot.id), tree);
@@ -149,7 +149,7 @@ impl Active {
 
     /// As [`Self::commit`] for what was unpacked from a layer, all of which counts.
     pub(crate) fn commit_unpacked(self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
-        let hashed = contenthash::hash_tree(self.upper.as_fd());
+        let hashed = contenthash::hash_tree(self.upper.as_fd(), self.store.setup().ids);
         self.commit_hashed(created, hashed)
     }
 
@@ -234,10 +234,10 @@ impl Store {
             None => rustix::fs::fchmod(&active.upper, Mode::from_raw_mode(0o755))
                 .map_err(failed("chmod", &active.name))?,
             Some(top) => {
-                let below = self.open_snapshot(*top)?;
+                let (below, ids) = (self.open_snapshot(*top)?, self.setup().ids);
                 let copy = || -> io::Result<()> {
-                    let (stat, xattrs) = (walk::stat_of(below.as_fd())?, walk::xattrs_of(below.as_fd())?);
-                    diff::set_dir(active.upper.as_fd(), &stat, &xattrs)?;
+                    let (stat, xattrs) = (ids.stat_of(below.as_fd())?, walk::xattrs_of(below.as_fd())?);
+                    diff::set_dir(active.upper.as_fd(), &stat, &xattrs, ids)?;
                     diff::set_dir_time(active.upper.as_fd(), &stat)
                 };
                 copy().map_err(|source| active.error("copy the root of", source))?;
@@ -304,10 +304,11 @@ impl Store {
         let dir = self.open_snapshot(id)?;
         let no_change = normal::no_change(self, dir.as_fd(), below, "a snapshot")
             .map_err(|error| failed(io::Error::other(error)))?;
-        let (content, _) = contenthash::hash_changes(dir.as_fd(), &no_change).map_err(failed)?;
+        let (content, _) =
+            contenthash::hash_changes(dir.as_fd(), self.setup().ids, &no_change).map_err(failed)?;
         // What was put on top of `below` later was committed alone.
         if expected.contains(&content)
-            || expected.contains(&contenthash::hash_tree(dir.as_fd()).map_err(failed)?.0)
+            || expected.contains(&contenthash::hash_tree(dir.as_fd(), self.setup().ids).map_err(failed)?.0)
         {
             return Ok(());
         }
@@ -383,6 +384,8 @@ pub enum SnapshotError {
     Store(#[from] StoreError),
 }
 
+#[cfg(test)]
+mod conformance;
 // The same tests for each way of stacking: they look at the name of their module.
 #[cfg(test)]
 #[path = "snapshot/tests.rs"]

@@ -34,7 +34,8 @@ pub(super) fn write_changes<S: Sink>(
         object: format!("snapshot {top}"),
     };
     changes.root(upper.as_fd())?;
-    let walk = Walk::new(upper.as_fd()).map_err(|source| changes.cannot_read(OsStr::new(""), source))?;
+    let walk = Walk::new(upper.as_fd(), store.setup().ids)
+        .map_err(|source| changes.cannot_read(OsStr::new(""), source))?;
     for visited in walk {
         let visited = visited.map_err(|source| changes.cannot_read(OsStr::new(""), source))?;
         changes.visit(&visited)?;
@@ -54,13 +55,14 @@ impl<S: Sink> Changes<'_, S> {
     /// The root itself is written when its metadata changed, or when it hides what lies below.
     fn root(&mut self, upper: BorrowedFd<'_>) -> Result<(), DiffError> {
         let failed = |source| self.cannot_read(OsStr::new(""), source);
-        let stat = walk::stat_of(upper).map_err(failed)?;
+        let ids = self.lower.store.setup().ids;
+        let stat = ids.stat_of(upper).map_err(failed)?;
         let xattrs = walk::xattrs_of(upper).map_err(failed)?;
         let changed = match self.lower.chain.0.last() {
             // A merged root looks like its topmost layer's, so no mount is needed to know how it looked.
             Some(top) => {
                 let lower = self.lower.store.open_snapshot(*top)?;
-                let below = walk::stat_of(lower.as_fd()).map_err(failed)?;
+                let below = ids.stat_of(lower.as_fd()).map_err(failed)?;
                 let below_xattrs = walk::xattrs_of(lower.as_fd()).map_err(failed)?;
                 !same_owner_and_mode(&stat, &below) || !same_xattrs(&xattrs, &below_xattrs)
             }
@@ -238,7 +240,7 @@ impl<'a> Lower<'a> {
         }
         if self.names.is_none() {
             let mut names = HashMap::new();
-            for visited in Walk::new(self.upper)? {
+            for visited in Walk::new(self.upper, self.store.setup().ids)? {
                 let stat = visited?.entry.stat;
                 if stat.nlink > 1 && stat.kind != FileKind::Dir {
                     *names.entry((stat.dev, stat.ino)).or_insert(0) += 1;
@@ -291,9 +293,10 @@ impl<'a> Lower<'a> {
             self.dirs.push((dir.to_owned(), opened));
         }
         let Some((_, layers)) = self.dirs.get(visited.depth) else { return Ok(None) };
+        let ids = self.store.setup().ids;
         for dir in layers {
             if let Some(stat) =
-                absent_as_none(walk::stat_at(dir.as_fd(), &visited.entry.name)).map_err(failed)?
+                absent_as_none(ids.stat_at(dir.as_fd(), &visited.entry.name)).map_err(failed)?
             {
                 return Ok((!stat.is_whiteout()).then_some((dir.as_fd(), stat)));
             }

@@ -161,7 +161,7 @@ fn links(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError
         let components = root::components(&target).map_err(|reason| unpacker.refused(&path, reason))?;
         let Some((name, parents)) = components.split_last() else { continue };
         let found = lower.dir(parents, Missing::Fail, &mut Vec::new()).and_then(|dir| {
-            let stat = walk::stat_at(dir.fd.as_fd(), OsStr::from_bytes(name))?;
+            let stat = unpacker.ids.stat_at(dir.fd.as_fd(), OsStr::from_bytes(name))?;
             Ok((dir, stat))
         });
         let (from, stat) = match found {
@@ -181,7 +181,7 @@ fn links(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError
                 let copy = if stays { origin.clone() } else { path.clone() };
                 let (to, to_name) = place(unpacker, &path, &copy)?;
                 let (name, to_name) = (OsStr::from_bytes(name), OsStr::from_bytes(&to_name));
-                copy_file(from.fd.as_fd(), name, &stat, to.fd.as_fd(), to_name)
+                copy_file(from.fd.as_fd(), name, &stat, to.fd.as_fd(), to_name, unpacker.ids)
                     .map_err(|source| unpacker.cannot("copy up", &target, source))?;
                 copies.insert(origin, copy.clone());
                 copy
@@ -229,9 +229,10 @@ fn implied(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffErr
         let copy = || -> io::Result<Option<(i64, u32)>> {
             let Some(lower) = root::open_dir_below(below, &path)? else { return Ok(None) };
             let Some(dir) = root::open_dir_below(unpacker.root.fd(), &path)? else { return Ok(None) };
-            let stat = walk::stat_of(lower.as_fd())?;
+            let ids = unpacker.ids;
+            let stat = ids.stat_of(lower.as_fd())?;
             let xattrs = walk::xattrs_of(lower.as_fd())?;
-            set_dir(dir.as_fd(), &stat, &xattrs)?;
+            set_dir(dir.as_fd(), &stat, &xattrs, ids)?;
             Ok(Some(stat.mtime))
         };
         let mtime = copy().map_err(|source| unpacker.cannot("complete the directory", &path, source))?;

@@ -6,10 +6,11 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{FileType, SeekFrom};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::unpack::{Metadata, create_file, make_node, make_symlink, set_metadata, timestamps};
+use crate::Ids;
 use crate::walk::{self, FileKind, Stat, Xattrs};
 
 /// Copies the file `name` of `from`, which is no directory, as `new` of `to`: bytes with their holes, owner, mode,
@@ -20,36 +21,33 @@ pub(crate) fn copy_file(
     stat: &Stat,
     to: BorrowedFd<'_>,
     new: &OsStr,
+    ids: Ids,
 ) -> io::Result<()> {
     let new = new.as_bytes();
     let owner = (stat.uid, stat.gid);
-    let of = |xattrs| Metadata { mode: stat.mode, owner, mtime: stat.mtime, xattrs };
-    let kind = match stat.kind {
+    let of = |xattrs| Metadata { ids, mode: stat.mode, owner, mtime: stat.mtime, xattrs };
+    match stat.kind {
         FileKind::File => {
             let source = walk::open_file_at(from, name)?;
             let xattrs = walk::xattrs_of(source.as_fd())?;
             let file = create_file(to, new)?;
             copy_bytes(&source, &file, stat.size)?;
             set_metadata(file.as_fd(), &of(&xattrs))?;
-            return Ok(rustix::fs::futimens(&file, &timestamps(stat.mtime))?);
+            Ok(rustix::fs::futimens(&file, &timestamps(stat.mtime))?)
         }
         FileKind::Symlink => {
             let target = walk::readlink_at(from, name)?;
-            return make_symlink(to, new, target.as_bytes(), &of(&walk::xattrs_at(from, name)?));
+            make_symlink(to, new, target.as_bytes(), &of(&walk::xattrs_at(from, name)?))
         }
-        FileKind::CharDevice => FileType::CharacterDevice,
-        FileKind::BlockDevice => FileType::BlockDevice,
-        FileKind::Socket => FileType::Socket,
-        FileKind::Fifo => FileType::Fifo,
-        FileKind::Dir => return Err(Errno::ISDIR.into()),
-    };
-    make_node(to, new, kind, stat.rdev, &of(&walk::xattrs_at(from, name)?))
+        FileKind::Dir => Err(Errno::ISDIR.into()),
+        kind => make_node(to, new, kind, stat.rdev, &of(&walk::xattrs_at(from, name)?)),
+    }
 }
 
 /// Gives a directory the owner, mode and attributes of another.
-pub(crate) fn set_dir(dir: BorrowedFd<'_>, stat: &Stat, xattrs: &Xattrs) -> io::Result<()> {
+pub(crate) fn set_dir(dir: BorrowedFd<'_>, stat: &Stat, xattrs: &Xattrs, ids: Ids) -> io::Result<()> {
     let owner = (stat.uid, stat.gid);
-    set_metadata(dir, &Metadata { mode: stat.mode, owner, mtime: stat.mtime, xattrs })
+    set_metadata(dir, &Metadata { ids, mode: stat.mode, owner, mtime: stat.mtime, xattrs })
 }
 
 /// Gives a directory in which nothing changes any more the time of another.
@@ -145,7 +143,15 @@ mod tests {
                     copy_by_hand(&from, &to, 0, size).unwrap();
                 } else {
                     let stat = walk::stat_at(dir.as_fd(), OsStr::new(name)).unwrap();
-                    copy_file(dir.as_fd(), OsStr::new(name), &stat, dir.as_fd(), OsStr::new(&copy)).unwrap();
+                    copy_file(
+                        dir.as_fd(),
+                        OsStr::new(name),
+                        &stat,
+                        dir.as_fd(),
+                        OsStr::new(&copy),
+                        Ids::Kernel,
+                    )
+                    .unwrap();
                     let blocks = |name: &str| std::fs::metadata(scratch.path(name)).unwrap().blocks();
                     assert!(blocks(&copy) <= blocks(name), "{name}");
                 }

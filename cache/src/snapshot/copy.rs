@@ -119,8 +119,9 @@ impl Copying {
 impl Tree {
     fn new(store: &Store, chain: &Chain) -> Result<Self, SnapshotError> {
         let (name, root) = new_directory(store)?;
-        let made = merged(store, chain, &root, Files::Copied)
-            .and_then(|()| Table::read(root.as_fd()).map_err(failed("read the copy of", &name)));
+        let made = merged(store, chain, &root, Files::Copied).and_then(|()| {
+            Table::read(root.as_fd(), store.setup().ids).map_err(failed("read the copy of", &name))
+        });
         match made {
             Ok(table) => Ok(Self { name, root, table }),
             Err(error) => {
@@ -162,7 +163,8 @@ impl Working for Copied {
 
     fn finish(mut self: Box<Self>) -> Result<Option<Tree>, SnapshotError> {
         let Some(tree) = &mut self.tree else { return Ok(None) };
-        let now = Table::read(tree.root.as_fd()).map_err(failed("look through", &tree.name))?;
+        let now = Table::read(tree.root.as_fd(), self.store.setup().ids)
+            .map_err(failed("look through", &tree.name))?;
         let made_last = tree.table.newest();
         let is_made_since =
             |path: &OsStr| Ok(made_at(tree.root.as_fd(), path)?.is_some_and(|time| time > made_last));
@@ -214,7 +216,7 @@ fn make_view(store: &Store, chain: &Chain) -> Result<OwnedFd, SnapshotError> {
 /// Whether there is a mark in a snapshot that would be seen.
 fn hides_something(store: &Store, id: SnapshotId) -> Result<bool, SnapshotError> {
     let look = |dir: OwnedFd| -> io::Result<bool> {
-        for visited in Walk::new(dir.as_fd())? {
+        for visited in Walk::new(dir.as_fd(), store.setup().ids)? {
             if visited?.entry.stat.is_whiteout() {
                 return Ok(true);
             }
@@ -226,7 +228,7 @@ fn hides_something(store: &Store, id: SnapshotId) -> Result<bool, SnapshotError>
 
 /// Writes the files of `chain` into the empty directory `root`.
 fn merged(store: &Store, chain: &Chain, root: &OwnedFd, files: Files) -> Result<(), SnapshotError> {
-    merge(&topmost_first(chain), &|id| store.open_snapshot(id), root.as_fd(), files)
+    merge(&topmost_first(chain), &|id| store.open_snapshot(id), root.as_fd(), files, store.setup().ids)
 }
 
 /// An empty directory of the process: its name and a descriptor that is only a path.

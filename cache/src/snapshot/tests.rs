@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Uid};
+use rustix::fs::{AtFlags, CWD, FileType};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
 
 use super::*;
@@ -160,7 +160,12 @@ fn the_merged_root_keeps_its_mode_and_owner() {
         (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
     };
     assert_eq!(look(active.root().unwrap()), (0o755, 0, 0));
-    rustix::fs::fchown(active.upper(), Some(Uid::from_raw(7)), Some(Gid::from_raw(8))).unwrap();
+    rustix::fs::fchown(
+        active.upper(),
+        Some(rustix::fs::Uid::from_raw(7)),
+        Some(rustix::fs::Gid::from_raw(8)),
+    )
+    .unwrap();
     rustix::fs::fchmod(active.upper(), Mode::from_raw_mode(0o3711)).unwrap();
     let chain = Chain(vec![active.commit(SystemTime::now()).unwrap().id]);
     let mut active = store.prepare(&chain).unwrap();

@@ -11,9 +11,9 @@ use super::super::{Chain, SnapshotError};
 use super::failed;
 use super::table::{Change, Changes, Names, Now};
 use super::writer::{Writer, split};
-use crate::Store;
 use crate::diff::{self, Lower};
 use crate::walk::{self, Entry, Stat, Visited};
+use crate::{Ids, Store};
 
 /// What is written, in messages.
 const OBJECT: &str = "the changes of a step";
@@ -28,8 +28,9 @@ pub(super) fn write_changes(
 ) -> Result<(), SnapshotError> {
     let mut writing = Writing {
         tree,
+        ids: store.setup().ids,
         lower: Lower::new(store, chain.clone(), OBJECT.to_owned(), tree),
-        writer: Writer::new(upper).map_err(failed("open", OBJECT))?,
+        writer: Writer::new(upper, store.setup().ids).map_err(failed("open", OBJECT))?,
         made: HashSet::new(),
         source: None,
     };
@@ -46,6 +47,7 @@ pub(super) fn write_changes(
 
 struct Writing<'a> {
     tree: BorrowedFd<'a>,
+    ids: Ids,
     lower: Lower<'a>,
     writer: Writer,
     /// The directories that are in the upper one.
@@ -57,7 +59,7 @@ struct Writing<'a> {
 impl Writing<'_> {
     fn root(&mut self) -> io::Result<()> {
         let root = walk::open_dir_at(self.tree, OsStr::new("."))?;
-        self.writer.root(&walk::stat_of(root.as_fd())?, &walk::xattrs_of(root.as_fd())?)
+        self.writer.root(&self.ids.stat_of(root.as_fd())?, &walk::xattrs_of(root.as_fd())?)
     }
 
     fn change(&mut self, change: &Change<'_>) -> io::Result<()> {
@@ -119,7 +121,8 @@ impl Writing<'_> {
     fn dir(&mut self, path: &OsStr) -> io::Result<()> {
         let parent = self.source(path)?;
         let name = split(path).1;
-        let (stat, xattrs) = (walk::stat_at(parent.as_fd(), name)?, walk::xattrs_at(parent.as_fd(), name)?);
+        let (stat, xattrs) =
+            (self.ids.stat_at(parent.as_fd(), name)?, walk::xattrs_at(parent.as_fd(), name)?);
         self.writer.dir(path, &stat, &xattrs)?;
         self.made.insert(path.to_owned());
         Ok(())

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::super::{SnapshotError, SnapshotId};
 use super::writer::{Writer, split};
+use crate::Ids;
 use crate::contenthash::{HardLinks, is_opaque};
 use crate::walk::{self, FileKind, Visited, Walk};
 
@@ -25,13 +26,14 @@ pub(super) fn merge(
     open: &dyn Fn(SnapshotId) -> Result<OwnedFd, SnapshotError>,
     root: BorrowedFd<'_>,
     files: Files,
+    ids: Ids,
 ) -> Result<(), SnapshotError> {
     let failed = |operation, id: Option<&SnapshotId>| {
         let object = id.map_or("(empty)".to_owned(), SnapshotId::to_string);
         move |source| SnapshotError::Io { operation, object, source }
     };
-    let writer = Writer::new(root).map_err(failed("open", layers.first()))?;
-    let mut merging = Merging { writer, files, taken: HashMap::new() };
+    let writer = Writer::new(root, ids).map_err(failed("open", layers.first()))?;
+    let mut merging = Merging { writer, files, ids, taken: HashMap::new() };
     for (number, id) in layers.iter().enumerate() {
         merging.layer(number, open(*id)?.as_fd()).map_err(failed("copy", Some(id)))?;
     }
@@ -41,6 +43,7 @@ pub(super) fn merge(
 struct Merging {
     writer: Writer,
     files: Files,
+    ids: Ids,
     taken: HashMap<OsString, Taken>,
 }
 
@@ -58,7 +61,7 @@ impl Merging {
         let root = walk::open_dir_at(layer, OsStr::new("."))?;
         let xattrs = walk::xattrs_of(root.as_fd())?;
         if number == 0 {
-            self.writer.root(&walk::stat_of(root.as_fd())?, &xattrs)?;
+            self.writer.root(&self.ids.stat_of(root.as_fd())?, &xattrs)?;
             self.taken.insert(OsString::new(), Taken::Dir { closed_by: None });
         }
         if self.is_closed(OsStr::new(""), number) {
@@ -68,7 +71,7 @@ impl Merging {
         // Directories of this layer of which nothing is seen.
         let mut hidden = HashSet::new();
         let mut links = HardLinks::default();
-        for visited in Walk::new(layer)? {
+        for visited in Walk::new(layer, self.ids)? {
             let visited = visited?;
             let is_dir = visited.entry.stat.kind == FileKind::Dir;
             if hidden.contains(split(&visited.path).0) || !self.visit(number, &visited, &mut links)? {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::writer::split;
+use crate::Ids;
 use crate::walk::{FileKind, Stat, Walk};
 
 /// The clock is waited for in steps of this size, about its own.
@@ -28,8 +29,8 @@ pub(super) struct Table(Vec<(OsString, Stat)>);
 
 impl Table {
     /// Of everything below `root`.
-    pub(super) fn read(root: BorrowedFd<'_>) -> io::Result<Self> {
-        let entries = Walk::new(root)?.map(|visited| visited.map(|it| (it.path, it.entry.stat)));
+    pub(super) fn read(root: BorrowedFd<'_>, ids: Ids) -> io::Result<Self> {
+        let entries = Walk::new(root, ids)?.map(|visited| visited.map(|it| (it.path, it.entry.stat)));
         entries.collect::<io::Result<_>>().map(Self)
     }
 

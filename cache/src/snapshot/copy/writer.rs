@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, Mode, XattrFlags};
 
+use crate::Ids;
 use crate::diff::{self, OPAQUE_XATTR};
 use crate::walk::{self, Stat, Xattrs};
 
@@ -14,6 +15,7 @@ use crate::walk::{self, Stat, Xattrs};
 #[derive(Debug)]
 pub(super) struct Writer {
     root: OwnedFd,
+    ids: Ids,
     /// The directory written to last, which mostly is the next one too.
     last: Option<(OsString, OwnedFd)>,
     /// The directories, which get their times when all is in them.
@@ -21,22 +23,23 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(root: BorrowedFd<'_>) -> io::Result<Self> {
-        Ok(Self { root: walk::open_dir_at(root, OsStr::new("."))?, last: None, dirs: Vec::new() })
+    pub(super) fn new(root: BorrowedFd<'_>, ids: Ids) -> io::Result<Self> {
+        Ok(Self { root: walk::open_dir_at(root, OsStr::new("."))?, ids, last: None, dirs: Vec::new() })
     }
 
     /// Makes the root look like this.
     pub(super) fn root(&mut self, stat: &Stat, xattrs: &Xattrs) -> io::Result<()> {
         self.dirs.push((OsString::new(), *stat));
-        diff::set_dir(self.root.as_fd(), stat, xattrs)
+        diff::set_dir(self.root.as_fd(), stat, xattrs, self.ids)
     }
 
     pub(super) fn dir(&mut self, path: &OsStr, stat: &Stat, xattrs: &Xattrs) -> io::Result<()> {
+        let ids = self.ids;
         let (parent, name) = self.place(path)?;
         rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
         let dir = walk::open_dir_at(parent, name)?;
         self.dirs.push((path.to_owned(), *stat));
-        diff::set_dir(dir.as_fd(), stat, xattrs)
+        diff::set_dir(dir.as_fd(), stat, xattrs, ids)
     }
 
     /// Marks a directory: nothing below it shines through.
@@ -59,8 +62,9 @@ impl Writer {
         name: &OsStr,
         stat: &Stat,
     ) -> io::Result<()> {
+        let ids = self.ids;
         let (parent, new) = self.place(path)?;
-        diff::copy_file(from, name, stat, parent, new)
+        diff::copy_file(from, name, stat, parent, new, ids)
     }
 
     /// Makes the very file `name` of `from` one of this tree.
