@@ -229,13 +229,12 @@ impl Store {
             rustix::fs::openat(self.process().fd(), format!("{name}/snapshot/fs"), DIRECTORY, Mode::empty())
                 .map_err(failed("open", &name))?;
         let active = Active { store: self.clone(), chain: chain.clone(), name, upper, working: None };
-        let ids = self.setup().ids;
         // The merged root is the upper one's: it has to look as it did below.
         match chain.0.last() {
             None => rustix::fs::fchmod(&active.upper, Mode::from_raw_mode(0o755))
                 .map_err(failed("chmod", &active.name))?,
             Some(top) => {
-                let below = self.open_snapshot(*top)?;
+                let (below, ids) = (self.open_snapshot(*top)?, self.setup().ids);
                 let copy = || -> io::Result<()> {
                     let (stat, xattrs) = (ids.stat_of(below.as_fd())?, walk::xattrs_of(below.as_fd())?);
                     diff::set_dir(active.upper.as_fd(), &stat, &xattrs, ids)?;
@@ -385,6 +384,8 @@ pub enum SnapshotError {
     Store(#[from] StoreError),
 }
 
+#[cfg(test)]
+mod conformance;
 // The same tests for each way of stacking: they look at the name of their module.
 #[cfg(test)]
 #[path = "snapshot/tests.rs"]

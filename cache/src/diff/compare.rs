@@ -293,10 +293,10 @@ impl<'a> Lower<'a> {
             self.dirs.push((dir.to_owned(), opened));
         }
         let Some((_, layers)) = self.dirs.get(visited.depth) else { return Ok(None) };
+        let ids = self.store.setup().ids;
         for dir in layers {
             if let Some(stat) =
-                absent_as_none(self.store.setup().ids.stat_at(dir.as_fd(), &visited.entry.name))
-                    .map_err(failed)?
+                absent_as_none(ids.stat_at(dir.as_fd(), &visited.entry.name)).map_err(failed)?
             {
                 return Ok((!stat.is_whiteout()).then_some((dir.as_fd(), stat)));
             }

@@ -15,7 +15,11 @@
 //!   may be larger than the names that can be found.
 //! - Nothing survives the process, however it ends, but leftovers in its directory.
 //!
-//! The suite in `snapshot/tests/conformance.rs` holds every snapshotter to it, against a model that is a map of paths.
+//! - One difference is allowed. When a file of the chain has several names and is changed through one of them, overlayfs
+//!   changes that name alone; a plain directory changes all. They become files of their own in both.
+//!
+//! The suite in `snapshot/conformance.rs` holds every snapshotter to it, against a plain directory in which all is done one
+//! after the other.
 
 use std::collections::HashSet;
 use std::fmt;

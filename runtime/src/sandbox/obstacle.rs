@@ -109,8 +109,8 @@ pub enum HelperProblem {
     NotPrivileged,
     /// no_new_privs takes the bit's effect away.
     NoNewPrivileges,
-    /// The capability is not in the bounding set.
-    Bounded(&'static str),
+    /// The capabilities that it needs are not in the bounding set.
+    Bounded,
     /// What it said when it failed.
     Failed(String),
 }
@@ -239,11 +239,13 @@ fn is_in_chroot() -> bool {
 }
 
 /// The name of an error number that a place answers with.
-pub(super) fn errno_name(errno: i32) -> String {
-    const NAMES: [(i32, &str); 12] = [
+pub fn errno_name(errno: i32) -> String {
+    const NAMES: [(i32, &str); 14] = [
         (libc::EPERM, "EPERM"),
         (libc::ENOENT, "ENOENT"),
         (libc::EIO, "EIO"),
+        (libc::EAGAIN, "EAGAIN"),
+        (libc::ENOMEM, "ENOMEM"),
         (libc::EACCES, "EACCES"),
         (libc::EBUSY, "EBUSY"),
         (libc::ENODEV, "ENODEV"),
@@ -294,9 +296,10 @@ impl fmt::Display for Obstacle {
                 HelperProblem::NoNewPrivileges => {
                     write!(f, "no_new_privs is set on this process, so that {program} gets no privileges")
                 }
-                HelperProblem::Bounded(capability) => write!(
+                HelperProblem::Bounded => write!(
                     f,
-                    "{capability} is not in the bounding set of this process, so that {program} cannot get it"
+                    "CAP_SETUID and CAP_SETGID are not in the bounding set of this process, so that {program} \
+                     cannot get them"
                 ),
                 HelperProblem::Failed(said) => write!(f, "{program} failed: {said}"),
             },

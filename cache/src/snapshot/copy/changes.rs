@@ -26,12 +26,11 @@ pub(super) fn write_changes(
     changes: &Changes<'_>,
     upper: BorrowedFd<'_>,
 ) -> Result<(), SnapshotError> {
-    let ids = store.setup().ids;
     let mut writing = Writing {
         tree,
-        ids,
+        ids: store.setup().ids,
         lower: Lower::new(store, chain.clone(), OBJECT.to_owned(), tree),
-        writer: Writer::new(upper, ids).map_err(failed("open", OBJECT))?,
+        writer: Writer::new(upper, store.setup().ids).map_err(failed("open", OBJECT))?,
         made: HashSet::new(),
         source: None,
     };

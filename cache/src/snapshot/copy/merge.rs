@@ -33,7 +33,7 @@ pub(super) fn merge(
         move |source| SnapshotError::Io { operation, object, source }
     };
     let writer = Writer::new(root, ids).map_err(failed("open", layers.first()))?;
-    let mut merging = Merging { writer, ids, files, taken: HashMap::new() };
+    let mut merging = Merging { writer, files, ids, taken: HashMap::new() };
     for (number, id) in layers.iter().enumerate() {
         merging.layer(number, open(*id)?.as_fd()).map_err(failed("copy", Some(id)))?;
     }
@@ -42,8 +42,8 @@ pub(super) fn merge(
 
 struct Merging {
     writer: Writer,
-    ids: Ids,
     files: Files,
+    ids: Ids,
     taken: HashMap<OsString, Taken>,
 }
 

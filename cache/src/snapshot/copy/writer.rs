@@ -34,11 +34,12 @@ impl Writer {
     }
 
     pub(super) fn dir(&mut self, path: &OsStr, stat: &Stat, xattrs: &Xattrs) -> io::Result<()> {
+        let ids = self.ids;
         let (parent, name) = self.place(path)?;
         rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
         let dir = walk::open_dir_at(parent, name)?;
         self.dirs.push((path.to_owned(), *stat));
-        diff::set_dir(dir.as_fd(), stat, xattrs, self.ids)
+        diff::set_dir(dir.as_fd(), stat, xattrs, ids)
     }
 
     /// Marks a directory: nothing below it shines through.
