@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+pub(crate) use self::prepare::cgroup_version;
 use self::prepare::{Parts, Prepared, Streams};
 use self::report::{REPORT_SIZE, Report};
 use crate::cgroup::Group;
@@ -39,7 +40,8 @@ pub fn run_in(request: Request<'_>, group: Option<&Group>) -> Result<ExitStatus,
     if request.cancel.is_cancelled() {
         return Err(RuntimeError::Cancelled);
     }
-    let plan = Plan::new(request.spec, prepare::host()?)?;
+    let host = prepare::host()?;
+    let plan = Plan::new(request.spec, &host)?;
     let filter = request.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = filter.map(seccomp::compile).transpose()?;
     let command = plan.process.command.clone();
@@ -49,7 +51,7 @@ pub fn run_in(request: Request<'_>, group: Option<&Group>) -> Result<ExitStatus,
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
     let parts =
-        Parts { root: request.root, binds: request.binds, group, filter, streams, report: report_end };
+        Parts { root: request.root, binds: request.binds, group, filter, streams, report: report_end, host };
     let mut prepared = prepare::prepare(plan, parts, &mut points)?;
 
     let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };

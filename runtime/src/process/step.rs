@@ -12,34 +12,85 @@ use crate::sys::{self, Errno};
 #[derive(Debug)]
 pub(super) enum Step {
     // Before anything else, in PID 1.
-    EnterGroup { tasks: RawFd },
+    EnterGroup {
+        tasks: RawFd,
+    },
     NewGroupNamespace,
-    EnterNamespace { fd: RawFd, kind: u64 },
+    EnterNamespace {
+        fd: RawFd,
+        kind: u64,
+    },
     LoopbackUp,
     HostName(Vec<u8>),
     DomainName(Vec<u8>),
     // The file system, in PID 1.
     PrivateMounts,
-    AttachRoot { tree: RawFd },
+    AttachRoot {
+        tree: RawFd,
+    },
     PivotRoot,
+    DetachOldRoot,
     Umask(u32),
     MakeDirectory(Target),
     MakeFile(Target),
-    Mount { filesystem: CString, source: CString, target: CString, flags: u64, data: CString },
-    Node { path: CString, mode: u32, device: u64, uid: u32, gid: u32 },
-    CloneTree { path: CString, tree: usize },
-    Attach { tree: usize, target: CString },
-    Symlink { target: &'static CStr, path: &'static CStr },
+    Mount {
+        filesystem: CString,
+        source: CString,
+        target: CString,
+        flags: u64,
+        data: CString,
+    },
+    /// A mount, or where the kernel refuses it a tree.
+    MountOrAttach {
+        mount: Box<Step>,
+        tree: usize,
+        target: CString,
+    },
+    Node {
+        path: CString,
+        mode: u32,
+        device: u64,
+        uid: u32,
+        gid: u32,
+    },
+    CloneTree {
+        path: CString,
+        tree: usize,
+    },
+    Attach {
+        tree: usize,
+        target: CString,
+    },
+    Symlink {
+        target: &'static CStr,
+        path: &'static CStr,
+    },
     ReadOnlyMount(CString),
     ReadOnlyPath(CString),
     Mask(CString),
-    WriteFile { path: CString, value: Vec<u8> },
+    WriteFile {
+        path: CString,
+        value: Vec<u8>,
+    },
     // The command's own process.
     NewSession,
-    OwnStream { fd: RawFd, uid: u32, gid: u32 },
-    Stream { from: RawFd, to: RawFd },
-    Limit { resource: u32, soft: u64, hard: u64 },
-    Bounding { keep: u64 },
+    OwnStream {
+        fd: RawFd,
+        uid: u32,
+        gid: u32,
+    },
+    Stream {
+        from: RawFd,
+        to: RawFd,
+    },
+    Limit {
+        resource: u32,
+        soft: u64,
+        hard: u64,
+    },
+    Bounding {
+        keep: u64,
+    },
     NoNewPrivileges,
     KeepCapabilities,
     Groups(Vec<u32>),
@@ -48,7 +99,11 @@ pub(super) enum Step {
     WorkingDirectory(CString),
     UnblockSignals,
     CloseOnExec,
-    Capabilities { effective: u64, permitted: u64, inheritable: u64 },
+    Capabilities {
+        effective: u64,
+        permitted: u64,
+        inheritable: u64,
+    },
     Filter(Arc<Filter>),
     Ambient(u64),
 }
@@ -97,6 +152,7 @@ impl Step {
                 sys::fchdir(*tree)
             }
             Self::PivotRoot => pivot_root(),
+            Self::DetachOldRoot => sys::detach_mount(c"."),
             Self::Umask(mask) => {
                 sys::umask(*mask);
                 Ok(())
@@ -106,6 +162,10 @@ impl Step {
             Self::Mount { filesystem, source, target, flags, data } => {
                 sys::mount(Some(source), target, Some(filesystem), *flags, Some(data))
             }
+            Self::MountOrAttach { mount, tree, target } => match mount.run(trees) {
+                Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY)) => attach(*tree, target, trees),
+                result => result,
+            },
             Self::Node { path, mode, device, uid, gid } => {
                 accept(sys::mknod(path, *mode, *device), libc::EEXIST)?;
                 if (*uid, *gid) == (0, 0) { Ok(()) } else { sys::chown(path, *uid, *gid) }
@@ -114,10 +174,7 @@ impl Step {
                 let fd = sys::clone_tree(path, false)?;
                 trees.get_mut(*tree).map(|slot| *slot = fd).ok_or(Errno(libc::EBADF))
             }
-            Self::Attach { tree, target } => {
-                let tree = trees.get(*tree).ok_or(Errno(libc::EBADF))?;
-                sys::move_mount(*tree, target)
-            }
+            Self::Attach { tree, target } => attach(*tree, target, trees),
             Self::Symlink { target, path } => accept(sys::symlink(target, path), libc::EEXIST),
             Self::ReadOnlyMount(path) => sys::make_read_only(path),
             Self::ReadOnlyPath(path) => accept(make_path_read_only(path), libc::ENOENT),
@@ -160,6 +217,11 @@ impl Target {
     }
 }
 
+fn attach(tree: usize, target: &CStr, trees: &[RawFd]) -> Result<(), Errno> {
+    let tree = trees.get(tree).ok_or(Errno(libc::EBADF))?;
+    sys::move_mount(*tree, target)
+}
+
 fn make_directory(path: &CStr) -> Result<(), Errno> {
     accept(sys::mkdir(path, 0o755), libc::EEXIST)
 }
@@ -168,10 +230,10 @@ fn make_file(path: &CStr) -> Result<(), Errno> {
     accept(sys::mknod(path, libc::S_IFREG | 0o644, 0), libc::EEXIST)
 }
 
-/// The mount at the current directory becomes the root, and the old root, which comes to lie over it, goes.
+/// The mount at the current directory becomes the root. The old root comes to lie over it, where paths do not lead: they
+/// begin below. The current directory stays the new root, so that the old one is what `.` has mounted on it.
 fn pivot_root() -> Result<(), Errno> {
     sys::pivot_root(c".", c".")?;
-    sys::detach_mount(c".")?;
     sys::chdir(c"/")
 }
 
@@ -232,12 +294,14 @@ impl fmt::Display for Step {
             Self::PrivateMounts => f.write_str("make the mounts private"),
             Self::AttachRoot { .. } => f.write_str("mount the root file system"),
             Self::PivotRoot => f.write_str("change the root"),
+            Self::DetachOldRoot => f.write_str("detach the old root"),
             Self::Umask(_) => f.write_str("set the umask"),
             Self::MakeDirectory(target) => write!(f, "make the directory {}", path(&target.path)),
             Self::MakeFile(target) => write!(f, "make the mount point {}", path(&target.path)),
             Self::Mount { filesystem, target, .. } => {
                 write!(f, "mount {} at {}", path(filesystem), path(target))
             }
+            Self::MountOrAttach { mount, .. } => mount.fmt(f),
             Self::Node { path: node, .. } => write!(f, "make the device {}", path(node)),
             Self::CloneTree { path: tree, .. } => write!(f, "prepare the mount {}", path(tree)),
             Self::Attach { target, .. } => write!(f, "bind at {}", path(target)),
