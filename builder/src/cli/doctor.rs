@@ -44,7 +44,7 @@ pub(super) fn doctor(args: &DoctorArgs, wanted: &Wanted) -> Result<ExitCode, Fai
 
 /// The sandbox that a build would take.
 fn used(report: &Report, forced: Option<Sandbox>) -> Option<Sandbox> {
-    let available = report.rungs.iter().filter(|rung| rung.obstacle.is_none()).map(|rung| rung.sandbox);
+    let available = report.rungs.iter().filter(|rung| rung.obstacles.is_empty()).map(|rung| rung.sandbox);
     available.into_iter().find(|sandbox| forced.is_none_or(|forced| forced == *sandbox))
 }
 
@@ -52,12 +52,15 @@ fn text(report: &Report, used: Option<Sandbox>, forced: Option<Sandbox>) -> Stri
     let mut text = String::from("Sandboxes, the strongest first:\n");
     let width = Sandbox::ALL.map(|sandbox| sandbox.name().len()).into_iter().max().unwrap_or_default();
     for rung in &report.rungs {
-        let state = match &rung.obstacle {
-            None if used == Some(rung.sandbox) => "yes  used here".to_owned(),
-            None => "yes".to_owned(),
-            Some(obstacle) => format!("no   {obstacle}"),
+        let state = match rung.obstacles.as_slice() {
+            [] if used == Some(rung.sandbox) => "yes  used here".to_owned(),
+            [] => "yes".to_owned(),
+            [first, ..] => format!("no   {first}"),
         };
         let _ = writeln!(text, "  {:width$}  {state}", rung.sandbox.name());
+        for obstacle in rung.obstacles.iter().skip(1) {
+            let _ = writeln!(text, "  {:width$}       {obstacle}", "");
+        }
     }
     match (used, forced) {
         (Some(_), _) => {}
@@ -66,24 +69,20 @@ fn text(report: &Report, used: Option<Sandbox>, forced: Option<Sandbox>) -> Stri
         }
         (None, None) => text.push_str("\nNothing can be built here.\n"),
     }
-    for (rung, obstacle) in unlockable(report, used) {
-        let remedies = obstacle.remedies(rung.sandbox);
-        if remedies.is_empty() {
-            continue;
+    for rung in report.rungs.iter().take_while(|rung| Some(rung.sandbox) != used) {
+        let remedies = rung.remedies();
+        if !remedies.is_empty() {
+            let _ = writeln!(text, "\nTo unlock {}:", rung.sandbox);
         }
-        let _ = writeln!(text, "\nTo unlock {}, one of:", rung.sandbox);
-        let mut last = None;
         for remedy in remedies {
             let heading = match remedy.kind {
                 RemedyKind::Pod => "in the container of a pod",
                 RemedyKind::Engine => "on the command line of docker or podman",
-                RemedyKind::Command => "as root on this machine",
+                RemedyKind::Commands => "as root on this machine",
                 RemedyKind::File => "a file on this machine",
                 _ => "otherwise",
             };
-            if last.replace(remedy.kind) != Some(remedy.kind) {
-                let _ = writeln!(text, "  {heading}:");
-            }
+            let _ = writeln!(text, "  {heading}:");
             for line in remedy.text.lines() {
                 let _ = writeln!(text, "    {line}");
             }
@@ -95,12 +94,6 @@ fn text(report: &Report, used: Option<Sandbox>, forced: Option<Sandbox>) -> Stri
         let _ = writeln!(text, "  {:width$}  {}", fact.name, fact.value);
     }
     text
-}
-
-/// The sandboxes that would be stronger than the one that is used, and what is in their way.
-fn unlockable(report: &Report, used: Option<Sandbox>) -> impl Iterator<Item = (&Rung, &Obstacle)> {
-    let stronger = report.rungs.iter().take_while(move |rung| Some(rung.sandbox) != used);
-    stronger.filter_map(|rung| Some((rung, rung.obstacle.as_ref()?)))
 }
 
 #[derive(Serialize)]
@@ -115,15 +108,20 @@ struct JsonReport {
 struct JsonRung {
     name: &'static str,
     available: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    obstacles: Vec<JsonObstacle>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    remedies: Vec<JsonRemedy>,
+}
+
+#[derive(Serialize)]
+struct JsonObstacle {
+    reason: String,
     /// The call that failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     call: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     errno: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    remedies: Vec<JsonRemedy>,
 }
 
 #[derive(Serialize)]
@@ -133,24 +131,23 @@ struct JsonRemedy {
 }
 
 fn json(report: &Report, used: Option<Sandbox>) -> JsonReport {
-    let rung = |rung: &Rung| {
-        let obstacle = rung.obstacle.as_ref();
-        let call = obstacle.and_then(|obstacle| match obstacle {
+    let obstacle = |obstacle: &Obstacle| JsonObstacle {
+        reason: obstacle.to_string(),
+        call: match obstacle {
             Obstacle::Refused { call, .. } => Some(call.name()),
             _ => None,
-        });
-        let remedies = obstacle.map(|obstacle| obstacle.remedies(rung.sandbox)).unwrap_or_default();
-        let remedies = remedies.into_iter();
-        JsonRung {
-            name: rung.sandbox.name(),
-            available: obstacle.is_none(),
-            reason: obstacle.map(Obstacle::to_string),
-            call,
-            errno: obstacle.and_then(Obstacle::errno).map(errno_name),
-            remedies: remedies
-                .map(|remedy| JsonRemedy { kind: remedy.kind.name(), text: remedy.text })
-                .collect(),
-        }
+        },
+        errno: obstacle.errno().map(errno_name),
+    };
+    let rung = |rung: &Rung| JsonRung {
+        name: rung.sandbox.name(),
+        available: rung.obstacles.is_empty(),
+        obstacles: rung.obstacles.iter().map(obstacle).collect(),
+        remedies: rung
+            .remedies()
+            .into_iter()
+            .map(|remedy| JsonRemedy { kind: remedy.kind.name(), text: remedy.text })
+            .collect(),
     };
     let facts = report.facts.iter().map(|fact| (fact.name.to_owned(), fact.value.clone().into()));
     JsonReport {
@@ -167,14 +164,16 @@ mod tests {
     use wharf_runtime::sandbox::{Call, Cause, Fact, HelperProblem};
 
     fn report() -> Report {
-        let rung = |sandbox, obstacle| Rung { sandbox, obstacle };
-        let problem = HelperProblem::Missing;
+        let rung = |sandbox, obstacles| Rung { sandbox, obstacles };
+        let not_root = || vec![Obstacle::NotRoot { uid: 1000 }];
+        let helper = Obstacle::Helper { program: "newuidmap".to_owned(), problem: HelperProblem::Missing };
+        let no_ids = Obstacle::NoSubordinateIds { file: "/etc/subuid", user: "ann".to_owned() };
         Report {
             rungs: vec![
-                rung(Sandbox::Root, Some(Obstacle::NotRoot { uid: 1000 })),
-                rung(Sandbox::Rootless, Some(Obstacle::Helper { program: "newuidmap".to_owned(), problem })),
-                rung(Sandbox::RootlessSingle, None),
-                rung(Sandbox::Chroot, Some(Obstacle::NotRoot { uid: 1000 })),
+                rung(Sandbox::Root, not_root()),
+                rung(Sandbox::Rootless, vec![helper, no_ids]),
+                rung(Sandbox::RootlessSingle, vec![]),
+                rung(Sandbox::Chroot, not_root()),
             ],
             facts: vec![Fact { name: "kernel", value: "6.18".to_owned() }],
         }
@@ -187,24 +186,24 @@ mod tests {
             Sandboxes, the strongest first:
               root             no   it takes uid 0, and this is uid 1000
               rootless         no   the program newuidmap is not installed
+                                    the user ann has no subordinate ids in /etc/subuid
               rootless-single  yes  used here
               chroot           no   it takes uid 0, and this is uid 1000
 
-            To unlock root, one of:
+            To unlock root:
               in the container of a pod:
                 securityContext:
                   runAsUser: 0
                   privileged: true
               on the command line of docker or podman:
-                --privileged --user 0
+                --user 0 --privileged
               as root on this machine:
                 sudo wharf …
 
-            To unlock rootless, one of:
+            To unlock rootless:
               as root on this machine:
-                apt-get install uidmap          # Debian, Ubuntu
-                dnf install shadow-utils        # Fedora, RHEL
-                apk add shadow-uidmap           # Alpine
+                apt-get install uidmap     # Fedora: dnf install shadow-utils; Alpine: apk add shadow-uidmap
+                usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ann
 
             This place:
               kernel  6.18
@@ -217,15 +216,15 @@ mod tests {
     fn the_json_names_call_and_error() {
         let mut report = report();
         report.rungs.truncate(1);
-        report.rungs[0].obstacle = Some(Obstacle::Refused {
+        report.rungs[0].obstacles = vec![Obstacle::Refused {
             call: Call::UserNamespace,
             errno: rustix::io::Errno::PERM.raw_os_error(),
             cause: Cause::Seccomp,
-        });
+        }];
         let value = serde_json::to_value(json(&report, None)).unwrap();
         assert_eq!(value["sandbox"], serde_json::Value::Null);
-        assert_eq!(value["rungs"][0]["call"], "unshare(CLONE_NEWUSER)");
-        assert_eq!(value["rungs"][0]["errno"], "EPERM");
+        assert_eq!(value["rungs"][0]["obstacles"][0]["call"], "unshare(CLONE_NEWUSER)");
+        assert_eq!(value["rungs"][0]["obstacles"][0]["errno"], "EPERM");
         assert_eq!(value["facts"]["kernel"], "6.18");
     }
 }

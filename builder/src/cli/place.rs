@@ -39,7 +39,10 @@ pub(super) struct Place {
 impl Wanted {
     /// Where the store is or would be, as far as that can be told without making it.
     pub(super) fn store_root(&self) -> PathBuf {
-        self.root.clone().or_else(own_root).unwrap_or_else(|| shared_roots().remove(0))
+        let own = || own_root().filter(|own| can_be_written(own));
+        let shared = || shared_roots().into_iter().find(|dir| can_be_written(dir));
+        let found = self.root.clone().or_else(own).or_else(shared).or_else(own_root);
+        found.unwrap_or_else(|| PathBuf::from(ROOTS_STORE))
     }
 }
 

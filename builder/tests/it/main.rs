@@ -33,6 +33,7 @@ mod registry_fixture;
 mod remote;
 mod s3;
 mod s3_fixture;
+mod sandboxes;
 mod standard_output;
 mod tidy;
 mod together;

@@ -40,26 +40,52 @@ pub fn enter(forced: Option<Sandbox>) -> Result<Sandbox, NoSandbox> {
     let rungs = forced.map_or(Sandbox::ALL.to_vec(), |sandbox| vec![sandbox]);
     let mut refused = Vec::new();
     for sandbox in rungs {
-        let entered = attempt(sandbox, &place).and_then(|trial| match trial {
-            Some(namespace) => namespace.enter(&place),
+        let entered = attempt(sandbox, &place, Thoroughness::First).and_then(|trial| match trial {
+            Some(namespace) => namespace.enter(&place).map_err(one),
             None => Ok(()),
         });
         match entered {
             Ok(()) => return Ok(sandbox),
-            Err(obstacle) => refused.push((sandbox, obstacle)),
+            Err(obstacles) => refused.push((sandbox, obstacles)),
         }
     }
     Err(NoSandbox { refused })
 }
 
-/// Tries whether `sandbox` can be had, without a lasting effect: the user namespace goes when it is dropped.
-pub(super) fn attempt(sandbox: Sandbox, place: &Place) -> Result<Option<Namespace>, Obstacle> {
+/// How many obstacles are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Thoroughness {
+    /// What there is without trying more than is needed.
+    First,
+    /// All that can be found.
+    All,
+}
+
+/// Tries whether `sandbox` can be had, without a lasting effect: the user namespace goes when it is dropped. At least one
+/// obstacle where it cannot.
+pub(super) fn attempt(
+    sandbox: Sandbox,
+    place: &Place,
+    thoroughness: Thoroughness,
+) -> Result<Option<Namespace>, Vec<Obstacle>> {
     match sandbox {
-        Sandbox::Root => root(place).map(|()| None),
-        Sandbox::Rootless => namespace(place, &many(place)?).map(Some),
-        Sandbox::RootlessSingle => namespace(place, &Mapping::One).map(Some),
-        Sandbox::Chroot => chroot(place).map(|()| None),
+        Sandbox::Root => root(place).map(|()| None).map_err(one),
+        Sandbox::Rootless => match many(place) {
+            Ok(mapping) => namespace(place, &mapping).map(Some).map_err(one),
+            Err(mut obstacles) => {
+                if thoroughness == Thoroughness::All {
+                    obstacles.extend(namespace(place, &Mapping::One).err());
+                }
+                Err(obstacles)
+            }
+        },
+        Sandbox::RootlessSingle => namespace(place, &Mapping::One).map(Some).map_err(one),
+        Sandbox::Chroot => chroot(place).map(|()| None).map_err(one),
     }
+}
+
+fn one(obstacle: Obstacle) -> Vec<Obstacle> {
+    vec![obstacle]
 }
 
 /// The usual case in two calls.
@@ -101,30 +127,38 @@ fn namespace(place: &Place, mapping: &Mapping) -> Result<Namespace, Obstacle> {
 }
 
 /// How many ids can be mapped: all that there are, by root who may set ids, or the subordinate ones of a user.
-fn many(place: &Place) -> Result<Mapping, Obstacle> {
-    let may_map = place.lacks(&[Capability::Setuid, Capability::Setgid, Capability::Setfcap]).is_empty();
-    if place.uid == 0 && may_map && !place.uid_map.is_empty() && !place.gid_map.is_empty() {
+fn many(place: &Place) -> Result<Mapping, Vec<Obstacle>> {
+    if place.uid == 0 {
+        require(place, &[Capability::Setuid, Capability::Setgid, Capability::Setfcap]).map_err(one)?;
         return Ok(Mapping::All { uids: place.uid_map.clone(), gids: place.gid_map.clone() });
     }
-    let helpers = [helper("newuidmap")?, helper("newgidmap")?];
+    let mut obstacles = Vec::new();
+    let mut note = |obstacle| obstacles.push(obstacle);
+    let helpers = ["newuidmap", "newgidmap"].map(|program| helper(program).map_err(&mut note));
+    let problem = |problem| Obstacle::Helper { program: "newuidmap".to_owned(), problem };
     if place.no_new_privileges {
-        let program = "newuidmap".to_owned();
-        return Err(Obstacle::Helper { program, problem: HelperProblem::NoNewPrivileges });
+        note(problem(HelperProblem::NoNewPrivileges));
     }
-    let needed =
-        [("newuidmap", Capability::Setuid, "CAP_SETUID"), ("newgidmap", Capability::Setgid, "CAP_SETGID")];
-    for (program, capability, name) in needed {
-        if !place.bounding.contains(capability) {
-            let program = program.to_owned();
-            return Err(Obstacle::Helper { program, problem: HelperProblem::Bounded(name) });
+    if !place.bounding.contains(Capability::Setuid) || !place.bounding.contains(Capability::Setgid) {
+        note(problem(HelperProblem::Bounded));
+    }
+    let mut ids = |file: &'static str, user: &String| {
+        let ranges = place.subordinate(Path::new(file));
+        if ranges.is_empty() {
+            note(Obstacle::NoSubordinateIds { file, user: user.clone() });
         }
-    }
-    let user = place.user.clone().ok_or(Obstacle::NoPasswdEntry { uid: place.uid })?;
-    let ids = |file: &'static str| match place.subordinate(Path::new(file)) {
-        ranges if ranges.is_empty() => Err(Obstacle::NoSubordinateIds { file, user: user.clone() }),
-        ranges => Ok(ranges),
+        ranges
     };
-    Ok(Mapping::Subordinate { uids: ids("/etc/subuid")?, gids: ids("/etc/subgid")?, helpers })
+    let ids = place.user.as_ref().map(|user| (ids("/etc/subuid", user), ids("/etc/subgid", user)));
+    if ids.is_none() {
+        obstacles.push(Obstacle::NoPasswdEntry { uid: place.uid });
+    }
+    match (helpers, ids) {
+        ([Ok(newuidmap), Ok(newgidmap)], Some((uids, gids))) if obstacles.is_empty() => {
+            Ok(Mapping::Subordinate { uids, gids, helpers: [newuidmap, newgidmap] })
+        }
+        _ => Err(obstacles),
+    }
 }
 
 /// Where `program` is, if it can do what it is for.
@@ -148,16 +182,19 @@ fn helper(program: &str) -> Result<PathBuf, Obstacle> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoSandbox {
     /// What was tried, and why it was not to be had.
-    pub refused: Vec<(Sandbox, Obstacle)>,
+    pub refused: Vec<(Sandbox, Vec<Obstacle>)>,
 }
 
 impl fmt::Display for NoSandbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let [(sandbox, obstacle)] = self.refused.as_slice() {
-            return write!(f, "the sandbox {sandbox} cannot be had here: {obstacle}");
+        if let [(sandbox, obstacles)] = self.refused.as_slice() {
+            let obstacles: Vec<String> = obstacles.iter().map(Obstacle::to_string).collect();
+            return write!(f, "the sandbox {sandbox} cannot be had here: {}", obstacles.join("; "));
         }
         f.write_str("there is no sandbox for steps here")?;
-        for (number, (sandbox, obstacle)) in self.refused.iter().enumerate() {
+        let first =
+            self.refused.iter().filter_map(|(sandbox, obstacles)| Some((sandbox, obstacles.first()?)));
+        for (number, (sandbox, obstacle)) in first.enumerate() {
             f.write_str(if number == 0 { ": " } else { "; " })?;
             write!(f, "{sandbox}: {obstacle}")?;
         }

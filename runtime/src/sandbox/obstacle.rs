@@ -109,8 +109,8 @@ pub enum HelperProblem {
     NotPrivileged,
     /// no_new_privs takes the bit's effect away.
     NoNewPrivileges,
-    /// The capability is not in the bounding set.
-    Bounded(&'static str),
+    /// The capabilities that it needs are not in the bounding set.
+    Bounded,
     /// What it said when it failed.
     Failed(String),
 }
@@ -296,9 +296,10 @@ impl fmt::Display for Obstacle {
                 HelperProblem::NoNewPrivileges => {
                     write!(f, "no_new_privs is set on this process, so that {program} gets no privileges")
                 }
-                HelperProblem::Bounded(capability) => write!(
+                HelperProblem::Bounded => write!(
                     f,
-                    "{capability} is not in the bounding set of this process, so that {program} cannot get it"
+                    "CAP_SETUID and CAP_SETGID are not in the bounding set of this process, so that {program} \
+                     cannot get them"
                 ),
                 HelperProblem::Failed(said) => write!(f, "{program} failed: {said}"),
             },

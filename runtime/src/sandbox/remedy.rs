@@ -1,12 +1,15 @@
 //! What would have to change so that a sandbox can be had, to the letter.
 
+use std::collections::BTreeSet;
+
 use super::Sandbox;
 use super::obstacle::{Cause, HelperProblem, Obstacle};
+use super::report::Rung;
 
-/// One way to unlock a sandbox.
+/// One place where a sandbox can be unlocked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remedy {
-    /// Where it is to be changed.
+    /// Where something is to be changed.
     pub kind: RemedyKind,
     /// The change.
     pub text: String,
@@ -20,11 +23,11 @@ pub enum RemedyKind {
     Pod,
     /// The command line of a container engine.
     Engine,
-    /// A command on the machine, as root.
-    Command,
+    /// Commands on the machine, as root.
+    Commands,
     /// A file on the machine.
     File,
-    /// Whatever can be done is outside of what wharf knows.
+    /// What can be done is outside of what wharf knows.
     Advice,
 }
 
@@ -34,18 +37,12 @@ impl RemedyKind {
         match self {
             Self::Pod => "pod",
             Self::Engine => "engine",
-            Self::Command => "command",
+            Self::Commands => "commands",
             Self::File => "file",
             Self::Advice => "advice",
         }
     }
 }
-
-const PRIVILEGED: &str = "securityContext:\n  runAsUser: 0\n  privileged: true";
-const SECCOMP: &str = "securityContext:\n  seccompProfile:\n    type: Unconfined";
-const APPARMOR: &str = "securityContext:\n  appArmorProfile:\n    type: Unconfined";
-const ESCALATION: &str = "securityContext:\n  allowPrivilegeEscalation: true";
-const ROOT: &str = "securityContext:\n  runAsUser: 0";
 
 /// Lets wharf make user namespaces where AppArmor lets only known programs do so.
 const APPARMOR_PROFILE: &str = "/etc/apparmor.d/wharf (then: apparmor_parser -r /etc/apparmor.d/wharf)\n\
@@ -53,101 +50,146 @@ const APPARMOR_PROFILE: &str = "/etc/apparmor.d/wharf (then: apparmor_parser -r 
      include <tunables/global>\n\
      profile wharf /usr/{,local/}bin/wharf flags=(unconfined) {\n  userns,\n}";
 
-impl Obstacle {
-    /// What of it can be changed for `sandbox`, each of it enough for this obstacle. There may be another one behind it.
-    pub fn remedies(&self, sandbox: Sandbox) -> Vec<Remedy> {
-        let one = |kind, text: &str| Remedy { kind, text: text.to_owned() };
-        let pod = |text| one(RemedyKind::Pod, text);
-        let command = |text| one(RemedyKind::Command, text);
-        match self {
-            Self::NotRoot { .. } if sandbox == Sandbox::Root => {
-                vec![
-                    pod(PRIVILEGED),
-                    one(RemedyKind::Engine, "--privileged --user 0"),
-                    command("sudo wharf …"),
-                ]
-            }
-            Self::NotRoot { .. } => vec![pod(ROOT), one(RemedyKind::Engine, "--user 0")],
-            Self::Capabilities { .. } if sandbox == Sandbox::Root => {
-                vec![pod(PRIVILEGED), one(RemedyKind::Engine, "--privileged")]
-            }
-            Self::Capabilities { missing } => capabilities(missing.iter().map(String::as_str)),
-            Self::Refused { cause, .. } => refused(sandbox, *cause),
-            Self::Killed => {
-                vec![pod(SECCOMP), one(RemedyKind::Engine, "--security-opt seccomp=unconfined")]
-            }
-            Self::Helper { program, problem } => helper(program, problem),
-            Self::NoPasswdEntry { uid } => vec![command(&format!(
-                "echo 'builder:x:{uid}:{uid}::/home/builder:/bin/sh' >>/etc/passwd && {}",
-                add_ids("builder")
-            ))],
-            Self::NoSubordinateIds { user, .. } => vec![command(&add_ids(user))],
-            Self::Threads => Vec::new(),
+impl Rung {
+    /// What would unlock this sandbox. What is for the settings of a container is needed all together; what is for the
+    /// machine goes to whom it belongs to.
+    pub fn remedies(&self) -> Vec<Remedy> {
+        let mut changes = Changes::default();
+        for obstacle in &self.obstacles {
+            changes.add(self.sandbox, obstacle);
         }
+        changes.into_remedies()
+    }
+}
+
+/// All that has to change for one sandbox.
+#[derive(Debug, Default)]
+struct Changes {
+    root: bool,
+    privileged: bool,
+    escalation: bool,
+    seccomp: bool,
+    apparmor: bool,
+    capabilities: BTreeSet<String>,
+    commands: Vec<String>,
+    files: Vec<&'static str>,
+    advice: Vec<&'static str>,
+}
+
+impl Changes {
+    fn add(&mut self, sandbox: Sandbox, obstacle: &Obstacle) {
+        match obstacle {
+            Obstacle::NotRoot { .. } => {
+                self.root = true;
+                self.privileged |= sandbox == Sandbox::Root;
+                self.commands.push("sudo wharf …".to_owned());
+            }
+            Obstacle::Capabilities { .. } | Obstacle::Refused { .. } if sandbox == Sandbox::Root => {
+                self.privileged = true;
+            }
+            Obstacle::Capabilities { missing } => self.capabilities(missing.iter().map(String::as_str)),
+            Obstacle::Refused { cause, .. } => self.refused(*cause),
+            Obstacle::Killed => self.seccomp = true,
+            Obstacle::Helper { problem, .. } => self.helper(problem),
+            Obstacle::NoPasswdEntry { uid } => {
+                self.command(format!("echo 'builder:x:{uid}:{uid}::/home/builder:/bin/sh' >>/etc/passwd"));
+                self.command(add_ids("builder"));
+            }
+            Obstacle::NoSubordinateIds { user, .. } => self.command(add_ids(user)),
+            Obstacle::Threads => {}
+        }
+    }
+
+    fn refused(&mut self, cause: Cause) {
+        match cause {
+            Cause::Seccomp => self.seccomp = true,
+            Cause::AppArmorProfile => self.apparmor = true,
+            Cause::AppArmorRestriction => self.files.push(APPARMOR_PROFILE),
+            Cause::MaxUserNamespaces => self.command("sysctl -w user.max_user_namespaces=28633".to_owned()),
+            Cause::UnprivilegedUsernsClone => {
+                self.command("sysctl -w kernel.unprivileged_userns_clone=1".to_owned());
+            }
+            Cause::Kernel => self.advice.push("a kernel that is built with CONFIG_USER_NS=y"),
+            Cause::InChroot => self.advice.push("start wharf outside of the chroot"),
+            Cause::MissingCapability(_) => {
+                self.capabilities(["CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"].into_iter());
+            }
+            Cause::Unknown => {
+                self.advice.push("ask who runs this machine: neither a filter nor a sysctl explains it");
+            }
+        }
+    }
+
+    fn helper(&mut self, problem: &HelperProblem) {
+        match problem {
+            HelperProblem::Missing => {
+                self.command("apt-get install uidmap     # Fedora: dnf install shadow-utils; Alpine: apk add shadow-uidmap".to_owned());
+            }
+            HelperProblem::NotPrivileged => {
+                self.command("chmod u+s \"$(command -v newuidmap)\" \"$(command -v newgidmap)\"".to_owned());
+            }
+            HelperProblem::NoNewPrivileges => self.escalation = true,
+            HelperProblem::Bounded => self.capabilities(["CAP_SETUID", "CAP_SETGID"].into_iter()),
+            HelperProblem::Failed(_) => self
+                .advice
+                .push("the ranges of /etc/subuid and /etc/subgid have to be ones that this place has itself"),
+        }
+    }
+
+    fn capabilities<'a>(&mut self, names: impl Iterator<Item = &'a str>) {
+        self.capabilities.extend(names.map(|name| name.trim_start_matches("CAP_").to_owned()));
+    }
+
+    /// A command is needed once.
+    fn command(&mut self, command: String) {
+        if !self.commands.contains(&command) {
+            self.commands.push(command);
+        }
+    }
+
+    fn into_remedies(mut self) -> Vec<Remedy> {
+        if self.privileged {
+            // It includes these.
+            self.capabilities.clear();
+            (self.escalation, self.seccomp, self.apparmor) = (false, false, false);
+        }
+        let names: Vec<&str> = self.capabilities.iter().map(String::as_str).collect();
+        let added: Vec<String> = names.iter().map(|name| format!("--cap-add {name}")).collect();
+        let settings: [(bool, String, String); 6] = [
+            (self.root, "  runAsUser: 0".to_owned(), "--user 0".to_owned()),
+            (self.privileged, "  privileged: true".to_owned(), "--privileged".to_owned()),
+            (self.escalation, "  allowPrivilegeEscalation: true".to_owned(), String::new()),
+            (
+                self.seccomp,
+                "  seccompProfile:\n    type: Unconfined".to_owned(),
+                "--security-opt seccomp=unconfined".to_owned(),
+            ),
+            (
+                self.apparmor,
+                "  appArmorProfile:\n    type: Unconfined".to_owned(),
+                "--security-opt apparmor=unconfined".to_owned(),
+            ),
+            (!names.is_empty(), format!("  capabilities:\n    add: [{}]", names.join(", ")), added.join(" ")),
+        ];
+        let wanted: Vec<_> = settings.into_iter().filter(|(wanted, ..)| *wanted).collect();
+        let yaml: Vec<String> = wanted.iter().map(|(_, yaml, _)| yaml.clone()).collect();
+        let flags: Vec<String> =
+            wanted.into_iter().map(|(.., flag)| flag).filter(|flag| !flag.is_empty()).collect();
+        let yaml = if yaml.is_empty() { yaml } else { [vec!["securityContext:".to_owned()], yaml].concat() };
+        let files = self.files.iter().map(|file| (RemedyKind::File, (*file).to_owned()));
+        let advice = self.advice.iter().map(|advice| (RemedyKind::Advice, (*advice).to_owned()));
+        let settings = [
+            (RemedyKind::Pod, yaml.join("\n")),
+            (RemedyKind::Engine, flags.join(" ")),
+            (RemedyKind::Commands, self.commands.join("\n")),
+        ];
+        let all = settings.into_iter().chain(files).chain(advice);
+        all.filter(|(_, text)| !text.is_empty()).map(|(kind, text)| Remedy { kind, text }).collect()
     }
 }
 
 fn add_ids(user: &str) -> String {
     format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")
-}
-
-fn capabilities<'a>(missing: impl Iterator<Item = &'a str> + Clone) -> Vec<Remedy> {
-    let short: Vec<&str> = missing.map(|name| name.trim_start_matches("CAP_")).collect();
-    let flags: Vec<String> = short.iter().map(|name| format!("--cap-add {name}")).collect();
-    vec![
-        Remedy {
-            kind: RemedyKind::Pod,
-            text: format!("securityContext:\n  capabilities:\n    add: [{}]", short.join(", ")),
-        },
-        Remedy { kind: RemedyKind::Engine, text: flags.join(" ") },
-    ]
-}
-
-fn refused(sandbox: Sandbox, cause: Cause) -> Vec<Remedy> {
-    let one = |kind, text: &str| Remedy { kind, text: text.to_owned() };
-    let (pod, engine, command) = (RemedyKind::Pod, RemedyKind::Engine, RemedyKind::Command);
-    match cause {
-        _ if sandbox == Sandbox::Root => vec![one(pod, PRIVILEGED), one(engine, "--privileged")],
-        Cause::Seccomp => vec![one(pod, SECCOMP), one(engine, "--security-opt seccomp=unconfined")],
-        Cause::AppArmorProfile => vec![one(pod, APPARMOR), one(engine, "--security-opt apparmor=unconfined")],
-        Cause::AppArmorRestriction => vec![
-            one(RemedyKind::File, APPARMOR_PROFILE),
-            one(command, "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
-        ],
-        Cause::MaxUserNamespaces => vec![one(command, "sysctl -w user.max_user_namespaces=28633")],
-        Cause::UnprivilegedUsernsClone => vec![one(command, "sysctl -w kernel.unprivileged_userns_clone=1")],
-        Cause::Kernel => vec![one(RemedyKind::Advice, "a kernel that is built with CONFIG_USER_NS=y")],
-        Cause::InChroot => vec![one(RemedyKind::Advice, "start wharf outside of the chroot")],
-        Cause::MissingCapability(_) => capabilities(["CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"].into_iter()),
-        Cause::Unknown => {
-            vec![one(
-                RemedyKind::Advice,
-                "ask who runs this machine: neither a filter nor a sysctl explains it",
-            )]
-        }
-    }
-}
-
-fn helper(program: &str, problem: &HelperProblem) -> Vec<Remedy> {
-    let one = |kind, text: String| Remedy { kind, text };
-    match problem {
-        HelperProblem::Missing => [
-            "apt-get install uidmap          # Debian, Ubuntu",
-            "dnf install shadow-utils        # Fedora, RHEL",
-            "apk add shadow-uidmap           # Alpine",
-        ]
-        .map(|text| one(RemedyKind::Command, text.to_owned()))
-        .to_vec(),
-        HelperProblem::NotPrivileged => {
-            vec![one(RemedyKind::Command, format!("chmod u+s \"$(command -v {program})\""))]
-        }
-        HelperProblem::NoNewPrivileges => vec![one(RemedyKind::Pod, ESCALATION.to_owned())],
-        HelperProblem::Bounded(_) => capabilities(["CAP_SETUID", "CAP_SETGID"].into_iter()),
-        HelperProblem::Failed(_) => vec![one(
-            RemedyKind::Advice,
-            "the ranges of /etc/subuid and /etc/subgid have to be ones that this place has itself".to_owned(),
-        )],
-    }
 }
 
 #[cfg(test)]
@@ -156,30 +198,62 @@ mod tests {
     use crate::sandbox::Call;
 
     #[track_caller]
-    fn check(sandbox: Sandbox, obstacle: &Obstacle, word: &str) {
-        let remedies = obstacle.remedies(sandbox);
-        assert!(remedies.iter().any(|remedy| remedy.text.contains(word)), "{obstacle}: {remedies:?}");
+    fn check(sandbox: Sandbox, obstacles: Vec<Obstacle>, expected: &[(RemedyKind, &str)]) {
+        let remedies = Rung { sandbox, obstacles }.remedies();
+        for (kind, word) in expected {
+            let found = remedies.iter().any(|remedy| remedy.kind == *kind && remedy.text.contains(word));
+            assert!(found, "{word} is not in {remedies:?}");
+        }
     }
 
     #[test]
     fn each_obstacle_has_its_remedy() {
-        let refused = |cause| Obstacle::Refused { call: Call::UserNamespace, errno: libc::EPERM, cause };
-        let helper = |problem| Obstacle::Helper { program: "newuidmap".to_owned(), problem };
-        check(Sandbox::Root, &Obstacle::NotRoot { uid: 1 }, "privileged: true");
-        check(Sandbox::Chroot, &Obstacle::NotRoot { uid: 1 }, "runAsUser: 0");
-        let missing = vec!["CAP_SYS_CHROOT".to_owned()];
-        check(Sandbox::Chroot, &Obstacle::Capabilities { missing }, "add: [SYS_CHROOT]");
-        check(Sandbox::Rootless, &refused(Cause::Seccomp), "type: Unconfined");
-        check(Sandbox::Rootless, &refused(Cause::AppArmorRestriction), "userns,");
-        check(Sandbox::Rootless, &refused(Cause::MaxUserNamespaces), "user.max_user_namespaces=");
-        check(Sandbox::Rootless, &refused(Cause::UnprivilegedUsernsClone), "unprivileged_userns_clone=1");
-        check(Sandbox::Rootless, &refused(Cause::MissingCapability("CAP_SETFCAP")), "SETFCAP");
-        check(Sandbox::Rootless, &helper(HelperProblem::Missing), "apt-get install uidmap");
-        check(Sandbox::Rootless, &helper(HelperProblem::NotPrivileged), "chmod u+s");
-        check(Sandbox::Rootless, &helper(HelperProblem::NoNewPrivileges), "allowPrivilegeEscalation: true");
-        check(Sandbox::Rootless, &helper(HelperProblem::Bounded("CAP_SETUID")), "add: [SETUID, SETGID]");
-        check(Sandbox::Rootless, &Obstacle::NoPasswdEntry { uid: 1234 }, "builder:x:1234:");
-        let none = Obstacle::NoSubordinateIds { file: "/etc/subuid", user: "ann".to_owned() };
-        check(Sandbox::Rootless, &none, "usermod --add-subuids");
+        use RemedyKind::{Advice, Commands, Engine, File, Pod};
+        let refused =
+            |cause| vec![Obstacle::Refused { call: Call::UserNamespace, errno: libc::EPERM, cause }];
+        let helper = |problem| vec![Obstacle::Helper { program: "newuidmap".to_owned(), problem }];
+        let not_root = || vec![Obstacle::NotRoot { uid: 1 }];
+        check(Sandbox::Root, not_root(), &[(Pod, "privileged: true"), (Engine, "--user 0 --privileged")]);
+        check(Sandbox::Chroot, not_root(), &[(Pod, "runAsUser: 0"), (Commands, "sudo")]);
+        let missing = vec![Obstacle::Capabilities { missing: vec!["CAP_SYS_CHROOT".to_owned()] }];
+        check(Sandbox::Root, missing.clone(), &[(Pod, "privileged: true")]);
+        check(Sandbox::Chroot, missing, &[(Pod, "add: [SYS_CHROOT]"), (Engine, "--cap-add SYS_CHROOT")]);
+        let rootless = |obstacles, kind, word| check(Sandbox::Rootless, obstacles, &[(kind, word)]);
+        rootless(refused(Cause::Seccomp), Pod, "seccompProfile:\n    type: Unconfined");
+        rootless(refused(Cause::AppArmorProfile), Pod, "appArmorProfile:\n    type: Unconfined");
+        rootless(refused(Cause::AppArmorRestriction), File, "userns,");
+        rootless(refused(Cause::MaxUserNamespaces), Commands, "user.max_user_namespaces=");
+        rootless(refused(Cause::UnprivilegedUsernsClone), Commands, "unprivileged_userns_clone=1");
+        rootless(refused(Cause::MissingCapability("CAP_SETFCAP")), Pod, "SETFCAP");
+        rootless(refused(Cause::Kernel), Advice, "CONFIG_USER_NS");
+        rootless(refused(Cause::InChroot), Advice, "chroot");
+        rootless(refused(Cause::Unknown), Advice, "ask");
+        rootless(vec![Obstacle::Killed], Engine, "seccomp=unconfined");
+        rootless(helper(HelperProblem::Missing), Commands, "apt-get install uidmap");
+        rootless(helper(HelperProblem::NotPrivileged), Commands, "chmod u+s");
+        rootless(helper(HelperProblem::NoNewPrivileges), Pod, "allowPrivilegeEscalation: true");
+        rootless(helper(HelperProblem::Bounded), Pod, "add: [SETGID, SETUID]");
+        rootless(helper(HelperProblem::Failed(String::new())), Advice, "/etc/subuid");
+        rootless(vec![Obstacle::NoPasswdEntry { uid: 1234 }], Commands, "builder:x:1234:");
+    }
+
+    #[test]
+    fn what_is_needed_together_is_said_together() {
+        let none = |file| Obstacle::NoSubordinateIds { file, user: "ann".to_owned() };
+        let nnp =
+            Obstacle::Helper { program: "newuidmap".to_owned(), problem: HelperProblem::NoNewPrivileges };
+        let refused =
+            Obstacle::Refused { call: Call::UserNamespace, errno: libc::EPERM, cause: Cause::Seccomp };
+        let obstacles = vec![nnp, none("/etc/subuid"), none("/etc/subgid"), refused];
+        let remedies = Rung { sandbox: Sandbox::Rootless, obstacles }.remedies();
+        let texts: Vec<&str> = remedies.iter().map(|remedy| remedy.text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "securityContext:\n  allowPrivilegeEscalation: true\n  seccompProfile:\n    type: Unconfined",
+                "--security-opt seccomp=unconfined",
+                "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ann",
+            ]
+        );
     }
 }

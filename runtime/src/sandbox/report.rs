@@ -7,7 +7,7 @@ use rustix::fs::StatVfsMountFlags;
 
 use super::Sandbox;
 use super::checks::Checks;
-use super::choose::attempt;
+use super::choose::{Thoroughness, attempt};
 use super::ids::in_user_namespace;
 use super::obstacle::{Obstacle, errno_name};
 use super::place::{Place, Range};
@@ -29,7 +29,7 @@ pub struct Rung {
     /// Which.
     pub sandbox: Sandbox,
     /// What is in its way; nothing if it can be had.
-    pub obstacle: Option<Obstacle>,
+    pub obstacles: Vec<Obstacle>,
 }
 
 /// Something that is so in a place.
@@ -48,8 +48,8 @@ pub fn examine(store: &Path, used: Option<Sandbox>) -> Report {
     let mut rungs = Vec::new();
     let mut checked = None;
     for sandbox in Sandbox::ALL {
-        let obstacle = match attempt(sandbox, &place) {
-            Err(obstacle) => Some(obstacle),
+        let obstacles = match attempt(sandbox, &place, Thoroughness::All) {
+            Err(obstacles) => obstacles,
             Ok(namespace) => {
                 if checked.is_none() && used.is_none_or(|used| used == sandbox) {
                     let checks = match sandbox {
@@ -58,10 +58,10 @@ pub fn examine(store: &Path, used: Option<Sandbox>) -> Report {
                     };
                     checked = Some((sandbox, checks));
                 }
-                None
+                Vec::new()
             }
         };
-        rungs.push(Rung { sandbox, obstacle });
+        rungs.push(Rung { sandbox, obstacles });
     }
     Report { rungs, facts: facts(&place, store, checked) }
 }
