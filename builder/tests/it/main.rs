@@ -7,6 +7,7 @@ mod build;
 mod cache;
 mod check;
 mod conformance;
+mod contained;
 mod contexts;
 mod copy;
 mod copy_matrix;

@@ -528,7 +528,8 @@ fn limits_and_hosts_are_as_the_command_line_says() {
         ("--add-host", "a"),
         ("--allow", "everything"),
         ("--network", "bridge"),
-        ("--cgroup-parent", "/x"),
+        ("--memory", "x"),
+        ("--pids-limit", "x"),
         ("--secret", "id=x,src=/no/such"),
         ("--ssh", "x=/no/such"),
     ] {

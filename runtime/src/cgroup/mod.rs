@@ -231,7 +231,9 @@ impl Group {
         };
         let killed = counted("memory.events", "oom_kill") || counted("memory.oom_control", "oom_kill");
         if killed {
-            let reached = counted("memory.events", "oom") || counted("memory.failcnt", "");
+            let reached = counted("memory.events", "oom")
+                || counted("memory.failcnt", "")
+                || counted("memory.memsw.failcnt", "");
             return Some(self.memory.filter(|_| reached).map_or(Refused::Memory, Refused::MemoryLimit));
         }
         self.pids.filter(|_| counted("pids.events", "max")).map(Refused::ProcessLimit)
