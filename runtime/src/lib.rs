@@ -19,6 +19,7 @@
 mod cancel;
 mod capability;
 mod host;
+mod network;
 mod process;
 mod rootfs;
 mod sandbox;
@@ -34,6 +35,7 @@ use std::path::PathBuf;
 
 pub use cancel::Cancel;
 pub use host::{spawn_on_host, stdout_was_closed};
+pub use network::{Network, NetworkError, name_server};
 pub use oci_spec::runtime::Spec;
 pub use process::run;
 pub use sandbox::{Sandbox, UnknownSandbox};
