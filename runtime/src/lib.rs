@@ -22,7 +22,7 @@ mod host;
 mod network;
 mod process;
 mod rootfs;
-mod sandbox;
+pub mod sandbox;
 mod seccomp;
 mod spec;
 mod sys;
