@@ -50,6 +50,7 @@ use crate::source::http::HttpOptions;
 use crate::source::{GitError, GitSources, HttpSources, ImageSources, SecretLookup, SourceError, Sources};
 use crate::ssh::{self, SshAgents};
 use crate::worker::mounts::Part;
+use crate::worker::network::StepNetwork;
 use crate::worker::{StoreCache, Worker, WorkerError};
 use caches::Solution;
 use dockerfile::Parsed;
@@ -216,6 +217,8 @@ struct Build<'a> {
     imports: Imports<'a>,
     /// The cache mounts that steps used, in all attempts.
     used_mounts: UsedMounts,
+    /// The network of the steps, in all attempts.
+    network: StepNetwork,
     to_load: ToLoad,
     /// What is to be loaded when something of the store was lost.
     to_load_again: ToLoad,
@@ -260,6 +263,7 @@ impl<'a> Build<'a> {
             sources,
             imports,
             used_mounts: UsedMounts::default(),
+            network: StepNetwork::new(store, sandbox),
             to_load: ToLoad::All,
             to_load_again: ToLoad::All,
             source: SourceText::new("", ""),
@@ -475,6 +479,7 @@ impl<'a> Build<'a> {
             files: &self.recorder.files,
             stale,
             open_files: self.request.open_files,
+            network: &self.network,
             sandbox_dir: self.sources.store.temp_dir().map_err(|error| {
                 Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
             })?,
