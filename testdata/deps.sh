@@ -3,8 +3,8 @@
 set -eu
 
 missing=
-for package in build-essential busybox-static bzip2 debootstrap docker-registry git openssh-client openssh-server python3 \
-    python3-venv skopeo strace umoci xz-utils zstd; do
+for package in build-essential busybox-static bzip2 debootstrap docker-registry git iproute2 nftables openssh-client openssh-server passt \
+    python3 python3-venv skopeo strace umoci xz-utils zstd; do
     dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
         missing="$missing $package"
 done

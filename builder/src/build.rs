@@ -453,6 +453,7 @@ impl<'a> Build<'a> {
             limits: limits(),
             clock: &|| begun.elapsed(),
         });
+        self.network.end();
         self.recorder.solved(&converted.definition, &solved.steps, &self.imports);
         let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
         Ok(Solution { result: Some(results.remove(0)), steps: solved.steps })

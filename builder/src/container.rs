@@ -64,8 +64,8 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
     let reach = network.reach(NetworkMode::Sandbox, |why| crate::progress::print_talk(&format!("{why}\n")));
     let mut describe = || -> Result<(), crate::worker::WorkerError> {
         spec::set_process(&mut runtime_spec, &args, &env, cwd, &user)?;
-        sandbox_files::bind(&mut runtime_spec, &dir, &hostname, &[], reach)?;
-        spec::set_network(&mut runtime_spec, reach)?;
+        sandbox_files::bind(&mut runtime_spec, &dir, &hostname, &[], &reach)?;
+        spec::set_network(&mut runtime_spec, &reach)?;
         Ok(())
     };
     describe().map_err(|error| failed("cannot describe the process", &error))?;

@@ -81,7 +81,7 @@ impl Worker<'_> {
         };
         let tell = |message| self.progress.send(Event::Warning { message });
         let reach = self.network.reach(op.network, tell);
-        spec::set_network(&mut spec, reach)?;
+        spec::set_network(&mut spec, &reach)?;
         let is_secret = |variable: &&String| {
             let name = variable.split_once('=').map_or(variable.as_str(), |(name, _)| name);
             secrets.iter().any(|(secret, _)| secret == name)
@@ -101,7 +101,7 @@ impl Worker<'_> {
         }
         let hostname = if meta.hostname.is_empty() { HOSTNAME } else { &meta.hostname };
         spec.set_hostname(Some(hostname.to_owned()));
-        sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts, reach)?;
+        sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts, &reach)?;
         Ok(spec)
     }
 }

@@ -1,7 +1,7 @@
 //! The network of the steps of a build: made once, when the first step is about to need it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use wharf_cache::Store;
@@ -9,114 +9,151 @@ use wharf_runtime::{Network, Sandbox};
 use wharf_solver::llb::{Definition, NetworkMode, Op};
 
 use super::sandbox_files;
+use crate::error::causes;
 
 /// What `--add-host` calls the host.
 pub(crate) const HOST_GATEWAY: &str = "host-gateway";
 
-/// A network that steps share, or the reason why they are on the host's.
+/// A network that steps share, as long as there are steps.
 #[derive(Debug)]
 pub struct StepNetwork {
-    shared: Arc<Shared>,
-    starting: Mutex<Option<JoinHandle<()>>>,
-}
-
-#[derive(Debug)]
-struct Shared {
     store: Store,
     sandbox: Sandbox,
-    made: OnceLock<Made>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
+enum State {
+    /// Nobody needs one yet, or any more. What was there may still be on its way out.
+    Unneeded(Option<JoinHandle<()>>),
+    /// It is being made.
+    Starting(JoinHandle<Made>),
+    Made(Made),
+}
+
+#[derive(Debug, Clone)]
 enum Made {
-    Own(Network),
-    /// There is none. Whether somebody was told why.
-    Host(Mutex<Option<String>>),
+    Own(Arc<Network>),
+    /// There is none, for a reason that was told.
+    Host,
+    /// There is none, for this reason.
+    Untold(String),
 }
 
 /// The network of one step.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Reach<'a> {
+#[derive(Debug, Clone)]
+pub(crate) enum Reach {
     /// The host's.
     Host,
     /// Nobody but itself.
     Nobody,
     /// One of its own.
-    Own(&'a Network),
+    Own(Arc<Network>),
 }
 
 impl StepNetwork {
     /// For the steps of a build that runs in `sandbox`.
     pub fn new(store: &Store, sandbox: Sandbox) -> Self {
-        let shared = Shared { store: store.clone(), sandbox, made: OnceLock::new() };
-        Self { shared: Arc::new(shared), starting: Mutex::default() }
+        Self { store: store.clone(), sandbox, state: Mutex::new(State::Unneeded(None)) }
     }
 
     /// Begins to make it beside other work, if `definition` has steps that will need it.
     pub(super) fn begin(&self, definition: &Definition) {
         let needs = |op: &Op| matches!(op, Op::Exec(exec) if exec.network == NetworkMode::Sandbox);
-        if self.shared.made.get().is_some() || !definition.iter().any(|(_, vertex)| needs(&vertex.op)) {
+        let mut state = self.lock();
+        if !matches!(*state, State::Unneeded(_)) || !definition.iter().any(|(_, vertex)| needs(&vertex.op)) {
             return;
         }
-        let mut starting = self.starting.lock().unwrap_or_else(PoisonError::into_inner);
-        if starting.is_none() {
-            let shared = self.shared.clone();
-            let thread = thread::Builder::new().name("network".to_owned());
-            // Where there is no thread to be had, the step that needs it makes it.
-            *starting = thread.spawn(move || _ = shared.get()).ok();
+        let (store, sandbox) = (self.store.clone(), self.sandbox);
+        let thread = thread::Builder::new().name("network".to_owned());
+        // Where there is no thread to be had, the step that needs it makes it.
+        if let Ok(thread) = thread.spawn(move || Made::make(&store, sandbox)) {
+            finish(std::mem::replace(&mut *state, State::Starting(thread)));
         }
     }
 
     /// What a step of this mode reaches. Where there is no network `tell` hears so, once.
-    pub(crate) fn reach(&self, mode: NetworkMode, tell: impl FnOnce(String)) -> Reach<'_> {
+    pub(crate) fn reach(&self, mode: NetworkMode, tell: impl FnOnce(String)) -> Reach {
         match mode {
             NetworkMode::None => Reach::Nobody,
             NetworkMode::Host => Reach::Host,
-            NetworkMode::Sandbox => match self.shared.get() {
-                Made::Own(network) => Reach::Own(network),
-                Made::Host(untold) => {
-                    if let Some(why) = untold.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                        tell(why);
+            NetworkMode::Sandbox => {
+                let mut state = self.lock();
+                let made = match std::mem::replace(&mut *state, State::Unneeded(None)) {
+                    State::Made(made) => made,
+                    State::Starting(thread) => thread.join().unwrap_or(Made::Host),
+                    ended @ State::Unneeded(_) => {
+                        finish(ended);
+                        Made::make(&self.store, self.sandbox)
                     }
-                    Reach::Host
-                }
-            },
+                };
+                let (made, reach) = match made {
+                    Made::Own(network) => (Made::Own(network.clone()), Reach::Own(network)),
+                    Made::Host => (Made::Host, Reach::Host),
+                    Made::Untold(why) => {
+                        tell(why);
+                        (Made::Host, Reach::Host)
+                    }
+                };
+                *state = State::Made(made);
+                reach
+            }
         }
+    }
+
+    /// No step needs it any more. It takes the kernel a while to remove it, beside which other work is done.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        if !matches!(*state, State::Unneeded(_)) {
+            let ended = std::mem::replace(&mut *state, State::Unneeded(None));
+            let thread = thread::Builder::new().name("network".to_owned());
+            *state = State::Unneeded(thread.spawn(move || finish(ended)).ok());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for StepNetwork {
     fn drop(&mut self) {
-        // A network that is being made is taken away again by whoever holds it last.
-        if let Some(thread) = self.starting.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
+        finish(std::mem::replace(&mut *self.lock(), State::Unneeded(None)));
+    }
+}
+
+/// Waits for what is going on, and lets go of what is there.
+fn finish(state: State) {
+    // A thread that panicked has left nothing.
+    match state {
+        State::Unneeded(None) | State::Made(_) => {}
+        State::Unneeded(Some(thread)) => _ = thread.join(),
+        State::Starting(thread) => _ = thread.join(),
+    }
+}
+
+impl Made {
+    fn make(store: &Store, sandbox: Sandbox) -> Self {
+        let made = if sandbox == Sandbox::Chroot {
+            Err("the sandbox chroot has no network namespaces".to_owned())
+        } else {
+            open(store)
+        };
+        match made {
+            Ok(network) => Self::Own(Arc::new(network)),
+            Err(why) => Self::Untold(format!("note: steps are on the network of this host: {why}")),
         }
     }
 }
 
-impl Shared {
-    fn get(&self) -> &Made {
-        self.made.get_or_init(|| match self.make() {
-            Ok(network) => Made::Own(network),
-            Err(why) => Made::Host(Mutex::new(Some(why))),
-        })
-    }
-
-    fn make(&self) -> Result<Network, String> {
-        let on_host = |why: &str| format!("note: steps are on the network of this host: {why}");
-        if self.sandbox == Sandbox::Chroot {
-            return Err(on_host("the sandbox chroot has no network namespaces"));
-        }
-        let dir = self.store.temp_dir().map_err(|error| on_host(&crate::error::causes(&error)))?;
-        let servers = sandbox_files::name_servers().map_err(|error| on_host(&error.to_string()))?;
-        Network::open(&servers, &dir).map_err(|error| {
-            let why = on_host(&crate::error::causes(&error));
-            format!("{why}\nhelp: install the package passt for a network of their own; `--network host` says this no more")
-        })
-    }
+fn open(store: &Store) -> Result<Network, String> {
+    let dir = store.temp_dir().map_err(|error| causes(&error))?;
+    let servers = sandbox_files::name_servers().map_err(|error| error.to_string())?;
+    let help = "help: install the package passt, or say `--network host`";
+    Network::open(&servers, &dir).map_err(|error| format!("{}\n{help}", causes(&error)))
 }
 
-impl Reach<'_> {
+impl Reach {
     /// The name servers that stand for those of the host; `None` where those themselves are reached.
     pub(super) fn name_servers(&self) -> Option<&[IpAddr]> {
         match self {

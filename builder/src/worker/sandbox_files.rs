@@ -25,7 +25,7 @@ pub(crate) fn bind(
     dir: &Path,
     hostname: &str,
     extra_hosts: &[(String, String)],
-    reach: Reach<'_>,
+    reach: &Reach,
 ) -> Result<(), WorkerError> {
     let prepare = |operation| move |source| WorkerError::Prepare { operation, source };
     let hosts = hosts(dir, hostname, extra_hosts, reach.host())

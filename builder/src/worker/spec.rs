@@ -53,7 +53,7 @@ pub(crate) fn make_room(spec: &mut Spec, binds: &[Bind]) {
 }
 
 /// Puts the process where it reaches `reach`.
-pub(crate) fn set_network(spec: &mut Spec, reach: Reach<'_>) -> Result<(), OciSpecError> {
+pub(crate) fn set_network(spec: &mut Spec, reach: &Reach) -> Result<(), OciSpecError> {
     let namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network);
     let network = match reach {
         Reach::Host => return Ok(()),

@@ -26,6 +26,7 @@ mod killed;
 mod layers;
 mod machine;
 mod mounts;
+mod network;
 mod offline;
 mod registry;
 mod registry_fixture;

@@ -18,6 +18,9 @@ use super::route;
 /// What the names of all interfaces begin with that lead to a build's network.
 pub(super) const LINK_PREFIX: &str = "wharf";
 
+/// What is said of an interface that needs no forwarding any more.
+const ENDED: &str = "ended";
+
 /// The table that stands for forwarding that is on because of builds; its chains are named after the interfaces.
 const TABLE: &str = "wharf-forwarding";
 
@@ -57,25 +60,26 @@ impl Forwarding {
         Ok(held)
     }
 
-    /// Lets go of it. The caller's own interface is gone.
-    pub(super) fn release(&self) -> io::Result<()> {
+    /// Lets go of it. `own` is the caller's interface, which goes by itself, but later; `netlink` any socket for rules.
+    pub(super) fn release(&self, own: u32, netlink: &mut Netlink) -> io::Result<()> {
         if !self.switched {
             return Ok(());
         }
         let _lock = lock()?;
-        let others = route::links(&mut Netlink::route()?)?;
-        if others.iter().any(|link| link.name.starts_with(LINK_PREFIX)) {
+        let mut links = Netlink::route()?;
+        route::set_alias(&mut links, own, ENDED)?;
+        let needs = |link: &route::Link| link.name.starts_with(LINK_PREFIX) && link.alias != ENDED;
+        if route::links(&mut links)?.iter().any(needs) {
             return Ok(());
         }
-        let mut netlink = Netlink::netfilter()?;
         // Somebody may have made a router of this host meanwhile.
         if !is_on(self.family, "all") {
-            for link in filter::chains(&mut netlink, self.family, TABLE)? {
+            for link in filter::chains(netlink, self.family, TABLE)? {
                 // The interface may have gone.
                 let _ = switch(self.family, &link, false);
             }
         }
-        filter::remove_table(&mut netlink, self.family, TABLE)
+        filter::remove_table(netlink, self.family, TABLE)
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Link {
     pub(super) name: String,
     pub(super) mtu: u32,
     pub(super) loopback: bool,
+    /// What its owner says of it.
+    pub(super) alias: String,
 }
 
 /// A route of any table.
@@ -72,7 +74,15 @@ pub(super) fn set_up(netlink: &mut Netlink, index: u32) -> io::Result<()> {
     netlink.request(Message::new(libc::RTM_NEWLINK, 0, &link_header(index, libc::IFF_UP as u32)))
 }
 
+/// Says something of an interface that others can read.
+pub(super) fn set_alias(netlink: &mut Netlink, index: u32, alias: &str) -> io::Result<()> {
+    let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(index, 0));
+    message.attribute(libc::IFLA_IFALIAS, alias.as_bytes());
+    netlink.request(message)
+}
+
 /// Takes an interface away.
+#[cfg(test)]
 pub(super) fn remove(netlink: &mut Netlink, index: u32) -> io::Result<()> {
     netlink.request(Message::new(libc::RTM_DELLINK, 0, &link_header(index, 0)))
 }
@@ -136,11 +146,17 @@ fn read_link(answer: &[u8]) -> Option<Link> {
     let header = answer.first_chunk::<LINK_HEADER>()?;
     let flags = number(&header[8..])?;
     let index = number(&header[4..])?;
-    let mut link =
-        Link { index, name: String::new(), mtu: 0, loopback: flags & libc::IFF_LOOPBACK as u32 != 0 };
+    let mut link = Link {
+        index,
+        name: String::new(),
+        mtu: 0,
+        loopback: flags & libc::IFF_LOOPBACK as u32 != 0,
+        alias: String::new(),
+    };
     for (kind, value) in attributes(answer, LINK_HEADER) {
         match kind {
             libc::IFLA_IFNAME => link.name = text(value),
+            libc::IFLA_IFALIAS => link.alias = text(value),
             libc::IFLA_MTU => link.mtu = number(value)?,
             _ => {}
         }

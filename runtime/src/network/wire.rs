@@ -25,7 +25,7 @@ const MTU_MIN: u32 = 1280;
 /// How often a subnet is chosen that somebody else takes at the same moment.
 const ATTEMPTS_MAX: u32 = 16;
 
-/// The wire. Dropping it removes it.
+/// The wire. It goes when the namespace does; dropping this undoes the rest.
 #[derive(Debug)]
 pub(super) struct Wire {
     index: u32,
@@ -33,7 +33,7 @@ pub(super) struct Wire {
     name: String,
     forwarding: Vec<Forwarding>,
     /// The socket that owns the rules, which are there for as long as it is open.
-    _rules: Option<Netlink>,
+    rules: Option<Netlink>,
     /// Where the namespace finds this host.
     pub(super) host: Vec<IpAddr>,
 }
@@ -67,7 +67,7 @@ impl Wire {
                 wire.host.push(subnet.host);
             }
         }
-        wire._rules = Some(rules);
+        wire.rules = Some(rules);
         Ok(wire)
     }
 
@@ -80,7 +80,7 @@ impl Wire {
                 result => {
                     result.map_err(failed("make a pair of network interfaces (veth)"))?;
                     let index = index_of(netlink, &name)?;
-                    return Ok(Self { index, name, forwarding: vec![], _rules: None, host: vec![] });
+                    return Ok(Self { index, name, forwarding: vec![], rules: None, host: vec![] });
                 }
             }
         }
@@ -146,11 +146,11 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        // The kernel removes it anyway, but later than forwarding is to be switched off.
-        let _ = Netlink::route().and_then(|mut netlink| route::remove(&mut netlink, self.index));
+        // One socket for everything: the kernel takes its time to close one after a change of rules.
+        let Some(mut rules) = self.rules.take().or_else(|| Netlink::netfilter().ok()) else { return };
         for forwarding in &self.forwarding {
-            // What cannot be undone now the last build that ends later undoes.
-            let _ = forwarding.release();
+            // What cannot be undone now, the last build that ends later undoes.
+            let _ = forwarding.release(self.index, &mut rules);
         }
     }
 }
