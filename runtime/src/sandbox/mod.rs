@@ -4,6 +4,7 @@
 //! root with the right to mount, and everything else is as in the sandbox `root`.
 
 mod choose;
+mod ids;
 mod namespace;
 mod obstacle;
 mod place;
@@ -12,6 +13,8 @@ use std::fmt;
 use std::str::FromStr;
 
 pub use choose::{NoSandbox, enter};
+pub(crate) use ids::UserNamespace;
+pub use ids::in_user_namespace;
 pub use obstacle::{Call, Cause, HelperProblem, Obstacle};
 
 /// A sandbox, the strongest first.
