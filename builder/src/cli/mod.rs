@@ -2,6 +2,7 @@
 
 mod build;
 mod config;
+mod doctor;
 mod du;
 mod history;
 mod image;
@@ -56,6 +57,8 @@ enum Command {
     Du(du::DuArgs),
     /// Remove what is not needed from the store
     Prune(prune::PruneArgs),
+    /// Say which sandboxes this place allows, and what would unlock the others
+    Doctor(doctor::DoctorArgs),
     /// Show what was built before: list, inspect, logs of steps, compare two builds
     History(history::HistoryArgs),
 }
@@ -84,6 +87,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rmi(args) => image::rmi(&args, &wanted),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
+        Command::Doctor(args) => doctor::doctor(&args, &wanted),
         Command::History(args) => history::history(args, &wanted),
     }
 }

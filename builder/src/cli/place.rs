@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
 use wharf_cache::{Ids, Setup, Stacking, Store};
 use wharf_runtime::Sandbox;
-use wharf_runtime::sandbox::{self, NoSandbox};
+use wharf_runtime::sandbox::{self, NoSandbox, try_overlay};
 
 use super::{tell_damages, variable};
 use crate::error::{Failure, Kind};
@@ -36,6 +36,13 @@ pub(super) struct Place {
     setup: Setup,
 }
 
+impl Wanted {
+    /// Where the store is or would be, as far as that can be told without making it.
+    pub(super) fn store_root(&self) -> PathBuf {
+        self.root.clone().or_else(own_root).unwrap_or_else(|| shared_roots().remove(0))
+    }
+}
+
 impl Place {
     /// Enters the sandbox that was asked for, or the strongest there is. Before the process has threads.
     pub(super) fn enter(wanted: &Wanted) -> Result<Self, Failure> {
@@ -51,8 +58,7 @@ impl Place {
         };
         let stacking = match sandbox {
             Sandbox::Chroot => Stacking::Copy,
-            _ if is_on_overlay(&root) => Stacking::Copy,
-            _ => Stacking::Overlay,
+            _ => stacking(&root),
         };
         Ok(Self { sandbox, root, setup: Setup { ids, stacking } })
     }
@@ -62,8 +68,8 @@ impl Place {
         if self.sandbox != Sandbox::Chroot && self.setup.stacking == Stacking::Copy {
             let root = self.root.display();
             print_note(&format!(
-                "the store `{root}` is on an overlayfs, which cannot be stacked again: files are copied for each step; \
-                 a `--root` on a volume (in Kubernetes an emptyDir) is faster"
+                "overlayfs cannot stack what is in the store `{root}`, because of the file system that it is on: files are \
+                 copied for each step; a `--root` on a volume (in Kubernetes an emptyDir) is faster"
             ));
         }
     }
@@ -93,25 +99,40 @@ fn no_sandbox(error: &NoSandbox) -> Failure {
         .hint("`wharf doctor` says what would have to change, and how")
 }
 
-/// Whether the store is, or would be made, on a file system that cannot be the upper part of an overlay.
-fn is_on_overlay(root: &Path) -> bool {
-    const OVERLAYFS_MAGIC: i64 = 0x794c_7630;
+/// How snapshots are stacked in a store at `root`. Overlays work on the usual file systems; on others one is tried.
+fn stacking(root: &Path) -> Stacking {
+    // ext4, xfs, btrfs, f2fs.
+    const USUAL: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+    const TMPFS: i64 = 0x0102_1994;
     let existing = root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
-    rustix::fs::statfs(existing).is_ok_and(|on| on.f_type == OVERLAYFS_MAGIC)
+    let is_usual = rustix::fs::statfs(existing)
+        .is_ok_and(|on| USUAL.contains(&on.f_type) || on.f_type == TMPFS && kernel() >= TMPFS_HAS_ATTRIBUTES);
+    // What may not be written will be said of the store.
+    if is_usual || try_overlay(root).err().is_none_or(|error| is_closed(&error)) {
+        return Stacking::Overlay;
+    }
+    Stacking::Copy
+}
+
+/// Since this version files of a tmpfs can have attributes of users.
+const TMPFS_HAS_ATTRIBUTES: (u32, u32) = (6, 6);
+
+/// The version of the kernel; 0.0 where it cannot be told.
+fn kernel() -> (u32, u32) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(['.', '-']).map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// The user's own place for data, or else, with a word about it, one that this user has made for itself where all may
 /// write: there may be no home directory, or it may be read-only.
 fn default_root() -> Result<PathBuf, Failure> {
-    let uid = rustix::process::geteuid();
-    let own = if uid.is_root() {
-        Some(PathBuf::from(ROOTS_STORE))
-    } else {
-        let data = variable("XDG_DATA_HOME").map(PathBuf::from);
-        let data = data.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/share")));
-        data.map(|data| data.join("wharf"))
-    };
+    let own = own_root();
     if let Some(own) = own.as_ref().filter(|own| can_be_written(own)) {
         return Ok(own.clone());
     }
@@ -119,8 +140,7 @@ fn default_root() -> Result<PathBuf, Failure> {
         Some(own) => format!("`{}` cannot be written", own.display()),
         None => "neither HOME nor XDG_DATA_HOME is set".to_owned(),
     };
-    let shared = SHARED.iter().map(|dir| Path::new(dir).join(format!("wharf-{}", uid.as_raw())));
-    for dir in shared {
+    for dir in shared_roots() {
         if make_private(&dir).is_ok() {
             print_note(&format!("{why}: the store is `{}`; `--root` names another place", dir.display()));
             return Ok(dir);
@@ -128,6 +148,21 @@ fn default_root() -> Result<PathBuf, Failure> {
     }
     Err(Failure::new(Kind::Environment, format!("there is no place for the store: {why}"))
         .hint("give `--root DIR`, a directory that this user may write"))
+}
+
+/// The user's own place for data; none without a home.
+fn own_root() -> Option<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return Some(PathBuf::from(ROOTS_STORE));
+    }
+    let data = variable("XDG_DATA_HOME").map(PathBuf::from);
+    data.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/share")))
+        .map(|data| data.join("wharf"))
+}
+
+fn shared_roots() -> Vec<PathBuf> {
+    let uid = rustix::process::geteuid().as_raw();
+    SHARED.iter().map(|dir| Path::new(dir).join(format!("wharf-{uid}"))).collect()
 }
 
 /// Whether `path` is there or can be made.

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+pub(crate) use self::prepare::cgroup_version;
 use self::prepare::{Parts, Prepared, Streams};
 use self::report::{REPORT_SIZE, Report};
 use crate::rootfs::MountPoints;

@@ -58,19 +58,23 @@ impl Prepared {
     }
 }
 
-/// What of the host plans depend on.
-pub(super) fn host() -> Result<Host, RuntimeError> {
+/// What is mounted at `/sys/fs/cgroup`.
+pub(crate) fn cgroup_version() -> CgroupVersion {
     const CGROUP2_MAGIC: i64 = 0x6367_7270;
     const TMPFS_MAGIC: i64 = 0x0102_1994;
-    let cgroup = match rustix::fs::statfs(c"/sys/fs/cgroup").map(|filesystem| filesystem.f_type) {
+    match rustix::fs::statfs(c"/sys/fs/cgroup").map(|filesystem| filesystem.f_type) {
         Ok(CGROUP2_MAGIC) => CgroupVersion::V2,
         Ok(TMPFS_MAGIC) => CgroupVersion::V1,
         _ => CgroupVersion::None,
-    };
+    }
+}
+
+/// What of the host plans depend on.
+pub(super) fn host() -> Result<Host, RuntimeError> {
     let permitted = sys::permitted_capabilities().map_err(failed("read the own capabilities"))?;
     static USER_NAMESPACE: OnceLock<Option<UserNamespace>> = OnceLock::new();
     let user_namespace = USER_NAMESPACE.get_or_init(UserNamespace::of_this_process).clone();
-    Ok(Host { cgroup, capabilities: CapabilitySet(permitted), user_namespace })
+    Ok(Host { cgroup: cgroup_version(), capabilities: CapabilitySet(permitted), user_namespace })
 }
 
 /// Makes mount points, opens trees and writes down the steps.
@@ -94,6 +98,8 @@ pub(super) fn prepare(
     builder.namespaces(&plan)?;
     builder.root(root, &plan)?;
     builder.mounts(&plan, root, binds, points)?;
+    // A user namespace gets a procfs of its own only while it can see one.
+    builder.setup.push(Step::DetachOldRoot);
     builder.protect(&plan);
     builder.setup.push(Step::MakeDirectory(target(&plan.process.cwd)?));
 

@@ -25,6 +25,7 @@ pub(super) enum Step {
         tree: RawFd,
     },
     PivotRoot,
+    DetachOldRoot,
     Umask(u32),
     MakeDirectory(Target),
     MakeFile(Target),
@@ -144,6 +145,7 @@ impl Step {
                 sys::fchdir(*tree)
             }
             Self::PivotRoot => pivot_root(),
+            Self::DetachOldRoot => sys::detach_mount(c"."),
             Self::Umask(mask) => {
                 sys::umask(*mask);
                 Ok(())
@@ -221,10 +223,10 @@ fn make_file(path: &CStr) -> Result<(), Errno> {
     accept(sys::mknod(path, libc::S_IFREG | 0o644, 0), libc::EEXIST)
 }
 
-/// The mount at the current directory becomes the root, and the old root, which comes to lie over it, goes.
+/// The mount at the current directory becomes the root. The old root comes to lie over it, where paths do not lead: they
+/// begin below. The current directory stays the new root, so that the old one is what `.` has mounted on it.
 fn pivot_root() -> Result<(), Errno> {
     sys::pivot_root(c".", c".")?;
-    sys::detach_mount(c".")?;
     sys::chdir(c"/")
 }
 
@@ -283,6 +285,7 @@ impl fmt::Display for Step {
             Self::PrivateMounts => f.write_str("make the mounts private"),
             Self::AttachRoot { .. } => f.write_str("mount the root file system"),
             Self::PivotRoot => f.write_str("change the root"),
+            Self::DetachOldRoot => f.write_str("detach the old root"),
             Self::Umask(_) => f.write_str("set the umask"),
             Self::MakeDirectory(target) => write!(f, "make the directory {}", path(&target.path)),
             Self::MakeFile(target) => write!(f, "make the mount point {}", path(&target.path)),

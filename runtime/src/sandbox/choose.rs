@@ -41,7 +41,7 @@ pub fn enter(forced: Option<Sandbox>) -> Result<Sandbox, NoSandbox> {
     let mut refused = Vec::new();
     for sandbox in rungs {
         let entered = attempt(sandbox, &place).and_then(|trial| match trial {
-            Some(namespace) => namespace.join(&place),
+            Some(namespace) => namespace.enter(&place),
             None => Ok(()),
         });
         match entered {

@@ -3,19 +3,25 @@
 //! In the sandboxes that take a user namespace the whole process enters it, before it has threads; from there on it is
 //! root with the right to mount, and everything else is as in the sandbox `root`.
 
+mod checks;
 mod choose;
 mod ids;
 mod namespace;
 mod obstacle;
 mod place;
+mod remedy;
+mod report;
 
 use std::fmt;
 use std::str::FromStr;
 
+pub use checks::try_overlay;
 pub use choose::{NoSandbox, enter};
 pub(crate) use ids::UserNamespace;
 pub use ids::in_user_namespace;
-pub use obstacle::{Call, Cause, HelperProblem, Obstacle};
+pub use obstacle::{Call, Cause, HelperProblem, Obstacle, errno_name};
+pub use remedy::{Remedy, RemedyKind};
+pub use report::{Fact, Report, Rung, examine};
 
 /// A sandbox, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -65,7 +65,7 @@ impl Namespace {
     }
 
     /// Moves this process into the user namespace and into a new mount namespace that belongs to it.
-    pub(super) fn join(self, place: &Place) -> Result<(), Obstacle> {
+    pub(super) fn enter(&self, place: &Place) -> Result<(), Obstacle> {
         let refused = |call| move |errno: Errno| Obstacle::refused(call, errno.0, place);
         let pid = Pid::from_raw(self.pid).ok_or_else(|| Obstacle::refused(Call::Join, libc::ESRCH, place))?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty())

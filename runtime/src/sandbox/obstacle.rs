@@ -239,11 +239,13 @@ fn is_in_chroot() -> bool {
 }
 
 /// The name of an error number that a place answers with.
-pub(super) fn errno_name(errno: i32) -> String {
-    const NAMES: [(i32, &str); 12] = [
+pub fn errno_name(errno: i32) -> String {
+    const NAMES: [(i32, &str); 14] = [
         (libc::EPERM, "EPERM"),
         (libc::ENOENT, "ENOENT"),
         (libc::EIO, "EIO"),
+        (libc::EAGAIN, "EAGAIN"),
+        (libc::ENOMEM, "ENOMEM"),
         (libc::EACCES, "EACCES"),
         (libc::EBUSY, "EBUSY"),
         (libc::ENODEV, "ENODEV"),
