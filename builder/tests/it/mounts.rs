@@ -453,7 +453,9 @@ fn networks_are_the_hosts_or_others() {
     check(
         &wharf,
         &[],
-        &format!("RUN ! {is_host} && {keep} >/one\nRUN --network=default [ \"$({keep})\" = \"$(cat /one)\" ]\n"),
+        &format!(
+            "RUN ! {is_host} && {keep} >/one\nRUN --network=default [ \"$({keep})\" = \"$(cat /one)\" ]\n"
+        ),
     );
     check(&wharf, &["--allow", "network.host"], &format!("RUN --network=host {is_host}\n"));
     check(

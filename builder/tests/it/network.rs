@@ -296,6 +296,17 @@ fn ipv6_leads_out_where_the_host_has_it() {
     wait_until("nothing is left", || host.has_no_leftovers() && left() == "0\n");
 }
 
+/// As in a container that may set up networks, but not write settings.
+#[test]
+fn settings_that_cannot_be_written_are_no_obstacle() {
+    let Some(host) = Host::new() else { return };
+    let _server = host.python(&host.elsewhere, "serve.py", &[ELSEWHERE, "80"]);
+    host.host.shell("mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys");
+    let built = host.build(&[], &format!("RUN nc {ELSEWHERE} 80 | grep {HOST}")).success();
+    assert!(!built.stderr.contains("note:"), "{}", built.stderr);
+    wait_until("nothing is left", || host.has_no_leftovers());
+}
+
 #[test]
 fn containers_have_the_same() {
     let Some(host) = Host::new() else { return };

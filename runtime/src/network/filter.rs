@@ -16,22 +16,26 @@ const BATCH_END: u16 = 0x11;
 const NEW_TABLE: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_NEWTABLE as u16;
 const DELETE_TABLE: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_DELTABLE as u16;
 const NEW_CHAIN: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_NEWCHAIN as u16;
-const GET_CHAIN: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_GETCHAIN as u16;
+pub(super) const GET_CHAIN: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_GETCHAIN as u16;
 const NEW_RULE: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_NEWRULE as u16;
+const GET_RULE: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_GETRULE as u16;
+const DELETE_RULE: u16 = SUBSYSTEM << 8 | libc::NFT_MSG_DELRULE as u16;
 
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
 const TABLE_OWNER: u32 = 0x2;
 
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
+pub(super) const CHAIN_TABLE: u16 = 1;
+pub(super) const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
+pub(super) const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
 
 const RULE_TABLE: u16 = 1;
 const RULE_CHAIN: u16 = 2;
+const RULE_HANDLE: u16 = 3;
 const RULE_EXPRESSIONS: u16 = 4;
 const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
@@ -41,7 +45,7 @@ const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
 
 /// Length of `struct nfgenmsg`.
-const HEADER: usize = 4;
+pub(super) const ANY_HEADER: usize = 4;
 
 /// The length that the kernel compares names of interfaces in.
 const INTERFACE_BYTES: usize = 16;
@@ -54,6 +58,8 @@ const ESTABLISHED_OR_RELATED: u32 = 0b110;
 pub(super) enum Family {
     Ip4,
     Ip6,
+    /// A table for both, which only others make.
+    Both,
 }
 
 impl Family {
@@ -65,6 +71,7 @@ impl Family {
         match self {
             Self::Ip4 => libc::NFPROTO_IPV4 as u8,
             Self::Ip6 => libc::NFPROTO_IPV6 as u8,
+            Self::Both => libc::NFPROTO_INET as u8,
         }
     }
 
@@ -72,7 +79,7 @@ impl Family {
     fn source_offset(self) -> u32 {
         match self {
             Self::Ip4 => 12,
-            Self::Ip6 => 8,
+            Self::Ip6 | Self::Both => 8,
         }
     }
 }
@@ -134,7 +141,7 @@ impl<'a> Table<'a> {
     }
 
     fn new(family: Family, name: &'a str, how: u16, flags: u32) -> Self {
-        let mut table = Message::new(NEW_TABLE, how, &header(family, 0));
+        let mut table = Message::new(NEW_TABLE, how, &header(family));
         table.string(TABLE_NAME, name).attribute(TABLE_FLAGS, &flags.to_be_bytes());
         Self { family, name, messages: vec![table] }
     }
@@ -145,7 +152,7 @@ impl<'a> Table<'a> {
             Hook::Forward => (libc::NF_INET_FORWARD, 0, "filter"),
             Hook::Translate => (libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC, "nat"),
         };
-        let mut chain = Message::new(NEW_CHAIN, CREATE, &header(self.family, 0));
+        let mut chain = Message::new(NEW_CHAIN, CREATE, &header(self.family));
         chain.string(CHAIN_TABLE, self.name).string(CHAIN_NAME, name);
         chain.nested(CHAIN_HOOK, |hook| {
             hook.attribute(HOOK_NUMBER, &number.to_be_bytes())
@@ -158,14 +165,7 @@ impl<'a> Table<'a> {
 
     /// Adds a rule to a chain.
     pub(super) fn rule(&mut self, chain: &str, matches: &[Match<'_>], action: Action) -> &mut Self {
-        let mut rule = Message::new(NEW_RULE, APPEND, &header(self.family, 0));
-        rule.string(RULE_TABLE, self.name).string(RULE_CHAIN, chain);
-        rule.nested(RULE_EXPRESSIONS, |list| {
-            for what in matches {
-                what.encode(self.family, list);
-            }
-            action.encode(list);
-        });
+        let rule = rule(self.family, self.name, chain, APPEND, matches, action);
         self.messages.push(rule);
         self
     }
@@ -178,7 +178,7 @@ impl<'a> Table<'a> {
 
 /// Removes a table that stays; it is fine if there is none.
 pub(super) fn remove_table(netlink: &mut Netlink, family: Family, name: &str) -> io::Result<()> {
-    let mut message = Message::new(DELETE_TABLE, 0, &header(family, 0));
+    let mut message = Message::new(DELETE_TABLE, 0, &header(family));
     message.string(TABLE_NAME, name);
     match send(netlink, vec![message]) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -188,9 +188,9 @@ pub(super) fn remove_table(netlink: &mut Netlink, family: Family, name: &str) ->
 
 /// The names of the chains of a table; none if there is no such table.
 pub(super) fn chains(netlink: &mut Netlink, family: Family, table: &str) -> io::Result<Vec<String>> {
-    let answers = netlink.dump(Message::new(GET_CHAIN, 0, &header(family, 0)))?;
+    let answers = netlink.dump(Message::new(GET_CHAIN, 0, &header(family)))?;
     let chain = |answer: &Vec<u8>| {
-        let find = |kind| attributes(answer, HEADER).find(|(found, _)| *found == kind);
+        let find = |kind| attributes(answer, ANY_HEADER).find(|(found, _)| *found == kind);
         let (_, in_table) = find(CHAIN_TABLE)?;
         (text(in_table) == table).then_some(find(CHAIN_NAME)?.1).map(text)
     };
@@ -206,9 +206,102 @@ fn send(netlink: &mut Netlink, messages: Vec<Message>) -> io::Result<()> {
 }
 
 /// `struct nfgenmsg`.
-fn header(family: Family, resource: u16) -> [u8; HEADER] {
-    let [high, low] = resource.to_be_bytes();
-    [family.number(), 0, high, low]
+pub(super) fn header(family: Family) -> [u8; ANY_HEADER] {
+    [family.number(), 0, 0, 0]
+}
+
+/// Whether a chain, as the kernel lists it, is for what is forwarded.
+pub(super) fn is_forward(chain: &[u8]) -> bool {
+    let find = |bytes, skip, kind| attributes(bytes, skip).find(|(found, _)| *found == kind);
+    let hook = find(chain, ANY_HEADER, CHAIN_HOOK).and_then(|(_, hook)| find(hook, 0, HOOK_NUMBER));
+    hook.is_some_and(|(_, number)| number == (libc::NF_INET_FORWARD as u32).to_be_bytes())
+}
+
+/// A rule of a chain.
+#[derive(Debug)]
+pub(super) struct Rule {
+    pub(super) handle: Vec<u8>,
+    /// What it compares with, read as names.
+    pub(super) interfaces: Vec<String>,
+}
+
+/// The rules of a chain.
+pub(super) fn rules(
+    netlink: &mut Netlink,
+    family: Family,
+    table: &str,
+    chain: &str,
+) -> io::Result<Vec<Rule>> {
+    let mut message = Message::new(GET_RULE, 0, &header(family));
+    message.string(RULE_TABLE, table).string(RULE_CHAIN, chain);
+    Ok(netlink.dump(message)?.iter().filter_map(|answer| read_rule(answer)).collect())
+}
+
+fn read_rule(answer: &[u8]) -> Option<Rule> {
+    let (mut handle, mut interfaces) = (None, Vec::new());
+    for (kind, value) in attributes(answer, ANY_HEADER) {
+        match kind {
+            RULE_HANDLE => handle = Some(value.to_vec()),
+            RULE_EXPRESSIONS => {
+                interfaces.extend(attributes(value, 0).filter_map(|(_, it)| compared_with(it)))
+            }
+            _ => {}
+        }
+    }
+    Some(Rule { handle: handle?, interfaces })
+}
+
+/// What an expression compares with, if that is what it does.
+fn compared_with(expression: &[u8]) -> Option<String> {
+    let find = |bytes, kind| attributes(bytes, 0).find(|(found, _)| *found == kind).map(|(_, value)| value);
+    if text(find(expression, EXPRESSION_NAME)?) != "cmp" {
+        return None;
+    }
+    Some(text(find(find(find(expression, EXPRESSION_DATA)?, 3)?, 1)?))
+}
+
+/// Puts a rule at the head of somebody else's chain.
+pub(super) fn insert_rule(
+    netlink: &mut Netlink,
+    family: Family,
+    table: &str,
+    chain: &str,
+    to_match: Match<'_>,
+    action: Action,
+) -> io::Result<()> {
+    send(netlink, vec![rule(family, table, chain, CREATE_OR_KEEP, &[to_match], action)])
+}
+
+/// Takes a rule away.
+pub(super) fn delete_rule(
+    netlink: &mut Netlink,
+    family: Family,
+    table: &str,
+    chain: &str,
+    handle: &[u8],
+) -> io::Result<()> {
+    let mut message = Message::new(DELETE_RULE, 0, &header(family));
+    message.string(RULE_TABLE, table).string(RULE_CHAIN, chain).attribute(RULE_HANDLE, handle);
+    send(netlink, vec![message])
+}
+
+fn rule(
+    family: Family,
+    table: &str,
+    chain: &str,
+    how: u16,
+    matches: &[Match<'_>],
+    action: Action,
+) -> Message {
+    let mut rule = Message::new(NEW_RULE, how, &header(family));
+    rule.string(RULE_TABLE, table).string(RULE_CHAIN, chain);
+    rule.nested(RULE_EXPRESSIONS, |list| {
+        for what in matches {
+            what.encode(family, list);
+        }
+        action.encode(list);
+    });
+    rule
 }
 
 impl Match<'_> {

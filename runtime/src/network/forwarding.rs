@@ -13,7 +13,7 @@ use rustix::fs::FlockOperation;
 
 use super::filter::{self, Action, Family, Hook, Match, Table};
 use super::netlink::Netlink;
-use super::route;
+use super::{admission, route};
 
 /// What the names of all interfaces begin with that lead to a build's network.
 pub(super) const LINK_PREFIX: &str = "wharf";
@@ -33,15 +33,23 @@ pub(super) struct Forwarding {
     family: Family,
     /// Whether builds switched it on, so that the last one switches it off.
     switched: bool,
+    /// Whether the host's firewall had to be told to let it pass.
+    admitted: bool,
 }
 
 impl Forwarding {
-    /// Sees to it that what arrives at any of `links` is forwarded. The caller has its own interface already, and
-    /// keeps it for as long as it keeps this.
-    pub(super) fn hold(family: Family, links: &[String]) -> io::Result<Self> {
+    /// Sees to it that what arrives at any of `links` is forwarded to and from `own`, the caller's interface, which it
+    /// keeps for as long as it keeps this.
+    pub(super) fn hold(family: Family, own: &str, links: &[String]) -> io::Result<Self> {
         let _lock = lock()?;
         let mut netlink = Netlink::netfilter()?;
-        let held = Self { family, switched: false };
+        let admitted = admission::admit(&mut netlink, family, own)?;
+        if admitted {
+            let links = route::links(&mut Netlink::route()?)?;
+            let is_gone = |name: &str| !links.iter().any(|link| link.name == name);
+            admission::dismiss(&mut netlink, family, is_gone)?;
+        }
+        let held = Self { family, switched: false, admitted };
         let known = filter::chains(&mut netlink, family, TABLE)?;
         let off: Vec<&String> = links.iter().filter(|link| !is_on(family, link)).collect();
         if known.is_empty() && off.is_empty() {
@@ -61,13 +69,19 @@ impl Forwarding {
     }
 
     /// Lets go of it. `own` is the caller's interface, which goes by itself, but later; `netlink` any socket for rules.
-    pub(super) fn release(&self, own: u32, netlink: &mut Netlink) -> io::Result<()> {
-        if !self.switched {
+    pub(super) fn release(&self, own: &route::Link, netlink: &mut Netlink) -> io::Result<()> {
+        if !self.switched && !self.admitted {
             return Ok(());
         }
         let _lock = lock()?;
+        if self.admitted {
+            admission::dismiss(netlink, self.family, |name| name == own.name)?;
+        }
+        if !self.switched {
+            return Ok(());
+        }
         let mut links = Netlink::route()?;
-        route::set_alias(&mut links, own, ENDED)?;
+        route::set_alias(&mut links, own.index, ENDED)?;
         let needs = |link: &route::Link| link.name.starts_with(LINK_PREFIX) && link.alias != ENDED;
         if route::links(&mut links)?.iter().any(needs) {
             return Ok(());
@@ -86,7 +100,7 @@ impl Forwarding {
 /// Where the kernel has its settings of an interface; `all` stands for all of them.
 fn setting(family: Family, link: &str) -> String {
     match (family, link) {
-        (Family::Ip4, _) => format!("/proc/sys/net/ipv4/conf/{link}/forwarding"),
+        (Family::Ip4 | Family::Both, _) => format!("/proc/sys/net/ipv4/conf/{link}/forwarding"),
         (Family::Ip6, "all") => "/proc/sys/net/ipv6/conf/all/forwarding".to_owned(),
         // The plain setting of one interface says whether it believes routers; this one came with Linux 6.17.
         (Family::Ip6, _) => format!("/proc/sys/net/ipv6/conf/{link}/force_forwarding"),
@@ -103,6 +117,13 @@ fn is_on(family: Family, link: &str) -> bool {
 pub(super) fn switch(family: Family, link: &str, on: bool) -> io::Result<()> {
     match fs::write(setting(family, link), if on { "1" } else { "0" }) {
         Err(_) if on && is_on(family, link) => Ok(()),
+        // Where /proc/sys is read-only, as in containers, the interface itself can be asked.
+        Err(error) if family == Family::Ip4 => {
+            let switched = route::index(link)
+                .ok_or(io::ErrorKind::NotFound.into())
+                .and_then(|index| route::set_forwarding(&mut Netlink::route()?, index, on));
+            switched.map_err(|_: io::Error| error)
+        }
         result => result,
     }
 }

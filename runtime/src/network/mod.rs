@@ -4,6 +4,7 @@
 //! installed. Nothing of either outlives the process: there are no names, files or rules that somebody would have to
 //! remove. The loopback interface of the host cannot be reached from inside.
 
+mod admission;
 mod dns;
 mod filter;
 mod forwarding;

@@ -2,6 +2,7 @@
 //! namespace and opens sockets of this one for them.
 
 use std::ffi::CString;
+use std::fs::OpenOptions;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
@@ -19,6 +20,9 @@ use crate::{Cancel, RuntimeError};
 
 /// Its name.
 const NAME: &str = "pasta";
+
+/// The device that makes interfaces whose packets a process reads and writes.
+const TUN: &str = "/dev/net/tun";
 
 /// How long it may take to set up the network; it takes milliseconds.
 const SETUP_TIME: Duration = Duration::from_secs(5);
@@ -49,6 +53,8 @@ impl Pasta {
         avoid: &[IpAddr],
     ) -> Result<Self, NetworkError> {
         let program = find().ok_or(NetworkError::NoPasta)?;
+        let tun = OpenOptions::new().read(true).write(true).open(TUN);
+        tun.map_err(failed(format!("open {TUN}, which pasta needs")))?;
         let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
         let routes = route::routes(&mut netlink).map_err(failed("list the routes"))?;
         let seed = u32::from_ne_bytes(random()?);
@@ -59,6 +65,7 @@ impl Pasta {
         let place = dir.join("pasta-namespace");
         std::fs::write(&place, b"").map_err(failed(format!("write {}", place.display())))?;
         let arguments = arguments(&program, &place, subnet)?;
+        let file = place.clone();
         let stop = Cancel::new()?;
         let namespace = namespace.try_clone().map_err(failed("duplicate a descriptor"))?;
         let thread = {
@@ -70,7 +77,10 @@ impl Pasta {
         };
         let ipv6 = routes.iter().any(|route| route.is_default() && route.destination.is_ipv6());
         let mut pasta = Self { stop, thread: Some(thread), host: own_address(), ipv6 };
-        pasta.wait(inside)?;
+        let ready = pasta.wait(inside);
+        // It has the namespace open, or never will.
+        let _ = std::fs::remove_file(&file);
+        ready?;
         Ok(pasta)
     }
 
@@ -145,7 +155,10 @@ fn talk(program: Program, stop: &Cancel) -> String {
         let room = TALK_BYTES_MAX.saturating_sub(said.len());
         said.extend_from_slice(&data[..data.len().min(room)]);
     });
-    let mut said = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
+    // It tells the system's log as well, if there is one.
+    let said = String::from_utf8_lossy(&said);
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty() && !line.ends_with("to syslog"));
+    let mut said = lines.collect::<Vec<_>>().join("; ");
     match ended {
         Ok(status) if said.is_empty() => said = format!("it ended without a word: {status:?}"),
         Ok(_) | Err(RuntimeError::Cancelled) => {}

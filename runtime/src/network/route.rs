@@ -12,6 +12,10 @@ const VETH_INFO_PEER: u16 = 1;
 /// `IFA_F_NODAD`: an address that only the two ends of a wire can have need not be looked for.
 const WITHOUT_DETECTION: u8 = 0x02;
 
+/// Of `linux/if_link.h` and `linux/ip.h`: settings of an interface for IPv4, by number.
+const INET_CONF: u16 = 1;
+const INET_CONF_FORWARDING: u16 = 1;
+
 /// Lengths of the structures before the attributes.
 const LINK_HEADER: usize = 16;
 const ROUTE_HEADER: usize = 12;
@@ -72,6 +76,19 @@ pub(super) fn add_wire(
 /// Brings an interface up.
 pub(super) fn set_up(netlink: &mut Netlink, index: u32) -> io::Result<()> {
     netlink.request(Message::new(libc::RTM_NEWLINK, 0, &link_header(index, libc::IFF_UP as u32)))
+}
+
+/// Switches forwarding of what arrives at an interface (IPv4).
+pub(super) fn set_forwarding(netlink: &mut Netlink, index: u32, on: bool) -> io::Result<()> {
+    let mut message = Message::new(libc::RTM_NEWLINK, 0, &link_header(index, 0));
+    message.nested(libc::IFLA_AF_SPEC, |families| {
+        families.nested(libc::AF_INET as u16, |family| {
+            family.nested(INET_CONF, |settings| {
+                settings.attribute(INET_CONF_FORWARDING, &u32::from(on).to_ne_bytes());
+            });
+        });
+    });
+    netlink.request(message)
 }
 
 /// Says something of an interface that others can read.

@@ -206,6 +206,48 @@ fn address_of(network: &Network) -> Ipv4Addr {
     }
 }
 
+/// As docker and ufw have it, in a table for one protocol or for both.
+#[test]
+fn a_firewall_that_drops_lets_it_pass() {
+    let nft = |script: &str| {
+        let output = Command::new("nft").arg(script).output()?;
+        assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+        std::io::Result::Ok(String::from_utf8(output.stdout).unwrap())
+    };
+    if Command::new("nft").arg("--version").output().is_err() {
+        eprintln!("SKIP: nft is not installed");
+        return;
+    }
+    for table in ["ip filter", "inet firewall"] {
+        on_a_host(|elsewhere| {
+            nft(&format!(
+                "table {table} {{ chain FORWARD {{ type filter hook forward priority 0; policy drop; }}; }}"
+            ))
+            .unwrap();
+            let rules = || nft("list ruleset").unwrap();
+            let before = rules();
+            let server = within(elsewhere, || TcpListener::bind((ELSEWHERE, 80)).unwrap());
+            let (one, two) = (open(&[]), open(&[]));
+            thread::scope(|scope| {
+                scope.spawn(|| serve(server, 2));
+                for network in [&one, &two] {
+                    assert_eq!(in_network(network, || ask(&format!("{ELSEWHERE}:80")).unwrap()), HOST);
+                }
+            });
+            // One ends as it should, one is killed, and the next one cleans up after it.
+            drop(one);
+            let Network { way_out, .. } = two;
+            std::mem::forget(way_out);
+            route::remove(&mut Netlink::route().unwrap(), route::index(&own_links()[0]).unwrap()).unwrap();
+            assert_ne!(rules(), before);
+            drop(open(&[]));
+            let left: Vec<String> = own_links();
+            assert!(!left.iter().any(|link| rules().contains(&format!("iifname \"{link}\" accept"))));
+            assert!(rules().contains(before.trim()), "{}", rules());
+        });
+    }
+}
+
 /// While forwarding is on for the sake of builds, the host passes nothing on for others.
 #[test]
 fn the_host_is_no_router_for_others() {

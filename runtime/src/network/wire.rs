@@ -28,9 +28,8 @@ const ATTEMPTS_MAX: u32 = 16;
 /// The wire. It goes when the namespace does; dropping this undoes the rest.
 #[derive(Debug)]
 pub(super) struct Wire {
-    index: u32,
-    /// What this end is called.
-    name: String,
+    /// This end.
+    link: Link,
     forwarding: Vec<Forwarding>,
     /// The socket that owns the rules, which are there for as long as it is open.
     rules: Option<Netlink>,
@@ -51,7 +50,7 @@ impl Wire {
         let mtu = mtu(&links, &routes);
         let mut wire = Self::add(&mut netlink, namespace, mtu)?;
         let subnet = wire.claim(&mut netlink, &routes, avoid)?;
-        let index = index_of(inside, INSIDE)?;
+        let index = find(inside, INSIDE)?.index;
         configure(inside, index, subnet)?;
         let mut rules = Netlink::netfilter().map_err(failed("open a netlink socket"))?;
         wire.lead_out(&mut rules, subnet, &uplinks(&links, &routes, Family::Ip4))?;
@@ -79,8 +78,8 @@ impl Wire {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
                 result => {
                     result.map_err(failed("make a pair of network interfaces (veth)"))?;
-                    let index = index_of(netlink, &name)?;
-                    return Ok(Self { index, name, forwarding: vec![], rules: None, host: vec![] });
+                    let link = find(netlink, &name)?;
+                    return Ok(Self { link, forwarding: vec![], rules: None, host: vec![] });
                 }
             }
         }
@@ -95,25 +94,25 @@ impl Wire {
         avoid: &[IpAddr],
     ) -> Result<Subnet, NetworkError> {
         let mut routes = routes.to_vec();
-        route::set_up(netlink, self.index).map_err(failed(format!("bring up {}", self.name)))?;
+        route::set_up(netlink, self.link.index).map_err(failed(format!("bring up {}", self.link.name)))?;
         for _ in 0..ATTEMPTS_MAX {
             let seed = u32::from_ne_bytes(random()?);
             let subnet = subnet::choose(seed, &routes, avoid).ok_or(NetworkError::NoSubnet)?;
             self.address(netlink, subnet)?;
             routes = route::routes(netlink).map_err(failed("list the routes"))?;
             let mut others = routes.iter().filter(|route| subnet.meets(route));
-            if !others.any(|route| route.link.is_none_or(|link| link < self.index)) {
+            if !others.any(|route| route.link.is_none_or(|link| link < self.link.index)) {
                 return Ok(subnet);
             }
-            route::remove_address(netlink, self.index, subnet.host, subnet.bits)
+            route::remove_address(netlink, self.link.index, subnet.host, subnet.bits)
                 .map_err(failed(format!("take the address {} away", subnet.host)))?;
         }
         Err(NetworkError::NoSubnet)
     }
 
     fn address(&self, netlink: &mut Netlink, subnet: Subnet) -> Result<(), NetworkError> {
-        route::add_address(netlink, self.index, subnet.host, subnet.bits)
-            .map_err(failed(format!("give {} the address {}", self.name, subnet.host)))
+        route::add_address(netlink, self.link.index, subnet.host, subnet.bits)
+            .map_err(failed(format!("give {} the address {}", self.link.name, subnet.host)))
     }
 
     /// Has the host pass on what comes from the subnet, under its own address, and what answers that.
@@ -125,7 +124,7 @@ impl Wire {
     ) -> Result<(), NetworkError> {
         const FORWARD: &str = "forward";
         const TRANSLATE: &str = "translate";
-        let name = self.name.as_str();
+        let name = self.link.name.as_str();
         let family = Family::of(subnet.host);
         let mut table = Table::owned(family, name);
         table
@@ -137,7 +136,7 @@ impl Wire {
             .rule(TRANSLATE, &[Match::Source(subnet.inside), Match::NotOut(name)], Action::Masquerade);
         table.make(rules).map_err(failed("make packet filter rules (nf_tables)"))?;
         switch(family, name, true).map_err(failed(format!("switch on forwarding for {name}")))?;
-        let forwarding = Forwarding::hold(family, uplinks)
+        let forwarding = Forwarding::hold(family, name, uplinks)
             .map_err(failed(format!("switch on forwarding for {}", uplinks.join(", "))))?;
         self.forwarding.push(forwarding);
         Ok(())
@@ -150,7 +149,7 @@ impl Drop for Wire {
         let Some(mut rules) = self.rules.take().or_else(|| Netlink::netfilter().ok()) else { return };
         for forwarding in &self.forwarding {
             // What cannot be undone now, the last build that ends later undoes.
-            let _ = forwarding.release(self.index, &mut rules);
+            let _ = forwarding.release(&self.link, &mut rules);
         }
     }
 }
@@ -163,10 +162,9 @@ fn configure(inside: &mut Netlink, index: u32, subnet: Subnet) -> Result<(), Net
     route::add_default_route(inside, index, subnet.host).map_err(failed("add a default route"))
 }
 
-fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, NetworkError> {
+fn find(netlink: &mut Netlink, name: &str) -> Result<Link, NetworkError> {
     let links = route::links(netlink).map_err(failed("list the network interfaces"))?;
-    let link = links.iter().find(|link| link.name == name);
-    link.map(|link| link.index).ok_or_else(|| {
+    links.into_iter().find(|link| link.name == name).ok_or_else(|| {
         failed(format!("find the interface {name}"))(std::io::Error::from(std::io::ErrorKind::NotFound))
     })
 }
