@@ -131,6 +131,10 @@ pub(super) fn switch(family: Family, link: &str, on: bool) -> io::Result<()> {
 /// Keeps other builds of this network namespace away until it is dropped.
 fn lock() -> io::Result<File> {
     let namespace = File::open(NAMESPACE)?;
-    rustix::fs::flock(&namespace, FlockOperation::LockExclusive)?;
-    Ok(namespace)
+    loop {
+        match rustix::fs::flock(&namespace, FlockOperation::LockExclusive) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return Ok(result.map(|()| namespace)?),
+        }
+    }
 }

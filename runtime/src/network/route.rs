@@ -98,12 +98,6 @@ pub(super) fn set_alias(netlink: &mut Netlink, index: u32, alias: &str) -> io::R
     netlink.request(message)
 }
 
-/// Takes an interface away.
-#[cfg(test)]
-pub(super) fn remove(netlink: &mut Netlink, index: u32) -> io::Result<()> {
-    netlink.request(Message::new(libc::RTM_DELLINK, 0, &link_header(index, 0)))
-}
-
 /// Gives an interface an address in a network of `bits` bits.
 pub(super) fn add_address(netlink: &mut Netlink, index: u32, address: IpAddr, bits: u8) -> io::Result<()> {
     let flags = if address.is_ipv6() { WITHOUT_DETECTION } else { 0 };

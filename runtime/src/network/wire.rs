@@ -22,7 +22,7 @@ const MTU_DEFAULT: u32 = 1500;
 /// The least that IPv6 works with.
 const MTU_MIN: u32 = 1280;
 
-/// How often a subnet is chosen that somebody else takes at the same moment.
+/// How often a name or a subnet is chosen that somebody else has or takes at the same moment.
 const ATTEMPTS_MAX: u32 = 16;
 
 /// The wire. It goes when the namespace does; dropping this undoes the rest.
@@ -72,17 +72,18 @@ impl Wire {
 
     /// Makes both ends, the one here under a name that nobody has.
     fn add(netlink: &mut Netlink, namespace: BorrowedFd<'_>, mtu: u32) -> Result<Self, NetworkError> {
-        loop {
-            let name = format!("{LINK_PREFIX}{:08x}", u32::from_ne_bytes(random()?));
-            match route::add_wire(netlink, &name, INSIDE, namespace, mtu) {
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                result => {
-                    result.map_err(failed("make a pair of network interfaces (veth)"))?;
-                    let link = find(netlink, &name)?;
-                    return Ok(Self { link, forwarding: vec![], rules: None, host: vec![] });
-                }
+        let name = || Ok::<_, NetworkError>(format!("{LINK_PREFIX}{:08x}", u32::from_ne_bytes(random()?)));
+        let mut name_now = name()?;
+        let mut made = route::add_wire(netlink, &name_now, INSIDE, namespace, mtu);
+        for _ in 1..ATTEMPTS_MAX {
+            if made.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AlreadyExists) {
+                name_now = name()?;
+                made = route::add_wire(netlink, &name_now, INSIDE, namespace, mtu);
             }
         }
+        made.map_err(failed("make a pair of network interfaces (veth)"))?;
+        let link = find(netlink, &name_now)?;
+        Ok(Self { link, forwarding: vec![], rules: None, host: vec![] })
     }
 
     /// Gives this end an address in a subnet of its own. Where two processes take the same one the older interface
