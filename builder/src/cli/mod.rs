@@ -6,6 +6,7 @@ mod doctor;
 mod du;
 mod history;
 mod image;
+mod limits;
 mod place;
 mod prune;
 mod run;

@@ -250,7 +250,8 @@ fn a_firewall_that_drops_lets_it_pass() {
             });
             // One ends as it should, one is killed, and the next one cleans up after it.
             drop(one);
-            let Network { way_out, .. } = two;
+            let Network { way_out, namespace, .. } = two;
+            drop(namespace);
             std::mem::forget(way_out);
             wait_for_links(0);
             assert_ne!(rules(), before);

@@ -19,6 +19,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 pub(crate) use self::prepare::cgroup_version;
 use self::prepare::{Parts, Prepared, Streams};
 use self::report::{REPORT_SIZE, Report};
+use crate::cgroup::Group;
 use crate::rootfs::MountPoints;
 use crate::spec::plan::Plan;
 use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, sys};
@@ -32,6 +33,11 @@ const REPORTS_BYTES_MAX: usize = 8 * REPORT_SIZE;
 /// Runs the process to its end. Mount points that are missing in the root are made first and removed again
 /// afterwards, unless the command changed them. Every process of the container has ended when this returns.
 pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
+    run_in(request, None)
+}
+
+/// The same in a control group.
+pub fn run_in(request: Request<'_>, group: Option<&Group>) -> Result<ExitStatus, RuntimeError> {
     if request.cancel.is_cancelled() {
         return Err(RuntimeError::Cancelled);
     }
@@ -45,7 +51,8 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
-    let parts = Parts { root: request.root, binds: request.binds, filter, streams, report: report_end, host };
+    let parts =
+        Parts { root: request.root, binds: request.binds, group, filter, streams, report: report_end, host };
     let mut prepared = prepare::prepare(plan, parts, &mut points)?;
 
     let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };
@@ -100,8 +107,13 @@ enum Ended {
 impl Init {
     /// Clones the child and lets go of what is only for it.
     fn start(prepared: &mut Prepared) -> Result<Self, RuntimeError> {
-        let pidfd = sys::clone_container(prepared.namespaces, &mut prepared.container, child::run_init)
-            .map_err(failed("make the container's process"))?;
+        let pidfd = sys::clone_container(
+            prepared.namespaces,
+            prepared.group,
+            &mut prepared.container,
+            child::run_init,
+        )
+        .map_err(failed("make the container's process"))?;
         prepared.release();
         Ok(Self { pidfd, ended: false })
     }

@@ -83,5 +83,5 @@ fn prepare(program: Program, streams: Streams, report: OwnedFd) -> Result<(Prepa
     };
     let container = Container { init, command, stack: vec![0; COMMAND_STACK_BYTES] };
     let namespaces = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
-    Ok((Prepared { container, namespaces, descriptors }, path.to_string_lossy().into_owned()))
+    Ok((Prepared { container, namespaces, group: None, descriptors }, path.to_string_lossy().into_owned()))
 }
