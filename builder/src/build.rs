@@ -51,6 +51,7 @@ use crate::source::{GitError, GitSources, HttpSources, ImageSources, SecretLooku
 use crate::ssh::{self, SshAgents};
 use crate::worker::groups::{Groups, StepLimits};
 use crate::worker::mounts::Part;
+use crate::worker::network::StepNetwork;
 use crate::worker::{StoreCache, Worker, WorkerError};
 use caches::Solution;
 use dockerfile::Parsed;
@@ -227,6 +228,8 @@ struct Build<'a> {
     imports: Imports<'a>,
     /// The cache mounts that steps used, in all attempts.
     used_mounts: UsedMounts,
+    /// The network of the steps, in all attempts.
+    network: StepNetwork,
     to_load: ToLoad,
     /// What is to be loaded when something of the store was lost.
     to_load_again: ToLoad,
@@ -271,6 +274,7 @@ impl<'a> Build<'a> {
             sources,
             imports,
             used_mounts: UsedMounts::default(),
+            network: StepNetwork::new(store, sandbox),
             to_load: ToLoad::All,
             to_load_again: ToLoad::All,
             source: SourceText::new("", ""),
@@ -460,6 +464,7 @@ impl<'a> Build<'a> {
             limits: limits(),
             clock: &|| begun.elapsed(),
         });
+        self.network.end();
         self.recorder.solved(&converted.definition, &solved.steps, &self.imports);
         let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
         Ok(Solution { result: Some(results.remove(0)), steps: solved.steps })
@@ -486,6 +491,7 @@ impl<'a> Build<'a> {
             files: &self.recorder.files,
             stale,
             open_files: self.request.open_files,
+            network: &self.network,
             groups: Groups::new(&self.request.limits).map_err(|error| {
                 let failure =
                     Failure::from_error(Kind::Environment, "steps cannot be limited as asked", &error);

@@ -7,11 +7,13 @@ use wharf_cache::Store;
 use wharf_cache::state::Image;
 use wharf_frontend::image::{ContainerConfig, ImageConfig};
 use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Sandbox, Stdio};
+use wharf_solver::llb::NetworkMode;
 
 use crate::error::{Failure, Kind};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
 use crate::source::ImageSources;
+use crate::worker::network::StepNetwork;
 use crate::worker::{sandbox_files, spec};
 
 /// The shell's status for a command that cannot be executed, and for one that is not there.
@@ -58,9 +60,12 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
     let hostname = format!("{:016x}", chain.0.last().map_or(0, |id| id.0))[..12].to_owned();
     let mut runtime_spec = wharf_runtime::default_spec();
     let dir = store.temp_dir().map_err(|error| failed("cannot prepare the container", &error))?;
+    let network = StepNetwork::new(store, sandbox);
+    let reach = network.reach(NetworkMode::Sandbox, |why| crate::progress::print_talk(&format!("{why}\n")));
     let mut describe = || -> Result<(), crate::worker::WorkerError> {
         spec::set_process(&mut runtime_spec, &args, &env, cwd, &user)?;
-        sandbox_files::bind(&mut runtime_spec, &dir, &hostname, &[])?;
+        sandbox_files::bind(&mut runtime_spec, &dir, &hostname, &[], &reach)?;
+        spec::set_network(&mut runtime_spec, &reach)?;
         Ok(())
     };
     describe().map_err(|error| failed("cannot describe the process", &error))?;

@@ -21,6 +21,7 @@ mod cancel;
 mod capability;
 pub mod cgroup;
 mod host;
+mod network;
 mod process;
 mod rootfs;
 pub mod sandbox;
@@ -36,6 +37,7 @@ use std::path::PathBuf;
 
 pub use cancel::Cancel;
 pub use host::{spawn_on_host, stdout_was_closed};
+pub use network::{Network, NetworkError, name_server};
 pub use oci_spec::runtime::Spec;
 pub use process::{run, run_in};
 pub use sandbox::{Sandbox, UnknownSandbox};

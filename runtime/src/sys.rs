@@ -756,7 +756,14 @@ pub(crate) fn make_read_only(path: &CStr) -> Result<()> {
 
 // ---- Network ------------------------------------------------------------------------------------------------------
 
-/// Brings up the loopback interface of the process's network namespace.
+/// Gives the calling thread alone a network namespace of its own. Only for the parent.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: takes no pointer, and what a thread may do with its descriptors and memory stays the same.
+    unsafe { syscall!(libc::SYS_unshare, libc::CLONE_NEWNET) }?;
+    Ok(())
+}
+
+/// Brings up the loopback interface of the thread's network namespace.
 pub(crate) fn loopback_up() -> Result<()> {
     // SAFETY: plain old data, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -12,10 +12,8 @@ use crate::error::{Failure, Kind, causes};
 use crate::secrets::Secrets;
 use crate::ssh::SshAgents;
 use crate::worker::groups::StepLimits;
+use crate::worker::network::HOST_GATEWAY;
 use crate::worker::spec::LIMITS;
-
-/// The address of the host as a step sees it: steps are on the host's own network.
-const HOST_GATEWAY: &str = "127.0.0.1";
 
 #[derive(Debug, Args)]
 pub(super) struct StepArgs {
@@ -128,8 +126,9 @@ fn host(text: &str) -> Result<(String, String), String> {
     if name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#') {
         return Err(format!("--add-host {text}: `{name}` cannot be the name of a host"));
     }
-    if address == "host-gateway" {
-        return Ok((name.to_owned(), HOST_GATEWAY.to_owned()));
+    // What that is depends on the network of the step.
+    if address == HOST_GATEWAY {
+        return Ok((name.to_owned(), address.to_owned()));
     }
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     match bare.parse::<IpAddr>() {
@@ -182,7 +181,7 @@ mod tests {
             ("a=1.2.3.4", Some(("a", "1.2.3.4"))),
             ("a:::1", Some(("a", "::1"))),
             ("a=[fe80::1]", Some(("a", "fe80::1"))),
-            ("a:host-gateway", Some(("a", "127.0.0.1"))),
+            ("a:host-gateway", Some(("a", "host-gateway"))),
             ("a", None),
             (":1.2.3.4", None),
             ("a:", None),

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
 use wharf_runtime::{ExitStatus, Request, Sandbox, Spec, Stdio, Stream};
-use wharf_solver::llb::{ExecOp, Mount, MountKind, NetworkMode, SecurityMode, Vertex, VertexDigest};
+use wharf_solver::llb::{ExecOp, Mount, MountKind, SecurityMode, Vertex, VertexDigest};
 use wharf_solver::op::ResultRef;
 use wharf_solver::progress::{Event, LogStream};
 
@@ -80,10 +80,9 @@ impl Worker<'_> {
             SecurityMode::Sandbox => wharf_runtime::default_spec(),
             SecurityMode::Insecure => spec::insecure()?,
         };
-        // The default is the host's network too: there is no other one yet.
-        if op.network == NetworkMode::None {
-            spec::isolate_network(&mut spec)?;
-        }
+        let tell = |message| self.progress.send(Event::Warning { message });
+        let reach = self.network.reach(op.network, tell);
+        spec::set_network(&mut spec, &reach)?;
         let is_secret = |variable: &&String| {
             let name = variable.split_once('=').map_or(variable.as_str(), |(name, _)| name);
             secrets.iter().any(|(secret, _)| secret == name)
@@ -104,7 +103,7 @@ impl Worker<'_> {
         }
         let hostname = if meta.hostname.is_empty() { HOSTNAME } else { &meta.hostname };
         spec.set_hostname(Some(hostname.to_owned()));
-        sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts)?;
+        sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts, &reach)?;
         Ok(spec)
     }
 }

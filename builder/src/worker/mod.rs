@@ -4,6 +4,7 @@ mod exec;
 pub mod file;
 pub mod groups;
 pub mod mounts;
+pub mod network;
 pub(crate) mod sandbox_files;
 pub(crate) mod spec;
 
@@ -45,6 +46,7 @@ use crate::ssh::SshAgents;
 use file::{FileError, Source};
 use groups::Groups;
 use mounts::{MountError, Part};
+use network::StepNetwork;
 
 /// Does the work of one build.
 #[expect(missing_debug_implementations, reason = "holds trait objects")]
@@ -78,6 +80,8 @@ pub struct Worker<'a> {
     pub stale: &'a AtomicBool,
     /// The limit of open files that steps get.
     pub open_files: OpenFiles,
+    /// The network that steps share.
+    pub network: &'a StepNetwork,
     /// The control groups that steps run in.
     pub groups: Groups<'a>,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
@@ -216,6 +220,7 @@ impl OpResolver for Worker<'_> {
         vertex: &Vertex,
         _result: &ResultRef,
     ) -> Result<Chain, OpError> {
+        self.network.begin(self.definition);
         let source = source_op(vertex)?;
         let report = transfer_events(*digest, self.progress);
         self.images.pull(&source.identifier, &report).map_err(|error| OpError::new(WorkerError::from(error)))
@@ -227,6 +232,7 @@ impl OpResolver for Worker<'_> {
         vertex: &Vertex,
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, OpError> {
+        self.network.begin(self.definition);
         if !matches!(vertex.op, Op::Merge(_)) {
             self.bring_files(inputs).map_err(OpError::new)?;
         }

@@ -10,6 +10,8 @@ use oci_spec::runtime::{
 use rustix::process::{Resource, getrlimit};
 use wharf_runtime::{Bind, User};
 
+use super::network::Reach;
+
 /// Sets program, environment, working directory and ids.
 pub(crate) fn set_process(
     spec: &mut Spec,
@@ -51,10 +53,16 @@ pub(crate) fn make_room(spec: &mut Spec, binds: &[Bind]) {
     });
 }
 
-/// Gives the process a network namespace of its own, with loopback alone.
-pub(crate) fn isolate_network(spec: &mut Spec) -> Result<(), OciSpecError> {
+/// Puts the process where it reaches `reach`.
+pub(crate) fn set_network(spec: &mut Spec, reach: &Reach) -> Result<(), OciSpecError> {
+    let namespace = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network);
+    let network = match reach {
+        Reach::Host => return Ok(()),
+        // A new one, with loopback alone.
+        Reach::Nobody => namespace.build()?,
+        Reach::Own(network) => namespace.path(network.path()).build()?,
+    };
     let mut linux = spec.linux().clone().unwrap_or_default();
-    let network = LinuxNamespaceBuilder::default().typ(LinuxNamespaceType::Network).build()?;
     linux.namespaces_mut().get_or_insert_default().push(network);
     spec.set_linux(Some(linux));
     Ok(())

@@ -89,7 +89,7 @@ fn independent_stages_are_built_side_by_side() {
         dockerfile += &format!("COPY --from=s{stage} /out /out{stage}\n");
     }
     dockerfile += "CMD cat /out*\n";
-    wharf.dockerfile(&dockerfile).build(&["-t", "joined", "--allow", "network.host"]).success();
+    wharf.dockerfile(&dockerfile).build(&["-t", "joined", "--network", "host"]).success();
     assert_eq!(wharf.run(&["run", "--rm", "joined"]).success().text(), "0\n1\n2\n3\n4\n5\n6\n7\n");
 }
 

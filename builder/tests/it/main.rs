@@ -28,6 +28,7 @@ mod killed;
 mod layers;
 mod machine;
 mod mounts;
+mod network;
 mod offline;
 mod pods;
 mod records;

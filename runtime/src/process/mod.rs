@@ -2,6 +2,7 @@
 
 mod child;
 mod prepare;
+pub(crate) mod program;
 mod report;
 mod step;
 mod terminal;

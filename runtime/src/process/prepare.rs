@@ -22,7 +22,7 @@ use crate::sys::{Arguments, StringArray};
 use crate::{Bind, RuntimeError, sys};
 
 /// Enough for the steps of the launch, which call nothing deep.
-const COMMAND_STACK_BYTES: usize = 256 << 10;
+pub(super) const COMMAND_STACK_BYTES: usize = 256 << 10;
 
 /// What the container is to be made of, besides the plan.
 pub(super) struct Parts<'a> {
@@ -53,7 +53,7 @@ pub(super) struct Prepared {
     pub(super) namespaces: u64,
     /// The v2 control group that it is made in.
     pub(super) group: Option<RawFd>,
-    descriptors: Descriptors,
+    pub(super) descriptors: Descriptors,
 }
 
 impl Prepared {
@@ -560,10 +560,10 @@ fn target(path: &Path) -> Result<Target, RuntimeError> {
 
 /// The descriptors that the child keeps, none of which is a standard stream.
 #[derive(Default)]
-struct Descriptors(Vec<OwnedFd>);
+pub(super) struct Descriptors(Vec<OwnedFd>);
 
 impl Descriptors {
-    fn keep(&mut self, fd: OwnedFd) -> Result<RawFd, RuntimeError> {
+    pub(super) fn keep(&mut self, fd: OwnedFd) -> Result<RawFd, RuntimeError> {
         let fd = match fd.as_raw_fd() {
             0..=2 => rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(failed("move a descriptor"))?,
             _ => fd,
@@ -574,7 +574,7 @@ impl Descriptors {
     }
 
     /// The ranges above the standard streams without any of these.
-    fn gaps(&self) -> Vec<(RawFd, RawFd)> {
+    pub(super) fn gaps(&self) -> Vec<(RawFd, RawFd)> {
         let mut kept: Vec<RawFd> = self.0.iter().map(AsRawFd::as_raw_fd).collect();
         kept.sort_unstable();
         let mut gaps = Vec::new();
@@ -591,7 +591,7 @@ impl Descriptors {
 }
 
 /// Where the kernel says that this process's command line and environment are; unknown where it does not say.
-fn own_arguments() -> Arguments {
+pub(super) fn own_arguments() -> Arguments {
     static ARGUMENTS: OnceLock<Arguments> = OnceLock::new();
     *ARGUMENTS.get_or_init(|| {
         fs::read_to_string("/proc/self/stat").ok().and_then(|stat| parse_arguments(&stat)).unwrap_or_default()

@@ -1,0 +1,278 @@
+//! Name servers that only the host itself reaches, for those inside a network of their own.
+//!
+//! The sockets are of the namespace inside and the questions are asked from outside. What asks is hostile: questions,
+//! connections and the time that each takes are limited.
+
+use std::collections::VecDeque;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::{Cancel, RuntimeError};
+
+/// Where those inside ask.
+pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
+/// The port of name servers.
+pub(super) const PORT: u16 = 53;
+
+/// Questions that wait for an answer at most; the oldest is given up for a new one.
+const QUESTIONS_MAX: usize = 256;
+
+/// Connections at most.
+const CONNECTIONS_MAX: usize = 16;
+
+/// How long a server has to answer before the next one is asked. Programs commonly ask again after five seconds.
+const ANSWER_TIME: Duration = Duration::from_secs(2);
+
+/// How long a connection may be silent.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// The longest message, by either protocol.
+const MESSAGE_BYTES: usize = 64 << 10;
+
+/// The header of a message; it begins with the number of the question.
+const HEADER: usize = 12;
+
+/// Where those inside ask, before somebody answers.
+#[derive(Debug)]
+pub(super) struct Sockets {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl Sockets {
+    /// Makes the sockets in the network namespace of the calling thread.
+    pub(super) fn bind() -> io::Result<Self> {
+        let (udp, tcp) = (UdpSocket::bind((ADDRESS, PORT))?, TcpListener::bind((ADDRESS, PORT))?);
+        udp.set_nonblocking(true)?;
+        tcp.set_nonblocking(true)?;
+        Ok(Self { udp, tcp })
+    }
+}
+
+/// Passes questions on until it is dropped.
+#[derive(Debug)]
+pub(super) struct Forwarder {
+    stop: Cancel,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Forwarder {
+    /// Asks `servers`, in this order, what is asked at `sockets`.
+    pub(super) fn start(sockets: Sockets, servers: Vec<SocketAddr>) -> Result<Self, RuntimeError> {
+        let stop = Cancel::new()?;
+        let mut work = Work { sockets, servers, questions: VecDeque::new(), connections: Arc::default() };
+        let stopped = stop.clone();
+        let thread = thread::Builder::new()
+            .name("dns".to_owned())
+            .spawn(move || work.run(&stopped))
+            .map_err(|source| RuntimeError::Step { step: "start a thread".to_owned(), source })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Work {
+    sockets: Sockets,
+    servers: Vec<SocketAddr>,
+    /// The oldest first.
+    questions: VecDeque<Question>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A question that somebody waits for the answer to.
+struct Question {
+    client: SocketAddr,
+    message: Vec<u8>,
+    /// The server that was asked last.
+    server: usize,
+    /// A socket that hears of that server alone.
+    socket: UdpSocket,
+    until: Instant,
+}
+
+impl Work {
+    fn run(&mut self, stop: &Cancel) {
+        let mut buffer = vec![0; MESSAGE_BYTES];
+        loop {
+            let ready = match self.wait(stop) {
+                Ok(ready) => ready,
+                // Without poll nothing goes on; programs inside see no answers.
+                Err(_) => return,
+            };
+            if stop.is_cancelled() {
+                return;
+            }
+            let now = Instant::now();
+            for _ in 0..self.questions.len() {
+                self.look_at_oldest(&mut buffer, now);
+            }
+            if ready.asked {
+                self.take_questions(&mut buffer);
+            }
+            if ready.connected {
+                self.take_connections();
+            }
+        }
+    }
+
+    fn wait(&self, stop: &Cancel) -> io::Result<Ready> {
+        let mut polled = vec![
+            PollFd::new(&self.sockets.udp, PollFlags::IN),
+            PollFd::new(&self.sockets.tcp, PollFlags::IN),
+        ];
+        polled.push(PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN));
+        polled.extend(self.questions.iter().map(|question| PollFd::new(&question.socket, PollFlags::IN)));
+        let first = self.questions.iter().map(|question| question.until).min();
+        let timeout = first.map(|until| {
+            // Not a little too early.
+            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
+        });
+        match poll(&mut polled, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let at = |index: usize| polled.get(index).is_some_and(|polled| !polled.revents().is_empty());
+        Ok(Ready { asked: at(0), connected: at(1) })
+    }
+
+    /// Answers the oldest question if its answer is here, asks the next server if this one does not answer, and puts
+    /// it behind the others if there is nothing to do.
+    fn look_at_oldest(&mut self, buffer: &mut [u8], now: Instant) {
+        let Some(question) = self.questions.pop_front() else { return };
+        match question.socket.recv(buffer) {
+            Ok(length) if length >= HEADER && buffer[..2] == question.message[..2] => {
+                // Who does not take the answer asks again.
+                let _ = self.sockets.udp.send_to(&buffer[..length], question.client);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && now < question.until => {
+                self.questions.push_back(question);
+            }
+            Ok(_) if now < question.until => self.questions.push_back(question),
+            _ => self.ask(question.client, question.message, question.server + 1),
+        }
+    }
+
+    fn take_questions(&mut self, buffer: &mut [u8]) {
+        for _ in 0..QUESTIONS_MAX {
+            let Ok((length, client)) = self.sockets.udp.recv_from(buffer) else { return };
+            if length >= HEADER {
+                self.ask(client, buffer[..length].to_vec(), 0);
+            }
+        }
+    }
+
+    /// Asks the first server from `server` on that can be asked.
+    fn ask(&mut self, client: SocketAddr, message: Vec<u8>, server: usize) {
+        let servers = self.servers.iter().enumerate().skip(server);
+        let asked = servers.filter_map(|(server, address)| Some((server, send(*address, &message).ok()?)));
+        let Some((server, socket)) = { asked }.next() else {
+            let _ = self.sockets.udp.send_to(&failure(&message), client);
+            return;
+        };
+        if self.questions.len() >= QUESTIONS_MAX {
+            self.questions.pop_front();
+        }
+        let until = Instant::now() + ANSWER_TIME;
+        self.questions.push_back(Question { client, message, server, socket, until });
+    }
+
+    fn take_connections(&self) {
+        while let Ok((client, _)) = self.sockets.tcp.accept() {
+            if self.connections.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS_MAX {
+                self.connections.fetch_sub(1, Ordering::SeqCst);
+                continue;
+            }
+            let (servers, connections) = (self.servers.clone(), self.connections.clone());
+            let counted = Counted(connections);
+            // Where no thread can be had the connection is closed.
+            let _ = thread::Builder::new().name("dns-tcp".to_owned()).spawn(move || {
+                let _counted = counted;
+                // Either side may go away at any time.
+                let _ = pass_on(client, &servers);
+            });
+        }
+    }
+}
+
+struct Ready {
+    asked: bool,
+    connected: bool,
+}
+
+/// One of the connections.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn send(server: SocketAddr, message: &[u8]) -> io::Result<UdpSocket> {
+    let any: SocketAddr =
+        if server.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any)?;
+    socket.set_nonblocking(true)?;
+    socket.connect(server)?;
+    socket.send(message)?;
+    Ok(socket)
+}
+
+/// The answer that no server could be asked: the question with the bits of an answer and of `SERVFAIL`.
+fn failure(question: &[u8]) -> Vec<u8> {
+    const ANSWER: u8 = 0x80;
+    const SERVER_FAILURE: u8 = 2;
+    let mut answer = question.to_vec();
+    if let [_, _, flags, more, ..] = answer.as_mut_slice() {
+        *flags |= ANSWER;
+        *more = *more & 0xf0 | SERVER_FAILURE;
+    }
+    answer
+}
+
+/// Questions and answers by TCP, one after the other; each has its length before it.
+fn pass_on(mut client: TcpStream, servers: &[SocketAddr]) -> io::Result<()> {
+    client.set_nonblocking(false)?;
+    limit(&client)?;
+    let mut question = read_message(&mut client)?;
+    let connect = |address| TcpStream::connect_timeout(address, ANSWER_TIME).ok();
+    let mut server = servers.iter().find_map(connect).ok_or(io::ErrorKind::ConnectionRefused)?;
+    limit(&server)?;
+    loop {
+        server.write_all(&question)?;
+        let answer = read_message(&mut server)?;
+        client.write_all(&answer)?;
+        question = read_message(&mut client)?;
+    }
+}
+
+fn limit(stream: &TcpStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    stream.set_write_timeout(Some(SILENCE_MAX))
+}
+
+fn read_message(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut length = [0; 2];
+    stream.read_exact(&mut length)?;
+    let mut message = length.to_vec();
+    message.resize(2 + usize::from(u16::from_be_bytes(length)), 0);
+    stream.read_exact(&mut message[2..])?;
+    Ok(message)
+}
