@@ -70,6 +70,7 @@ pub fn run(store: &Store, image: &Image, command: &[String]) -> Result<u8, Failu
         root,
         binds: Vec::new(),
         stdio: Stdio::Inherit { signals: Some(signals.as_fd()) },
+        ownership: None,
         cancel: &cancel,
     };
     match wharf_runtime::run(request) {

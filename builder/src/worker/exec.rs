@@ -43,6 +43,7 @@ impl Worker<'_> {
             root,
             binds: std::mem::take(&mut mounted.binds),
             stdio: Stdio::Captured(&mut log),
+            ownership: None,
             cancel: &self.cancel,
         };
         let kills = oom_kills();

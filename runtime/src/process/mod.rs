@@ -15,11 +15,12 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use self::prepare::{Parts, Prepared, Streams};
+use self::prepare::{Parts, Prepared, Streams, Supervised};
 use self::report::{REPORT_SIZE, Report};
 use crate::rootfs::MountPoints;
 use crate::spec::plan::Plan;
-use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, sys};
+use crate::supervisor::emulation::{Emulation, RULES};
+use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, supervisor, sys};
 
 /// How much output is handed on at once; what a pipe holds.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -33,7 +34,20 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
     if request.cancel.is_cancelled() {
         return Err(RuntimeError::Cancelled);
     }
-    let plan = Plan::new(request.spec, prepare::host()?)?;
+    let mut plan = Plan::new(request.spec, prepare::host()?)?;
+    let Some(ownership) = request.ownership else { return run_plan(plan, None, request) };
+    let (socket, step_socket) = supervisor::channel()?;
+    let supervised = Supervised { filter: supervisor::emulation::filter()?, socket: step_socket };
+    let handler = Emulation::new(ownership, plan.process.emulate_ids());
+    supervisor::beside(socket, RULES, handler, || run_plan(plan, Some(supervised), request))?
+}
+
+/// Runs what was planned.
+fn run_plan(
+    plan: Plan,
+    supervised: Option<Supervised>,
+    request: Request<'_>,
+) -> Result<ExitStatus, RuntimeError> {
     let filter = request.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = filter.map(seccomp::compile).transpose()?;
     let command = plan.process.command.clone();
@@ -42,7 +56,8 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
-    let parts = Parts { root: request.root, binds: request.binds, filter, streams, report: report_end };
+    let Request { root, binds, .. } = request;
+    let parts = Parts { root, binds, filter, supervised, streams, report: report_end };
     let mut prepared = prepare::prepare(plan, parts, &mut points)?;
 
     let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };

@@ -28,9 +28,17 @@ pub(super) struct Parts<'a> {
     /// Trees to bind after the plan's mounts.
     pub(super) binds: Vec<Bind>,
     pub(super) filter: Option<Arc<Filter>>,
+    pub(super) supervised: Option<Supervised>,
     pub(super) streams: Streams,
     /// Where the child reports to.
     pub(super) report: OwnedFd,
+}
+
+/// What makes a supervisor answer for the kernel.
+pub(super) struct Supervised {
+    pub(super) filter: Arc<Filter>,
+    /// The step's end of the supervisor's channel.
+    pub(super) socket: OwnedFd,
 }
 
 /// The child's ends of its standard streams.
@@ -76,7 +84,7 @@ pub(super) fn prepare(
     points: &mut MountPoints,
 ) -> Result<Prepared, RuntimeError> {
     let mut builder = Builder { setup: Vec::new(), trees: Vec::new(), descriptors: Descriptors::default() };
-    let Parts { root, binds, filter, streams, report } = parts;
+    let Parts { root, binds, filter, supervised, streams, report } = parts;
     let report = builder.descriptors.keep(report)?;
     let caller = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
         .map_err(failed("open a pidfd of the own process"))?;
@@ -102,7 +110,13 @@ pub(super) fn prepare(
     if new_session {
         launch.push(Step::NewSession);
     }
-    launch_steps(&plan.process, filter, &mut launch)?;
+    let listen = match supervised {
+        Some(Supervised { filter, socket }) => {
+            Some(Step::Listen { filter, socket: builder.descriptors.keep(socket)? })
+        }
+        None => None,
+    };
+    launch_steps(&plan.process, filter, listen, &mut launch)?;
 
     let ProcessPlan { candidates, arguments, environment, .. } = plan.process;
     let init = Init {
@@ -335,6 +349,7 @@ const DEV_LINKS: [(&CStr, &CStr); 6] = [
 fn launch_steps(
     process: &ProcessPlan,
     filter: Option<Arc<Filter>>,
+    listen: Option<Step>,
     launch: &mut Vec<Step>,
 ) -> Result<(), RuntimeError> {
     if let Some(value) = process.oom_score_adj {
@@ -346,18 +361,23 @@ fn launch_steps(
     if process.no_new_privileges {
         launch.push(Step::NoNewPrivileges);
     }
+    launch.push(Step::KeepCapabilities);
+    if listen.is_none() {
+        launch.extend([
+            Step::Groups(process.additional_gids.clone()),
+            Step::Group(process.gid),
+            Step::User(process.uid),
+        ]);
+    }
     launch.extend([
-        Step::KeepCapabilities,
-        Step::Groups(process.additional_gids.clone()),
-        Step::Group(process.gid),
-        Step::User(process.uid),
         Step::Umask(process.umask),
         Step::WorkingDirectory(path_string(&process.cwd)?),
         Step::UnblockSignals,
         Step::CloseOnExec,
     ]);
     let (effective, permitted, inheritable) = (process.effective, process.permitted, process.inheritable);
-    if let Some(filter) = filter {
+    let filters: Vec<Step> = listen.into_iter().chain(filter.map(Step::Filter)).collect();
+    if !filters.is_empty() {
         if !process.no_new_privileges {
             // Without no_new_privs only a privileged process may install a filter.
             let admin = CapabilitySet::default().with(Capability::SysAdmin);
@@ -368,7 +388,7 @@ fn launch_steps(
                 inheritable: inheritable.0,
             });
         }
-        launch.push(Step::Filter(filter));
+        launch.extend(filters);
     }
     // These, and exec, are all that the filter sees of this process.
     launch.push(Step::Capabilities {
