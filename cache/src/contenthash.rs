@@ -18,9 +18,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use crate::ContentDigest;
 use crate::diff::normal::NoChange;
+use crate::owner;
 use crate::walk::{self, FileKind, Stat, Visited, Walk};
+use crate::{ContentDigest, Ids};
 
 /// What the encoding begins with; the number changes whenever the encoding does.
 const FORMAT: &[u8] = b"wharf content 1\n";
@@ -154,15 +155,19 @@ pub fn hash_file(file: &mut File) -> io::Result<ContentDigest> {
 /// whiteouts and opaque marks count as what they mean. Also returns the sum of the regular files' sizes.
 ///
 /// Sockets are left out: no layer can hold one.
-pub fn hash_tree(dir: BorrowedFd<'_>) -> io::Result<(ContentDigest, u64)> {
-    hash_changes(dir, &NoChange::default())
+pub fn hash_tree(dir: BorrowedFd<'_>, ids: Ids) -> io::Result<(ContentDigest, u64)> {
+    hash_changes(dir, ids, &NoChange::default())
 }
 
 /// The same of an upper directory, without what is no change.
-pub(crate) fn hash_changes(dir: BorrowedFd<'_>, without: &NoChange) -> io::Result<(ContentDigest, u64)> {
+pub(crate) fn hash_changes(
+    dir: BorrowedFd<'_>,
+    ids: Ids,
+    without: &NoChange,
+) -> io::Result<(ContentDigest, u64)> {
     let mut tree = TreeHasher::new();
     let root = walk::open_dir_at(dir, OsStr::new("."))?;
-    let stat = walk::stat_of(root.as_fd())?;
+    let stat = ids.stat_of(root.as_fd())?;
     tree.entry(OsStr::new(""), &stat, None, &walk::xattrs_of(root.as_fd())?, Payload::None);
 
     let mut links = HardLinks::default();
@@ -170,7 +175,7 @@ pub(crate) fn hash_changes(dir: BorrowedFd<'_>, without: &NoChange) -> io::Resul
     let mut batch = Vec::new();
     let mut batch_bytes = 0;
     let mut batch_dirs = 0;
-    for visited in Walk::new(dir)? {
+    for visited in Walk::new(dir, ids)? {
         let visited = visited?;
         let first = links.first_path(&visited);
         let is_change =
@@ -332,12 +337,13 @@ pub(crate) fn is_opaque(xattrs: &[(OsString, Vec<u8>)]) -> bool {
     })
 }
 
-/// Whether an attribute is content of the file: overlayfs's own book-keeping and the label that the host's security
-/// policy puts on every file are not.
+/// Whether an attribute is content of the file: overlayfs's own book-keeping, wharf's ([`owner`]) and the label that the
+/// host's security policy puts on every file are not.
 pub fn is_content_xattr(name: &OsStr) -> bool {
     let name = name.as_bytes();
     !name.starts_with(b"trusted.overlay.")
         && !name.starts_with(b"user.overlay.")
+        && !name.starts_with(owner::XATTR_PREFIX.as_bytes())
         && name != b"security.selinux"
 }
 
@@ -350,7 +356,7 @@ mod tests {
     use crate::scratch::Scratch;
 
     fn digest(dir: &Path) -> (ContentDigest, u64) {
-        hash_tree(File::open(dir).unwrap().as_fd()).unwrap()
+        hash_tree(File::open(dir).unwrap().as_fd(), Ids::Kernel).unwrap()
     }
 
     fn sample(dir: &Path) {
@@ -403,6 +409,11 @@ mod tests {
             let none = rustix::fs::XattrFlags::empty();
             rustix::fs::fsetxattr(&file, "trusted.overlay.origin", b"1", none).unwrap();
         });
+        check(false, |dir| {
+            let file = File::open(dir.join("sub/file")).unwrap();
+            let none = rustix::fs::XattrFlags::empty();
+            rustix::fs::fsetxattr(&file, "user.wharf.owner", b"1:1", none).unwrap();
+        });
     }
 
     #[test]
@@ -448,7 +459,7 @@ mod tests {
         let mut tree = TreeHasher::new();
         let fd = File::open(&dir).unwrap();
         tree.entry(OsStr::new(""), &walk::stat_of(fd.as_fd()).unwrap(), None, &[], Payload::None);
-        for visited in Walk::new(fd.as_fd()).unwrap() {
+        for visited in Walk::new(fd.as_fd(), Ids::Kernel).unwrap() {
             let visited = visited.unwrap();
             let content = hash_file(&mut File::open(dir.join(&visited.path)).unwrap()).unwrap();
             tree.entry(&visited.path, &visited.entry.stat, None, &[], Payload::File(&content));

@@ -11,6 +11,7 @@ pub mod digest;
 pub mod gc;
 pub mod history;
 pub mod mounts;
+pub mod owner;
 mod repositories;
 #[cfg(test)]
 mod scratch;

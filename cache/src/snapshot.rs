@@ -23,7 +23,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Mode, OFlags};
 
 use crate::diff::normal;
 use crate::gc::lease::Leased;
@@ -144,13 +144,13 @@ impl Active {
         let no_change =
             normal::no_change(&self.store, self.upper.as_fd(), &self.chain, "the changes of a step")
                 .map_err(|error| self.error("compare", io::Error::other(error)))?;
-        let hashed = contenthash::hash_changes(self.upper.as_fd(), &no_change);
+        let hashed = contenthash::hash_changes(self.upper.as_fd(), self.store.setup().ids, &no_change);
         self.commit_hashed(created, hashed)
     }
 
     /// As [`Self::commit`] for what was unpacked from a layer, all of which counts.
     pub(crate) fn commit_unpacked(self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
-        let hashed = contenthash::hash_tree(self.upper.as_fd());
+        let hashed = contenthash::hash_tree(self.upper.as_fd(), self.store.setup().ids);
         self.commit_hashed(created, hashed)
     }
 
@@ -233,18 +233,19 @@ impl Store {
             rustix::fs::openat(self.process().fd(), format!("{name}/snapshot/fs"), DIRECTORY, Mode::empty())
                 .map_err(failed("open", &name))?;
         let active = Active { store: self.clone(), chain: chain.clone(), name, upper, root: None };
+        let ids = self.setup().ids;
         // The merged root is the upper one's: it has to look as it did below.
         let (mode, owner) = match chain.0.last() {
             None => (Mode::from_raw_mode(0o755), None),
             Some(top) => {
-                let stat =
-                    rustix::fs::fstat(self.open_snapshot(*top)?).map_err(failed("stat", &active.name))?;
-                let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-                (Mode::from_raw_mode(stat.st_mode & 0o7777), Some(owner))
+                let stat = ids
+                    .stat_of(self.open_snapshot(*top)?.as_fd())
+                    .map_err(|source| active.error("stat", source))?;
+                (Mode::from_raw_mode(stat.mode), Some((stat.uid, stat.gid)))
             }
         };
-        if let Some((uid, gid)) = owner {
-            rustix::fs::fchown(&active.upper, Some(uid), Some(gid)).map_err(failed("chown", &active.name))?;
+        if let Some(owner) = owner {
+            ids.set_owner_of(&active.upper, owner).map_err(|source| active.error("chown", source))?;
         }
         rustix::fs::fchmod(&active.upper, mode).map_err(failed("chmod", &active.name))?;
         Ok(active)
@@ -307,10 +308,11 @@ impl Store {
         let dir = self.open_snapshot(id)?;
         let no_change = normal::no_change(self, dir.as_fd(), below, "a snapshot")
             .map_err(|error| failed(io::Error::other(error)))?;
-        let (content, _) = contenthash::hash_changes(dir.as_fd(), &no_change).map_err(failed)?;
+        let (content, _) =
+            contenthash::hash_changes(dir.as_fd(), self.setup().ids, &no_change).map_err(failed)?;
         // What was put on top of `below` later was committed alone.
         if expected.contains(&content)
-            || expected.contains(&contenthash::hash_tree(dir.as_fd()).map_err(failed)?.0)
+            || expected.contains(&contenthash::hash_tree(dir.as_fd(), self.setup().ids).map_err(failed)?.0)
         {
             return Ok(());
         }

@@ -9,8 +9,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, StatxFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, SeekFrom, Statx, StatxFlags};
 use rustix::io::Errno;
+
+use crate::Ids;
 
 /// What kind of file an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,8 +79,17 @@ pub struct Entry {
 /// Extended attributes with their values, sorted by name.
 pub(crate) type Xattrs = Vec<(OsString, Vec<u8>)>;
 
-/// The entries of an open directory sorted by name (bytes), without `.` and `..`.
+/// The entries of an open directory sorted by name (bytes), without `.` and `..`. For directories of the store there is
+/// [`Ids::read_dir`].
 pub fn read_dir(dir: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
+    read_dir_with(dir, |name| stat_at(dir, name))
+}
+
+/// The same with stats from somewhere.
+pub(crate) fn read_dir_with(
+    dir: BorrowedFd<'_>,
+    stat: impl Fn(&OsStr) -> io::Result<Stat>,
+) -> io::Result<Vec<Entry>> {
     /// Large enough that few directories need a second `getdents64`, small enough for any stack.
     const BUFFER_BYTES: usize = 32 * 1024;
     let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
@@ -92,14 +103,16 @@ pub fn read_dir(dir: BorrowedFd<'_>) -> io::Result<Vec<Entry>> {
         if name == c"." || name == c".." {
             continue;
         }
-        let stat = statx(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        entries.push(Entry { name: OsString::from_vec(name.to_bytes().to_vec()), stat });
+        let name = OsString::from_vec(name.to_bytes().to_vec());
+        let stat = stat(&name)?;
+        entries.push(Entry { name, stat });
     }
     entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     Ok(entries)
 }
 
-/// Stat of `name` in `dir`, symlinks not followed.
+/// Stat of `name` in `dir` as the kernel gives it, symlinks not followed. For files of the store there is
+/// [`Ids::stat_at`].
 pub fn stat_at(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Stat> {
     statx(dir, name, AtFlags::SYMLINK_NOFOLLOW)
 }
@@ -156,6 +169,7 @@ pub(crate) fn proc_path(dir: BorrowedFd<'_>, name: &OsStr) -> OsString {
 /// Everything below a directory, each parent before its children, sorted by the bytes of the whole path.
 #[derive(Debug)]
 pub(crate) struct Walk {
+    ids: Ids,
     frames: Vec<Frame>,
 }
 
@@ -199,10 +213,10 @@ impl Step {
 
 impl Walk {
     /// Starts below `root`; the root itself is not visited.
-    pub(crate) fn new(root: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn new(root: BorrowedFd<'_>, ids: Ids) -> io::Result<Self> {
         // A descriptor of our own: `root` may be O_PATH, and its offset may be in use elsewhere.
         let dir = open_dir_at(root, OsStr::new("."))?;
-        Ok(Self { frames: vec![Frame::new(dir, OsString::new())?] })
+        Ok(Self { ids, frames: vec![Frame::new(dir, OsString::new(), ids)?] })
     }
 
     fn step(&mut self) -> io::Result<Option<Visited>> {
@@ -215,7 +229,7 @@ impl Walk {
                 Some(Step::Enter(name)) => {
                     let dir = open_dir_at(frame.dir.as_fd(), &name)?;
                     let prefix = joined(&frame.prefix, &name);
-                    self.frames.push(Frame::new(dir, prefix)?);
+                    self.frames.push(Frame::new(dir, prefix, self.ids)?);
                 }
                 Some(Step::Visit(entry)) => {
                     let path = joined(&frame.prefix, &entry.name);
@@ -240,8 +254,8 @@ impl Iterator for Walk {
 }
 
 impl Frame {
-    fn new(dir: OwnedFd, prefix: OsString) -> io::Result<Self> {
-        let entries = read_dir(dir.as_fd())?;
+    fn new(dir: OwnedFd, prefix: OsString, ids: Ids) -> io::Result<Self> {
+        let entries = ids.read_dir(dir.as_fd())?;
         let mut steps = Vec::with_capacity(entries.len());
         for entry in entries {
             // What is in `a` sorts as `a/…`: after `a` itself, but also after a neighbour such as `a-b`.
@@ -263,7 +277,10 @@ fn joined(prefix: &OsStr, name: &OsStr) -> OsString {
 }
 
 fn statx<P: rustix::path::Arg>(dir: BorrowedFd<'_>, name: P, flags: AtFlags) -> io::Result<Stat> {
-    let stat = rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS)?;
+    stat_from(&rustix::fs::statx(dir, name, flags, StatxFlags::BASIC_STATS)?)
+}
+
+pub(crate) fn stat_from(stat: &Statx) -> io::Result<Stat> {
     let kind = match FileType::from_raw_mode(u32::from(stat.stx_mode)) {
         FileType::RegularFile => FileKind::File,
         FileType::Directory => FileKind::Dir,
@@ -363,7 +380,7 @@ mod tests {
             std::fs::write(scratch.path(file), "").unwrap();
         }
         let dir = File::open(scratch.path("")).unwrap();
-        let paths: Vec<_> = Walk::new(dir.as_fd())
+        let paths: Vec<_> = Walk::new(dir.as_fd(), Ids::Kernel)
             .unwrap()
             .map(|visited| visited.unwrap().path.into_string().unwrap())
             .collect();

@@ -123,13 +123,14 @@ impl Build<'_> {
         output: &Output,
     ) -> Result<(), Failure> {
         let view = self.view(converted, result)?;
+        let ids = self.sources.store.setup().ids;
         let epoch = converted.source_date_epoch;
         match output {
             Output::Tar { dest } => {
-                self.exporting("tar", || dest.write(|out| tar::write(view.as_fd(), epoch, out)))
+                self.exporting("tar", || dest.write(|out| tar::write(view.as_fd(), ids, epoch, out)))
             }
             Output::Local { dest } => self.progress.internal("exporting to client directory", || {
-                let written = local::write(view.as_fd(), epoch, dest).map_err(|error| {
+                let written = local::write(view.as_fd(), ids, epoch, dest).map_err(|error| {
                     export_failure(&format!("cannot export to `{}`", dest.display()), &error)
                 })?;
                 for note in written.notes {

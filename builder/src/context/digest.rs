@@ -19,7 +19,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use wharf_cache::contenthash::{Payload, TreeHasher, hash_file};
+use wharf_cache::contenthash::{Payload, TreeHasher, hash_file, is_content_xattr};
 use wharf_cache::state::FileStamp;
 use wharf_cache::walk::{self as cwalk, FileKind, Stat};
 use wharf_cache::{ContentDigest, Store, StoreError};
@@ -399,7 +399,8 @@ fn hash_one(tree: &Tree<'_>, selected: &Selected, file: &Item) -> io::Result<Con
     let path = selected.path.join(&file.path);
     let mut opened = resolve::open_file(tree.root, path.components().as_path())?;
     let bytes = hash_file(&mut opened)?;
-    let xattrs = cwalk::xattrs_of(opened.as_fd())?;
+    let mut xattrs = cwalk::xattrs_of(opened.as_fd())?;
+    xattrs.retain(|(name, _)| is_content_xattr(name));
     if xattrs.is_empty() {
         return Ok(bytes);
     }

@@ -17,6 +17,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use wharf_cache::Ids;
 use wharf_cache::walk::{FileKind, Stat};
 use wharf_frontend::dockerignore::Matcher;
 
@@ -30,6 +31,7 @@ pub struct LocalContext {
     ignore: Matcher,
     store: Option<LeftOut>,
     is_private: bool,
+    ids: Ids,
 }
 
 /// A file that was looked for in a context.
@@ -52,12 +54,14 @@ impl LocalContext {
         if !metadata.is_dir() {
             return Err(io::Error::from(io::ErrorKind::NotADirectory));
         }
-        Ok(Self { path: path.to_owned(), root: root.into(), ignore, store: None, is_private: false })
+        let path = path.to_owned();
+        Ok(Self { path, root: root.into(), ignore, store: None, is_private: false, ids: Ids::Kernel })
     }
 
-    /// A tree that wharf made (an unpacked archive, an image) and that nobody changes while the build runs.
-    pub fn private(path: &Path, root: OwnedFd) -> Self {
-        Self { path: path.to_owned(), root, ignore: Matcher::default(), store: None, is_private: true }
+    /// A tree that wharf made (an unpacked archive, an image) and that nobody changes while the build runs. It lies in the
+    /// store, where files belong to users by `ids`.
+    pub fn private(path: &Path, root: OwnedFd, ids: Ids) -> Self {
+        Self { path: path.to_owned(), root, ignore: Matcher::default(), store: None, is_private: true, ids }
     }
 
     /// The same without the files that `ignore` matches.
@@ -96,7 +100,7 @@ impl LocalContext {
     /// The tree that copies read from.
     pub fn tree(&self) -> Tree<'_> {
         let ignore = (!self.ignore.is_empty()).then_some(&self.ignore);
-        Tree { root: self.root.as_fd(), ignore, without: self.store.as_ref() }
+        Tree { root: self.root.as_fd(), ids: self.ids, ignore, without: self.store.as_ref() }
     }
 
     /// Looks for a file, ignored or not. Symlinks are followed inside the context.
@@ -188,6 +192,8 @@ pub fn read_text(reader: impl io::Read, bytes_max: u64) -> io::Result<String> {
 pub struct Tree<'a> {
     /// Its root; nothing outside it is ever reached.
     pub root: BorrowedFd<'a>,
+    /// How its files belong to users.
+    pub ids: Ids,
     /// What is not part of it.
     pub ignore: Option<&'a Matcher>,
     /// A directory that is not part of it either.

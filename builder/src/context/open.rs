@@ -130,7 +130,7 @@ impl Opener<'_> {
                 let modified_s =
                     http.modified_s(&file, &|_, _| {}).map_err(|error| self.source_failure(url, error))?;
                 Ok(Opened {
-                    context: LocalContext::private(Path::new(url), root),
+                    context: LocalContext::private(Path::new(url), root, store.setup().ids),
                     dockerfile: None,
                     modified_s,
                 })
@@ -248,7 +248,7 @@ impl Opener<'_> {
             let brought: Result<_, GitError> = bring();
             let (source, root, committed_s) = brought.map_err(|error| self.source_failure(url, error))?;
             Ok(Opened {
-                context: LocalContext::private(Path::new(source.url()), root),
+                context: LocalContext::private(Path::new(source.url()), root, store.setup().ids),
                 dockerfile: None,
                 modified_s: Some(committed_s),
             })
@@ -266,7 +266,7 @@ impl Opener<'_> {
             images.pull(&image.identifier, &report).map_err(|error| self.source_failure(reference, error))
         })?;
         let root = store.view(&chain).map_err(|error| prepare_failure(&error))?;
-        let context = LocalContext::private(Path::new(reference), root);
+        let context = LocalContext::private(Path::new(reference), root, store.setup().ids);
         Ok(Opened { context, dockerfile: None, modified_s: None })
     }
 
@@ -278,14 +278,15 @@ impl Opener<'_> {
         };
         let scratch = self.scratch()?;
         let root = File::open(&scratch).map_err(|error| prepare_failure(&error))?;
-        let unpacked = extract_archive(archive, root.as_fd(), (0, 0)).map_err(|error| failed(&error))?;
+        let ids = self.sources.get()?.store.setup().ids;
+        let unpacked = extract_archive(archive, root.as_fd(), ids, (0, 0)).map_err(|error| failed(&error))?;
         if !unpacked {
             return Ok(None);
         }
         let modified_s = newest_file(archive).map_err(|error| failed(&error))?;
         // The directory itself is in no archive; its time must not be that of this build.
         set_time(&root, modified_s.unwrap_or(0)).map_err(|error| prepare_failure(&error))?;
-        let context = LocalContext::private(name, root.into());
+        let context = LocalContext::private(name, root.into(), ids);
         Ok(Some(Opened { context, dockerfile: None, modified_s }))
     }
 
@@ -308,7 +309,8 @@ impl Opener<'_> {
             return Err(neither(name, "it is no text"));
         }
         let root = File::open(self.scratch()?).map_err(|error| prepare_failure(&error))?;
-        let context = LocalContext::private(name, root.into());
+        let ids = self.sources.get()?.store.setup().ids;
+        let context = LocalContext::private(name, root.into(), ids);
         Ok(Opened { context, dockerfile: Some(text), modified_s })
     }
 

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope};
 
+use wharf_cache::Ids;
 use wharf_cache::walk::{self, Entry};
 
 /// A walk that has seen fewer entries goes alone: starting a thread takes as long as looking at some fifty.
@@ -30,9 +31,9 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    pub(super) fn read(parent: &OwnedFd, name: &OsStr) -> io::Result<Self> {
+    pub(super) fn read(parent: &OwnedFd, name: &OsStr, ids: Ids) -> io::Result<Self> {
         let fd = walk::open_dir_at(parent.as_fd(), name)?;
-        let entries = walk::read_dir(fd.as_fd())?;
+        let entries = ids.read_dir(fd.as_fd())?;
         Ok(Self { fd: Arc::new(fd), entries })
     }
 }
@@ -41,6 +42,7 @@ impl Directory {
 pub(super) struct ReadAhead<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     shared: Arc<Shared>,
+    ids: Ids,
     entries_seen: usize,
     started: bool,
 }
@@ -80,8 +82,8 @@ impl Due {
 }
 
 impl<'scope, 'env> ReadAhead<'scope, 'env> {
-    pub(super) fn new(scope: &'scope Scope<'scope, 'env>) -> Self {
-        Self { scope, shared: Arc::default(), entries_seen: 0, started: false }
+    pub(super) fn new(scope: &'scope Scope<'scope, 'env>, ids: Ids) -> Self {
+        Self { scope, shared: Arc::default(), ids, entries_seen: 0, started: false }
     }
 
     /// The walk has read a directory with this many entries, and will enter those of `names`, in this order, before
@@ -105,9 +107,9 @@ impl<'scope, 'env> ReadAhead<'scope, 'env> {
     fn start(&self) {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         for _ in 1..processors.min(THREADS_MAX + 1) {
-            let shared = Arc::clone(&self.shared);
+            let (shared, ids) = (Arc::clone(&self.shared), self.ids);
             // Where there is no thread to be had, the walk reads everything.
-            let _ = Builder::new().name("walk".to_owned()).spawn_scoped(self.scope, move || shared.work());
+            let _ = Builder::new().name("walk".to_owned()).spawn_scoped(self.scope, move || shared.work(ids));
         }
     }
 
@@ -128,7 +130,7 @@ impl<'scope, 'env> ReadAhead<'scope, 'env> {
             }
         }
         drop(work);
-        Directory::read(parent, name)
+        Directory::read(parent, name, self.ids)
     }
 }
 
@@ -145,7 +147,7 @@ impl Shared {
     }
 
     /// A thread's life.
-    fn work(&self) {
+    fn work(&self, ids: Ids) {
         let mut work = self.lock();
         while !work.is_over {
             let soon = work.due.iter_mut().rev().take(AHEAD_MAX);
@@ -156,7 +158,7 @@ impl Shared {
             due.state = State::Reading;
             let (parent, name) = (Arc::clone(&due.parent), due.name.clone());
             drop(work);
-            let read = Directory::read(&parent, &name);
+            let read = Directory::read(&parent, &name, ids);
             work = self.lock();
             // The walk waits for what is being read, but not when it broke off.
             if let Some(due) = work.due.iter_mut().rev().find(|due| due.is(&parent, &name)) {

@@ -1,12 +1,13 @@
 //! What the source of a COPY or ADD names in a [`Tree`]: literal paths, wildcards, symlinks followed inside the root.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use wharf_cache::walk::{self as cwalk, FileKind, Stat};
+use wharf_cache::Ids;
+use wharf_cache::walk::{FileKind, Stat};
 use wharf_frontend::dockerignore::{Matched, Matcher};
 use wharf_solver::llb::CopyAction;
 
@@ -68,7 +69,7 @@ impl Patterns {
         let mut filters = vec![Filter::relative(&self.exclude), Filter::relative(&self.not_included)];
         filters.extend(tree.ignore.map(|ignore| Filter::rooted(ignore, start)));
         filters.retain(|filter| !filter.is_idle());
-        Filters { patterns: filters, without: tree.without }
+        Filters { patterns: filters, without: tree.without, ids: tree.ids }
     }
 }
 
@@ -146,12 +147,27 @@ impl Tree<'_> {
         let found = found.map_err(|source| SelectError::Io { path: named.clone(), source })?;
         let is_left_out = self.is_left_out(&found.path);
         let is_left_out = is_left_out.map_err(|source| SelectError::Io { path: named.clone(), source })?;
-        Ok(match found.stat {
+        let stat = match (found.stat, self.ids) {
+            (Some(_), Ids::Recorded) => Some(
+                self.recorded_stat(&found.path)
+                    .map_err(|source| SelectError::Io { path: named.clone(), source })?,
+            ),
+            (stat, _) => stat,
+        };
+        Ok(match stat {
             Some(stat) if !is_left_out && !self.takes_out(&found.path, stat.kind) => {
                 Some(Selected { named, path: found.path, stat })
             }
             _ => None,
         })
+    }
+
+    /// Stat of a resolved path, with the owner that is recorded.
+    fn recorded_stat(&self, path: &Path) -> io::Result<Stat> {
+        match path.file_name() {
+            None => self.ids.stat_at(self.root, OsStr::new(".")),
+            Some(name) => self.ids.stat_at(resolve::dir(self.root, resolve::parent(path))?.as_fd(), name),
+        }
     }
 
     /// Whether a resolved path is, or is in, the directory that is no part of the tree.
@@ -199,7 +215,7 @@ impl Tree<'_> {
             for (named, path) in found {
                 let io = |source| SelectError::Io { path: named.clone(), source };
                 let opened = self.open_dir(&path).map_err(io)?;
-                for entry in cwalk::read_dir(opened.as_fd()).map_err(io)? {
+                for entry in self.ids.read_dir(opened.as_fd()).map_err(io)? {
                     let at = path.join(&entry.name);
                     let leads_on = is_last || entry.stat.kind == FileKind::Dir;
                     if leads_on

@@ -11,6 +11,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use wharf_cache::Ids;
 use wharf_cache::walk::{self, FileKind, Stat};
 use wharf_frontend::dockerignore::{Matched, Matcher};
 
@@ -86,13 +87,15 @@ struct Level {
     pending: Option<(OsString, Stat)>,
 }
 
-/// What a walk leaves out.
+/// What a walk leaves out, and how it looks at the rest.
 #[derive(Debug, Default)]
 pub struct Filters<'a> {
     /// What one of these takes out.
     pub patterns: Vec<Filter<'a>>,
     /// This directory and all in it.
     pub without: Option<&'a LeftOut>,
+    /// How the files belong to users.
+    pub ids: Ids,
 }
 
 /// Visits everything below the directory `dir` (itself not included) that no filter takes out. `visit` may break off.
@@ -101,7 +104,7 @@ pub fn walk(
     filters: &Filters<'_>,
     visit: &mut dyn FnMut(Visit<'_>) -> io::Result<ControlFlow<()>>,
 ) -> io::Result<()> {
-    std::thread::scope(|scope| walk_with(dir, filters, visit, ReadAhead::new(scope)))
+    std::thread::scope(|scope| walk_with(dir, filters, visit, ReadAhead::new(scope, filters.ids)))
 }
 
 fn walk_with(
@@ -111,13 +114,13 @@ fn walk_with(
     mut ahead: ReadAhead<'_, '_>,
 ) -> io::Result<()> {
     let mut path = PathBuf::new();
-    let entries = walk::read_dir(dir)?;
+    let entries = filters.ids.read_dir(dir)?;
     let dir = Arc::new(dir.try_clone_to_owned()?);
     let verdicts: Vec<Matched> = filters.patterns.iter().map(|filter| filter.start.clone()).collect();
     ahead.announce(&dir, entries.len(), filters.certain(&path, &entries, &verdicts));
     let mut levels = vec![Level { dir, entries: entries.into_iter(), verdicts, pending: None }];
     let all = filters;
-    let Filters { patterns: filters, without } = all;
+    let Filters { patterns: filters, without, .. } = all;
     while let Some(level) = levels.last_mut() {
         let Some(entry) = level.entries.next() else {
             levels.pop();
@@ -248,7 +251,7 @@ mod tests {
         let mut patterns = vec![Filter::relative(&matcher)];
         patterns.retain(|filter| !filter.is_idle());
         let mut paths = Vec::new();
-        walk(root.as_fd(), &Filters { patterns, without: None }, &mut |seen| {
+        walk(root.as_fd(), &Filters { patterns, ..Filters::default() }, &mut |seen| {
             paths.push(seen.path.to_owned());
             Ok(ControlFlow::Continue(()))
         })

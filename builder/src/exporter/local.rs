@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{
     self as fd, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags,
 };
+use wharf_cache::Ids;
+use wharf_cache::contenthash::is_content_xattr;
 use wharf_cache::walk::{self, Entry, FileKind, Stat};
 
 use super::ExportError;
@@ -44,6 +46,7 @@ pub struct Written {
 /// missing. Times later than `source_date_epoch` become it.
 pub fn write(
     root: BorrowedFd<'_>,
+    ids: Ids,
     source_date_epoch: Option<u64>,
     dest: &Path,
 ) -> Result<Written, ExportError> {
@@ -54,6 +57,7 @@ pub fn write(
     // A view may be a descriptor that names the directory without being able to read it (`O_PATH`).
     let root = walk::open_dir_at(root, OsStr::new(".")).map_err(ExportError::io("open", "/"))?;
     let mut writer = Writer {
+        ids,
         dest,
         dest_fd: directory.as_fd(),
         source_date_epoch,
@@ -73,6 +77,8 @@ pub fn write(
 }
 
 struct Writer<'a> {
+    /// How the files of the view belong to users, and which of them stand for devices.
+    ids: Ids,
     dest: &'a Path,
     dest_fd: BorrowedFd<'a>,
     source_date_epoch: Option<u64>,
@@ -97,7 +103,7 @@ impl Writer<'_> {
             return Err(ExportError::TooDeep { path: self.dest.join(path), max: DEPTH_MAX });
         }
         let entries =
-            walk::read_dir(from).map_err(ExportError::io("list", format!("/{}", path.display())))?;
+            self.ids.read_dir(from).map_err(ExportError::io("list", format!("/{}", path.display())))?;
         for Entry { name, stat } in entries {
             let path = path.join(&name);
             match stat.kind {
@@ -341,9 +347,9 @@ fn read_error(path: &Path) -> impl FnOnce(io::Error) -> ExportError {
 }
 
 /// Sets what this process may and this file system can; the rest means nothing outside the image (`security.*` needs
-/// privileges, some file systems have no attributes). The marks of overlayfs are not the image's.
+/// privileges, some file systems have no attributes). The marks of overlayfs and of wharf are not the image's.
 fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[(OsString, Vec<u8>)]) {
-    for (name, value) in xattrs.iter().filter(|(name, _)| !name.as_bytes().starts_with(b"trusted.overlay.")) {
+    for (name, value) in xattrs.iter().filter(|(name, _)| is_content_xattr(name)) {
         if let Ok(name) = CString::new(name.as_bytes()) {
             let _ = fd::fsetxattr(file, &name, value, XattrFlags::empty());
         }

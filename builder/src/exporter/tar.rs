@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::os::fd::BorrowedFd;
 
-use wharf_cache::diff;
+use wharf_cache::{Ids, diff};
 
 use super::ExportError;
 
@@ -11,8 +11,9 @@ use super::ExportError;
 /// `source_date_epoch` become it.
 pub fn write(
     root: BorrowedFd<'_>,
+    ids: Ids,
     source_date_epoch: Option<u64>,
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    Ok(diff::write_tree(root, source_date_epoch, out)?)
+    Ok(diff::write_tree(root, ids, source_date_epoch, out)?)
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use wharf_cache::snapshot::Layer;
-use wharf_cache::{Chain, DiffId, Digest, Store};
+use wharf_cache::{Chain, DiffId, Digest, Ids, Store};
 use wharf_frontend::image::{History, ImageConfig};
 use wharf_solver::llb::Platform;
 
@@ -251,7 +251,7 @@ fn list(path: &Path) -> String {
 
 fn export_local(from: &Path, to: &Path, epoch: Option<u64>) -> Result<local::Written, ExportError> {
     let root = fs::File::open(from).unwrap();
-    local::write(root.as_fd(), epoch, to)
+    local::write(root.as_fd(), Ids::Kernel, epoch, to)
 }
 
 /// Runs a shell script in `directory`.
@@ -340,7 +340,7 @@ fn a_snapshots_file_system_is_one_tar_and_one_directory() {
     let view = store.view(&Chain(vec![snapshot.id])).unwrap();
 
     let path = scratch.path("rootfs.tar");
-    let bytes = bytes_of(&path, |out| super::tar::write(view.as_fd(), Some(7), out));
+    let bytes = bytes_of(&path, |out| super::tar::write(view.as_fd(), Ids::Kernel, Some(7), out));
     let mut archive = tar::Archive::new(&bytes[..]);
     let mut entries: Vec<_> = archive
         .entries()
@@ -352,7 +352,7 @@ fn a_snapshots_file_system_is_one_tar_and_one_directory() {
     entries.retain(|path| !path.is_empty() && path != ".");
     assert_eq!(entries, ["dir", "dir/file", "hard", "soft"]);
 
-    let written = local::write(view.as_fd(), Some(7), &scratch.path("out")).unwrap();
+    let written = local::write(view.as_fd(), Ids::Kernel, Some(7), &scratch.path("out")).unwrap();
     assert_eq!((written.entries, written.size), (4, 2));
     assert_eq!(fs::read_to_string(scratch.path("out/soft")).unwrap(), "a\n");
 }

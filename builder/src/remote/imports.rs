@@ -17,7 +17,9 @@ use wharf_cache::diff::{self, DiffError, LayerSource, check_layer};
 use wharf_cache::mounts::{ArchiveError, MountName, Packed};
 use wharf_cache::snapshot::{Layer, LazyLayer, SnapshotError};
 use wharf_cache::state::Record;
-use wharf_cache::{Chain, ContentDigest, DiffId, Digest, Key, SnapshotId, Store, StoreError, from_nanos};
+use wharf_cache::{
+    Chain, ContentDigest, DiffId, Digest, Ids, Key, SnapshotId, Store, StoreError, from_nanos,
+};
 use wharf_runtime::Cancel;
 
 use super::manifest::{CacheConfig, CacheLayer, CacheRecord};
@@ -211,6 +213,7 @@ impl<'a> Imports<'a> {
         &self,
         name: &MountName,
         root: BorrowedFd<'_>,
+        ids: Ids,
         cancel: &Cancel,
     ) -> Result<Option<Packed>, ImportError> {
         for (place, index) in self.usable().filter(|(place, _)| place.mounts.wanted.includes(name.id())) {
@@ -220,7 +223,8 @@ impl<'a> Imports<'a> {
             let (id, from) = (name.id(), place.backend.name());
             let brought = self.progress.internal(&format!("importing cache mount {id} from {from}"), || {
                 let is_cancelled = || cancel.is_cancelled();
-                mounts::import(entry, &*place.backend, root, place.mounts.size_bytes_max, &is_cancelled)
+                let limit = place.mounts.size_bytes_max;
+                mounts::import(entry, &*place.backend, (root, ids), limit, &is_cancelled)
             });
             match brought {
                 Ok(packed) => return Ok(Some(packed)),

@@ -17,8 +17,8 @@ use std::time::{Instant, SystemTime};
 use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
-use wharf_cache::{Chain, ContentDigest, Digest, Key, Store, StoreError};
-use wharf_runtime::{Cancel, ExitStatus, RuntimeError};
+use wharf_cache::{Chain, ContentDigest, Digest, Ids, Key, Store, StoreError};
+use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Sandbox};
 use wharf_solver::cache_map::{self, Reads, RecordKey};
 use wharf_solver::llb::{
     ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
@@ -50,6 +50,8 @@ pub struct Worker<'a> {
     pub definition: &'a Definition,
     /// Where results go.
     pub store: &'a Store,
+    /// What steps are confined with. This process is in it.
+    pub sandbox: Sandbox,
     /// Has the files of what was built elsewhere.
     pub imports: &'a Imports<'a>,
     /// Where base images come from.
@@ -404,7 +406,7 @@ impl Worker<'_> {
             ResultRef::Local(vertex) => self.local(vertex).map(Input::Local),
             ResultRef::Snapshots(chain) => {
                 self.imports.bring_files(chain, &self.cancel)?;
-                Ok(Input::View(self.store.view(chain)?))
+                Ok(Input::View(self.store.view(chain)?, self.store.setup().ids))
             }
             ResultRef::Image { .. } => {
                 Err(WorkerError::Unsupported("reading an image that was not pulled".to_owned()))
@@ -424,13 +426,22 @@ impl Worker<'_> {
             let source = match &action.change {
                 FileChange::Copy(copy) => Some(match copy.from {
                     Some(ActionInput::Input(input)) => self.open(&inputs[input])?,
-                    Some(ActionInput::Action(from)) => changing.read(changing.of_action[from], system)?,
-                    Some(ActionInput::Scratch) | None => Input::View(self.store.view(&Chain::default())?),
+                    Some(ActionInput::Action(from)) => {
+                        changing.read(self.store, changing.of_action[from], system)?
+                    }
+                    Some(ActionInput::Scratch) | None => {
+                        Input::View(self.store.view(&Chain::default())?, self.store.setup().ids)
+                    }
                 }),
                 _ => None,
             };
             let (_, active) = &mut changing.systems[system];
-            file::execute(&action.change, active.root()?, source.as_ref().map(Input::source))?;
+            file::execute(
+                &action.change,
+                active.root()?,
+                self.store.setup().ids,
+                source.as_ref().map(Input::source),
+            )?;
             changing.of_action.push(system);
         }
         let last =
@@ -457,27 +468,29 @@ impl Changing {
     }
 
     /// Opens one for reading while `other` is changed.
-    fn read(&mut self, system: usize, other: usize) -> Result<Input<'static>, WorkerError> {
+    fn read(&mut self, store: &Store, system: usize, other: usize) -> Result<Input<'static>, WorkerError> {
         if system == other {
             return Err(FileError::Unsupported("copying a file system into itself").into());
         }
         let root = self.systems[system].1.root()?.try_clone_to_owned();
         let operation = "open what an earlier action made";
-        root.map(Input::View).map_err(|source| WorkerError::Prepare { operation, source })
+        root.map(|root| Input::View(root, store.setup().ids))
+            .map_err(|source| WorkerError::Prepare { operation, source })
     }
 }
 
 /// An input opened for reading.
 enum Input<'a> {
     Local(&'a LocalContext),
-    View(OwnedFd),
+    /// Files of the store, and how they belong to users.
+    View(OwnedFd, Ids),
 }
 
 impl Input<'_> {
     fn tree(&self) -> Tree<'_> {
         match self {
             Self::Local(context) => context.tree(),
-            Self::View(fd) => Tree { root: fd.as_fd(), ignore: None, without: None },
+            Self::View(fd, ids) => Tree { root: fd.as_fd(), ids: *ids, ignore: None, without: None },
         }
     }
 

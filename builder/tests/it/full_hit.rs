@@ -169,7 +169,7 @@ fn an_edit_that_no_time_shows_is_seen() {
     fs::create_dir(scratch.path("context")).unwrap();
     let store = Store::open(&scratch.path("store")).unwrap();
     let root = File::open(scratch.path("context")).unwrap();
-    let tree = Tree { root: root.as_fd(), ignore: None, without: None };
+    let tree = Tree { root: root.as_fd(), ids: wharf_cache::Ids::Kernel, ignore: None, without: None };
     let copy = CopyAction { src: "/f".to_owned(), ..CopyAction::default() };
     let digest = || content_digest(&tree, TreeKind::Local(&store), &copy, &mut Files::default()).unwrap();
     let mut seen = HashSet::new();

@@ -276,7 +276,7 @@ fn a_mount_that_was_interrupted_is_not_cold() {
     let progress = Progress::start(Mode::Quiet, io::stderr());
     let imports = Imports::new(store, &progress, vec![(Arc::new(backend), limit)]);
     let root = std::fs::File::open(dir.path()).unwrap();
-    let brought = imports.bring_mount(&name, root.as_fd(), &cancel);
+    let brought = imports.bring_mount(&name, root.as_fd(), wharf_cache::Ids::Kernel, &cancel);
     assert!(matches!(brought, Err(ImportError::Cancelled)), "{brought:?}");
     progress.finish();
 }

@@ -148,7 +148,8 @@ impl Work<'_> {
         let source = &self.layers[index];
         let object = format!("layer {}", source.digest);
         let active = self.store.prepare(&Chain::default())?;
-        let mut unpacker = Unpacker::new(active.upper(), Rules::Layer, object.clone())?;
+        let mut unpacker =
+            Unpacker::new(active.upper(), self.store.setup().ids, Rules::Layer, object.clone())?;
         let input = Input::new(self.store, source, || (self.open)(index))?;
         let (sender, receiver) = sync_channel(BLOCKS_MAX);
         let input = std::thread::scope(|scope| {

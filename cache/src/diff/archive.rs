@@ -9,6 +9,7 @@ use super::decompress::{Format, peek};
 use super::tar_header::{BLOCK_BYTES, TypeFlag};
 use super::tar_reader::{Entry, TarReader};
 use super::unpack::{Rules, Unpacker};
+use crate::Ids;
 
 const OBJECT: &str = "the archive";
 
@@ -30,10 +31,11 @@ fn is_header(start: &[u8]) -> bool {
 pub(super) fn extract(
     archive: &mut File,
     dest: BorrowedFd<'_>,
+    ids: Ids,
     owner: (u32, u32),
 ) -> Result<bool, DiffError> {
     let Some((first, mut tar)) = open(archive)? else { return Ok(false) };
-    let mut unpacker = Unpacker::new(dest, Rules::Archive { owner }, OBJECT.to_owned())?;
+    let mut unpacker = Unpacker::new(dest, ids, Rules::Archive { owner }, OBJECT.to_owned())?;
     unpacker.unpack(Some(first), &mut tar)?;
     // What a compressed stream ends with says whether all before it was right.
     tar.finish(TRAILING_BYTES_MAX).map_err(|source| DiffError::Read { object: OBJECT.to_owned(), source })?;

@@ -34,7 +34,8 @@ pub(super) fn write_changes<S: Sink>(
         object: format!("snapshot {top}"),
     };
     changes.root(upper.as_fd())?;
-    let walk = Walk::new(upper.as_fd()).map_err(|source| changes.cannot_read(OsStr::new(""), source))?;
+    let walk = Walk::new(upper.as_fd(), store.setup().ids)
+        .map_err(|source| changes.cannot_read(OsStr::new(""), source))?;
     for visited in walk {
         let visited = visited.map_err(|source| changes.cannot_read(OsStr::new(""), source))?;
         changes.visit(&visited)?;
@@ -54,13 +55,14 @@ impl<S: Sink> Changes<'_, S> {
     /// The root itself is written when its metadata changed, or when it hides what lies below.
     fn root(&mut self, upper: BorrowedFd<'_>) -> Result<(), DiffError> {
         let failed = |source| self.cannot_read(OsStr::new(""), source);
-        let stat = walk::stat_of(upper).map_err(failed)?;
+        let ids = self.lower.store.setup().ids;
+        let stat = ids.stat_of(upper).map_err(failed)?;
         let xattrs = walk::xattrs_of(upper).map_err(failed)?;
         let changed = match self.lower.chain.0.last() {
             // A merged root looks like its topmost layer's, so no mount is needed to know how it looked.
             Some(top) => {
                 let lower = self.lower.store.open_snapshot(*top)?;
-                let below = walk::stat_of(lower.as_fd()).map_err(failed)?;
+                let below = ids.stat_of(lower.as_fd()).map_err(failed)?;
                 let below_xattrs = walk::xattrs_of(lower.as_fd()).map_err(failed)?;
                 !same_owner_and_mode(&stat, &below) || !same_xattrs(&xattrs, &below_xattrs)
             }
@@ -262,7 +264,8 @@ impl<'a> Lower<'a> {
             self.dirs.push((dir.to_owned(), opened));
         }
         let Some(Some(dir)) = self.dirs.get(visited.depth).map(|(_, dir)| dir) else { return Ok(None) };
-        let stat = absent_as_none(walk::stat_at(dir.as_fd(), &visited.entry.name)).map_err(failed)?;
+        let stat = absent_as_none(self.store.setup().ids.stat_at(dir.as_fd(), &visited.entry.name))
+            .map_err(failed)?;
         Ok(stat.map(|stat| (dir.as_fd(), stat)))
     }
 }

@@ -16,7 +16,7 @@ use super::unpack::{
 };
 use super::whiteout;
 use crate::walk::{self, FileKind, Stat};
-use crate::{Chain, Store};
+use crate::{Chain, Ids, Store};
 
 /// Completes an unpacked layer that comes on top of `chain`.
 pub(super) fn complete(unpacker: &mut Unpacker, store: &Store, chain: &Chain) -> Result<(), DiffError> {
@@ -165,7 +165,7 @@ fn links(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError
         let components = root::components(&target).map_err(|reason| unpacker.refused(&path, reason))?;
         let Some((name, parents)) = components.split_last() else { continue };
         let found = lower.dir(parents, Missing::Fail, &mut Vec::new()).and_then(|dir| {
-            let stat = walk::stat_at(dir.fd.as_fd(), OsStr::from_bytes(name))?;
+            let stat = unpacker.ids.stat_at(dir.fd.as_fd(), OsStr::from_bytes(name))?;
             Ok((dir, stat))
         });
         let (from, stat) = match found {
@@ -184,7 +184,7 @@ fn links(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError
                     .map_err(|source| unpacker.cannot("look up", &origin, source))?;
                 let copy = if stays { origin.clone() } else { path.clone() };
                 let (to, to_name) = place(unpacker, &path, &copy)?;
-                copy_up(&from, name, &to, &to_name, &stat)
+                copy_up(&from, name, &to, &to_name, &stat, unpacker.ids)
                     .map_err(|source| unpacker.cannot("copy up", &target, source))?;
                 copies.insert(origin, copy.clone());
                 copy
@@ -227,30 +227,26 @@ fn is_untouched(unpacker: &Unpacker, path: &[u8]) -> io::Result<bool> {
 }
 
 /// Copies a file with all its metadata.
-fn copy_up(from: &Dir, from_name: &[u8], to: &Dir, name: &[u8], stat: &Stat) -> io::Result<()> {
+fn copy_up(from: &Dir, from_name: &[u8], to: &Dir, name: &[u8], stat: &Stat, ids: Ids) -> io::Result<()> {
     let (source, dest) = (from.fd.as_fd(), to.fd.as_fd());
     let os_name = OsStr::from_bytes(from_name);
     let xattrs = walk::xattrs_at(source, os_name)?;
     let owner = (stat.uid, stat.gid);
-    let metadata = Metadata { mode: stat.mode, owner, mtime: stat.mtime, xattrs: &xattrs };
-    let kind = match stat.kind {
+    let metadata = Metadata { ids, mode: stat.mode, owner, mtime: stat.mtime, xattrs: &xattrs };
+    match stat.kind {
         FileKind::File => {
             let mut file = create_file(dest, name)?;
             io::copy(&mut walk::open_file_at(source, os_name)?, &mut file)?;
             set_metadata(file.as_fd(), &metadata)?;
             rustix::fs::futimens(&file, &timestamps(stat.mtime))?;
-            return Ok(());
+            Ok(())
         }
         FileKind::Symlink => {
             let target = walk::readlink_at(source, os_name)?;
-            return make_symlink(dest, name, target.as_bytes(), &metadata);
+            make_symlink(dest, name, target.as_bytes(), &metadata)
         }
-        FileKind::CharDevice => FileType::CharacterDevice,
-        FileKind::BlockDevice => FileType::BlockDevice,
-        FileKind::Socket => FileType::Socket,
-        FileKind::Fifo | FileKind::Dir => FileType::Fifo,
-    };
-    make_node(dest, name, kind, stat.rdev, &metadata)
+        kind => make_node(dest, name, kind, stat.rdev, &metadata),
+    }
 }
 
 /// Directories that the layer does not list look as they do below.
@@ -259,10 +255,11 @@ fn implied(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffErr
         let copy = || -> io::Result<Option<(i64, u32)>> {
             let Some(lower) = root::open_dir_below(below, &path)? else { return Ok(None) };
             let Some(dir) = root::open_dir_below(unpacker.root.fd(), &path)? else { return Ok(None) };
-            let stat = walk::stat_of(lower.as_fd())?;
+            let ids = unpacker.ids;
+            let stat = ids.stat_of(lower.as_fd())?;
             let xattrs = walk::xattrs_of(lower.as_fd())?;
             let owner = (stat.uid, stat.gid);
-            let metadata = Metadata { mode: stat.mode, owner, mtime: stat.mtime, xattrs: &xattrs };
+            let metadata = Metadata { ids, mode: stat.mode, owner, mtime: stat.mtime, xattrs: &xattrs };
             set_metadata(dir.as_fd(), &metadata)?;
             Ok(Some(stat.mtime))
         };

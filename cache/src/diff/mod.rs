@@ -24,7 +24,7 @@ use std::time::SystemTime;
 
 use crate::snapshot::{Layer, SnapshotError, SnapshotId};
 use crate::walk::Walk;
-use crate::{Chain, ChainId, DiffId, Digest, Store, StoreError};
+use crate::{Chain, ChainId, DiffId, Digest, Ids, Store, StoreError};
 use compress::LayerSink;
 use tar_writer::{TarWriter, WriteSink};
 
@@ -186,12 +186,13 @@ fn make_layer_with(
 /// whiteouts. Times later than `clamp_time_s` are set to it.
 pub fn write_tree(
     root: std::os::fd::BorrowedFd<'_>,
+    ids: Ids,
     clamp_time_s: Option<u64>,
     out: &mut dyn std::io::Write,
 ) -> Result<(), DiffError> {
     let mut tar = TarWriter::new(WriteSink(out), clamp_time_s, "the file system".to_owned());
     let failed = |source| DiffError::Read { object: "the file system".to_owned(), source };
-    for visited in Walk::new(root).map_err(failed)? {
+    for visited in Walk::new(root, ids).map_err(failed)? {
         let visited = visited.map_err(failed)?;
         // A view of a single snapshot may show the marks that hide nothing.
         if !visited.entry.stat.is_whiteout() {
@@ -271,9 +272,10 @@ pub fn may_be_archive(start: &[u8]) -> bool {
 pub fn extract_archive(
     archive: &mut std::fs::File,
     dest: std::os::fd::BorrowedFd<'_>,
+    ids: Ids,
     owner: (u32, u32),
 ) -> Result<bool, DiffError> {
-    archive::extract(archive, dest, owner)
+    archive::extract(archive, dest, ids, owner)
 }
 
 /// The time of the newest file of a local archive, seconds since 1970; `None` when `archive` is none, not to its end, or

@@ -36,7 +36,7 @@ pub(crate) fn no_change(
     }
     let failed = |path: &OsStr, source| cannot_read(object, path, source);
     let mut lower = Lower::new(store, chain.clone(), object.to_owned());
-    for visited in Walk::new(upper).map_err(|source| failed(OsStr::new(""), source))? {
+    for visited in Walk::new(upper, store.setup().ids).map_err(|source| failed(OsStr::new(""), source))? {
         let visited = visited.map_err(|source| failed(OsStr::new(""), source))?;
         let (path, stat) = (&visited.path, &visited.entry.stat);
         let is_copy = match stat.kind {

@@ -181,7 +181,7 @@ fn tar(items: &[Item]) -> Vec<u8> {
 fn dump(root: BorrowedFd<'_>) -> String {
     let mut out = String::new();
     let mut inodes = HashMap::new();
-    for visited in Walk::new(root).unwrap() {
+    for visited in Walk::new(root, Ids::Kernel).unwrap() {
         let visited = visited.unwrap();
         let (dir, name, stat) = (visited.dir.as_fd(), &visited.entry.name, visited.entry.stat);
         write!(out, "{} {:?} {:o}", visited.path.display(), stat.kind, stat.mode).unwrap();

@@ -7,7 +7,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrFlags};
 use rustix::io::Errno;
 
 use super::DiffError;
@@ -15,6 +15,7 @@ use super::root::{self, Created, Dir, Missing, Root, write_error};
 use super::tar_header::TypeFlag;
 use super::tar_reader::{Entry, TarReader};
 use super::whiteout::{self, Name};
+use crate::Ids;
 use crate::contenthash::is_content_xattr;
 use crate::walk::{self, FileKind, Stat};
 
@@ -37,6 +38,7 @@ pub(super) enum Rules {
 #[derive(Debug)]
 pub(super) struct Unpacker {
     pub(super) root: Root,
+    pub(super) ids: Ids,
     rules: Rules,
     /// What the tar is called in errors.
     pub(super) object: String,
@@ -54,6 +56,7 @@ pub(super) struct Unpacker {
 /// Owner, mode, attributes and times of a file to be made.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Metadata<'a> {
+    pub(super) ids: Ids,
     pub(super) mode: u32,
     pub(super) owner: (u32, u32),
     pub(super) mtime: (i64, u32),
@@ -71,7 +74,7 @@ enum Before {
 }
 
 impl Unpacker {
-    pub(super) fn new(fd: BorrowedFd<'_>, rules: Rules, object: String) -> Result<Self, DiffError> {
+    pub(super) fn new(fd: BorrowedFd<'_>, ids: Ids, rules: Rules, object: String) -> Result<Self, DiffError> {
         let root = Root::new(fd).map_err(|source| write_error("open", b".", &object, source))?;
         let implied = match rules {
             Rules::Layer => BTreeSet::from([Vec::new()]),
@@ -79,6 +82,7 @@ impl Unpacker {
         };
         Ok(Self {
             root,
+            ids,
             rules,
             object,
             entries: 0,
@@ -183,7 +187,7 @@ impl Unpacker {
                 Rules::Mount => {}
                 Rules::Archive { owner } => {
                     let fd = root::open_dir_below(self.root.fd(), &path);
-                    let own = fd.and_then(|fd| fd.map_or(Ok(()), |fd| chown(&fd, owner)));
+                    let own = fd.and_then(|fd| fd.map_or(Ok(()), |fd| self.ids.set_owner_of(&fd, owner)));
                     own.map_err(|source| self.cannot("change the owner of", &path, source))?;
                 }
             }
@@ -225,9 +229,9 @@ impl Unpacker {
             TypeFlag::Symlink => make_symlink(dir, name, &entry.link, &metadata),
             _ => {
                 let kind = match entry.kind {
-                    TypeFlag::CharDevice => FileType::CharacterDevice,
-                    TypeFlag::BlockDevice => FileType::BlockDevice,
-                    _ => FileType::Fifo,
+                    TypeFlag::CharDevice => FileKind::CharDevice,
+                    TypeFlag::BlockDevice => FileKind::BlockDevice,
+                    _ => FileKind::Fifo,
                 };
                 make_node(dir, name, kind, entry.rdev, &metadata)
             }
@@ -432,7 +436,7 @@ impl Unpacker {
             Rules::Layer | Rules::Mount => (entry.uid, entry.gid),
             Rules::Archive { owner } => owner,
         };
-        Metadata { mode: entry.mode, owner, mtime: entry.mtime, xattrs: &entry.xattrs }
+        Metadata { ids: self.ids, mode: entry.mode, owner, mtime: entry.mtime, xattrs: &entry.xattrs }
     }
 
     pub(super) fn cannot(&self, operation: &'static str, path: &[u8], source: io::Error) -> DiffError {
@@ -488,12 +492,11 @@ pub(super) fn make_symlink(
 pub(super) fn make_node(
     dir: BorrowedFd<'_>,
     name: &[u8],
-    kind: FileType,
+    kind: FileKind,
     rdev: (u32, u32),
     metadata: &Metadata<'_>,
 ) -> io::Result<()> {
-    let rdev = rustix::fs::makedev(rdev.0, rdev.1);
-    rustix::fs::mknodat(dir, name, kind, Mode::empty(), rdev)?;
+    metadata.ids.make_node(dir, OsStr::from_bytes(name), kind, rdev)?;
     finish_unopened(dir, name, metadata)?;
     // After the owner, because a change of owner takes the setuid bit away. The name is no symlink: it was made here.
     rustix::fs::chmodat(dir, name, Mode::from_raw_mode(metadata.mode), AtFlags::empty())?;
@@ -504,7 +507,7 @@ pub(super) fn make_node(
 /// Owner, mode and attributes of an open file or directory. The mode comes after the owner, whose change takes setuid
 /// bits away, and the attributes after both, since a change of owner drops capabilities.
 pub(super) fn set_metadata(fd: BorrowedFd<'_>, metadata: &Metadata<'_>) -> io::Result<()> {
-    chown(fd, metadata.owner)?;
+    metadata.ids.set_owner_of(fd, metadata.owner)?;
     rustix::fs::fchmod(fd, Mode::from_raw_mode(metadata.mode))?;
     for (name, value) in metadata.xattrs.iter().filter(|(name, _)| is_content_xattr(name)) {
         tolerate_unsupported(rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()))?;
@@ -520,16 +523,13 @@ pub(super) fn timestamps(mtime: (i64, u32)) -> Timestamps {
     }
 }
 
-pub(super) fn chown(fd: impl AsFd, (uid, gid): (u32, u32)) -> io::Result<()> {
-    Ok(rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?)
-}
-
-/// Owner, attributes and time of a file that cannot be opened.
+/// Owner, attributes and time of a file that cannot be opened. The kernel gives such files no `user.` attributes, and nor
+/// does the stand-in of a device get any.
 fn finish_unopened(dir: BorrowedFd<'_>, name: &[u8], metadata: &Metadata<'_>) -> io::Result<()> {
-    let (uid, gid) = (Uid::from_raw(metadata.owner.0), Gid::from_raw(metadata.owner.1));
-    rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+    metadata.ids.set_owner(dir, OsStr::from_bytes(name), metadata.owner)?;
     let path = walk::proc_path(dir, OsStr::from_bytes(name));
-    for (attribute, value) in metadata.xattrs.iter().filter(|(name, _)| is_content_xattr(name)) {
+    let may_have = |name: &OsStr| is_content_xattr(name) && !name.as_bytes().starts_with(b"user.");
+    for (attribute, value) in metadata.xattrs.iter().filter(|(name, _)| may_have(name)) {
         tolerate_unsupported(rustix::fs::lsetxattr(&*path, attribute, value, XattrFlags::empty()))?;
     }
     rustix::fs::utimensat(dir, name, &timestamps(metadata.mtime), AtFlags::SYMLINK_NOFOLLOW)?;

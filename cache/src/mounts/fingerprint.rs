@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
 
-use crate::Digest;
 use crate::walk::{self, FileKind, Stat, Walk};
+use crate::{Digest, Ids};
 
 /// The file in the instance's directory.
 const NAME: &str = "packed";
@@ -36,7 +36,8 @@ pub struct Packed {
 }
 
 impl Fingerprint {
-    /// Looks at everything in `root`. Returns when a change that comes later is sure to be seen: who changes a file gives it
+    /// Looks at everything in `root`, as the kernel gives it: a file whose recorded owner changes has another time of change.
+    /// Returns when a change that comes later is sure to be seen: who changes a file gives it
     /// another time of change, unless that happens within one tick of the clock.
     pub fn of(root: BorrowedFd<'_>) -> io::Result<Self> {
         let mut hasher = blake3::Hasher::new_derive_key("wharf cache mount stats, version 1");
@@ -68,7 +69,7 @@ impl Fingerprint {
         };
         let dir = walk::open_dir_at(root, OsStr::new("."))?;
         add(OsStr::new(""), &walk::stat_of(dir.as_fd())?);
-        for visited in Walk::new(root)? {
+        for visited in Walk::new(root, Ids::Kernel)? {
             let visited = visited?;
             add(&visited.path, &visited.entry.stat);
         }

@@ -8,8 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use super::archive::{Archive, ArchiveError, CHUNKS_MAX, Chunk, lock, next, spawn};
 use super::chunks::Cutter;
-use crate::Digest;
 use crate::diff::write_mount;
+use crate::{Digest, Ids};
 
 /// Chunks that wait for a thread.
 const CHUNKS_WAITING: usize = 2;
@@ -24,7 +24,12 @@ pub type Put<'a> = dyn Fn(&Chunk, Vec<u8>) -> io::Result<()> + Sync + 'a;
 impl Archive {
     /// Packs the directory `root`, which nobody may be changing. `put` gets each blob that is not `known`. Both are called
     /// from several threads, in any order.
-    pub fn pack(root: BorrowedFd<'_>, known: &Known<'_>, put: &Put<'_>) -> Result<Self, ArchiveError> {
+    pub fn pack(
+        root: BorrowedFd<'_>,
+        ids: Ids,
+        known: &Known<'_>,
+        put: &Put<'_>,
+    ) -> Result<Self, ArchiveError> {
         let done = Mutex::new(Done::default());
         let (sender, waiting) = sync_channel::<(usize, Vec<u8>)>(CHUNKS_WAITING);
         let waiting = Mutex::new(waiting);
@@ -41,7 +46,7 @@ impl Archive {
             spawn(scope, "pack", &work)?;
             let mut splitter =
                 Splitter { sender, cutter: Cutter::new(), chunk: Vec::new(), count: 0, done: &done };
-            write_mount(root, &mut splitter)?;
+            write_mount(root, ids, &mut splitter)?;
             // The threads end with the splitter's sender.
             splitter.finish().map_err(|source| ArchiveError::Refused(source.to_string()))
         });

@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Timespec, Timestamps, Uid, XattrF
 
 use super::tests::noise;
 use super::*;
-use crate::Digest;
 use crate::scratch::Scratch;
+use crate::{Digest, Ids};
 
 /// Where chunks go and come from.
 #[derive(Default)]
@@ -24,7 +24,7 @@ struct Remote {
 impl Remote {
     fn pack(&self, dir: &Path, known: &HashMap<Digest, Chunk>) -> Result<Archive, ArchiveError> {
         let root = File::open(dir).unwrap();
-        Archive::pack(root.as_fd(), &|plain| known.get(plain).cloned(), &|chunk, blob| {
+        Archive::pack(root.as_fd(), Ids::Kernel, &|plain| known.get(plain).cloned(), &|chunk, blob| {
             assert_eq!((Digest::of(&blob), blob.len() as u64), (chunk.digest, chunk.size));
             self.blobs.lock().unwrap().insert(chunk.digest, blob);
             Ok(())
@@ -34,7 +34,7 @@ impl Remote {
     fn unpack(&self, archive: &Archive, dir: &Path) -> Result<(), ArchiveError> {
         fs::create_dir_all(dir).unwrap();
         let root = File::open(dir).unwrap();
-        archive.unpack(root.as_fd(), &|chunk| {
+        archive.unpack(root.as_fd(), Ids::Kernel, &|chunk| {
             let blobs = self.blobs.lock().unwrap();
             let blob = blobs.get(&chunk.digest).ok_or(io::ErrorKind::NotFound)?;
             Ok(Box::new(io::Cursor::new(blob.clone())))
@@ -60,7 +60,7 @@ fn dump(dir: &Path) -> Vec<String> {
     let mut inodes = BTreeMap::new();
     let top = crate::walk::stat_of(root.as_fd()).unwrap();
     lines.push(format!(". {:o} {}:{} {:?}", top.mode, top.uid, top.gid, top.mtime));
-    for visited in crate::walk::Walk::new(root.as_fd()).unwrap() {
+    for visited in crate::walk::Walk::new(root.as_fd(), Ids::Kernel).unwrap() {
         let visited = visited.unwrap();
         let stat = visited.entry.stat;
         let path = dir.join(&visited.path);
@@ -169,7 +169,8 @@ fn a_chunk_that_cannot_be_stored_ends_the_packing() {
     fs::create_dir(&dir).unwrap();
     fs::write(dir.join("large"), noise(3, 40 << 20)).unwrap();
     let root = File::open(&dir).unwrap();
-    let full = Archive::pack(root.as_fd(), &|_| None, &|_, _| Err(io::ErrorKind::StorageFull.into()));
+    let full =
+        Archive::pack(root.as_fd(), Ids::Kernel, &|_| None, &|_, _| Err(io::ErrorKind::StorageFull.into()));
     assert!(matches!(full, Err(ArchiveError::Chunk { operation: "store", .. })), "{full:?}");
 }
 

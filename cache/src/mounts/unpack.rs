@@ -7,9 +7,9 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::archive::{Archive, ArchiveError, CHUNKS_AT_ONCE, Chunk, next, spawn};
-use crate::Digest;
 use crate::content::VerifyingReader;
 use crate::diff::{empty_dir, extract_mount};
+use crate::{Digest, Ids};
 
 /// Where the blob of a chunk comes from: its bytes, unchecked.
 pub type Fetch<'a> = dyn Fn(&Chunk) -> io::Result<Box<dyn Read + Send>> + Sync + 'a;
@@ -17,16 +17,16 @@ pub type Fetch<'a> = dyn Fn(&Chunk) -> io::Result<Box<dyn Read + Send>> + Sync +
 impl Archive {
     /// Unpacks into the empty directory `root`, which is empty again when it fails. Nothing that the chunks hold can reach
     /// out of it, and nothing is believed that a digest does not prove. Some chunks are fetched ahead.
-    pub fn unpack(&self, root: BorrowedFd<'_>, fetch: &Fetch<'_>) -> Result<(), ArchiveError> {
+    pub fn unpack(&self, root: BorrowedFd<'_>, ids: Ids, fetch: &Fetch<'_>) -> Result<(), ArchiveError> {
         self.check()?;
-        let unpacked = self.unpack_into(root, fetch);
+        let unpacked = self.unpack_into(root, ids, fetch);
         if unpacked.is_err() {
-            empty_dir(root)?;
+            empty_dir(root, ids)?;
         }
         unpacked
     }
 
-    fn unpack_into(&self, root: BorrowedFd<'_>, fetch: &Fetch<'_>) -> Result<(), ArchiveError> {
+    fn unpack_into(&self, root: BorrowedFd<'_>, ids: Ids, fetch: &Fetch<'_>) -> Result<(), ArchiveError> {
         let (jobs, wanted) = sync_channel::<Job<'_>>(CHUNKS_AT_ONCE);
         let wanted = Mutex::new(wanted);
         let work = || {
@@ -44,7 +44,7 @@ impl Archive {
                 present: io::Cursor::default(),
                 failure: None,
             };
-            let extracted = extract_mount(&mut joined, root);
+            let extracted = extract_mount(&mut joined, root, ids);
             // A chunk that could not be had is the cause of a tar that ends early.
             match joined.failure {
                 Some(cause) => Err(cause),

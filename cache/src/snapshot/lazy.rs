@@ -214,7 +214,7 @@ impl Store {
 impl Active {
     /// Content digest of what was unpacked so far.
     pub(crate) fn content(&self) -> Result<ContentDigest, SnapshotError> {
-        let hashed = contenthash::hash_tree(self.upper.as_fd());
+        let hashed = contenthash::hash_tree(self.upper.as_fd(), self.store.setup().ids);
         hashed.map(|(content, _)| content).map_err(|source| self.error("hash", source))
     }
 

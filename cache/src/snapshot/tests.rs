@@ -147,7 +147,12 @@ fn the_merged_root_keeps_its_mode_and_owner() {
         (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
     };
     assert_eq!(look(active.root().unwrap()), (0o755, 0, 0));
-    rustix::fs::fchown(active.upper(), Some(Uid::from_raw(7)), Some(Gid::from_raw(8))).unwrap();
+    rustix::fs::fchown(
+        active.upper(),
+        Some(rustix::fs::Uid::from_raw(7)),
+        Some(rustix::fs::Gid::from_raw(8)),
+    )
+    .unwrap();
     rustix::fs::fchmod(active.upper(), Mode::from_raw_mode(0o3711)).unwrap();
     let chain = Chain(vec![active.commit(SystemTime::now()).unwrap().id]);
     let mut active = store.prepare(&chain).unwrap();

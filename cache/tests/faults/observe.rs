@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use rusqlite::Connection;
-use wharf_cache::{ContentDigest, Digest, SnapshotId, Store, contenthash};
+use wharf_cache::{ContentDigest, Digest, Ids, SnapshotId, Store, contenthash};
 
 use crate::scenarios::KEYS;
 
@@ -83,7 +83,7 @@ fn snapshots(root: &Path, text: &mut String) -> Result<(), Box<dyn Error>> {
     let mut files = Vec::new();
     for (id, content) in &rows {
         let dir = root.join(format!("snapshots/{}/fs", SnapshotId(id.cast_unsigned())));
-        let (found, _) = contenthash::hash_tree(fs::File::open(&dir)?.as_fd())?;
+        let (found, _) = contenthash::hash_tree(fs::File::open(&dir)?.as_fd(), Ids::Kernel)?;
         require(found == ContentDigest(*content), format!("{} is not what its row says", dir.display()))?;
         files.push(fs::read_to_string(dir.join("file"))?);
     }

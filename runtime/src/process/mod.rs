@@ -18,7 +18,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use self::prepare::{Parts, Prepared, Streams, Supervised};
 use self::report::{REPORT_SIZE, Report};
 use crate::rootfs::MountPoints;
-use crate::spec::plan::Plan;
+use crate::spec::plan::{Host, Plan};
 use crate::supervisor::emulation::{Emulation, RULES};
 use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, supervisor, sys};
 
@@ -34,17 +34,19 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
     if request.cancel.is_cancelled() {
         return Err(RuntimeError::Cancelled);
     }
-    let mut plan = Plan::new(request.spec, prepare::host()?)?;
-    let Some(ownership) = request.ownership else { return run_plan(plan, None, request) };
+    let host = prepare::host()?;
+    let mut plan = Plan::new(request.spec, &host)?;
+    let Some(ownership) = request.ownership else { return run_plan(plan, host, None, request) };
     let (socket, step_socket) = supervisor::channel()?;
     let supervised = Supervised { filter: supervisor::emulation::filter()?, socket: step_socket };
     let handler = Emulation::new(ownership, plan.process.emulate_ids());
-    supervisor::beside(socket, RULES, handler, || run_plan(plan, Some(supervised), request))?
+    supervisor::beside(socket, RULES, handler, || run_plan(plan, host, Some(supervised), request))?
 }
 
 /// Runs what was planned.
 fn run_plan(
     plan: Plan,
+    host: Host,
     supervised: Option<Supervised>,
     request: Request<'_>,
 ) -> Result<ExitStatus, RuntimeError> {
@@ -57,7 +59,7 @@ fn run_plan(
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
     let Request { root, binds, .. } = request;
-    let parts = Parts { root, binds, filter, supervised, streams, report: report_end };
+    let parts = Parts { root, binds, filter, supervised, streams, report: report_end, host };
     let mut prepared = prepare::prepare(plan, parts, &mut points)?;
 
     let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
 use wharf_cache::mounts::{Archive, CacheMount, Chunk, Exclusive, Fingerprint, MountName, Packed};
-use wharf_cache::{Digest, Store};
+use wharf_cache::{Digest, Ids, Store};
 use wharf_runtime::Cancel;
 
 use super::{MOUNT_CHUNKS_MAX, MountEntry, MountError, MountLimit, UsedMounts};
@@ -58,7 +58,9 @@ pub fn export(store: &Store, used: &UsedMounts, target: &Target<'_>) -> MountExp
             continue;
         }
         let packed = take(store, &name, number, target.cancel).and_then(|mount| match mount {
-            Some(mount) => pack(&mount, &name, entries.get(&name), &known, target).map(Some),
+            Some(mount) => {
+                pack(&mount, store.setup().ids, &name, entries.get(&name), &known, target).map(Some)
+            }
             None => Ok(None),
         });
         match packed {
@@ -97,6 +99,7 @@ fn take(
 /// The entry of a mount: the one `before` if it is the same.
 fn pack(
     mount: &CacheMount,
+    ids: Ids,
     name: &MountName,
     before: Option<&MountEntry>,
     known: &HashMap<Digest, Chunk>,
@@ -130,7 +133,7 @@ fn pack(
         let open = || Ok(Box::new(io::Cursor::new(blob.clone())) as Box<dyn Read + Send>);
         backend.put(&chunk.digest, chunk.size, &open).map_err(io::Error::other)
     };
-    let archive = Archive::pack(mount.root(), &known, &put)?;
+    let archive = Archive::pack(mount.root(), ids, &known, &put)?;
     mount.remember_packed(&Packed { fingerprint: fingerprint.digest(), archive: archive.identity() });
     Ok(MountEntry::new(name, size, archive))
 }

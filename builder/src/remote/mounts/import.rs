@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
+use wharf_cache::Ids;
 use wharf_cache::mounts::{ArchiveError, Fingerprint, Packed};
 
 use super::MountEntry;
@@ -34,12 +35,12 @@ pub enum MountError {
     InUse,
 }
 
-/// Unpacks a mount into the empty directory `root`, which is empty again if that fails. What of it must be remembered is
+/// Unpacks a mount into the empty directory `root`, where files belong to users by `ids`, and which is empty again if that fails. What of it must be remembered is
 /// returned.
 pub fn import(
     entry: &MountEntry,
     backend: &dyn Backend,
-    root: BorrowedFd<'_>,
+    (root, ids): (BorrowedFd<'_>, Ids),
     size_bytes_max: u64,
     is_cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<Packed, MountError> {
@@ -50,7 +51,7 @@ pub fn import(
     if entry.size > size_bytes_max || size > max {
         return Err(MountError::TooLarge { size: entry.size.max(size), max: size_bytes_max });
     }
-    entry.chunks.unpack(root, &|chunk| {
+    entry.chunks.unpack(root, ids, &|chunk| {
         if is_cancelled() {
             return Err(io::ErrorKind::Interrupted.into());
         }

@@ -8,12 +8,12 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, SeekFrom, Uid, XattrFlags};
+use rustix::fs::{Mode, SeekFrom, XattrFlags};
 use wharf_cache::contenthash::is_content_xattr;
 use wharf_cache::walk::{self as cwalk, FileKind, Stat};
 use wharf_solver::llb::CopyAction;
 
-use super::target::{Target, io_error, set_mode, set_owner};
+use super::target::{Target, io_error, modified_at, set_mode};
 use super::{FileError, Source, mode, resolve_owner};
 use crate::context::resolve;
 use crate::context::select::{Patterns, Selected};
@@ -101,8 +101,13 @@ impl Copier<'_> {
         }
         self.target.make_dirs(dest, 0o755, self.parents_owner)?;
         let dir = self.target.dir(dest)?;
-        wharf_cache::diff::extract_archive(&mut file, dir.as_fd(), self.owner.unwrap_or((0, 0)))
-            .map_err(archive)
+        wharf_cache::diff::extract_archive(
+            &mut file,
+            dir.as_fd(),
+            self.target.ids(),
+            self.owner.unwrap_or((0, 0)),
+        )
+        .map_err(archive)
     }
 
     /// Copies what is in a directory. The directory that comes to hold it is as if made for it, whatever the source's own
@@ -167,7 +172,9 @@ impl Copier<'_> {
             // A socket means nothing to who did not open it; its name stays, as an empty file.
             FileKind::Socket => {
                 let file = self.target.create(&path)?;
-                set_file_owner(&file, owner, mode).map_err(|source| io_error("create", &path, source))?;
+                self.target
+                    .set_file_owner(&file, owner, mode)
+                    .map_err(|source| io_error("create", &path, source))?;
             }
             FileKind::CharDevice | FileKind::BlockDevice | FileKind::Fifo => {
                 self.target.make_room(&path)?;
@@ -198,7 +205,7 @@ impl Copier<'_> {
             }
             Err(error) => return Err(failed(error.into())),
         }
-        set_owner(parent.as_fd(), dest, owner).map_err(failed)?;
+        self.target.ids().set_owner(parent.as_fd(), dest, owner).map_err(failed)?;
         set_mode(parent.as_fd(), dest, mode).map_err(failed)?;
         let xattrs = cwalk::xattrs_at(from, name).map_err(failed)?;
         if !xattrs.is_empty() {
@@ -226,12 +233,10 @@ impl Copier<'_> {
         let mut read = open_regular(from, name, &path)?;
         let mut write = self.target.create(&path)?;
         copy_bytes(&mut read, &mut write, stat.size, &mut self.buffer).map_err(failed)?;
-        set_file_owner(&write, owner, mode).map_err(failed)?;
+        self.target.set_file_owner(&write, owner, mode).map_err(failed)?;
         let xattrs = cwalk::xattrs_of(read.as_fd()).map_err(failed)?;
         set_xattrs(write.as_fd(), &xattrs).map_err(failed)?;
-        let (seconds, nanoseconds) = self.mtime(stat.mtime);
-        let time = rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() };
-        rustix::fs::futimens(&write, &rustix::fs::Timestamps { last_access: time, last_modification: time })
+        rustix::fs::futimens(&write, &modified_at(self.mtime(stat.mtime)))
             .map_err(|error| failed(error.into()))?;
         if stat.nlink > 1 {
             self.links.insert((stat.dev, stat.ino), path);
@@ -291,12 +296,6 @@ fn copy_extents(read: &mut File, write: &mut File) -> io::Result<()> {
         }
     }
     write.set_len(read.metadata()?.len().max(at))
-}
-
-/// Owner first: changing it takes setuid and setgid bits away.
-fn set_file_owner(file: &File, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
-    rustix::fs::fchown(file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
 }
 
 /// Sets extended attributes; those the file system does not know are left out, as every builder does, and so are those

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use wharf_cache::Ids;
 use wharf_solver::llb::FileChange;
 
 use crate::context::Tree;
@@ -77,13 +78,14 @@ pub struct Source<'a> {
     pub local: bool,
 }
 
-/// Makes one change to the file system `root`. `source` is what a copy reads from.
+/// Makes one change to the file system `root`, where files belong to users by `ids`. `source` is what a copy reads from.
 pub(super) fn execute(
     change: &FileChange,
     root: BorrowedFd<'_>,
+    ids: Ids,
     source: Option<Source<'_>>,
 ) -> Result<(), FileError> {
-    let target = Target::new(root);
+    let target = Target::new(root, ids);
     match change {
         FileChange::Copy(copy) => match source {
             Some(source) => copy::copy(&target, copy, &source),

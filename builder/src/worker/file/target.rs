@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use wharf_cache::Ids;
 use wharf_cache::walk::{self as cwalk, FileKind, Stat};
 
 use super::FileError;
@@ -18,19 +19,25 @@ use crate::context::resolve::{self, Resolved};
 #[derive(Debug)]
 pub(crate) struct Target<'a> {
     root: BorrowedFd<'a>,
+    ids: Ids,
     /// The directory used last: a sorted walk stays in one for long.
     open: RefCell<Option<(PathBuf, Rc<OwnedFd>)>>,
 }
 
 impl<'a> Target<'a> {
     /// Changes will be made below `root`.
-    pub(crate) fn new(root: BorrowedFd<'a>) -> Self {
-        Self { root, open: RefCell::new(None) }
+    pub(crate) fn new(root: BorrowedFd<'a>, ids: Ids) -> Self {
+        Self { root, ids, open: RefCell::new(None) }
     }
 
     /// The root's descriptor.
     pub(crate) fn root(&self) -> BorrowedFd<'a> {
         self.root
+    }
+
+    /// How files belong to users.
+    pub(crate) fn ids(&self) -> Ids {
+        self.ids
     }
 
     /// Where an absolute path leads, symlinks followed, the last one too.
@@ -71,7 +78,7 @@ impl<'a> Target<'a> {
             let failed = |source| io_error("make directory", &made, source);
             match rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(0o700)) {
                 Ok(()) => {
-                    set_owner(parent.as_fd(), name, owner).map_err(failed)?;
+                    self.ids.set_owner(parent.as_fd(), name, owner).map_err(failed)?;
                     set_mode(parent.as_fd(), name, mode).map_err(failed)?;
                 }
                 Err(rustix::io::Errno::EXIST) => match cwalk::stat_at(parent.as_fd(), name) {
@@ -98,9 +105,7 @@ impl<'a> Target<'a> {
         let mut file = self.create(&resolved.path)?;
         let failed = |source| io_error("write", &resolved.path, source);
         file.write_all(data).map_err(failed)?;
-        rustix::fs::fchown(&file, Some(Uid::from_raw(owner.0)), Some(Gid::from_raw(owner.1)))
-            .and_then(|()| rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)))
-            .map_err(|error| failed(error.into()))
+        self.set_file_owner(&file, owner, mode).map_err(failed)
     }
 
     /// A new empty file at a resolved path, in place of any file or link there.
@@ -143,7 +148,7 @@ impl<'a> Target<'a> {
         let name = name_of(path)?;
         rustix::fs::symlinkat(to, &*parent, name)
             .map_err(io::Error::from)
-            .and_then(|()| set_owner(parent.as_fd(), name, owner))
+            .and_then(|()| self.ids.set_owner(parent.as_fd(), name, owner))
             .map_err(|source| io_error("make symlink", path, source))
     }
 
@@ -157,17 +162,17 @@ impl<'a> Target<'a> {
     ) -> Result<(), FileError> {
         let parent = self.dir(resolve::parent(path))?;
         let name = name_of(path)?;
-        let kind = match stat.kind {
-            FileKind::CharDevice => FileType::CharacterDevice,
-            FileKind::BlockDevice => FileType::BlockDevice,
-            _ => FileType::Fifo,
-        };
-        let device = rustix::fs::makedev(stat.rdev.0, stat.rdev.1);
-        rustix::fs::mknodat(&*parent, name, kind, Mode::from_raw_mode(0o600), device)
-            .map_err(io::Error::from)
-            .and_then(|()| set_owner(parent.as_fd(), name, owner))
+        self.ids
+            .make_node(parent.as_fd(), name, stat.kind, stat.rdev)
+            .and_then(|()| self.ids.set_owner(parent.as_fd(), name, owner))
             .and_then(|()| set_mode(parent.as_fd(), name, mode))
             .map_err(|source| io_error("make device node", path, source))
+    }
+
+    /// Owner and mode of a file; the owner first: changing it takes setuid and setgid bits away.
+    pub(crate) fn set_file_owner(&self, file: &File, owner: (u32, u32), mode: u32) -> io::Result<()> {
+        self.ids.set_owner_of(file, owner)?;
+        Ok(rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?)
     }
 
     /// A second name for the file at `from`, both resolved paths.
@@ -195,7 +200,7 @@ impl<'a> Target<'a> {
         }
     }
 
-    /// Sets access and modification time of a resolved path.
+    /// Sets the modification time of a resolved path.
     pub(crate) fn set_times(&self, path: &Path, mtime: (i64, u32)) -> Result<(), FileError> {
         let (parent, name) = match path.file_name() {
             None => (self.dir(Path::new(""))?, OsStr::new(".")),
@@ -205,22 +210,24 @@ impl<'a> Target<'a> {
     }
 }
 
-/// Sets owner and group, symlinks not followed.
-pub(crate) fn set_owner(dir: BorrowedFd<'_>, name: &OsStr, (uid, gid): (u32, u32)) -> io::Result<()> {
-    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    Ok(rustix::fs::chownat(dir, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?)
-}
-
 /// Sets the mode of something that is not a symlink.
 pub(crate) fn set_mode(dir: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<()> {
     Ok(rustix::fs::chmodat(dir, name, Mode::from_raw_mode(mode), AtFlags::empty())?)
 }
 
-/// Sets access and modification time, symlinks not followed.
+/// Sets the modification time, symlinks not followed. The access time, which no layer has, may be a record
+/// ([`wharf_cache::owner`]).
 pub(crate) fn set_times(dir: BorrowedFd<'_>, name: &OsStr, mtime: (i64, u32)) -> io::Result<()> {
-    let time = Timespec { tv_sec: mtime.0, tv_nsec: mtime.1.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
+    let times = modified_at(mtime);
     Ok(rustix::fs::utimensat(dir, name, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
+/// A modification time; the access time stays.
+pub(crate) fn modified_at((seconds, nanoseconds): (i64, u32)) -> Timestamps {
+    Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
+    }
 }
 
 pub(crate) fn io_error(operation: &'static str, path: &Path, source: io::Error) -> FileError {

@@ -7,7 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Mode, OFlags};
+use wharf_cache::Ids;
 use wharf_cache::mounts::{CacheMount, MountName, MountRequest, Sharing};
 use wharf_solver::llb::{ActionInput, CacheSharing, CopyAction, FileChange, Mount, MountKind};
 use wharf_solver::op::ResultRef;
@@ -83,7 +84,7 @@ impl Worker<'_> {
                     true => None,
                     false => self
                         .imports
-                        .bring_mount(name, root, &self.cancel)
+                        .bring_mount(name, root, self.store.setup().ids, &self.cancel)
                         .map_err(|_| MountError::Cancelled)?,
                 };
                 imported.set(packed);
@@ -109,19 +110,21 @@ impl Worker<'_> {
 
     /// What a new cache begins with: the files of `from`, and the owner that was asked for.
     fn fill(&self, root: BorrowedFd<'_>, mount: &Mount, inputs: &[ResultRef]) -> Result<(), MountError> {
+        let ids = self.store.setup().ids;
         if let Some(input) = mount.input {
             let seed = self.open(&inputs[input])?;
             let copy = CopyAction { from: Some(ActionInput::Input(0)), dest: "/".to_owned(), ..whole("/") };
-            file::execute(&FileChange::Copy(copy), root, Some(seed.source())).map_err(MountError::Copy)?;
+            file::execute(&FileChange::Copy(copy), root, ids, Some(seed.source()))
+                .map_err(MountError::Copy)?;
             if !seed.is_local() {
-                look_like(root, seed.tree().root).map_err(MountError::io("make a cache"))?;
+                look_like(root, ids, seed.tree().root).map_err(MountError::io("make a cache"))?;
             }
         }
         let MountKind::Cache { mode, uid, gid, .. } = &mount.kind else { return Ok(()) };
         if mode.is_none() && uid.is_none() && gid.is_none() {
             return Ok(());
         }
-        own(root, uid.unwrap_or(0), gid.unwrap_or(0), mode.unwrap_or(0o755))
+        own(root, ids, (uid.unwrap_or(0), gid.unwrap_or(0)), mode.unwrap_or(0o755))
             .map_err(MountError::io("make a cache"))
     }
 }
@@ -135,14 +138,14 @@ pub(super) fn part(cache: &CacheMount, name: &MountName, mount: &Mount) -> Resul
 }
 
 /// Gives the directory `root` mode and owner of the directory `model`.
-fn look_like(root: BorrowedFd<'_>, model: BorrowedFd<'_>) -> io::Result<()> {
-    let model = rustix::fs::fstat(model)?;
-    own(root, model.st_uid, model.st_gid, model.st_mode & 0o7777)
+fn look_like(root: BorrowedFd<'_>, ids: Ids, model: BorrowedFd<'_>) -> io::Result<()> {
+    let model = ids.stat_of(model)?;
+    own(root, ids, (model.uid, model.gid), model.mode)
 }
 
-fn own(root: BorrowedFd<'_>, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
+fn own(root: BorrowedFd<'_>, ids: Ids, owner: (u32, u32), mode: u32) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(root, ".", flags, Mode::empty())?;
-    rustix::fs::fchown(dir.as_fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+    ids.set_owner_of(&dir, owner)?;
     Ok(rustix::fs::fchmod(dir.as_fd(), Mode::from_raw_mode(mode))?)
 }

@@ -64,7 +64,8 @@ impl Worker<'_> {
         let mut active = self.store.prepare(&Chain::default())?;
         let copy = CopyAction { from: Some(ActionInput::Input(0)), dest: format!("/{COPY}"), ..action };
         let source = Source { tree, local: true };
-        file::execute(&FileChange::Copy(copy), active.root()?, Some(source)).map_err(MountError::Copy)?;
+        file::execute(&FileChange::Copy(copy), active.root()?, self.store.setup().ids, Some(source))
+            .map_err(MountError::Copy)?;
         let copied = open_tree(active.root()?, Path::new(COPY));
         scratch.push(active);
         copied.map_err(MountError::io("open the source of a mount"))
@@ -89,7 +90,7 @@ fn is_as_seen(tree: &Tree<'_>, selected: &Selected) -> io::Result<bool> {
         as_seen = !taken_out && is_plain(seen.stat);
         Ok(if as_seen { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     };
-    walk(dir.as_fd(), &Filters::default(), &mut visit)?;
+    walk(dir.as_fd(), &Filters { ids: tree.ids, ..Filters::default() }, &mut visit)?;
     Ok(as_seen)
 }
 

@@ -1,16 +1,19 @@
 //! `type=tmpfs`, `type=secret` and `type=ssh`: memory file systems that never have a place on the host.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
     fsmount, fsopen,
 };
+use wharf_cache::Ids;
 
 use super::MountError;
 use super::files::open_tree;
@@ -29,13 +32,13 @@ pub(super) fn tmpfs(size_bytes: u64) -> Result<OwnedFd, MountError> {
 }
 
 /// A file with these bytes.
-pub(super) fn file(bytes: &[u8], owner: (u32, u32), mode: u32) -> Result<OwnedFd, MountError> {
+pub(super) fn file(bytes: &[u8], ids: Ids, owner: (u32, u32), mode: u32) -> Result<OwnedFd, MountError> {
     let make = || -> io::Result<OwnedFd> {
         let root = mount(SMALL_BYTES, "0700")?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mut file = File::from(rustix::fs::openat(&root, NAME, flags, Mode::RUSR | Mode::WUSR)?);
         file.write_all(bytes)?;
-        own(&root, owner, mode)?;
+        own(&root, ids, owner, mode)?;
         drop(file);
         open_tree(root.as_fd(), Path::new(NAME))
     };
@@ -45,6 +48,7 @@ pub(super) fn file(bytes: &[u8], owner: (u32, u32), mode: u32) -> Result<OwnedFd
 /// A socket at which `agent` answers.
 pub(super) fn socket(
     agent: &Arc<Agent>,
+    ids: Ids,
     owner: (u32, u32),
     mode: u32,
 ) -> Result<(OwnedFd, Serving), MountError> {
@@ -53,15 +57,18 @@ pub(super) fn socket(
         // The only path it has, and a short one: a socket's may have 107 bytes.
         let path = PathBuf::from(format!("/proc/self/fd/{}/{NAME}", root.as_raw_fd()));
         let serving = agent.serve(&path)?;
-        own(&root, owner, mode)?;
+        own(&root, ids, owner, mode)?;
         Ok((open_tree(root.as_fd(), Path::new(NAME))?, serving))
     };
     make().map_err(MountError::io("prepare the socket of an SSH agent"))
 }
 
-fn own(root: &OwnedFd, (uid, gid): (u32, u32), mode: u32) -> io::Result<()> {
-    let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-    rustix::fs::chownat(root, NAME, uid, gid, AtFlags::SYMLINK_NOFOLLOW)?;
+fn own(root: &OwnedFd, ids: Ids, owner: (u32, u32), mode: u32) -> io::Result<()> {
+    match ids.set_owner(root.as_fd(), OsStr::new(NAME), owner) {
+        // Kernels before 6.6 cannot record an owner there. With a single id any owner may read it anyway.
+        Err(error) if ids == Ids::Recorded && Errno::from_io_error(&error) == Some(Errno::OPNOTSUPP) => {}
+        owned => owned?,
+    }
     Ok(rustix::fs::chmodat(root, NAME, Mode::from_raw_mode(mode), AtFlags::empty())?)
 }
 

@@ -196,7 +196,7 @@ impl Worker<'_> {
             MountKind::Secret { id, uid, gid, mode, optional } => {
                 no_exec = true;
                 match self.secrets.get(id)? {
-                    Some(value) => memory::file(&value, (*uid, *gid), *mode)?,
+                    Some(value) => memory::file(&value, self.store.setup().ids, (*uid, *gid), *mode)?,
                     None if *optional => return Ok(()),
                     None => return Err(MountError::NoSecret { id: id.clone() }),
                 }
@@ -205,7 +205,8 @@ impl Worker<'_> {
                 no_exec = true;
                 match self.ssh.get(id) {
                     Some(agent) => {
-                        let (tree, serving) = memory::socket(agent, (*uid, *gid), *mode)?;
+                        let (tree, serving) =
+                            memory::socket(agent, self.store.setup().ids, (*uid, *gid), *mode)?;
                         mounted.agents.push(serving);
                         tree
                     }

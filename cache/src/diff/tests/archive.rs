@@ -15,7 +15,7 @@ fn check(bytes: &[u8], before: impl FnOnce(&Path), expected: Expect) {
     std::fs::create_dir_all(&dest).unwrap();
     before(&dest);
     let mut archive = std::fs::File::open(scratch.path("archive")).unwrap();
-    let result = extract_archive(&mut archive, open(&dest).as_fd(), (1, 2)).unwrap();
+    let result = extract_archive(&mut archive, open(&dest).as_fd(), Ids::Kernel, (1, 2)).unwrap();
     expected.assert_eq(&format!("{result}\n{}", dump(open(&scratch.path("root")).as_fd())));
 }
 
@@ -125,7 +125,7 @@ fn extracts(bytes: &[u8]) -> Option<Result<(), String>> {
     std::fs::write(scratch.path("archive"), bytes).unwrap();
     std::fs::create_dir(scratch.path("dest")).unwrap();
     let mut archive = std::fs::File::open(scratch.path("archive")).unwrap();
-    match extract_archive(&mut archive, open(&scratch.path("dest")).as_fd(), (1, 2)) {
+    match extract_archive(&mut archive, open(&scratch.path("dest")).as_fd(), Ids::Kernel, (1, 2)) {
         Ok(true) => Some(Ok(())),
         Ok(false) => None,
         Err(error) => Some(Err(error.to_string())),
@@ -220,7 +220,7 @@ fn sparse_files_of_every_format() {
         let dest = scratch.path("dest");
         std::fs::create_dir_all(&dest).unwrap();
         let mut archive = std::fs::File::open(scratch.path("sparse.tar")).unwrap();
-        assert!(extract_archive(&mut archive, open(&dest).as_fd(), (0, 0)).unwrap());
+        assert!(extract_archive(&mut archive, open(&dest).as_fd(), Ids::Kernel, (0, 0)).unwrap());
         assert!(std::fs::read(dest.join("sparse")).unwrap() == original, "{format:?}");
         std::fs::remove_dir_all(&dest).unwrap();
     }

@@ -187,7 +187,7 @@ mod random {
             }
             let rules = if layer { Rules::Layer } else { Rules::Archive { owner: (0, 0) } };
             let root = open(&scratch.path("root"));
-            let mut unpacker = Unpacker::new(root.as_fd(), rules, "it".to_owned()).unwrap();
+            let mut unpacker = Unpacker::new(root.as_fd(), Ids::Kernel, rules, "it".to_owned()).unwrap();
             // It may well be refused; what counts is where it wrote until then.
             let _ = unpacker.unpack(None, &mut TarReader::new(&bytes[..]));
             let _ = unpacker.set_dir_times();

@@ -591,7 +591,8 @@ fn other_tools_read_our_tars() {
         std::fs::write(root.join("é"), "2").unwrap();
     });
     let mut archive = Vec::new();
-    write_tree(world.store.view(&chain).unwrap().as_fd(), Some(1_600_000_000), &mut archive).unwrap();
+    write_tree(world.store.view(&chain).unwrap().as_fd(), Ids::Kernel, Some(1_600_000_000), &mut archive)
+        .unwrap();
     let scratch = Scratch::new();
     std::fs::write(scratch.path("out.tar"), &archive).unwrap();
     let output = Command::new("tar")

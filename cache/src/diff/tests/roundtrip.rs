@@ -94,7 +94,7 @@ proptest! {
 
         // Written whole and extracted, the tree is the same again.
         let mut archive = Vec::new();
-        write_tree(world.store.view(&chain).unwrap().as_fd(), None, &mut archive).unwrap();
+        write_tree(world.store.view(&chain).unwrap().as_fd(), Ids::Kernel, None, &mut archive).unwrap();
         let third = World::new();
         let flat = third.apply(&[Blob::gzip(&archive)]).unwrap();
         prop_assert_eq!(third.dump(&flat), world.dump(&chain));
