@@ -3,6 +3,7 @@
 mod exec;
 pub mod file;
 pub mod mounts;
+pub(crate) mod ownership;
 pub(crate) mod sandbox_files;
 pub(crate) mod spec;
 
