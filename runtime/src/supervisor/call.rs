@@ -10,7 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::sys::notify::{self, Notification};
-use crate::{RuntimeError, sys};
+use crate::RuntimeError;
 
 /// The longest string that the kernel takes as a path, with its end.
 pub(crate) const PATH_BYTES_MAX: usize = 4096;
@@ -178,9 +178,4 @@ impl<'a> Call<'a> {
 /// The error number of `error`.
 pub(crate) fn errno(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
-}
-
-/// The error number of one of this crate's own calls.
-pub(crate) fn own_errno(errno: sys::Errno) -> Errno {
-    Errno::from_raw_os_error(errno.0)
 }

@@ -50,7 +50,7 @@ impl World {
         for applet in APPLETS {
             symlink("busybox", world.directory.join("bin").join(applet)).unwrap();
         }
-        let passwd = "root::0:0::/root:/bin/sh\napp::1000:1000::/tmp:/bin/sh\n";
+        let passwd = "root:x:0:0::/root:/bin/sh\napp:x:1000:1000::/tmp:/bin/sh\n";
         fs::write(world.directory.join("etc/passwd"), passwd).unwrap();
         let group = "root:x:0:\napp:x:1000:\nvideo:x:44:app\n";
         fs::write(world.directory.join("etc/group"), group).unwrap();
@@ -87,21 +87,10 @@ impl World {
     }
 }
 
-/// The default spec with those mounts alone that a user namespace may make.
 fn spec(args: &[&str], user: serde_json::Value) -> Spec {
     let mut value = serde_json::to_value(default_spec()).unwrap();
     value["process"]["args"] = json!(args);
     value["process"]["user"] = user;
-    let device = |path: &str| {
-        json!({"destination": path, "type": "bind", "source": path, "options": ["bind"]})
-    };
-    value["mounts"] = json!([
-        {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-        device("/dev/null"),
-    ]);
-    for paths in ["maskedPaths", "readonlyPaths"] {
-        value["linux"][paths] = json!([]);
-    }
     serde_json::from_value(value).unwrap()
 }
 

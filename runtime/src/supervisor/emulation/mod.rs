@@ -60,7 +60,6 @@ pub(crate) fn filter() -> Result<Arc<Filter>, RuntimeError> {
 }
 
 /// What the supervisor of one step knows.
-#[expect(missing_debug_implementations, reason = "holds a trait object")]
 pub(crate) struct Emulation<'a> {
     ownership: &'a dyn Ownership,
     identities: Identities,
