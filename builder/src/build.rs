@@ -49,6 +49,7 @@ use crate::source::git::Access;
 use crate::source::http::HttpOptions;
 use crate::source::{GitError, GitSources, HttpSources, ImageSources, SecretLookup, SourceError, Sources};
 use crate::ssh::{self, SshAgents};
+use crate::worker::groups::{Groups, StepLimits};
 use crate::worker::mounts::Part;
 use crate::worker::{StoreCache, Worker, WorkerError};
 use caches::Solution;
@@ -113,6 +114,8 @@ pub struct BuildRequest {
     pub home: Option<PathBuf>,
     /// What is said of every RUN.
     pub run: RunOptions,
+    /// What steps may take of the machine.
+    pub limits: StepLimits,
     /// What steps may ask for.
     pub allowed: Allowed,
     /// What `--secret` gives.
@@ -475,6 +478,11 @@ impl<'a> Build<'a> {
             files: &self.recorder.files,
             stale,
             open_files: self.request.open_files,
+            groups: Groups::new(&self.request.limits).map_err(|error| {
+                let failure =
+                    Failure::from_error(Kind::Environment, "steps cannot be limited as asked", &error);
+                error.hint().into_iter().fold(failure, Failure::hint)
+            })?,
             sandbox_dir: self.sources.store.temp_dir().map_err(|error| {
                 Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
             })?,

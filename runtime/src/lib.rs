@@ -11,13 +11,15 @@
 //!
 //! What confines a container, besides the namespaces: the capabilities and the seccomp filter of its spec, masked and
 //! read-only paths, and that device nodes can be opened nowhere but those of its own `/dev` (unless the last rule of
-//! `linux.resources.devices` allows all). There are no cgroup limits yet; a spec that asks for something that is not
-//! done here is refused with [`RuntimeError::Unsupported`], never run with less.
+//! `linux.resources.devices` allows all). What it may take of the machine is said by a control group ([`cgroup`]) that the
+//! caller makes; a spec that asks for something that is not done here is refused with [`RuntimeError::Unsupported`], never
+//! run with less.
 //!
 //! Needs uid 0 with CAP_SYS_ADMIN, which [`sandbox::enter`] gives where it is not there from the start, and Linux 5.12.
 
 mod cancel;
 mod capability;
+pub mod cgroup;
 mod host;
 mod process;
 mod rootfs;
@@ -36,7 +38,7 @@ use std::path::PathBuf;
 pub use cancel::Cancel;
 pub use host::{spawn_on_host, stdout_was_closed};
 pub use oci_spec::runtime::Spec;
-pub use process::run;
+pub use process::{run, run_in};
 pub use sandbox::{Sandbox, UnknownSandbox};
 pub use spec::{default_seccomp, default_spec, insecure_spec};
 pub use supervisor::ownership::{Device, Ownership, Recorded};

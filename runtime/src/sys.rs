@@ -87,11 +87,24 @@ pub(crate) fn stdout_was_closed() -> bool {
 ///
 /// Where other threads exist, the child has their locks in whatever state they were: `child` must make only the calls
 /// of this module, on `data`. Breaking that can hang the child, but cannot touch the parent's memory.
-pub(crate) fn clone_container<T>(flags: u64, data: &mut T, child: fn(&mut T) -> !) -> io::Result<OwnedFd> {
+///
+/// With `group`, the directory of a v2 control group, the copy is made in that group.
+pub(crate) fn clone_container<T>(
+    flags: u64,
+    group: Option<RawFd>,
+    data: &mut T,
+    child: fn(&mut T) -> !,
+) -> io::Result<OwnedFd> {
+    /// `CLONE_INTO_CGROUP`.
+    const INTO_GROUP: u64 = 0x2_0000_0000;
     let mut pidfd: c_int = -1;
     // SAFETY: plain old data, for which zero is valid.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
     arguments.flags = flags | libc::CLONE_PIDFD as u64;
+    if let Some(group) = group {
+        arguments.flags |= INTO_GROUP;
+        arguments.cgroup = group as u64;
+    }
     arguments.pidfd = &raw mut pidfd as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
     let mut previous: u64 = 0;

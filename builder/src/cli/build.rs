@@ -330,6 +330,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         open_files: OpenFiles::raise(),
         home: variable("HOME").map(PathBuf::from),
         run: steps.run,
+        limits: steps.limits,
         allowed: steps.allowed,
         secrets: Arc::new(steps.secrets),
         ssh: steps.ssh,

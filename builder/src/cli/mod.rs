@@ -5,6 +5,7 @@ mod config;
 mod du;
 mod history;
 mod image;
+mod limits;
 mod place;
 mod prune;
 mod run;

@@ -6,10 +6,12 @@ use clap::{Args, ValueEnum};
 use wharf_frontend::dockerfile2llb::RunOptions;
 use wharf_solver::llb::NetworkMode;
 
+use super::limits::LimitArgs;
 use crate::build::Allowed;
 use crate::error::{Failure, Kind, causes};
 use crate::secrets::Secrets;
 use crate::ssh::SshAgents;
+use crate::worker::groups::StepLimits;
 use crate::worker::spec::LIMITS;
 
 /// The address of the host as a step sees it: steps are on the host's own network.
@@ -38,9 +40,8 @@ pub(super) struct StepArgs {
     /// Size of /dev/shm of the steps: 128m
     #[arg(long, value_name = "SIZE")]
     shm_size: Option<String>,
-    /// Refused: steps have no control group of their own
-    #[arg(long, value_name = "PATH", hide = true)]
-    cgroup_parent: Option<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -54,6 +55,7 @@ enum Network {
 #[derive(Debug)]
 pub(super) struct Steps {
     pub(super) run: RunOptions,
+    pub(super) limits: StepLimits,
     pub(super) allowed: Allowed,
     pub(super) secrets: Secrets,
     pub(super) ssh: SshAgents,
@@ -69,10 +71,6 @@ impl StepArgs {
 
     pub(super) fn parse(self) -> Result<Steps, Failure> {
         let usage = |message: String| Failure::new(Kind::Usage, message);
-        if self.cgroup_parent.is_some() {
-            return Err(usage("--cgroup-parent is not supported".to_owned())
-                .hint("steps run in the control group that wharf itself runs in: put wharf into that one"));
-        }
         let environment = &|name: &str| std::env::var_os(name);
         let secrets = Secrets::parse(&self.secret, environment).map_err(|error| usage(causes(&error)))?;
         let ssh = SshAgents::parse(&self.ssh, environment).map_err(|error| usage(causes(&error)))?;
@@ -96,9 +94,11 @@ impl StepArgs {
                 .map_err(usage)?,
             ulimits: ulimits(&self.ulimit).map_err(usage)?,
             shm_size_bytes: self.shm_size.as_deref().map_or(Ok(0), shm_size).map_err(usage)?,
+            // What steps may take is no part of what they are.
             cgroup_parent: String::new(),
         };
-        Ok(Steps { run, allowed, secrets, ssh })
+        let limits = self.limits.parse().map_err(usage)?;
+        Ok(Steps { run, limits, allowed, secrets, ssh })
     }
 }
 

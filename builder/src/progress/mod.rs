@@ -4,6 +4,7 @@
 //! happened, and when, to text; only the thread writes it. What steps put out is hostile: it reaches the terminal
 //! without control characters.
 
+mod clip;
 mod internal;
 mod log;
 mod plain;
@@ -19,13 +20,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use wharf_solver::llb::VertexDigest;
-use wharf_solver::progress::{Event, Sink};
+use wharf_solver::progress::{Event, LogStream, Sink};
 
 pub use self::log::{Lines, printable};
 pub use self::say::{
     ask, color, color_of_results, print_error, print_note, print_result, print_talk, print_warning, results,
 };
 
+use self::clip::Clip;
 use self::plain::Plain;
 use self::quiet::Quiet;
 pub use self::steps::bytes;
@@ -52,6 +54,7 @@ pub struct Progress {
     start: Instant,
     messages: mpsc::Sender<Message>,
     renderer: Mutex<Renderer>,
+    clip: Clip,
 }
 
 /// The renderer thread, and what is left of it.
@@ -88,7 +91,7 @@ impl Progress {
         let start = Instant::now();
         let (messages, inbox) = mpsc::channel();
         let thread = thread::spawn(move || run(view, &inbox, start, out, size));
-        Self { start, messages, renderer: Mutex::new(Renderer::Running(thread)) }
+        Self { start, messages, renderer: Mutex::new(Renderer::Running(thread)), clip: Clip::default() }
     }
 
     /// The last lines that a vertex put out: what an error message shows of a failed step. Also after `finish`.
@@ -130,7 +133,17 @@ impl Drop for Progress {
 impl Sink for Progress {
     fn send(&self, event: Event) {
         // After `finish` nobody listens any more.
-        let _sent = self.messages.send(Message::Event(self.start.elapsed(), event));
+        let send = |event| drop(self.messages.send(Message::Event(self.start.elapsed(), event)));
+        match &event {
+            Event::Log { vertex, data, .. } if !self.clip.shows(vertex, data) => return,
+            Event::Completed { vertex, .. } => {
+                if let Some(data) = self.clip.end(vertex) {
+                    send(Event::Log { vertex: *vertex, stream: LogStream::Stderr, data });
+                }
+            }
+            _ => {}
+        }
+        send(event);
     }
 }
 

@@ -3,8 +3,9 @@
 use std::time::SystemTime;
 
 use wharf_cache::Chain;
+use wharf_runtime::cgroup::{Group, Refused};
 use wharf_runtime::{ExitStatus, Request, Sandbox, Spec, Stdio, Stream};
-use wharf_solver::llb::{ExecOp, NetworkMode, SecurityMode, Vertex, VertexDigest};
+use wharf_solver::llb::{ExecOp, Mount, MountKind, NetworkMode, SecurityMode, Vertex, VertexDigest};
 use wharf_solver::op::ResultRef;
 use wharf_solver::progress::{Event, LogStream};
 
@@ -50,8 +51,10 @@ impl Worker<'_> {
             cancel: &self.cancel,
         };
         let kills = oom_kills();
-        let status = wharf_runtime::run(request).map_err(run_error)?;
-        drop(mounted);
+        let group = self.groups.make()?;
+        let status = wharf_runtime::run_in(request, group.as_ref()).map_err(run_error)?;
+        let refused = group.as_ref().and_then(Group::refused);
+        drop((mounted, group));
         let succeeded = match status {
             ExitStatus::Exited(code) if op.meta.valid_exit_codes.is_empty() => code == 0,
             ExitStatus::Exited(code) => op.meta.valid_exit_codes.contains(&code),
@@ -59,11 +62,9 @@ impl Worker<'_> {
         };
         if !succeeded {
             let is_kill = matches!(status, ExitStatus::Signaled(9) | ExitStatus::Exited(137));
-            return Err(WorkerError::Process {
-                command,
-                status,
-                out_of_memory: is_kill && oom_kills() > kills,
-            });
+            // Without a group that counts, a kill while the machine had to kill is as good as one of this step.
+            let killed = (is_kill && oom_kills() > kills).then_some(Refused::Memory);
+            return Err(WorkerError::Process { command, status, refused: refused.or(killed) });
         }
         Ok(vec![base.with(active.commit(SystemTime::now())?.id)])
     }
@@ -97,6 +98,7 @@ impl Worker<'_> {
         let cwd = if meta.cwd.is_empty() { "/" } else { &meta.cwd };
         spec::set_process(&mut spec, &meta.args, &env, cwd, user)?;
         self.open_files.restore_in(&mut spec)?;
+        spec::limit_core(&mut spec, !secrets.is_empty() || op.mounts.iter().any(is_secret_mount))?;
         spec::set_limits(&mut spec, &meta.ulimits)?;
         if meta.shm_size_bytes > 0 {
             spec::set_shm_size(&mut spec, meta.shm_size_bytes);
@@ -106,6 +108,10 @@ impl Worker<'_> {
         sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts)?;
         Ok(spec)
     }
+}
+
+fn is_secret_mount(mount: &Mount) -> bool {
+    matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. })
 }
 
 /// How many processes of the machine the kernel has killed for want of memory, where it says.

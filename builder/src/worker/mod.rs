@@ -2,6 +2,7 @@
 
 mod exec;
 pub mod file;
+pub mod groups;
 pub mod mounts;
 pub(crate) mod ownership;
 pub(crate) mod sandbox_files;
@@ -19,6 +20,7 @@ use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Digest, Ids, Key, Store, StoreError};
+use wharf_runtime::cgroup::{GroupError, Refused};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Sandbox};
 use wharf_solver::cache_map::{self, Reads, RecordKey};
 use wharf_solver::llb::{
@@ -42,6 +44,7 @@ use crate::source::{
 };
 use crate::ssh::SshAgents;
 use file::{FileError, Source};
+use groups::Groups;
 use mounts::{MountError, Part};
 
 /// Does the work of one build.
@@ -76,6 +79,8 @@ pub struct Worker<'a> {
     pub stale: &'a AtomicBool,
     /// The limit of open files that steps get.
     pub open_files: OpenFiles,
+    /// The control groups that steps run in.
+    pub groups: Groups<'a>,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
     pub sandbox_dir: PathBuf,
     /// What `--secret` gave.
@@ -92,15 +97,18 @@ pub struct Worker<'a> {
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
     /// The process of a RUN ended badly.
-    #[error("process {command:?} did not complete successfully: {}", describe(*status, *out_of_memory))]
+    #[error("process {command:?} did not complete successfully: {}", describe(*status, *refused))]
     Process {
         /// The command, arguments joined by spaces.
         command: String,
         /// How it ended.
         status: ExitStatus,
-        /// Whether it was killed when the machine's memory ran out.
-        out_of_memory: bool,
+        /// What the kernel refused its processes before.
+        refused: Option<Refused>,
     },
+    /// The control group of a RUN could not be made.
+    #[error("{0}")]
+    Group(#[from] GroupError),
     /// The process could not be run.
     #[error("cannot run {command:?}")]
     Run {
@@ -158,8 +166,8 @@ pub enum WorkerError {
     Unsupported(String),
 }
 
-fn describe(status: ExitStatus, out_of_memory: bool) -> String {
-    let why = if out_of_memory { ", because memory ran out (the kernel's OOM killer)" } else { "" };
+fn describe(status: ExitStatus, refused: Option<Refused>) -> String {
+    let why = refused.map(|refused| format!(", after {refused}")).unwrap_or_default();
     match status {
         ExitStatus::Exited(code) => format!("exit code: {code}{why}"),
         ExitStatus::Signaled(signal) => {

@@ -7,6 +7,7 @@ use oci_spec::runtime::{
     LinuxDevice, LinuxDeviceBuilder, LinuxDeviceType, LinuxNamespaceBuilder, LinuxNamespaceType,
     MountBuilder, PosixRlimitBuilder, PosixRlimitType, Spec, UserBuilder,
 };
+use rustix::process::{Resource, getrlimit};
 use wharf_runtime::{Bind, User};
 
 /// Sets program, environment, working directory and ids.
@@ -117,6 +118,19 @@ pub(crate) const LIMITS: [(&str, PosixRlimitType); 15] = [
     ("sigpending", PosixRlimitType::RlimitSigpending),
     ("stack", PosixRlimitType::RlimitStack),
 ];
+
+/// Decides what becomes of the memory of a process that crashes. A file `core` would get into the layer, depending on how
+/// wharf was started, so there is none. What a step with secrets holds goes to no program of the host either: the kernel
+/// takes a limit of one byte for that wish.
+pub(crate) fn limit_core(spec: &mut Spec, holds_secrets: bool) -> Result<(), OciSpecError> {
+    let Some(process) = spec.process_mut() else { return Ok(()) };
+    let inherited = getrlimit(Resource::Core).maximum.unwrap_or(u64::MAX);
+    let (soft, hard) = if holds_secrets { (inherited.min(1), inherited.min(1)) } else { (0, inherited) };
+    let mut all = process.rlimits().clone().unwrap_or_default();
+    all.push(PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitCore).soft(soft).hard(hard).build()?);
+    process.set_rlimits(Some(all));
+    Ok(())
+}
 
 /// Sets resource limits: name, soft, hard; -1 is no limit.
 pub(crate) fn set_limits(spec: &mut Spec, limits: &[(String, i64, i64)]) -> Result<(), OciSpecError> {

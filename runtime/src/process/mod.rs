@@ -17,6 +17,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use self::prepare::{Parts, Prepared, Streams, Supervised};
 use self::report::{REPORT_SIZE, Report};
+use crate::cgroup::Group;
 use crate::rootfs::MountPoints;
 use crate::spec::plan::{Host, Plan};
 use crate::supervisor::emulation::{Emulation, RULES};
@@ -31,22 +32,28 @@ const REPORTS_BYTES_MAX: usize = 8 * REPORT_SIZE;
 /// Runs the process to its end. Mount points that are missing in the root are made first and removed again
 /// afterwards, unless the command changed them. Every process of the container has ended when this returns.
 pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
+    run_in(request, None)
+}
+
+/// The same in a control group.
+pub fn run_in(request: Request<'_>, group: Option<&Group>) -> Result<ExitStatus, RuntimeError> {
     if request.cancel.is_cancelled() {
         return Err(RuntimeError::Cancelled);
     }
     let host = prepare::host()?;
     let mut plan = Plan::new(request.spec, &host)?;
-    let Some(ownership) = request.ownership else { return run_plan(plan, host, None, request) };
+    let Some(ownership) = request.ownership else { return run_plan(plan, host, group, None, request) };
     let (socket, step_socket) = supervisor::channel()?;
     let supervised = Supervised { filter: supervisor::emulation::filter()?, socket: step_socket };
     let handler = Emulation::new(ownership, plan.process.emulate_ids());
-    supervisor::beside(socket, RULES, handler, || run_plan(plan, host, Some(supervised), request))?
+    supervisor::beside(socket, RULES, handler, || run_plan(plan, host, group, Some(supervised), request))?
 }
 
 /// Runs what was planned.
 fn run_plan(
     plan: Plan,
     host: Host,
+    group: Option<&Group>,
     supervised: Option<Supervised>,
     request: Request<'_>,
 ) -> Result<ExitStatus, RuntimeError> {
@@ -59,7 +66,7 @@ fn run_plan(
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
     let Request { root, binds, .. } = request;
-    let parts = Parts { root, binds, filter, supervised, streams, report: report_end, host };
+    let parts = Parts { root, binds, group, filter, supervised, streams, report: report_end, host };
     let mut prepared = prepare::prepare(plan, parts, &mut points)?;
 
     let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };
@@ -114,8 +121,13 @@ enum Ended {
 impl Init {
     /// Clones the child and lets go of what is only for it.
     fn start(prepared: &mut Prepared) -> Result<Self, RuntimeError> {
-        let pidfd = sys::clone_container(prepared.namespaces, &mut prepared.container, child::run_init)
-            .map_err(failed("make the container's process"))?;
+        let pidfd = sys::clone_container(
+            prepared.namespaces,
+            prepared.group,
+            &mut prepared.container,
+            child::run_init,
+        )
+        .map_err(failed("make the container's process"))?;
         prepared.release();
         Ok(Self { pidfd, ended: false })
     }

@@ -13,6 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags};
 use super::child::{Command, Container, Init};
 use super::step::{Step, Target};
 use crate::capability::CapabilitySet;
+use crate::cgroup::Group;
 use crate::rootfs::{MountPoints, TargetKind};
 use crate::sandbox::UserNamespace;
 use crate::seccomp::Filter;
@@ -28,6 +29,8 @@ pub(super) struct Parts<'a> {
     pub(super) root: BorrowedFd<'a>,
     /// Trees to bind after the plan's mounts.
     pub(super) binds: Vec<Bind>,
+    /// The control group that it runs in, if it is not the caller's.
+    pub(super) group: Option<&'a Group>,
     pub(super) filter: Option<Arc<Filter>>,
     pub(super) supervised: Option<Supervised>,
     pub(super) streams: Streams,
@@ -56,6 +59,8 @@ pub(super) struct Prepared {
     pub(super) container: Container,
     /// `CLONE_NEW*`.
     pub(super) namespaces: u64,
+    /// The v2 control group that it is made in.
+    pub(super) group: Option<RawFd>,
     descriptors: Descriptors,
 }
 
@@ -87,7 +92,7 @@ pub(super) fn prepare(
     parts: Parts<'_>,
     points: &mut MountPoints,
 ) -> Result<Prepared, RuntimeError> {
-    let Parts { root, binds, filter, supervised, streams, report, host } = parts;
+    let Parts { root, binds, group, filter, supervised, streams, report, host } = parts;
     let mut builder = Builder {
         setup: Vec::new(),
         trees: Vec::new(),
@@ -99,6 +104,9 @@ pub(super) fn prepare(
         .map_err(failed("open a pidfd of the own process"))?;
     let caller = builder.descriptors.keep(caller)?;
 
+    if let Some(group) = group {
+        builder.group(&plan, group)?;
+    }
     builder.namespaces(&plan)?;
     builder.root(root, &plan)?;
     builder.mounts(&plan, root, binds, points)?;
@@ -147,7 +155,9 @@ pub(super) fn prepare(
     };
     Ok(Prepared {
         container: Container { init, command, stack: vec![0; COMMAND_STACK_BYTES] },
-        namespaces: plan.namespaces,
+        // Made in the parent's name, a namespace of control groups would begin at the parent's group.
+        namespaces: plan.namespaces & if group.is_some() { !GROUP_NAMESPACE } else { !0 },
+        group: group.and_then(Group::into_v2),
         descriptors: builder.descriptors,
     })
 }
@@ -160,7 +170,21 @@ struct Builder {
     user_namespace: Option<UserNamespace>,
 }
 
+const GROUP_NAMESPACE: u64 = libc::CLONE_NEWCGROUP as u64;
+
 impl Builder {
+    fn group(&mut self, plan: &Plan, group: &Group) -> Result<(), RuntimeError> {
+        for entry in group.v1_entries() {
+            let entry = entry.try_clone().map_err(failed("open the control group"))?;
+            let tasks = self.descriptors.keep(entry.into())?;
+            self.setup.push(Step::EnterGroup { tasks });
+        }
+        if plan.namespaces & GROUP_NAMESPACE != 0 {
+            self.setup.push(Step::NewGroupNamespace);
+        }
+        Ok(())
+    }
+
     fn namespaces(&mut self, plan: &Plan) -> Result<(), RuntimeError> {
         for (kind, path) in &plan.joined {
             let step = || format!("open the namespace {}", path.display());

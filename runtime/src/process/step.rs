@@ -12,6 +12,10 @@ use crate::sys::{self, Errno};
 #[derive(Debug)]
 pub(super) enum Step {
     // Before anything else, in PID 1.
+    EnterGroup {
+        tasks: RawFd,
+    },
+    NewGroupNamespace,
     EnterNamespace {
         fd: RawFd,
         kind: u64,
@@ -135,6 +139,9 @@ impl Step {
     /// Does it. `trees` are the descriptors of detached mounts that steps refer to by index.
     pub(super) fn run(&self, trees: &mut [RawFd]) -> Result<(), Errno> {
         match self {
+            // 0 is the process itself; it has one thread.
+            Self::EnterGroup { tasks } => sys::write(*tasks, b"0").map(drop),
+            Self::NewGroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP),
             Self::EnterNamespace { fd, kind } => sys::setns(*fd, *kind),
             Self::LoopbackUp => sys::loopback_up(),
             Self::HostName(name) => sys::sethostname(name),
@@ -286,6 +293,8 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = |path: &CString| path.to_string_lossy().into_owned();
         match self {
+            Self::EnterGroup { .. } => f.write_str("enter the control group"),
+            Self::NewGroupNamespace => f.write_str("make a namespace of control groups"),
             Self::EnterNamespace { .. } => f.write_str("enter a namespace"),
             Self::LoopbackUp => f.write_str("bring up the loopback interface"),
             Self::HostName(_) => f.write_str("set the host name"),
