@@ -104,7 +104,10 @@ pub(super) enum Step {
         inheritable: u64,
     },
     Filter(Arc<Filter>),
-    Listen { filter: Arc<Filter>, socket: RawFd },
+    Listen {
+        filter: Arc<Filter>,
+        socket: RawFd,
+    },
     Ambient(u64),
 }
 

@@ -95,8 +95,7 @@ mod tests {
             ("openat2", 0, libc::SECCOMP_RET_ERRNO | 38),
         ] {
             let number = numbers::number(name, native).unwrap();
-            let answer =
-                bpf::interpret(&filter.program, native.audit(), number, [0, second, 0, 0, 0, 0]);
+            let answer = bpf::interpret(&filter.program, native.audit(), number, [0, second, 0, 0, 0, 0]);
             assert_eq!(answer, expected, "{name} {second:#o}");
         }
         assert_eq!(bpf::interpret(&filter.program, 0x1234, 102, [0; 6]), ALLOW);

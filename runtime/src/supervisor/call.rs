@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt as _;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
-use crate::sys::notify::{self, Notification};
 use crate::RuntimeError;
+use crate::sys::notify::{self, Notification};
 
 /// The longest string that the kernel takes as a path, with its end.
 pub(crate) const PATH_BYTES_MAX: usize = 4096;
@@ -29,9 +29,10 @@ impl Processes {
     /// Opens it and makes sure that its numbers are those that notifications carry.
     pub(crate) fn open() -> Result<Self, RuntimeError> {
         let failed = |source: std::io::Error| RuntimeError::Step {
-            step: "look into the processes of a step: /proc is missing or that of other processes; mount the \
+            step:
+                "look into the processes of a step: /proc is missing or that of other processes; mount the \
                    container's own there"
-                .to_owned(),
+                    .to_owned(),
             source,
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -124,8 +124,7 @@ fn serve(
             Ok(Answer::Value(value)) => sys::notify::respond(listener, id, value, 0),
             Ok(Answer::Continue) => sys::notify::let_continue(listener, id),
             Ok(Answer::Descriptor { file, close_on_exec }) => {
-                let added =
-                    sys::notify::respond_with_descriptor(listener, id, file.as_fd(), close_on_exec);
+                let added = sys::notify::respond_with_descriptor(listener, id, file.as_fd(), close_on_exec);
                 // As when the kernel itself finds no room for one more.
                 added.or_else(|error| {
                     let errno = error.raw_os_error().unwrap_or(libc::EMFILE);

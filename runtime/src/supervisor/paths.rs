@@ -24,7 +24,11 @@ pub(crate) enum Links {
 impl Links {
     /// For a call with `AT_SYMLINK_NOFOLLOW`.
     pub(crate) fn unless_kept(flags: u32) -> Self {
-        if AtFlags::from_bits_retain(flags).contains(AtFlags::SYMLINK_NOFOLLOW) { Self::Keep } else { Self::Follow }
+        if AtFlags::from_bits_retain(flags).contains(AtFlags::SYMLINK_NOFOLLOW) {
+            Self::Keep
+        } else {
+            Self::Follow
+        }
     }
 }
 
@@ -165,7 +169,9 @@ fn relative(root: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> 
     let (root, path) = (name(root)?.into_bytes(), name(fd)?.into_bytes());
     let rest = match root.as_slice() {
         b"/" => path.strip_prefix(b"/"),
-        root => path.strip_prefix(root).and_then(|rest| rest.strip_prefix(b"/").or(rest.is_empty().then_some(rest))),
+        root => path
+            .strip_prefix(root)
+            .and_then(|rest| rest.strip_prefix(b"/").or(rest.is_empty().then_some(rest))),
     };
     let rest = rest.ok_or(Errno::XDEV)?;
     Ok(if rest.is_empty() { b".".to_vec() } else { rest.to_vec() })

@@ -219,9 +219,7 @@ pub(crate) fn extended_status(
     // SAFETY: plain old data, for which zero is valid.
     let mut stat: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: a string and the structure that the call fills, which outlive it.
-    unsafe {
-        syscall!(libc::SYS_statx, file.as_raw_fd(), c"".as_ptr(), flags, mask, &raw mut stat)
-    }?;
+    unsafe { syscall!(libc::SYS_statx, file.as_raw_fd(), c"".as_ptr(), flags, mask, &raw mut stat) }?;
     change(&mut stat);
     Ok(bytes_of(&stat))
 }

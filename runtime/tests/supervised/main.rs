@@ -68,7 +68,10 @@ fn owners_are_remembered() {
         ("mkdir -p a/b; touch a/f; cd a/b; chown 33 ../f; stat -c %u ../f /a/f", "33\n33\n"),
         ("mkdir a; ln -s /a /b; touch a/f; cd /b; chown 33 ../b/f; stat -c %u f", "33\n"),
         ("touch f; chown 33 <f; exec 3<f; chown 44 /proc/self/fd/3; stat -c %u f", "44\n"),
-        ("touch f; chown 33:44 f; cp -p f g; stat -c %u:%g g; ls -ln g | tr -s ' ' | cut -d' ' -f3,4", "33:44\n33 44\n"),
+        (
+            "touch f; chown 33:44 f; cp -p f g; stat -c %u:%g g; ls -ln g | tr -s ' ' | cut -d' ' -f3,4",
+            "33:44\n33 44\n",
+        ),
         ("chown 33 nowhere; echo $?", "1\n"),
         ("mkdir -p t/u; touch t/u/f; chown -R 33:44 t; stat -c %u:%g t t/u t/u/f", "33:44\n33:44\n33:44\n"),
         ("stat -c %u:%g /proc /dev/null /", "0:0\n0:0\n0:0\n"),
@@ -83,8 +86,14 @@ fn devices_are_remembered() {
     }
     check(&[
         ("mknod n c 1 3; stat -c '%F %t:%T %a %u:%g' n", "character special file 1:3 644 0:0\n"),
-        ("mknod -m 600 n b 8 17; chown 3:6 n; stat -c '%F %t:%T %a %u:%g' n", "block special file 8:11 600 3:6\n"),
-        ("mknod n c 1 3; chmod 666 n; mv n m; stat -c '%F %a' m; test -c m && echo yes", "character special file 666\nyes\n"),
+        (
+            "mknod -m 600 n b 8 17; chown 3:6 n; stat -c '%F %t:%T %a %u:%g' n",
+            "block special file 8:11 600 3:6\n",
+        ),
+        (
+            "mknod n c 1 3; chmod 666 n; mv n m; stat -c '%F %a' m; test -c m && echo yes",
+            "character special file 666\nyes\n",
+        ),
         ("mkfifo n; stat -c '%F' n", "fifo\n"),
         ("touch n; mknod n c 1 3 2>&1", "mknod: n: File exists\n"),
         ("su app -c 'mknod /tmp/n c 1 3' 2>&1", "mknod: /tmp/n: Operation not permitted\n"),
@@ -100,13 +109,34 @@ fn processes_become_other_users() {
         ("id", "uid=0(root) gid=0(root)\n"),
         ("su app -c id", "uid=1000(app) gid=1000(app) groups=1000(app),44(video)\n"),
         ("su app -c 'su root -c id' </dev/null 2>&1 | head -c 2", "su"),
-        ("su app -c 'touch /tmp/f; mkdir /tmp/d; ln -s x /tmp/l; mkfifo /tmp/p'; cd tmp; stat -c %u:%g f d l p", "1000:1000\n1000:1000\n1000:1000\n1000:1000\n"),
-        ("su app -c 'touch /f' 2>&1; ls f 2>&1", "touch: /f: Permission denied\nls: f: No such file or directory\n"),
-        ("su app -c 'echo x >>/etc/passwd' 2>&1; grep -c x:$ etc/passwd", "sh: can't create /etc/passwd: Permission denied\n0\n"),
-        ("touch f; su app -c 'chown app f; chmod 777 f' 2>&1", "chown: f: Operation not permitted\nchmod: f: Operation not permitted\n"),
-        ("su app -c 'touch /tmp/f; chown :44 /tmp/f; chgrp 5 /tmp/f' 2>&1; stat -c %g tmp/f", "chgrp: /tmp/f: Operation not permitted\n44\n"),
-        ("chmod 600 etc/group; su app -c 'test -r /etc/group || echo no'; test -r etc/group && echo yes", "no\nyes\n"),
-        ("mkdir d; chown 0:44 d; chmod 2775 d; touch d/f; mkdir d/e; stat -c '%u:%g %a' d/f d/e", "0:44 644\n0:44 2755\n"),
+        (
+            "su app -c 'touch /tmp/f; mkdir /tmp/d; ln -s x /tmp/l; mkfifo /tmp/p'; cd tmp; stat -c %u:%g f d l p",
+            "1000:1000\n1000:1000\n1000:1000\n1000:1000\n",
+        ),
+        (
+            "su app -c 'touch /f' 2>&1; ls f 2>&1",
+            "touch: /f: Permission denied\nls: f: No such file or directory\n",
+        ),
+        (
+            "su app -c 'echo x >>/etc/passwd' 2>&1; grep -c x:$ etc/passwd",
+            "sh: can't create /etc/passwd: Permission denied\n0\n",
+        ),
+        (
+            "touch f; su app -c 'chown app f; chmod 777 f' 2>&1",
+            "chown: f: Operation not permitted\nchmod: f: Operation not permitted\n",
+        ),
+        (
+            "su app -c 'touch /tmp/f; chown :44 /tmp/f; chgrp 5 /tmp/f' 2>&1; stat -c %g tmp/f",
+            "chgrp: /tmp/f: Operation not permitted\n44\n",
+        ),
+        (
+            "chmod 600 etc/group; su app -c 'test -r /etc/group || echo no'; test -r etc/group && echo yes",
+            "no\nyes\n",
+        ),
+        (
+            "mkdir d; chown 0:44 d; chmod 2775 d; touch d/f; mkdir d/e; stat -c '%u:%g %a' d/f d/e",
+            "0:44 644\n0:44 2755\n",
+        ),
         ("umask 027; su app -c 'touch /tmp/f; mkdir /tmp/d'; stat -c %a tmp/f tmp/d", "640\n750\n"),
         ("ulimit -x 2>/dev/null; su app -c 'sh -c id' | cut -d' ' -f1", "uid=1000(app)\n"),
     ]);

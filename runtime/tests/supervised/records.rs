@@ -20,8 +20,7 @@ impl Ownership for Records {
         let stat = rustix::fs::fstat(file)?;
         if has_attributes(stat.st_mode) {
             let owner = numbers(file, OWNER)?.map_or((0, 0), |n| (n[0], n[1]));
-            let device = numbers(file, NODE)?
-                .map(|n| Device { is_block: n[0] == 1, number: (n[1], n[2]) });
+            let device = numbers(file, NODE)?.map(|n| Device { is_block: n[0] == 1, number: (n[1], n[2]) });
             return Ok(Recorded { owner, device });
         }
         let user = u32::try_from(stat.st_atime - LINK_EPOCH_S);
@@ -36,8 +35,7 @@ impl Ownership for Records {
             let text = format!("{}:{}", owner.0, owner.1);
             return Ok(rustix::fs::setxattr(path(file), OWNER, text.as_bytes(), XattrFlags::empty())?);
         }
-        let last_access =
-            Timespec { tv_sec: LINK_EPOCH_S + i64::from(owner.0), tv_nsec: owner.1.into() };
+        let last_access = Timespec { tv_sec: LINK_EPOCH_S + i64::from(owner.0), tv_nsec: owner.1.into() };
         let last_modification = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
         let times = Timestamps { last_access, last_modification };
         Ok(rustix::fs::utimensat(file, c"", &times, AtFlags::EMPTY_PATH)?)

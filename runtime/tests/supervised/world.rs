@@ -15,8 +15,8 @@ use crate::records::Records;
 
 const APPLETS: &[&str] = &[
     "sh", "true", "cat", "echo", "id", "ls", "stat", "sleep", "kill", "readlink", "test", "mkdir", "rm",
-    "touch", "chmod", "mknod", "mkfifo", "head", "grep", "tr", "chown", "chgrp", "su", "mv", "ln", "cp", "seq",
-    "cut",
+    "touch", "chmod", "mknod", "mkfifo", "head", "grep", "tr", "chown", "chgrp", "su", "mv", "ln", "cp",
+    "seq", "cut",
 ];
 
 /// A busybox in a directory that goes when this does.

@@ -79,13 +79,7 @@ impl How {
 
 impl Emulation<'_> {
     /// `open` and its relations, of the path that argument `index` points to.
-    pub(super) fn open(
-        &self,
-        call: &Call<'_>,
-        fd: i32,
-        index: usize,
-        how: How,
-    ) -> Result<Answer, Errno> {
+    pub(super) fn open(&self, call: &Call<'_>, fd: i32, index: usize, how: How) -> Result<Answer, Errno> {
         if !how.creates() || how.resolve != 0 {
             return Ok(Answer::Continue);
         }
@@ -98,7 +92,8 @@ impl Emulation<'_> {
         match entry.stat() {
             Err(Errno::NOENT) => {}
             Ok(_) if !how.flags.contains(OFlags::EXCL) => {
-                let target = Target::Path { fd, address: call.argument(index), links: Links::Follow, flags: 0 };
+                let target =
+                    Target::Path { fd, address: call.argument(index), links: Links::Follow, flags: 0 };
                 if !credentials.owns_all_files()
                     && let Ok(file) = target.open(call)
                 {

@@ -98,9 +98,7 @@ impl Emulation<'_> {
     /// `utimensat`. The owner of what can have no attributes is kept in its access time, which therefore stays.
     pub(super) fn set_times(&self, call: &Call<'_>, target: &Target) -> Result<Answer, Errno> {
         let Ok(file) = target.open(call) else { return Ok(Answer::Continue) };
-        if !is_kept_in_times(paths::kind(&rustix::fs::fstat(&file)?))
-            || self.owner(file.as_fd())? == (0, 0)
-        {
+        if !is_kept_in_times(paths::kind(&rustix::fs::fstat(&file)?)) || self.owner(file.as_fd())? == (0, 0) {
             return Ok(Answer::Continue);
         }
         let modification = match call.argument(2) {
