@@ -27,6 +27,7 @@ mod layers;
 mod machine;
 mod mounts;
 mod offline;
+mod owners;
 mod registry;
 mod registry_fixture;
 mod remote;

@@ -57,6 +57,9 @@ const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 /// own calls fail.
 const ATTEMPTS_MAX: usize = 64;
 
+/// Links that are looked through one by one.
+const LINKS_MAX: usize = 8;
+
 /// The root directory of the caller.
 pub(crate) fn root(call: &Call<'_>) -> Result<OwnedFd, Errno> {
     call.open(c"root", PLACE)
@@ -87,14 +90,32 @@ pub(crate) fn resolve(
         let allowed = AtFlags::from_bits_retain(flags).contains(AtFlags::EMPTY_PATH);
         return if allowed { descriptor(call, fd) } else { Err(Errno::NOENT) };
     }
-    if let (Some(own), Links::Follow) = (own_descriptor(path), links) {
-        return descriptor(call, own);
+    if links == Links::Keep {
+        return open(call, fd, path, PLACE | OFlags::NOFOLLOW);
     }
-    let flags = match links {
-        Links::Follow => PLACE,
-        Links::Keep => PLACE | OFlags::NOFOLLOW,
-    };
-    open(call, fd, path, flags)
+    match open(call, fd, path, PLACE) {
+        // It may lead through `/proc/self`, which for this process is another place or none.
+        Err(error @ (Errno::NOENT | Errno::LOOP)) => {
+            through_own_descriptor(call, fd, path).unwrap_or(Err(error))
+        }
+        result => result,
+    }
+}
+
+/// The descriptor of its own that a path of the caller leads to, by links such as `/dev/stdout`.
+fn through_own_descriptor(call: &Call<'_>, fd: i32, path: &CStr) -> Option<Result<OwnedFd, Errno>> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        if let Some(own) = own_descriptor(&path) {
+            return Some(descriptor(call, own));
+        }
+        let link = open(call, fd, &path, PLACE | OFlags::NOFOLLOW).ok()?;
+        path = rustix::fs::readlinkat(&link, c"", Vec::new()).ok()?;
+        if !path.to_bytes().starts_with(b"/") {
+            return None;
+        }
+    }
+    None
 }
 
 /// The directory and the name that `path` ends in: where something is made, renamed or removed. A path that ends in no
@@ -182,6 +203,9 @@ fn relative(root: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> 
 fn own_descriptor(path: &CStr) -> Option<i32> {
     const PLACES: [&str; 3] = ["/proc/self/fd/", "/proc/thread-self/fd/", "/dev/fd/"];
     let path = path.to_str().ok()?;
+    if let Some(stream) = ["/dev/stdin", "/dev/stdout", "/dev/stderr"].iter().position(|name| *name == path) {
+        return i32::try_from(stream).ok();
+    }
     let number = PLACES.iter().find_map(|place| path.strip_prefix(place))?;
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
 }
@@ -197,6 +221,7 @@ mod tests {
         for (path, expected) in [
             (c"/proc/self/fd/7", Some(7)),
             (c"/dev/fd/0", Some(0)),
+            (c"/dev/stderr", Some(2)),
             (c"/proc/thread-self/fd/12", Some(12)),
             (c"/proc/self/fd/", None),
             (c"/proc/self/fd/7/x", None),

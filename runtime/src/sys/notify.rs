@@ -81,8 +81,7 @@ pub(crate) fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Notificatio
     // SAFETY: plain old data, for which zero is valid; the kernel wants it to be zero.
     let mut received: Received = unsafe { std::mem::zeroed() };
     // SAFETY: there is room for the structure of this kernel and of those to come.
-    let result =
-        unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV as u64, (&raw mut received) as usize) };
+    let result = unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, (&raw mut received) as usize) };
     match result {
         Ok(()) => {}
         Err(Errno(libc::ENOENT | libc::EINTR)) => return Ok(None),
@@ -111,8 +110,7 @@ pub(crate) fn let_continue(listener: BorrowedFd<'_>, id: u64) -> io::Result<()> 
 fn send(listener: BorrowedFd<'_>, response: libc::seccomp_notif_resp) -> io::Result<()> {
     let mut response = Response { known: response, more: [0; ROOM] };
     // SAFETY: the structure is at least as large as any kernel's, and outlives the call.
-    let result =
-        unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND as u64, (&raw mut response) as usize) };
+    let result = unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, (&raw mut response) as usize) };
     Ok(result?)
 }
 
@@ -128,29 +126,28 @@ pub(crate) fn respond_with_descriptor(
     let srcfd = fd.as_raw_fd().cast_unsigned();
     let mut request = libc::seccomp_notif_addfd { id, flags: SEND, srcfd, newfd: 0, newfd_flags };
     // SAFETY: the request carries the size of the structure, which outlives the call.
-    let result =
-        unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD as u64, (&raw mut request) as usize) };
+    let result = unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, (&raw mut request) as usize) };
     Ok(result?)
 }
 
 /// Whether the call still waits, so that its thread is still the one that it was.
 pub(crate) fn is_waiting(listener: BorrowedFd<'_>, mut id: u64) -> bool {
     // SAFETY: the kernel reads one 64-bit word, which outlives the call.
-    unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID as u64, (&raw mut id) as usize) }.is_ok()
+    unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ID_VALID, (&raw mut id) as usize) }.is_ok()
 }
 
 /// Asks the kernel to switch between a caller and its supervisor without a scheduler's detour (since Linux 6.6).
 pub(crate) fn wake_synchronously(listener: BorrowedFd<'_>) -> io::Result<()> {
     const SYNC_WAKE_UP: usize = 1;
     // SAFETY: takes a number.
-    let result = unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS as u64, SYNC_WAKE_UP) };
+    let result = unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SET_FLAGS, SYNC_WAKE_UP) };
     Ok(result?)
 }
 
 /// # Safety
 ///
 /// `argument` is what `request` takes.
-unsafe fn ioctl(fd: BorrowedFd<'_>, request: u64, argument: usize) -> Result<()> {
+unsafe fn ioctl(fd: BorrowedFd<'_>, request: libc::Ioctl, argument: usize) -> Result<()> {
     // SAFETY: the caller's promise.
     unsafe { syscall!(libc::SYS_ioctl, fd.as_raw_fd(), request, argument) }.map(drop)
 }

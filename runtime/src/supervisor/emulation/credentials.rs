@@ -16,6 +16,10 @@ pub(crate) struct Credentials {
     pub(crate) group: Ids,
     /// Supplementary groups, in the order in which they were set.
     pub(crate) groups: Vec<u32>,
+    /// Whether capabilities will survive that it stops to be root (`PR_SET_KEEPCAPS`).
+    pub(crate) keep: bool,
+    /// Whether they have.
+    kept: bool,
 }
 
 /// The four ids of one kind.
@@ -115,12 +119,20 @@ impl Ids {
 impl Credentials {
     /// Those of a process that starts as `user` and `group`.
     pub(crate) fn new(user: u32, group: u32, groups: Vec<u32>) -> Self {
-        Self { user: Ids::all(user), group: Ids::all(group), groups }
+        Self { user: Ids::all(user), group: Ids::all(group), groups, keep: false, kept: false }
     }
 
     /// Whether it may become anybody.
     pub(crate) fn may_change_ids(&self) -> bool {
-        self.user.effective == 0
+        self.user.effective == 0 || self.kept
+    }
+
+    /// Takes other user ids.
+    pub(crate) fn set_user(&mut self, user: Ids) {
+        if self.user.has(0) && !user.has(0) {
+            self.kept = self.keep;
+        }
+        self.user = user;
     }
 
     /// Whether no file is refused to it.
@@ -147,6 +159,7 @@ impl Credentials {
 
     /// `execve`, with the owners that a set-user-id and a set-group-id program bring.
     pub(crate) fn execute(&mut self, user: Option<u32>, group: Option<u32>) {
+        (self.keep, self.kept) = (false, false);
         self.user.execute(user);
         self.group.execute(group);
     }
@@ -224,6 +237,17 @@ mod tests {
         assert_eq!(credentials.set_groups(vec![NONE]), Err(Refused::Invalid));
         credentials.execute(None, None);
         assert_eq!(credentials.user.real, 5);
+    }
+
+    #[test]
+    fn capabilities_are_kept_on_request_until_a_program_is_executed() {
+        for keep in [false, true] {
+            let mut credentials = Credentials { keep, ..Credentials::default() };
+            credentials.set_user(Ids::all(5));
+            assert_eq!((credentials.may_change_ids(), credentials.owns_all_files()), (keep, false));
+            credentials.execute(None, None);
+            assert!(!credentials.may_change_ids());
+        }
     }
 
     #[test]

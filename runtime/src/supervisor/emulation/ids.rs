@@ -42,15 +42,15 @@ impl Emulation<'_> {
         let mut new = Credentials::clone(&old);
         let privileged = old.may_change_ids();
         let (first, second, third) = (call.word(0), call.word(1), call.word(2));
-        let mut value = 0;
+        let (mut value, mut user) = (0, old.user);
         match call.name {
-            "setuid" => new.user.set(first, privileged)?,
+            "setuid" => user.set(first, privileged)?,
             "setgid" => new.group.set(first, privileged)?,
-            "setreuid" => new.user.set_two(first, second, privileged)?,
+            "setreuid" => user.set_two(first, second, privileged)?,
             "setregid" => new.group.set_two(first, second, privileged)?,
-            "setresuid" => new.user.set_three([first, second, third], privileged)?,
+            "setresuid" => user.set_three([first, second, third], privileged)?,
             "setresgid" => new.group.set_three([first, second, third], privileged)?,
-            "setfsuid" => value = new.user.set_files(first, privileged).into(),
+            "setfsuid" => value = user.set_files(first, privileged).into(),
             "setfsgid" => value = new.group.set_files(first, privileged).into(),
             "setgroups" => {
                 if !privileged {
@@ -58,12 +58,15 @@ impl Emulation<'_> {
                 }
                 new.set_groups(read_groups(call)?)?;
             }
+            "prctl" => new.keep = second == 1,
             _ => return Ok(Answer::Continue),
         }
+        new.set_user(user);
         if new != *old {
             self.identities.set(call, new)?;
         }
-        Ok(Answer::Value(value))
+        // The kernel keeps the capabilities that the process really has.
+        Ok(if call.name == "prctl" { Answer::Continue } else { Answer::Value(value) })
     }
 
     /// A process executes a program: one with a set-id bit brings the ids of its owner along.

@@ -53,6 +53,7 @@ pub(crate) const RULES: &[Rule] = &[
     ask("setgroups"),
     ask("execve"),
     ask("execveat"),
+    ask_if("prctl", &[is(0, libc::PR_SET_KEEPCAPS as u64)]),
     // Where that is kept.
     ask_if("prlimit64", &[is(1, LIMIT as u64)]),
     ask_if("getrlimit", &[is(0, LIMIT as u64)]),
