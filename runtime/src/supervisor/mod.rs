@@ -153,8 +153,10 @@ fn wait(first: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> io::Result<Ready> {
             Err(Errno::INTR) => {}
             result => {
                 result?;
-                let readable = polled[0].revents().contains(PollFlags::IN);
-                return Ok(if readable { Ready::First } else { Ready::Stop });
+                // Whoever goes on calling cannot keep this from ending.
+                let [first, stop] = polled.map(|polled| polled.revents());
+                let goes_on = stop.is_empty() && first.contains(PollFlags::IN);
+                return Ok(if goes_on { Ready::First } else { Ready::Stop });
             }
         }
     }
