@@ -14,7 +14,7 @@ use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
 use crate::source::ImageSources;
 use crate::worker::network::StepNetwork;
-use crate::worker::{sandbox_files, spec};
+use crate::worker::{ownership, sandbox_files, spec};
 
 /// The shell's status for a command that cannot be executed, and for one that is not there.
 const NOT_EXECUTABLE: u8 = 126;
@@ -79,6 +79,7 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
         root,
         binds: Vec::new(),
         stdio: Stdio::Inherit { signals: Some(signals.as_fd()) },
+        ownership: ownership::of(store),
         cancel: &cancel,
     };
     match wharf_runtime::run(request) {

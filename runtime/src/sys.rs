@@ -54,6 +54,8 @@ macro_rules! syscall {
     ($($argument:expr),+ $(,)?) => { check(libc::syscall($($argument),+)) };
 }
 
+pub(crate) mod notify;
+
 fn pointer(string: Option<&CStr>) -> *const c_char {
     string.map_or(null(), CStr::as_ptr)
 }

@@ -10,7 +10,7 @@ use wharf_solver::op::ResultRef;
 use wharf_solver::progress::{Event, LogStream};
 
 use super::sandbox_files::{self, HOSTNAME};
-use super::{Worker, WorkerError, chain_of_mount, spec};
+use super::{Worker, WorkerError, chain_of_mount, ownership, spec};
 
 impl Worker<'_> {
     /// Runs the process on its root and commits what it changed there: one chain for each output.
@@ -47,6 +47,7 @@ impl Worker<'_> {
             root,
             binds: std::mem::take(&mut mounted.binds),
             stdio: Stdio::Captured(&mut log),
+            ownership: ownership::of(self.store),
             cancel: &self.cancel,
         };
         let kills = oom_kills();

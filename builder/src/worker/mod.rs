@@ -5,6 +5,7 @@ pub mod file;
 pub mod groups;
 pub mod mounts;
 pub mod network;
+pub(crate) mod ownership;
 pub(crate) mod sandbox_files;
 pub(crate) mod spec;
 

@@ -30,6 +30,7 @@ mod machine;
 mod mounts;
 mod network;
 mod offline;
+mod owners;
 mod pods;
 mod records;
 mod registry;

@@ -17,12 +17,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 pub(crate) use self::prepare::cgroup_version;
-use self::prepare::{Parts, Prepared, Streams};
+use self::prepare::{Parts, Prepared, Streams, Supervised};
 use self::report::{REPORT_SIZE, Report};
 use crate::cgroup::Group;
 use crate::rootfs::MountPoints;
-use crate::spec::plan::Plan;
-use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, sys};
+use crate::spec::plan::{Host, Plan};
+use crate::supervisor::emulation::{Emulation, RULES};
+use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, supervisor, sys};
 
 /// How much output is handed on at once; what a pipe holds.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -42,7 +43,22 @@ pub fn run_in(request: Request<'_>, group: Option<&Group>) -> Result<ExitStatus,
         return Err(RuntimeError::Cancelled);
     }
     let host = prepare::host()?;
-    let plan = Plan::new(request.spec, &host)?;
+    let mut plan = Plan::new(request.spec, &host)?;
+    let Some(ownership) = request.ownership else { return run_plan(plan, host, group, None, request) };
+    let (socket, step_socket) = supervisor::channel()?;
+    let supervised = Supervised { filter: supervisor::emulation::filter()?, socket: step_socket };
+    let handler = Emulation::new(ownership, plan.process.emulate_ids());
+    supervisor::beside(socket, RULES, handler, || run_plan(plan, host, group, Some(supervised), request))?
+}
+
+/// Runs what was planned.
+fn run_plan(
+    plan: Plan,
+    host: Host,
+    group: Option<&Group>,
+    supervised: Option<Supervised>,
+    request: Request<'_>,
+) -> Result<ExitStatus, RuntimeError> {
     let filter = request.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = filter.map(seccomp::compile).transpose()?;
     let command = plan.process.command.clone();
@@ -51,8 +67,8 @@ pub fn run_in(request: Request<'_>, group: Option<&Group>) -> Result<ExitStatus,
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
-    let parts =
-        Parts { root: request.root, binds: request.binds, group, filter, streams, report: report_end, host };
+    let Request { root, binds, .. } = request;
+    let parts = Parts { root, binds, group, filter, supervised, streams, report: report_end, host };
     let mut prepared = prepare::prepare(plan, parts, &mut points)?;
 
     let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };

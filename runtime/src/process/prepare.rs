@@ -32,10 +32,18 @@ pub(super) struct Parts<'a> {
     /// The control group that it runs in, if it is not the caller's.
     pub(super) group: Option<&'a Group>,
     pub(super) filter: Option<Arc<Filter>>,
+    pub(super) supervised: Option<Supervised>,
     pub(super) streams: Streams,
     /// Where the child reports to.
     pub(super) report: OwnedFd,
     pub(super) host: Host,
+}
+
+/// What makes a supervisor answer for the kernel.
+pub(super) struct Supervised {
+    pub(super) filter: Arc<Filter>,
+    /// The step's end of the supervisor's channel.
+    pub(super) socket: OwnedFd,
 }
 
 /// The child's ends of its standard streams.
@@ -88,7 +96,7 @@ pub(super) fn prepare(
     parts: Parts<'_>,
     points: &mut MountPoints,
 ) -> Result<Prepared, RuntimeError> {
-    let Parts { root, binds, group, filter, streams, report, host } = parts;
+    let Parts { root, binds, group, filter, supervised, streams, report, host } = parts;
     let mut builder = Builder {
         early: Vec::new(),
         setup: Vec::new(),
@@ -129,7 +137,14 @@ pub(super) fn prepare(
     if new_session {
         launch.push(Step::NewSession);
     }
-    launch_steps(&plan.process, filter, builder.user_namespace.as_ref(), &mut launch)?;
+    let listen = match supervised {
+        Some(Supervised { filter, socket }) => {
+            Some(Step::Listen { filter, socket: builder.descriptors.keep(socket)? })
+        }
+        None => None,
+    };
+    let filters: Vec<Step> = listen.into_iter().chain(filter.map(Step::Filter)).collect();
+    launch_steps(&plan.process, filters, builder.user_namespace.as_ref(), &mut launch)?;
 
     let ProcessPlan { candidates, arguments, environment, .. } = plan.process;
     let init = Init {
@@ -431,7 +446,7 @@ const DEV_LINKS: [(&CStr, &CStr); 6] = [
 /// What the command's process does after its streams, in the only order that works: what needs privileges first.
 fn launch_steps(
     process: &ProcessPlan,
-    filter: Option<Arc<Filter>>,
+    filters: Vec<Step>,
     user_namespace: Option<&UserNamespace>,
     launch: &mut Vec<Step>,
 ) -> Result<(), RuntimeError> {
@@ -460,7 +475,7 @@ fn launch_steps(
         Step::CloseOnExec,
     ]);
     let (effective, permitted, inheritable) = (process.effective, process.permitted, process.inheritable);
-    if let Some(filter) = filter {
+    if !filters.is_empty() {
         if !process.no_new_privileges {
             // Without no_new_privs only a privileged process may install a filter.
             let admin = CapabilitySet::default().with(Capability::SysAdmin);
@@ -471,7 +486,7 @@ fn launch_steps(
                 inheritable: inheritable.0,
             });
         }
-        launch.push(Step::Filter(filter));
+        launch.extend(filters);
     }
     // These, and exec, are all that the filter sees of this process.
     launch.push(Step::Capabilities {
