@@ -13,7 +13,7 @@ const NODE: &str = "user.wharf.node";
 /// Access times from here on are owners of links, pipes and sockets.
 const LINK_EPOCH_S: i64 = 1 << 32;
 
-pub struct Records;
+pub(crate) struct Records;
 
 impl Ownership for Records {
     fn get(&self, file: BorrowedFd<'_>) -> io::Result<Recorded> {

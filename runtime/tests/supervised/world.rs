@@ -20,19 +20,19 @@ const APPLETS: &[&str] = &[
 ];
 
 /// A busybox in a directory that goes when this does.
-pub struct World {
+pub(crate) struct World {
     directory: PathBuf,
 }
 
 /// What a step printed.
-pub struct Outcome {
+pub(crate) struct Outcome {
     pub stdout: String,
     pub stderr: String,
 }
 
 impl World {
     /// None, with a word why, where there is no busybox.
-    pub fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let places = ["/bin/busybox", "/usr/bin/busybox"];
         let Some(busybox) = places.map(Path::new).into_iter().find(|path| path.exists()) else {
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// Runs `script` in a shell as `user`.
-    pub fn shell(&self, user: &str, script: &str) -> Outcome {
+    pub(crate) fn shell(&self, user: &str, script: &str) -> Outcome {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         let root = open_tree(CWD, &self.directory, flags).unwrap();
         let user = resolve_user(root.as_fd(), user).unwrap();

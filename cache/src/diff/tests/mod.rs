@@ -17,7 +17,6 @@ use std::time::SystemTime;
 
 use super::tar_header::{Header, TypeFlag, pad};
 use super::*;
-use crate::Setup;
 use crate::contenthash::is_opaque;
 use crate::scratch::Scratch;
 use crate::walk::{self, FileKind};
