@@ -121,7 +121,8 @@ mod tests {
     fn bytes_and_holes_stay() {
         const HOLE: u64 = 1 << 20;
         let scratch = Scratch::new();
-        let cases: [(&str, &[(u64, &str)], u64); 5] = [
+        type Case = (&'static str, &'static [(u64, &'static str)], u64);
+        let cases: [Case; 5] = [
             ("empty", &[], 0),
             ("short", &[(0, "abc")], 3),
             ("hole first", &[(HOLE, "abc")], HOLE + 3),

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::OpenTreeFlags;
-use wharf_cache::Chain;
 use wharf_cache::snapshot::Active;
 use wharf_cache::walk::{FileKind, Stat};
+use wharf_cache::{Chain, Stacking};
 use wharf_solver::llb::{ActionInput, CopyAction, FileChange, Mount, SecurityMode};
 
 use super::{MountError, Worker};
@@ -28,10 +28,14 @@ impl Worker<'_> {
         &self,
         chain: &Chain,
         mount: &Mount,
+        security: SecurityMode,
         scratch: &mut Vec<Active>,
     ) -> Result<OwnedFd, MountError> {
         let place = "the files that `from` names";
-        if mount.readonly {
+        // A step with all rights could make a read-only mount writable again, and a view that is no mount of its own is
+        // made of the very files of the snapshots.
+        let is_safe = security == SecurityMode::Sandbox || self.store.setup().stacking == Stacking::Overlay;
+        if mount.readonly && is_safe {
             let view = self.store.view(chain)?;
             return subtree(view.as_fd(), &mount.selector, place);
         }

@@ -185,7 +185,10 @@ impl Worker<'_> {
                 Some(ResultRef::Local(vertex)) => {
                     self.bind_local(self.local(vertex)?, mount, op.security, &mut mounted.scratch)?
                 }
-                _ => self.bind_snapshots(&super::chain_of_mount(input)?, mount, &mut mounted.scratch)?,
+                _ => {
+                    let chain = super::chain_of_mount(input)?;
+                    self.bind_snapshots(&chain, mount, op.security, &mut mounted.scratch)?
+                }
             },
             MountKind::Cache { .. } => {
                 let name = self.cache_name(mount, input)?;

@@ -74,10 +74,10 @@ impl Merging {
         for visited in Walk::new(layer, self.ids)? {
             let visited = visited?;
             let is_dir = visited.entry.stat.kind == FileKind::Dir;
-            if hidden.contains(split(&visited.path).0) || !self.visit(number, &visited, &mut links)? {
-                if is_dir {
-                    hidden.insert(visited.path);
-                }
+            let is_seen =
+                !hidden.contains(split(&visited.path).0) && self.visit(number, &visited, &mut links)?;
+            if is_dir && !is_seen {
+                hidden.insert(visited.path);
             }
         }
         Ok(())
