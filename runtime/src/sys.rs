@@ -663,6 +663,36 @@ pub(crate) fn open_tree(fd: BorrowedFd<'_>, path: &CStr, recursive: bool) -> io:
     }
 }
 
+/// A new file system as a detached mount with `attributes` (`MOUNT_ATTR_*`); an option without a value is a flag.
+pub(crate) fn new_mount(
+    filesystem: &CStr,
+    options: &[(CString, Option<CString>)],
+    attributes: u64,
+) -> Result<RawFd> {
+    const CLOEXEC: u32 = 1;
+    const SET_FLAG: u32 = 0;
+    const SET_STRING: u32 = 1;
+    const CREATE: u32 = 6;
+    // SAFETY: a string that outlives the call.
+    let context = unsafe { syscall!(libc::SYS_fsopen, filesystem.as_ptr(), CLOEXEC) }? as RawFd;
+    let configure = |command: u32, key: *const c_char, value: *const c_char| {
+        // SAFETY: each is NULL where the command takes none, or a string that outlives the call.
+        unsafe { syscall!(libc::SYS_fsconfig, context, command, key, value, 0) }.map(drop)
+    };
+    let make = || {
+        for (key, value) in options {
+            let command = if value.is_some() { SET_STRING } else { SET_FLAG };
+            configure(command, key.as_ptr(), pointer(value.as_deref()))?;
+        }
+        configure(CREATE, null(), null())?;
+        // SAFETY: takes no pointer.
+        unsafe { syscall!(libc::SYS_fsmount, context, CLOEXEC, attributes) }
+    };
+    let mount = make();
+    close_range(context, context)?;
+    Ok(mount? as RawFd)
+}
+
 /// Attaches the detached mount `tree` at `target`.
 pub(crate) fn move_mount(tree: RawFd, target: &CStr) -> Result<()> {
     const FROM_EMPTY_PATH: u32 = 0x4;

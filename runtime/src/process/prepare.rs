@@ -90,6 +90,7 @@ pub(super) fn prepare(
 ) -> Result<Prepared, RuntimeError> {
     let Parts { root, binds, group, filter, streams, report, host } = parts;
     let mut builder = Builder {
+        early: Vec::new(),
         setup: Vec::new(),
         trees: Vec::new(),
         descriptors: Descriptors::default(),
@@ -104,10 +105,13 @@ pub(super) fn prepare(
         builder.group(&plan, group)?;
     }
     builder.namespaces(&plan)?;
+    let before_root = builder.setup.len();
     builder.root(root, &plan)?;
     builder.mounts(&plan, root, binds, points)?;
-    // A user namespace gets a procfs of its own only while it can see one.
-    builder.setup.push(Step::DetachOldRoot);
+    // These need the old root, and nothing of the new one may be looked up while that is there: in the new root `..` leads
+    // up into it.
+    let early = std::mem::take(&mut builder.early);
+    builder.setup.splice(before_root..before_root, early);
     builder.protect(&plan);
     builder.setup.push(Step::MakeDirectory(target(&plan.process.cwd)?));
 
@@ -154,6 +158,8 @@ pub(super) fn prepare(
 }
 
 struct Builder {
+    /// What is done before the root is changed.
+    early: Vec<Step>,
     setup: Vec<Step>,
     trees: Vec<RawFd>,
     descriptors: Descriptors,
@@ -217,21 +223,26 @@ impl Builder {
                     let devices = plan.devices.as_deref().filter(|_| target == Path::new("/dev"));
                     let nodes = self.device_nodes(devices.unwrap_or_default(), plan.all_devices)?;
                     let target = path_string(target)?;
-                    let mount = Step::Mount {
-                        filesystem: filesystem.clone(),
-                        source: source.clone(),
-                        target: target.clone(),
-                        flags: *flags,
-                        data: data.clone(),
-                    };
-                    let mount =
-                        match instead.as_deref().map(|tree| self.stand_in(tree)).transpose()?.flatten() {
-                            Some(tree) => {
-                                Step::MountOrAttach { mount: Box::new(mount), tree, target: target.clone() }
-                            }
-                            None => mount,
-                        };
-                    self.setup.push(mount);
+                    let stand_in = instead.as_deref().map(|tree| self.stand_in(tree)).transpose()?.flatten();
+                    self.setup.push(match stand_in {
+                        Some(tree) => {
+                            // A user namespace gets a procfs or sysfs of its own only while it can see one.
+                            self.early.push(Step::NewTree {
+                                filesystem: filesystem.clone(),
+                                options: new_mount_options(data)?,
+                                attributes: *flags & NEW_MOUNT_FLAGS,
+                                tree,
+                            });
+                            Step::Attach { tree, target: target.clone() }
+                        }
+                        None => Step::Mount {
+                            filesystem: filesystem.clone(),
+                            source: source.clone(),
+                            target: target.clone(),
+                            flags: *flags,
+                            data: data.clone(),
+                        },
+                    });
                     if devices.is_some() {
                         self.setup.extend(nodes);
                         self.setup.extend(DEV_LINKS.map(|(path, target)| Step::Symlink { target, path }));
@@ -484,6 +495,22 @@ fn require_ids(process: &ProcessPlan, namespace: &UserNamespace) -> Result<(), R
         Some(id) => Err(RuntimeError::NoSuchId { kind: "group", id }),
         None => Ok(()),
     }
+}
+
+/// The `MS_*` that are `MOUNT_ATTR_*` of the same numbers.
+const NEW_MOUNT_FLAGS: u64 = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
+
+/// Options with a comma between them, one by one.
+fn new_mount_options(data: &CStr) -> Result<Vec<(CString, Option<CString>)>, RuntimeError> {
+    let options = data.to_bytes().split(|byte| *byte == b',').filter(|option| !option.is_empty());
+    let pair = |option: &[u8]| {
+        let string = |bytes: &[u8]| CString::new(bytes).map_err(failed("read the options of a mount"));
+        match option.iter().position(|byte| *byte == b'=') {
+            Some(at) => Ok((string(&option[..at])?, Some(string(&option[at + 1..])?))),
+            None => Ok((string(option)?, None)),
+        }
+    };
+    options.map(pair).collect()
 }
 
 fn attributes(all_devices: bool) -> u64 {

@@ -25,11 +25,17 @@ pub(super) enum Step {
     DomainName(Vec<u8>),
     // The file system, in PID 1.
     PrivateMounts,
+    /// A new file system in place of a tree, unless the kernel refuses it.
+    NewTree {
+        filesystem: CString,
+        options: Vec<(CString, Option<CString>)>,
+        attributes: u64,
+        tree: usize,
+    },
     AttachRoot {
         tree: RawFd,
     },
     PivotRoot,
-    DetachOldRoot,
     Umask(u32),
     MakeDirectory(Target),
     MakeFile(Target),
@@ -39,12 +45,6 @@ pub(super) enum Step {
         target: CString,
         flags: u64,
         data: CString,
-    },
-    /// A mount, or where the kernel refuses it a tree.
-    MountOrAttach {
-        mount: Box<Step>,
-        tree: usize,
-        target: CString,
     },
     Node {
         path: CString,
@@ -147,12 +147,18 @@ impl Step {
             Self::HostName(name) => sys::sethostname(name),
             Self::DomainName(name) => sys::setdomainname(name),
             Self::PrivateMounts => sys::mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None),
+            Self::NewTree { filesystem, options, attributes, tree } => {
+                match sys::new_mount(filesystem, options, *attributes) {
+                    Ok(fd) => trees.get_mut(*tree).map(|slot| *slot = fd).ok_or(Errno(libc::EBADF)),
+                    Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY)) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
             Self::AttachRoot { tree } => {
                 sys::move_mount(*tree, c"/")?;
                 sys::fchdir(*tree)
             }
             Self::PivotRoot => pivot_root(),
-            Self::DetachOldRoot => sys::detach_mount(c"."),
             Self::Umask(mask) => {
                 sys::umask(*mask);
                 Ok(())
@@ -162,10 +168,6 @@ impl Step {
             Self::Mount { filesystem, source, target, flags, data } => {
                 sys::mount(Some(source), target, Some(filesystem), *flags, Some(data))
             }
-            Self::MountOrAttach { mount, tree, target } => match mount.run(trees) {
-                Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY)) => attach(*tree, target, trees),
-                result => result,
-            },
             Self::Node { path, mode, device, uid, gid } => {
                 accept(sys::mknod(path, *mode, *device), libc::EEXIST)?;
                 if (*uid, *gid) == (0, 0) { Ok(()) } else { sys::chown(path, *uid, *gid) }
@@ -233,7 +235,9 @@ fn make_file(path: &CStr) -> Result<(), Errno> {
 /// The mount at the current directory becomes the root. The old root comes to lie over it, where paths do not lead: they
 /// begin below. The current directory stays the new root, so that the old one is what `.` has mounted on it.
 fn pivot_root() -> Result<(), Errno> {
+    // The old root ends up over the new one at the same place, and goes before anything of the new one is looked up.
     sys::pivot_root(c".", c".")?;
+    sys::detach_mount(c".")?;
     sys::chdir(c"/")
 }
 
@@ -294,14 +298,13 @@ impl fmt::Display for Step {
             Self::PrivateMounts => f.write_str("make the mounts private"),
             Self::AttachRoot { .. } => f.write_str("mount the root file system"),
             Self::PivotRoot => f.write_str("change the root"),
-            Self::DetachOldRoot => f.write_str("detach the old root"),
             Self::Umask(_) => f.write_str("set the umask"),
             Self::MakeDirectory(target) => write!(f, "make the directory {}", path(&target.path)),
             Self::MakeFile(target) => write!(f, "make the mount point {}", path(&target.path)),
             Self::Mount { filesystem, target, .. } => {
                 write!(f, "mount {} at {}", path(filesystem), path(target))
             }
-            Self::MountOrAttach { mount, .. } => mount.fmt(f),
+            Self::NewTree { filesystem, .. } => write!(f, "make a file system {}", path(filesystem)),
             Self::Node { path: node, .. } => write!(f, "make the device {}", path(node)),
             Self::CloneTree { path: tree, .. } => write!(f, "prepare the mount {}", path(tree)),
             Self::Attach { target, .. } => write!(f, "bind at {}", path(target)),
