@@ -209,6 +209,9 @@ impl fmt::Display for Refused {
     }
 }
 
+/// What the kernel charges at once, so that a group that is refused memory may have that much less than its limit.
+const CHARGE_BYTES: u64 = 256 << 10;
+
 /// A size in the largest binary unit that leaves no rest.
 struct Size(u64);
 
@@ -225,18 +228,20 @@ impl fmt::Display for Size {
 impl Group {
     /// What its processes were refused so far, the worst first. To be asked before it is dropped.
     pub fn refused(&self) -> Option<Refused> {
-        let counted = |file: &str, name: &str| {
-            let counts = self.parts.iter().map(|part| part.count(file, name));
-            counts.max().unwrap_or(0) > 0
-        };
-        let killed = counted("memory.events", "oom_kill") || counted("memory.oom_control", "oom_kill");
-        if killed {
-            let reached = counted("memory.events", "oom")
-                || counted("memory.failcnt", "")
-                || counted("memory.memsw.failcnt", "");
-            return Some(self.memory.filter(|_| reached).map_or(Refused::Memory, Refused::MemoryLimit));
+        if self.count("memory.events", "oom_kill") > 0 || self.count("memory.oom_control", "oom_kill") > 0 {
+            let reached = |limit: &u64| {
+                // The counts of failures of v1 miss those of memory and swap together.
+                let most = self.count("memory.max_usage_in_bytes", "");
+                self.count("memory.events", "oom") > 0 || most.saturating_add(CHARGE_BYTES) >= *limit
+            };
+            return Some(self.memory.filter(reached).map_or(Refused::Memory, Refused::MemoryLimit));
         }
-        self.pids.filter(|_| counted("pids.events", "max")).map(Refused::ProcessLimit)
+        self.pids.filter(|_| self.count("pids.events", "max") > 0).map(Refused::ProcessLimit)
+    }
+
+    /// What is counted in a file of any of its directories; see [`Part::count`].
+    fn count(&self, file: &str, name: &str) -> u64 {
+        self.parts.iter().map(|part| part.count(file, name)).max().unwrap_or(0)
     }
 
     /// Sends SIGKILL to every process in it, those that are being made included.
