@@ -18,6 +18,7 @@
 
 mod cancel;
 mod capability;
+pub mod chroot;
 mod host;
 mod process;
 mod rootfs;

@@ -1,6 +1,8 @@
 //! The parent: prepares the container, clones it, watches it, clears up after it.
 
 mod child;
+mod chroot;
+mod descendants;
 mod prepare;
 mod report;
 mod step;
@@ -15,10 +17,11 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
+pub(crate) use self::chroot::Confined;
 use self::prepare::{Parts, Prepared, Streams};
 use self::report::{REPORT_SIZE, Report};
 use crate::rootfs::MountPoints;
-use crate::spec::plan::Plan;
+use crate::spec::plan::{Host, Plan};
 use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, sys};
 
 /// How much output is handed on at once; what a pipe holds.
@@ -43,21 +46,55 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
     let parts = Parts { root: request.root, binds: request.binds, filter, streams, report: report_end };
-    let mut prepared = prepare::prepare(plan, parts, &mut points)?;
-
-    let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };
-    let mut init = Init::start(&mut prepared)?;
-    let ended = init.watch(output, request.stdio, request.cancel)?;
-    drop(foreground);
-    let result = match ended {
-        Ended::Cancelled => Err(RuntimeError::Cancelled),
-        Ended::ByItself => outcome(&report, &prepared.container, command),
-    };
+    let prepared = prepare::prepare(plan, parts, &mut points)?;
+    let result = execute(prepared, &report, output, request.stdio, terminal, request.cancel, command);
     match (result, points.remove()) {
         // Nobody may take the root for what the command left.
         (Ok(ExitStatus::Exited(0)), Err(error)) => Err(error),
         (result, _) => result,
     }
+}
+
+/// Runs a process without namespaces to its end, and that of all its descendants.
+pub(crate) fn run_confined(
+    confined: Confined<'_>,
+    stdio: Stdio<'_>,
+    cancel: &Cancel,
+) -> Result<ExitStatus, RuntimeError> {
+    if cancel.is_cancelled() {
+        return Err(RuntimeError::Cancelled);
+    }
+    let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let (output, streams) = streams(&stdio)?;
+    let terminal = matches!(streams, Streams::Inherited { terminal: true });
+    let command = confined.process.command.clone();
+    let prepared = chroot::prepare(confined, streams, report_end)?;
+    execute(prepared, &report, output, stdio, terminal, cancel, command)
+}
+
+/// Starts what is prepared and waits for its end.
+fn execute(
+    mut prepared: Prepared,
+    report: &OwnedFd,
+    output: Output,
+    stdio: Stdio<'_>,
+    terminal: bool,
+    cancel: &Cancel,
+    command: String,
+) -> Result<ExitStatus, RuntimeError> {
+    let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };
+    let mut init = Init::start(&mut prepared)?;
+    let ended = init.watch(output, stdio, cancel)?;
+    drop(foreground);
+    match ended {
+        Ended::Cancelled => Err(RuntimeError::Cancelled),
+        Ended::ByItself => outcome(report, &prepared.container, command),
+    }
+}
+
+/// What this place lets a container be made of.
+pub(crate) fn host() -> Result<Host, RuntimeError> {
+    prepare::host()
 }
 
 /// The parent's ends of the output pipes.
@@ -86,6 +123,8 @@ fn pipe(flags: PipeFlags) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
 struct Init {
     pidfd: OwnedFd,
     ended: bool,
+    /// What ends it and everything in it.
+    end: Signal,
 }
 
 /// Why the container is no more.
@@ -100,7 +139,8 @@ impl Init {
         let pidfd = sys::clone_container(prepared.namespaces, &mut prepared.container, child::run_init)
             .map_err(failed("make the container's process"))?;
         prepared.release();
-        Ok(Self { pidfd, ended: false })
+        let end = if prepared.container.init.descendants.is_some() { child::END } else { Signal::KILL };
+        Ok(Self { pidfd, ended: false, end })
     }
 
     /// Hands on output until the container has ended, and ends it when `cancel` says so.
@@ -169,7 +209,7 @@ impl Init {
 
     fn kill(&self) {
         // It may have ended by itself.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&self.pidfd, self.end);
     }
 
     /// Sends PID 1, which passes them on, the signals whose numbers can be read from a descriptor.

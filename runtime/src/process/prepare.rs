@@ -46,7 +46,7 @@ pub(super) struct Prepared {
     pub(super) container: Container,
     /// `CLONE_NEW*`.
     pub(super) namespaces: u64,
-    descriptors: Descriptors,
+    pub(super) descriptors: Descriptors,
 }
 
 impl Prepared {
@@ -78,9 +78,7 @@ pub(super) fn prepare(
     let mut builder = Builder { setup: Vec::new(), trees: Vec::new(), descriptors: Descriptors::default() };
     let Parts { root, binds, filter, streams, report } = parts;
     let report = builder.descriptors.keep(report)?;
-    let caller = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
-        .map_err(failed("open a pidfd of the own process"))?;
-    let caller = builder.descriptors.keep(caller)?;
+    let caller = builder.descriptors.keep(own_pidfd()?)?;
 
     builder.namespaces(&plan)?;
     builder.root(root, &plan)?;
@@ -90,19 +88,8 @@ pub(super) fn prepare(
 
     let new_session = !matches!(streams, Streams::Inherited { terminal: true });
     let mut launch = Vec::new();
-    if let Streams::Given(streams) = streams {
-        for (to, stream) in streams.into_iter().enumerate() {
-            let from = builder.descriptors.keep(stream)?;
-            if plan.process.uid != 0 && to != 0 {
-                launch.push(Step::OwnStream { fd: from, uid: plan.process.uid, gid: plan.process.gid });
-            }
-            launch.push(Step::Stream { from, to: to as RawFd });
-        }
-    }
-    if new_session {
-        launch.push(Step::NewSession);
-    }
-    launch_steps(&plan.process, filter, &mut launch)?;
+    stream_steps(streams, &plan.process, &mut builder.descriptors, &mut launch)?;
+    launch_steps(&plan.process, filter, Vec::new(), &mut launch)?;
 
     let ProcessPlan { candidates, arguments, environment, .. } = plan.process;
     let init = Init {
@@ -113,6 +100,7 @@ pub(super) fn prepare(
         new_session,
         trees: builder.trees,
         setup: builder.setup,
+        descendants: None,
     };
     let command = Command {
         report,
@@ -122,10 +110,21 @@ pub(super) fn prepare(
         environment: StringArray::new(environment),
     };
     Ok(Prepared {
-        container: Container { init, command, stack: vec![0; COMMAND_STACK_BYTES] },
+        container: Container { init, command, stack: command_stack() },
         namespaces: plan.namespaces,
         descriptors: builder.descriptors,
     })
+}
+
+/// What the command's process runs on until it executes its program.
+pub(super) fn command_stack() -> Vec<u8> {
+    vec![0; COMMAND_STACK_BYTES]
+}
+
+/// A pidfd of this process, by which the container sees it end.
+pub(super) fn own_pidfd() -> Result<OwnedFd, RuntimeError> {
+    rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .map_err(failed("open a pidfd of the own process"))
 }
 
 struct Builder {
@@ -331,10 +330,35 @@ const DEV_LINKS: [(&CStr, &CStr); 6] = [
     (c"/dev/core", c"/proc/kcore"),
 ];
 
-/// What the command's process does after its streams, in the only order that works: what needs privileges first.
-fn launch_steps(
+/// Gives the command its standard streams, and a session of its own unless it stays in the caller's foreground.
+pub(super) fn stream_steps(
+    streams: Streams,
+    process: &ProcessPlan,
+    descriptors: &mut Descriptors,
+    launch: &mut Vec<Step>,
+) -> Result<(), RuntimeError> {
+    let new_session = !matches!(streams, Streams::Inherited { terminal: true });
+    if let Streams::Given(streams) = streams {
+        for (to, stream) in streams.into_iter().enumerate() {
+            let from = descriptors.keep(stream)?;
+            if process.uid != 0 && to != 0 {
+                launch.push(Step::OwnStream { fd: from, uid: process.uid, gid: process.gid });
+            }
+            launch.push(Step::Stream { from, to: to as RawFd });
+        }
+    }
+    if new_session {
+        launch.push(Step::NewSession);
+    }
+    Ok(())
+}
+
+/// What the command's process does after its streams, in the only order that works: what needs privileges first. `enter`
+/// is done when nothing of the host is needed by its path any more.
+pub(super) fn launch_steps(
     process: &ProcessPlan,
     filter: Option<Arc<Filter>>,
+    enter: Vec<Step>,
     launch: &mut Vec<Step>,
 ) -> Result<(), RuntimeError> {
     if let Some(value) = process.oom_score_adj {
@@ -342,6 +366,7 @@ fn launch_steps(
         launch.push(Step::WriteFile { path, value: value.to_string().into_bytes() });
     }
     launch.extend(process.rlimits.iter().map(|&(resource, soft, hard)| Step::Limit { resource, soft, hard }));
+    launch.extend(enter);
     launch.push(Step::Bounding { keep: process.bounding.0 });
     if process.no_new_privileges {
         launch.push(Step::NoNewPrivileges);
@@ -404,7 +429,7 @@ fn host_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
 }
 
 /// `path` with its parents, without the root.
-fn target(path: &Path) -> Result<Target, RuntimeError> {
+pub(super) fn target(path: &Path) -> Result<Target, RuntimeError> {
     let parents: Vec<&Path> = path.ancestors().skip(1).filter(|parent| parent.parent().is_some()).collect();
     Ok(Target {
         path: path_string(path)?,
@@ -414,10 +439,10 @@ fn target(path: &Path) -> Result<Target, RuntimeError> {
 
 /// The descriptors that the child keeps, none of which is a standard stream.
 #[derive(Default)]
-struct Descriptors(Vec<OwnedFd>);
+pub(super) struct Descriptors(Vec<OwnedFd>);
 
 impl Descriptors {
-    fn keep(&mut self, fd: OwnedFd) -> Result<RawFd, RuntimeError> {
+    pub(super) fn keep(&mut self, fd: OwnedFd) -> Result<RawFd, RuntimeError> {
         let fd = match fd.as_raw_fd() {
             0..=2 => rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(failed("move a descriptor"))?,
             _ => fd,
@@ -428,7 +453,7 @@ impl Descriptors {
     }
 
     /// The ranges above the standard streams without any of these.
-    fn gaps(&self) -> Vec<(RawFd, RawFd)> {
+    pub(super) fn gaps(&self) -> Vec<(RawFd, RawFd)> {
         let mut kept: Vec<RawFd> = self.0.iter().map(AsRawFd::as_raw_fd).collect();
         kept.sort_unstable();
         let mut gaps = Vec::new();
@@ -445,7 +470,7 @@ impl Descriptors {
 }
 
 /// Where the kernel says that this process's command line and environment are; unknown where it does not say.
-fn own_arguments() -> Arguments {
+pub(super) fn own_arguments() -> Arguments {
     static ARGUMENTS: OnceLock<Arguments> = OnceLock::new();
     *ARGUMENTS.get_or_init(|| {
         fs::read_to_string("/proc/self/stat").ok().and_then(|stat| parse_arguments(&stat)).unwrap_or_default()

@@ -19,7 +19,7 @@ use crate::RuntimeError;
 use bpf::{Code, Comparison, Condition};
 use numbers::Architecture;
 
-pub(crate) use profile::default_profile;
+pub(crate) use profile::{chroot_profile, default_profile};
 
 /// A filter ready to be installed.
 #[derive(Debug)]
