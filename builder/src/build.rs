@@ -23,7 +23,7 @@ use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
-use wharf_runtime::Cancel;
+use wharf_runtime::{Cancel, Sandbox};
 use wharf_solver::llb::{Definition, ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Limits, Solve, SolveError, solve};
@@ -140,6 +140,7 @@ pub struct Outcome {
 /// Builds, until `cancel`, which `signals` trigger.
 pub fn build(
     store: &Store,
+    sandbox: Sandbox,
     request: BuildRequest,
     cancel: Cancel,
     signals: Listening,
@@ -149,7 +150,7 @@ pub fn build(
     let summary = RequestSummary::of(&request, &host_platform());
     let recorder = Recorder::start(store, &progress, summary)
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
-    let built = Build::new(store, request, &progress, &recorder, cancel, signals).run();
+    let built = Build::new(store, sandbox, request, &progress, &recorder, cancel, signals).run();
     let image = built.as_ref().ok().and_then(|outcome| outcome.image_id);
     let explained = recorder.finish(image.map(|image| image.to_string()), built.as_ref().err());
     progress.finish();
@@ -168,6 +169,7 @@ pub fn build(
 /// Says what a build would do, and does nothing of it but to find out what its keys are made of.
 pub fn plan(
     store: &Store,
+    sandbox: Sandbox,
     request: BuildRequest,
     format: ExplainFormat,
     cancel: Cancel,
@@ -177,7 +179,7 @@ pub fn plan(
     let summary = RequestSummary::of(&request, &host_platform());
     let recorder = Recorder::start(store, &progress, summary.clone())
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
-    let planned = Build::new(store, request, &progress, &recorder, cancel, signals).plan(&summary);
+    let planned = Build::new(store, sandbox, request, &progress, &recorder, cancel, signals).plan(&summary);
     progress.finish();
     let plan = planned?;
     match format {
@@ -205,6 +207,7 @@ pub enum ExplainFormat {
 const MAIN_CONTEXT: &str = "context";
 
 struct Build<'a> {
+    sandbox: Sandbox,
     request: BuildRequest,
     progress: &'a Progress,
     recorder: &'a Recorder<'a>,
@@ -239,6 +242,7 @@ enum ToLoad {
 impl<'a> Build<'a> {
     fn new(
         store: &Store,
+        sandbox: Sandbox,
         request: BuildRequest,
         progress: &'a Progress,
         recorder: &'a Recorder<'a>,
@@ -249,6 +253,7 @@ impl<'a> Build<'a> {
         let platform = host_platform();
         let imports = caches::imports(store, &request, &sources.registry, &platform, progress);
         Self {
+            sandbox,
             request,
             progress,
             recorder,
@@ -458,6 +463,7 @@ impl<'a> Build<'a> {
         Ok(Worker {
             definition,
             store: &self.sources.store,
+            sandbox: self.sandbox,
             imports: &self.imports,
             images: &self.sources.images,
             http: &self.sources.http,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wharf_cache::Store;
 use wharf_cache::state::Image;
 use wharf_frontend::image::{ContainerConfig, ImageConfig};
-use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Stdio};
+use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Sandbox, Stdio};
 
 use crate::error::{Failure, Kind};
 use crate::registry::{OciRegistry, RegistryOptions};
@@ -22,7 +22,11 @@ const NOT_FOUND: u8 = 127;
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Runs `command` (the image's own if it is empty) and returns the exit status of the process.
-pub fn run(store: &Store, image: &Image, command: &[String]) -> Result<u8, Failure> {
+pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -> Result<u8, Failure> {
+    if sandbox == Sandbox::Chroot {
+        let message = "running a container in the sandbox chroot is not supported";
+        return Err(Failure::new(Kind::Environment, message));
+    }
     let name = image.name.clone().unwrap_or_else(|| image.digest.to_string());
     let failed = |doing: &str, error: &(dyn std::error::Error + 'static)| {
         Failure::from_error(Kind::Environment, &format!("{doing} of `{name}`"), error)

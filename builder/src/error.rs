@@ -101,7 +101,7 @@ impl SourceText {
 const UNDECODED_MAX: usize = 100_000;
 
 /// Why a command failed, ready to be shown.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Failure {
     /// What kind of failure.
     pub kind: Kind,
@@ -117,7 +117,7 @@ pub struct Failure {
 }
 
 /// What a failure can be seen by.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Evidence {
     /// The text of the places.
     pub source: SourceText,
@@ -322,10 +322,8 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         "try again: what was lost or damaged is brought or made anew"
     } else if !io_kinds(error).any(|kind| kind == ErrorKind::PermissionDenied) {
         return None;
-    } else if rustix::process::geteuid().is_root() {
-        "wharf needs the right to mount (CAP_SYS_ADMIN) where it runs"
     } else {
-        "run as root, or give a `--root` that you may write"
+        "give a `--root` that this user may write; `wharf doctor` says what this place allows"
     };
     Some(hint.to_owned())
 }

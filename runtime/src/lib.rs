@@ -14,7 +14,7 @@
 //! `linux.resources.devices` allows all). There are no cgroup limits yet; a spec that asks for something that is not
 //! done here is refused with [`RuntimeError::Unsupported`], never run with less.
 //!
-//! Needs uid 0 with CAP_SYS_ADMIN, and Linux 5.12.
+//! Needs uid 0 with CAP_SYS_ADMIN, which [`sandbox::enter`] gives where it is not there from the start, and Linux 5.12.
 
 mod cancel;
 mod capability;
@@ -22,7 +22,7 @@ pub mod chroot;
 mod host;
 mod process;
 mod rootfs;
-mod sandbox;
+pub mod sandbox;
 mod seccomp;
 mod spec;
 mod sys;
@@ -142,6 +142,14 @@ pub enum RuntimeError {
     UnknownGroup {
         /// The group.
         group: String,
+    },
+    /// The process should be somebody who does not exist in the user namespace.
+    #[error("{kind} {id} does not exist in the user namespace of this sandbox")]
+    NoSuchId {
+        /// `user` or `group`.
+        kind: &'static str,
+        /// Which.
+        id: u32,
     },
     /// [`Cancel`] was triggered.
     #[error("cancelled")]

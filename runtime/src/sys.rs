@@ -135,6 +135,42 @@ pub(crate) fn clone_container<T>(flags: u64, data: &mut T, child: fn(&mut T) -> 
     Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
 }
 
+/// Forks. The copy runs `child`, whatever that does, and ends with the status that it returns; the original gets its
+/// process id. Only while the process has one thread, or the copy may hang.
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
+    // SAFETY: takes no pointer. The copy has its own memory, and never returns from here.
+    match unsafe { libc::fork() } {
+        0 => exit(child()),
+        pid => Ok(check(c_long::from(pid))? as i32),
+    }
+}
+
+/// Waits until the child `pid` has ended.
+pub(crate) fn wait_for(pid: i32) {
+    loop {
+        let mut status: c_int = 0;
+        // SAFETY: `status` outlives the call; no usage is asked for.
+        let ended = unsafe { syscall!(libc::SYS_wait4, pid, &raw mut status, 0, null::<c_void>()) };
+        if ended != Err(Errno(libc::EINTR)) {
+            return;
+        }
+    }
+}
+
+/// Moves the process into new namespaces (`CLONE_NEW*`).
+pub(crate) fn unshare(flags: c_int) -> Result<()> {
+    // SAFETY: takes no pointer; no flag that is used here takes descriptors or memory away from other threads.
+    unsafe { syscall!(libc::SYS_unshare, flags) }.map(drop)
+}
+
+/// What the kernel says to attaching a mount that does not exist: EBADF to who may mount, EPERM to others.
+pub(crate) fn try_to_mount() -> Errno {
+    match move_mount(-1, c"/") {
+        Err(errno) => errno,
+        Ok(()) => Errno(libc::EBADF),
+    }
+}
+
 /// Runs `child` as a new process that shares this one's memory and runs on `stack`; this one sleeps until the child
 /// executes a program or exits.
 ///

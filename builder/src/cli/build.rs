@@ -12,9 +12,10 @@ use clap::{Args, ValueEnum};
 use wharf_runtime::Cancel;
 
 use super::config::Config;
+use super::place::{Place, Wanted};
 use super::prune::settle;
 use super::steps::StepArgs;
-use super::{existing_store, open_store, require_root, variable, with_store};
+use super::{variable, with_store};
 use crate::build::call::{Call, Question, Stores};
 use crate::build::{self, BuildRequest, ExplainFormat};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
@@ -142,7 +143,7 @@ impl From<Explain> for ExplainFormat {
     }
 }
 
-pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
+pub(super) fn build(args: BuildArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
     let quiet = args.quiet;
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let idle = idle_flags(&args);
@@ -155,9 +156,9 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> 
         if !idle.is_empty() {
             note_idle(&idle);
         }
-        return ask(&request, &call, root);
+        return ask(&request, &call, wanted);
     }
-    require_root()?;
+    let place = Place::enter(wanted)?;
     let stdout_is_taken = request.outputs.iter().any(Output::takes_stdout);
     if request.explain == Some(ExplainFormat::Json) && (stdout_is_taken || quiet) {
         let other = if quiet { "the image id (--quiet)" } else { "the result" };
@@ -177,11 +178,14 @@ pub(super) fn build(args: BuildArgs, root: Option<PathBuf>, config: &Config) -> 
     let cancel = Cancel::new().map_err(|error| failed(&error))?;
     let signals = signals::cancel_on_termination(&cancel).map_err(|error| failed(&error))?;
     if let Some(format) = plan {
-        with_store(root, |store| build::plan(store, request, format.into(), cancel, signals))?;
+        with_store(&place, |store| {
+            build::plan(store, place.sandbox, request, format.into(), cancel, signals)
+        })?;
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = with_store(root, |store| {
-        let built = build::build(store, request, cancel, signals);
+    place.tell();
+    let outcome = with_store(&place, |store| {
+        let built = build::build(store, place.sandbox, request, cancel, signals);
         // A build that failed has written things too.
         settle(store, config);
         built
@@ -213,8 +217,13 @@ fn idle_flags(args: &BuildArgs) -> Vec<&'static str> {
 }
 
 /// Answers a question about the Dockerfile. That there are warnings is told by the exit status.
-fn ask(request: &BuildRequest, call: &Call, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
-    let stores = Stores { existing: &|| existing_store(root.clone()), open: &|| open_store(root.clone()) };
+fn ask(request: &BuildRequest, call: &Call, wanted: &Wanted) -> Result<ExitCode, Failure> {
+    // Many questions need no store, and can be answered where nothing can be built.
+    let place = Place::enter(wanted);
+    let stores = Stores {
+        existing: &|| place.as_ref().ok()?.existing_store(),
+        open: &|| place.as_ref().map_err(Failure::clone)?.open_store(),
+    };
     let is_clean = build::call::call(request, call, &stores)?;
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(WARNINGS_EXIT_CODE) })
 }

@@ -1,6 +1,8 @@
 //! The configuration: TOML from `--config`, `$WHARF_CONFIG`, or the user's and the machine's places for it.
 //!
 //! ```toml
+//! sandbox = "rootless"  # what `--sandbox` takes
+//!
 //! [store]
 //! max-size = "50GB"   # or "40%" of the file system, or a number of bytes
 //! ```
@@ -10,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use wharf_runtime::Sandbox;
 
 use super::{size, variable};
 use crate::error::{Failure, Kind};
@@ -27,6 +30,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What the configuration says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Config {
+    /// What steps are confined with.
+    pub(super) sandbox: Option<Sandbox>,
     max_size: Option<MaxSize>,
 }
 
@@ -40,6 +45,7 @@ enum MaxSize {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
+    sandbox: Option<String>,
     store: Store,
 }
 
@@ -77,6 +83,7 @@ impl Config {
         let mut config = Self::default();
         for path in [users, Some(PathBuf::from(MACHINE))] {
             if let Some(found) = path.map(|path| Self::read(&path)).transpose()?.flatten() {
+                config.sandbox = config.sandbox.or(found.sandbox);
                 config.max_size = config.max_size.or(found.max_size);
             }
         }
@@ -103,7 +110,7 @@ impl Config {
                 Kind::Usage,
                 format!("the configuration `{}` makes no sense: {reason}", path.display()),
             )
-            .hint("it has `[store]` with `max-size = \"50GB\"` or `\"40%\"`")
+            .hint("it has `[store]` with `max-size = \"50GB\"` or `\"40%\"`, and above that `sandbox = \"NAME\"`")
         })
     }
 
@@ -113,7 +120,9 @@ impl Config {
             Size::Bytes(bytes) => Ok(MaxSize::Bytes(*bytes)),
             Size::Text(text) => MaxSize::parse(text),
         });
-        Ok(Self { max_size: max_size.transpose()? })
+        let sandbox = file.sandbox.map(|name| name.parse::<Sandbox>()).transpose();
+        let sandbox = sandbox.map_err(|error| error.to_string())?;
+        Ok(Self { sandbox, max_size: max_size.transpose()? })
     }
 
     /// What the store at `root` may take, in bytes.
@@ -178,5 +187,8 @@ mod tests {
         check("[store]\nmax_size = 1\n", Err("max_size"));
         check("[cache]\n", Err("cache"));
         check("[store\n", Err("line 1"));
+        check("sandbox = 'docker'\n", Err("`docker` is no sandbox"));
+        check("sandbox = 'chroot'\n[store]\n", Ok(None));
+        assert_eq!(Config::parse("sandbox = 'rootless'").unwrap().sandbox, Some(Sandbox::Rootless));
     }
 }

@@ -1,6 +1,5 @@
 //! `wharf du`: what the store takes.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +10,7 @@ use wharf_cache::gc::Item;
 
 use super::config::Config;
 use super::image::familiar;
+use super::place::{Place, Wanted};
 use super::with_store;
 use crate::build::call::table;
 use crate::error::{Failure, Kind};
@@ -73,8 +73,8 @@ struct Entry<'a> {
     images: &'a [String],
 }
 
-pub(super) fn du(args: &DuArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
-    with_store(root, |store| show(args, store, config)).map(|()| ExitCode::SUCCESS)
+pub(super) fn du(args: &DuArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    with_store(&Place::enter(wanted)?, |store| show(args, store, config)).map(|()| ExitCode::SUCCESS)
 }
 
 fn show(args: &DuArgs, store: &Store, config: &Config) -> Result<(), Failure> {

@@ -1,7 +1,6 @@
 //! `wharf history`.
 
 use std::io::{BufWriter, IsTerminal as _, Write as _};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,6 +9,7 @@ use wharf_cache::Store;
 use wharf_cache::history::{BUILDS_MAX, BuildRow, LogChunk, LogStream};
 
 use super::image::age;
+use super::place::{Place, Wanted};
 use super::with_store;
 use crate::build::call::table;
 use crate::error::{Failure, Kind};
@@ -93,9 +93,9 @@ enum FormatKind {
     Json,
 }
 
-pub(super) fn history(args: HistoryArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+pub(super) fn history(args: HistoryArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
     let command = args.command.unwrap_or(Command::Ls(args.list));
-    with_store(root, |store| answer(store, command)).map(|()| ExitCode::SUCCESS)
+    with_store(&Place::enter(wanted)?, |store| answer(store, command)).map(|()| ExitCode::SUCCESS)
 }
 
 fn answer(store: &Store, command: Command) -> Result<(), Failure> {

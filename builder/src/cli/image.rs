@@ -1,6 +1,5 @@
 //! `wharf images` and `wharf rmi`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -8,6 +7,7 @@ use clap::Args;
 use wharf_cache::state::Image;
 use wharf_cache::{Digest, Store};
 
+use super::place::{Place, Wanted};
 use super::with_store;
 use crate::build::call::table;
 use crate::error::{Failure, Kind};
@@ -25,8 +25,8 @@ pub(super) struct RmiArgs {
     images: Vec<String>,
 }
 
-pub(super) fn images(root: Option<PathBuf>) -> Result<ExitCode, Failure> {
-    let images = with_store(root, list)?;
+pub(super) fn images(wanted: &Wanted) -> Result<ExitCode, Failure> {
+    let images = with_store(&Place::enter(wanted)?, list)?;
     let mut rows = vec![["NAME", "DIGEST", "CREATED"].map(str::to_owned)];
     for image in &images {
         let name = image.name.as_deref().map_or("<none>".to_owned(), familiar);
@@ -37,8 +37,8 @@ pub(super) fn images(root: Option<PathBuf>) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn rmi(args: &RmiArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
-    with_store(root, |store| remove(args, store)).map(|()| ExitCode::SUCCESS)
+pub(super) fn rmi(args: &RmiArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
+    with_store(&Place::enter(wanted)?, |store| remove(args, store)).map(|()| ExitCode::SUCCESS)
 }
 
 fn remove(args: &RmiArgs, store: &Store) -> Result<(), Failure> {

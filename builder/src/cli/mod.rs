@@ -5,6 +5,7 @@ mod config;
 mod du;
 mod history;
 mod image;
+mod place;
 mod prune;
 mod run;
 mod size;
@@ -19,7 +20,9 @@ use clap::{Parser, Subcommand};
 use crate::error::{Failure, Kind};
 use crate::progress::{color_of_results, print_error, print_result, print_warning};
 use config::Config;
+use place::{Place, Wanted};
 use wharf_cache::Store;
+use wharf_runtime::Sandbox;
 
 /// Builds container images from a Dockerfile, without a daemon, and runs what it built.
 #[derive(Debug, Parser)]
@@ -31,6 +34,10 @@ struct Cli {
     /// Configuration file [default: ~/.config/wharf/config.toml, /etc/wharf/config.toml]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What steps are confined with: root, rootless, rootless-single or chroot [default: the strongest that the place
+    /// allows; `wharf doctor` says which]
+    #[arg(long, global = true, env = "WHARF_SANDBOX", value_name = "NAME", hide_env = true)]
+    sandbox: Option<Sandbox>,
     #[command(subcommand)]
     command: Command,
 }
@@ -68,15 +75,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
-    let config = || Config::load(cli.config.as_deref());
+    let config = Config::load(cli.config.as_deref())?;
+    let wanted = Wanted { root: cli.root, sandbox: cli.sandbox.or(config.sandbox) };
     match cli.command {
-        Command::Build(args) => build::build(*args, cli.root, &config()?),
-        Command::Run(args) => run::run(&args, cli.root, &config()?),
-        Command::Images => image::images(cli.root),
-        Command::Rmi(args) => image::rmi(&args, cli.root),
-        Command::Du(args) => du::du(&args, cli.root, &config()?),
-        Command::Prune(args) => prune::prune(&args, cli.root),
-        Command::History(args) => history::history(args, cli.root),
+        Command::Build(args) => build::build(*args, &wanted, &config),
+        Command::Run(args) => run::run(&args, &wanted, &config),
+        Command::Images => image::images(&wanted),
+        Command::Rmi(args) => image::rmi(&args, &wanted),
+        Command::Du(args) => du::du(&args, &wanted, &config),
+        Command::Prune(args) => prune::prune(&args, &wanted),
+        Command::History(args) => history::history(args, &wanted),
     }
 }
 
@@ -97,31 +105,9 @@ fn help_text(help: &clap::Error) -> String {
     text.trim_end_matches('\n').to_owned()
 }
 
-/// Refuses what could only fail late: mounting and running take root's rights.
-fn require_root() -> Result<(), Failure> {
-    let user = rustix::process::geteuid();
-    if !user.is_root() {
-        let message = format!("building and running need root, and this is user {}", user.as_raw());
-        return Err(Failure::new(Kind::Environment, message).hint("run wharf as root for now"));
-    }
-    // Where the kernel does not say, it will when the time comes.
-    let lacks_it = rustix::thread::capabilities(None)
-        .is_ok_and(|sets| !sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
-    if lacks_it {
-        let message =
-            "building and running need the right to mount (CAP_SYS_ADMIN), and this process lacks it";
-        return Err(Failure::new(Kind::Environment, message)
-            .hint("run wharf as root for now; in a container, one that has CAP_SYS_ADMIN"));
-    }
-    Ok(())
-}
-
-/// Does `work` with the store at `root`. Says what was found damaged in it, before and meanwhile.
-fn with_store<T>(
-    root: Option<PathBuf>,
-    work: impl FnOnce(&Store) -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    let store = open_store(root)?;
+/// Does `work` with the store of `place`. Says what was found damaged in it, before and meanwhile.
+fn with_store<T>(place: &Place, work: impl FnOnce(&Store) -> Result<T, Failure>) -> Result<T, Failure> {
+    let store = place.open_store()?;
     let done = work(&store);
     tell_damages(&store);
     done
@@ -131,44 +117,6 @@ fn tell_damages(store: &Store) {
     for damage in store.take_damages() {
         print_warning(&damage.to_string());
     }
-}
-
-/// Opens the store at `root`, or where it is by default.
-fn open_store(root: Option<PathBuf>) -> Result<Store, Failure> {
-    let root = match root {
-        Some(root) => root,
-        None => default_root().ok_or_else(|| {
-            Failure::new(
-                Kind::Environment,
-                "cannot tell where the store is: neither HOME nor XDG_DATA_HOME is set",
-            )
-            .hint("give `--root DIR`")
-        })?,
-    };
-    Store::open(&root).inspect(tell_damages).map_err(|error| {
-        let root = root.display();
-        let doing = match error.is_read_only() {
-            true => format!("the store `{root}` cannot be written"),
-            false => format!("cannot open the store `{root}`"),
-        };
-        Failure::from_error(Kind::Environment, &doing, &error)
-    })
-}
-
-/// The store at `root` if there is a whole one that this process may use.
-fn existing_store(root: Option<PathBuf>) -> Option<Store> {
-    let root = root.or_else(default_root)?;
-    let is_whole = ["state.db", "oci-layout", "index.json"].iter().all(|name| root.join(name).is_file());
-    if is_whole { Store::open(&root).ok() } else { None }
-}
-
-fn default_root() -> Option<PathBuf> {
-    if rustix::process::geteuid().is_root() {
-        return Some(PathBuf::from("/var/lib/wharf"));
-    }
-    let data = variable("XDG_DATA_HOME").map(PathBuf::from);
-    data.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".local/share")))
-        .map(|data| data.join("wharf"))
 }
 
 /// An environment variable that is set and not empty.

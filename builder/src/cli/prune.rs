@@ -1,7 +1,6 @@
 //! `wharf prune`, and the collection at the end of other commands.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +10,7 @@ use wharf_cache::gc::{Goal, Item, State};
 use wharf_frontend::instructions::parse_duration;
 
 use super::config::Config;
+use super::place::{Place, Wanted};
 use super::{du, size, with_store};
 use crate::error::{Failure, Kind, causes};
 use crate::progress::{ask, bytes, print_note, print_result, printable};
@@ -50,7 +50,7 @@ enum Property {
     Image,
 }
 
-pub(super) fn prune(args: &PruneArgs, root: Option<PathBuf>) -> Result<ExitCode, Failure> {
+pub(super) fn prune(args: &PruneArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
     let filters = args.filter.iter().map(|text| Filter::parse(text)).collect::<Result<Vec<_>, _>>();
     let filters = filters.map_err(|message| Failure::new(Kind::Usage, message))?;
     let goal = match &args.max_used_space {
@@ -66,7 +66,7 @@ pub(super) fn prune(args: &PruneArgs, root: Option<PathBuf>) -> Result<ExitCode,
             && filters.iter().all(|filter| filter.admits(item, now))
     };
     let failed = |error| Failure::from_error(Kind::Environment, "cannot collect", &error);
-    with_store(root, |store| {
+    with_store(&Place::enter(wanted)?, |store| {
         if args.dry_run {
             let items = store.collectable(goal, &admit).map_err(failed)?;
             return say(&items, "would be removed");

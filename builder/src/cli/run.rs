@@ -1,14 +1,14 @@
 //! `wharf run`.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 use wharf_cache::Store;
 
 use super::config::Config;
+use super::place::{Place, Wanted};
 use super::prune::settle;
-use super::{image, require_root, with_store};
+use super::{image, with_store};
 use crate::container;
 use crate::error::{Failure, Kind};
 
@@ -24,12 +24,13 @@ pub(super) struct RunArgs {
     command: Vec<String>,
 }
 
-pub(super) fn run(args: &RunArgs, root: Option<PathBuf>, config: &Config) -> Result<ExitCode, Failure> {
-    require_root()?;
-    with_store(root, |store| run_in(store, args, config))
+pub(super) fn run(args: &RunArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let place = Place::enter(wanted)?;
+    place.tell();
+    with_store(&place, |store| run_in(store, args, &place, config))
 }
 
-fn run_in(store: &Store, args: &RunArgs, config: &Config) -> Result<ExitCode, Failure> {
+fn run_in(store: &Store, args: &RunArgs, place: &Place, config: &Config) -> Result<ExitCode, Failure> {
     let image = image::find(store, &args.image)?;
     let is_here = store.lease_image(&image).map_err(|error| {
         Failure::from_error(Kind::Environment, &format!("cannot use the image `{}`", args.image), &error)
@@ -41,7 +42,7 @@ fn run_in(store: &Store, args: &RunArgs, config: &Config) -> Result<ExitCode, Fa
     if !args.rm {
         crate::progress::print_note("the container is removed when it ends; containers are not kept yet");
     }
-    let ended = container::run(store, &image, &args.command).map(ExitCode::from);
+    let ended = container::run(store, &image, &args.command, place.sandbox).map(ExitCode::from);
     settle(store, config);
     ended
 }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use wharf_cache::Chain;
-use wharf_runtime::{ExitStatus, Request, Spec, Stdio, Stream};
+use wharf_runtime::{ExitStatus, Request, Sandbox, Spec, Stdio, Stream};
 use wharf_solver::llb::{ExecOp, NetworkMode, SecurityMode, Vertex, VertexDigest};
 use wharf_solver::op::ResultRef;
 use wharf_solver::progress::{Event, LogStream};
@@ -20,6 +20,9 @@ impl Worker<'_> {
         op: &ExecOp,
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, WorkerError> {
+        if self.sandbox == Sandbox::Chroot {
+            return Err(WorkerError::Unsupported("running a step in the sandbox chroot".to_owned()));
+        }
         let root_mount = op.mounts.iter().find(|mount| mount.target == "/");
         let base = chain_of_mount(root_mount.and_then(|mount| mount.input).map(|input| &inputs[input]))?;
         let mut active = self.store.prepare(&base)?;

@@ -18,7 +18,7 @@ use wharf_cache::mounts::MountName;
 use wharf_cache::snapshot::{Active, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Digest, Key, Store, StoreError};
-use wharf_runtime::{Cancel, ExitStatus, RuntimeError};
+use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Sandbox};
 use wharf_solver::cache_map::{self, Reads, RecordKey};
 use wharf_solver::llb::{
     ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
@@ -50,6 +50,8 @@ pub struct Worker<'a> {
     pub definition: &'a Definition,
     /// Where results go.
     pub store: &'a Store,
+    /// What steps are confined with. This process is in it.
+    pub sandbox: Sandbox,
     /// Has the files of what was built elsewhere.
     pub imports: &'a Imports<'a>,
     /// Where base images come from.

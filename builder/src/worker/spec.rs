@@ -63,7 +63,8 @@ pub(crate) fn isolate_network(spec: &mut Spec) -> Result<(), OciSpecError> {
 pub(crate) fn insecure() -> Result<Spec, OciSpecError> {
     let mut spec = wharf_runtime::insecure_spec();
     let mut devices = vec![device("/dev/loop-control", LinuxDeviceType::C, 10, 237)?];
-    for number in 0..loop_devices() {
+    let loops = if wharf_runtime::sandbox::in_user_namespace() { 0 } else { loop_devices() };
+    for number in 0..loops {
         devices.push(device(&format!("/dev/loop{number}"), LinuxDeviceType::B, 7, number)?);
     }
     if let Some(linux) = spec.linux_mut() {

@@ -100,7 +100,8 @@ pub struct ChrootRequest<'a> {
 pub fn run(request: ChrootRequest<'_>) -> Result<ExitStatus, RuntimeError> {
     let ChrootRequest { spec, root, aside, placements, network, stdio, cancel } = request;
     let process = spec.process().as_ref().ok_or_else(|| unsupported("a spec without a `process` section"))?;
-    let mut process = plan::plan_process(process, process::host()?)?;
+    let host = process::host()?;
+    let mut process = plan::plan_process(process, &host)?;
     limit_capabilities(&mut process);
     let confinement = Confinement::probe();
     let profile = seccomp::chroot_profile(process.bounding, network == Network::Host, confinement);
@@ -110,6 +111,7 @@ pub fn run(request: ChrootRequest<'_>) -> Result<ExitStatus, RuntimeError> {
         watcher_rules: confinement.watcher(root)?,
         rules: confinement.step(root, network == Network::Host)?,
         process,
+        host,
     };
     let mut furniture = Furniture { places: Places::new(root, aside), aside, served: Vec::new(), made: 0 };
     furniture.put_all(placements)?;

@@ -9,12 +9,14 @@ use super::prepare::{self, Descriptors, Prepared, Streams};
 use super::step::Step;
 use crate::RuntimeError;
 use crate::seccomp::Filter;
-use crate::spec::plan::ProcessPlan;
+use crate::spec::plan::{Host, ProcessPlan};
 use crate::sys::StringArray;
 
 /// One process and what it is confined with.
 pub(crate) struct Confined<'a> {
     pub(crate) process: ProcessPlan,
+    /// What of the host that depends on.
+    pub(crate) host: Host,
     /// The directory that it takes for the root.
     pub(crate) root: BorrowedFd<'a>,
     pub(crate) filter: Arc<Filter>,
@@ -30,7 +32,7 @@ pub(super) fn prepare(
     streams: Streams,
     report: OwnedFd,
 ) -> Result<Prepared, RuntimeError> {
-    let Confined { process, root, filter, watcher_rules, rules } = confined;
+    let Confined { process, host, root, filter, watcher_rules, rules } = confined;
     let mut descriptors = Descriptors::default();
     let report = descriptors.keep(report)?;
     let caller = descriptors.keep(prepare::own_pidfd()?)?;
@@ -46,7 +48,7 @@ pub(super) fn prepare(
     let mut enter =
         vec![Step::Chroot { root }, Step::Umask(0), Step::MakeDirectory(prepare::target(&process.cwd)?)];
     enter.extend(landlock(rules, &mut descriptors)?);
-    prepare::launch_steps(&process, Some(filter), enter, &mut launch)?;
+    prepare::launch_steps(&process, Some(filter), enter, host.user_namespace.as_ref(), &mut launch)?;
 
     let ProcessPlan { candidates, arguments, environment, .. } = process;
     let init = Init {

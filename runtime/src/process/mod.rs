@@ -36,7 +36,8 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
     if request.cancel.is_cancelled() {
         return Err(RuntimeError::Cancelled);
     }
-    let plan = Plan::new(request.spec, prepare::host()?)?;
+    let host = prepare::host()?;
+    let plan = Plan::new(request.spec, &host)?;
     let filter = request.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = filter.map(seccomp::compile).transpose()?;
     let command = plan.process.command.clone();
@@ -45,7 +46,7 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
-    let parts = Parts { root: request.root, binds: request.binds, filter, streams, report: report_end };
+    let parts = Parts { root: request.root, binds: request.binds, filter, streams, report: report_end, host };
     let prepared = prepare::prepare(plan, parts, &mut points)?;
     let result = execute(prepared, &report, output, request.stdio, terminal, request.cancel, command);
     match (result, points.remove()) {

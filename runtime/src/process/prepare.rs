@@ -14,6 +14,7 @@ use super::child::{Command, Container, Init};
 use super::step::{Step, Target};
 use crate::capability::CapabilitySet;
 use crate::rootfs::{MountPoints, TargetKind};
+use crate::sandbox::UserNamespace;
 use crate::seccomp::Filter;
 use crate::spec::plan::{CgroupVersion, Device, Host, Mount, MountKind, Plan, ProcessPlan, path_string};
 use crate::sys::{Arguments, StringArray};
@@ -31,6 +32,7 @@ pub(super) struct Parts<'a> {
     pub(super) streams: Streams,
     /// Where the child reports to.
     pub(super) report: OwnedFd,
+    pub(super) host: Host,
 }
 
 /// The child's ends of its standard streams.
@@ -66,7 +68,9 @@ pub(super) fn host() -> Result<Host, RuntimeError> {
         _ => CgroupVersion::None,
     };
     let permitted = sys::permitted_capabilities().map_err(failed("read the own capabilities"))?;
-    Ok(Host { cgroup, capabilities: CapabilitySet(permitted) })
+    static USER_NAMESPACE: OnceLock<Option<UserNamespace>> = OnceLock::new();
+    let user_namespace = USER_NAMESPACE.get_or_init(UserNamespace::of_this_process).clone();
+    Ok(Host { cgroup, capabilities: CapabilitySet(permitted), user_namespace })
 }
 
 /// Makes mount points, opens trees and writes down the steps.
@@ -75,8 +79,13 @@ pub(super) fn prepare(
     parts: Parts<'_>,
     points: &mut MountPoints,
 ) -> Result<Prepared, RuntimeError> {
-    let mut builder = Builder { setup: Vec::new(), trees: Vec::new(), descriptors: Descriptors::default() };
-    let Parts { root, binds, filter, streams, report } = parts;
+    let Parts { root, binds, filter, streams, report, host } = parts;
+    let mut builder = Builder {
+        setup: Vec::new(),
+        trees: Vec::new(),
+        descriptors: Descriptors::default(),
+        user_namespace: host.user_namespace,
+    };
     let report = builder.descriptors.keep(report)?;
     let caller = builder.descriptors.keep(own_pidfd()?)?;
 
@@ -89,7 +98,7 @@ pub(super) fn prepare(
     let new_session = !matches!(streams, Streams::Inherited { terminal: true });
     let mut launch = Vec::new();
     stream_steps(streams, &plan.process, &mut builder.descriptors, &mut launch)?;
-    launch_steps(&plan.process, filter, Vec::new(), &mut launch)?;
+    launch_steps(&plan.process, filter, Vec::new(), builder.user_namespace.as_ref(), &mut launch)?;
 
     let ProcessPlan { candidates, arguments, environment, .. } = plan.process;
     let init = Init {
@@ -131,6 +140,8 @@ struct Builder {
     setup: Vec<Step>,
     trees: Vec<RawFd>,
     descriptors: Descriptors,
+    /// The one that the container is made in, unless it is the machine's first one.
+    user_namespace: Option<UserNamespace>,
 }
 
 impl Builder {
@@ -170,18 +181,26 @@ impl Builder {
         let mut read_only = Vec::new();
         for Mount { target, kind } in &plan.mounts {
             match kind {
-                MountKind::New { filesystem, source, flags, data, read_only: later } => {
+                MountKind::New { filesystem, source, flags, data, read_only: later, instead } => {
                     self.target(root, target, TargetKind::Directory, &mut covered, points)?;
                     let devices = plan.devices.as_deref().filter(|_| target == Path::new("/dev"));
                     let nodes = self.device_nodes(devices.unwrap_or_default(), plan.all_devices)?;
                     let target = path_string(target)?;
-                    self.setup.push(Step::Mount {
+                    let mount = Step::Mount {
                         filesystem: filesystem.clone(),
                         source: source.clone(),
                         target: target.clone(),
                         flags: *flags,
                         data: data.clone(),
-                    });
+                    };
+                    let mount =
+                        match instead.as_deref().map(|tree| self.stand_in(tree)).transpose()?.flatten() {
+                            Some(tree) => {
+                                Step::MountOrAttach { mount: Box::new(mount), tree, target: target.clone() }
+                            }
+                            None => mount,
+                        };
+                    self.setup.push(mount);
                     if devices.is_some() {
                         self.setup.extend(nodes);
                         self.setup.extend(DEV_LINKS.map(|(path, target)| Step::Symlink { target, path }));
@@ -211,6 +230,19 @@ impl Builder {
         }
         self.setup.append(&mut read_only);
         Ok(())
+    }
+
+    /// A tree of the host to be bound, read-only, where a new file system is refused; none where the host has no such
+    /// tree. What lies beneath comes along: what the host hides there stays hidden.
+    fn stand_in(&mut self, source: &Path) -> Result<Option<usize>, RuntimeError> {
+        let Ok(tree) = host_tree(source, true) else { return Ok(None) };
+        let set = libc::MOUNT_ATTR_RDONLY
+            | libc::MOUNT_ATTR_NOSUID
+            | libc::MOUNT_ATTR_NODEV
+            | libc::MOUNT_ATTR_NOEXEC;
+        sys::mount_setattr(tree.as_raw_fd(), true, set, 0, libc::MS_PRIVATE)
+            .map_err(failed(format!("prepare {} of this machine", source.display())))?;
+        self.tree(Some(tree)).map(Some)
     }
 
     fn bind(
@@ -261,6 +293,9 @@ impl Builder {
     /// So the real nodes are made on a mount that allows it, taken from there one by one, and bound into the final
     /// `/dev`, which then hides the mount that they came from.
     fn device_nodes(&mut self, devices: &[Device], all_devices: bool) -> Result<Vec<Step>, RuntimeError> {
+        if self.user_namespace.is_some() {
+            return self.hosts_devices(devices);
+        }
         let mut steps = Vec::new();
         if !devices.is_empty() && !all_devices {
             self.setup.push(Step::Mount {
@@ -294,6 +329,27 @@ impl Builder {
             let tree = self.tree(None)?;
             self.setup.extend([node(source.clone()), Step::CloneTree { path: source, tree }]);
             let target = place.path.clone();
+            steps.extend([Step::MakeFile(place), Step::Attach { tree, target }]);
+        }
+        Ok(steps)
+    }
+
+    /// Returns the steps that bind `devices` of the host into the new `/dev`: in a user namespace no node can be made that
+    /// could be opened.
+    fn hosts_devices(&mut self, devices: &[Device]) -> Result<Vec<Step>, RuntimeError> {
+        let mut steps = Vec::new();
+        for device in devices {
+            let tree = match host_device(device) {
+                Ok(tree) => tree,
+                // Not everything that a machine has is in every container of it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    return Err(failed(format!("bind {} of this machine", device.path.display()))(error));
+                }
+            };
+            let place = target(&device.path)?;
+            let target = place.path.clone();
+            let tree = self.tree(Some(tree))?;
             steps.extend([Step::MakeFile(place), Step::Attach { tree, target }]);
         }
         Ok(steps)
@@ -359,6 +415,7 @@ pub(super) fn launch_steps(
     process: &ProcessPlan,
     filter: Option<Arc<Filter>>,
     enter: Vec<Step>,
+    user_namespace: Option<&UserNamespace>,
     launch: &mut Vec<Step>,
 ) -> Result<(), RuntimeError> {
     if let Some(value) = process.oom_score_adj {
@@ -371,9 +428,14 @@ pub(super) fn launch_steps(
     if process.no_new_privileges {
         launch.push(Step::NoNewPrivileges);
     }
+    if let Some(namespace) = user_namespace {
+        require_ids(process, namespace)?;
+    }
+    launch.push(Step::KeepCapabilities);
+    if user_namespace.is_none_or(|namespace| namespace.setgroups) {
+        launch.push(Step::Groups(process.additional_gids.clone()));
+    }
     launch.extend([
-        Step::KeepCapabilities,
-        Step::Groups(process.additional_gids.clone()),
         Step::Group(process.gid),
         Step::User(process.uid),
         Step::Umask(process.umask),
@@ -407,6 +469,18 @@ pub(super) fn launch_steps(
     Ok(())
 }
 
+/// The user and the groups have to be there. Where groups cannot be changed the process keeps those of the caller.
+fn require_ids(process: &ProcessPlan, namespace: &UserNamespace) -> Result<(), RuntimeError> {
+    if !namespace.has_user(process.uid) {
+        return Err(RuntimeError::NoSuchId { kind: "user", id: process.uid });
+    }
+    let others = process.additional_gids.iter().copied().filter(|_| namespace.setgroups);
+    match [process.gid].into_iter().chain(others).find(|gid| !namespace.has_group(*gid)) {
+        Some(id) => Err(RuntimeError::NoSuchId { kind: "group", id }),
+        None => Ok(()),
+    }
+}
+
 fn attributes(all_devices: bool) -> u64 {
     if all_devices { 0 } else { libc::MOUNT_ATTR_NODEV }
 }
@@ -426,6 +500,21 @@ fn own_tree(fd: BorrowedFd<'_>, set: u64) -> io::Result<OwnedFd> {
 fn host_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
     let source = CString::new(source.as_os_str().as_encoded_bytes())?;
     sys::open_tree(CWD, &source, recursive)
+}
+
+/// A detached mount of a device of the host. What lies at its place and is not that device counts as not there.
+fn host_device(device: &Device) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(CWD, &device.path, flags, Mode::empty())?;
+    let found = rustix::fs::fstat(&node)?;
+    let same_kind = found.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT;
+    if !same_kind || found.st_rdev != device.device {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let tree = sys::open_tree(node.as_fd(), c"", false)?;
+    let set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    sys::mount_setattr(tree.as_raw_fd(), false, set, 0, libc::MS_PRIVATE)?;
+    Ok(tree)
 }
 
 /// `path` with its parents, without the root.

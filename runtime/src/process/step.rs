@@ -12,36 +12,88 @@ use crate::sys::{self, Errno};
 #[derive(Debug)]
 pub(super) enum Step {
     // Before anything else, in PID 1.
-    EnterNamespace { fd: RawFd, kind: u64 },
+    EnterNamespace {
+        fd: RawFd,
+        kind: u64,
+    },
     LoopbackUp,
     HostName(Vec<u8>),
     DomainName(Vec<u8>),
     // The file system, in PID 1.
     PrivateMounts,
-    AttachRoot { tree: RawFd },
+    AttachRoot {
+        tree: RawFd,
+    },
     PivotRoot,
     Umask(u32),
     MakeDirectory(Target),
     MakeFile(Target),
-    Mount { filesystem: CString, source: CString, target: CString, flags: u64, data: CString },
-    Node { path: CString, mode: u32, device: u64, uid: u32, gid: u32 },
-    CloneTree { path: CString, tree: usize },
-    Attach { tree: usize, target: CString },
-    Symlink { target: &'static CStr, path: &'static CStr },
+    Mount {
+        filesystem: CString,
+        source: CString,
+        target: CString,
+        flags: u64,
+        data: CString,
+    },
+    /// A mount, or where the kernel refuses it a tree.
+    MountOrAttach {
+        mount: Box<Step>,
+        tree: usize,
+        target: CString,
+    },
+    Node {
+        path: CString,
+        mode: u32,
+        device: u64,
+        uid: u32,
+        gid: u32,
+    },
+    CloneTree {
+        path: CString,
+        tree: usize,
+    },
+    Attach {
+        tree: usize,
+        target: CString,
+    },
+    Symlink {
+        target: &'static CStr,
+        path: &'static CStr,
+    },
     ReadOnlyMount(CString),
     ReadOnlyPath(CString),
     Mask(CString),
-    WriteFile { path: CString, value: Vec<u8> },
+    WriteFile {
+        path: CString,
+        value: Vec<u8>,
+    },
     // Without namespaces.
-    Chroot { root: RawFd },
-    Landlock { rules: RawFd },
+    Chroot {
+        root: RawFd,
+    },
+    Landlock {
+        rules: RawFd,
+    },
     // The command's own process.
     DieWithParent,
     NewSession,
-    OwnStream { fd: RawFd, uid: u32, gid: u32 },
-    Stream { from: RawFd, to: RawFd },
-    Limit { resource: u32, soft: u64, hard: u64 },
-    Bounding { keep: u64 },
+    OwnStream {
+        fd: RawFd,
+        uid: u32,
+        gid: u32,
+    },
+    Stream {
+        from: RawFd,
+        to: RawFd,
+    },
+    Limit {
+        resource: u32,
+        soft: u64,
+        hard: u64,
+    },
+    Bounding {
+        keep: u64,
+    },
     NoNewPrivileges,
     KeepCapabilities,
     Groups(Vec<u32>),
@@ -50,7 +102,11 @@ pub(super) enum Step {
     WorkingDirectory(CString),
     UnblockSignals,
     CloseOnExec,
-    Capabilities { effective: u64, permitted: u64, inheritable: u64 },
+    Capabilities {
+        effective: u64,
+        permitted: u64,
+        inheritable: u64,
+    },
     Filter(Arc<Filter>),
     Ambient(u64),
 }
@@ -105,6 +161,10 @@ impl Step {
             Self::Mount { filesystem, source, target, flags, data } => {
                 sys::mount(Some(source), target, Some(filesystem), *flags, Some(data))
             }
+            Self::MountOrAttach { mount, tree, target } => match mount.run(trees) {
+                Err(Errno(libc::EPERM | libc::EACCES | libc::EBUSY)) => attach(*tree, target, trees),
+                result => result,
+            },
             Self::Node { path, mode, device, uid, gid } => {
                 accept(sys::mknod(path, *mode, *device), libc::EEXIST)?;
                 if (*uid, *gid) == (0, 0) { Ok(()) } else { sys::chown(path, *uid, *gid) }
@@ -113,10 +173,7 @@ impl Step {
                 let fd = sys::clone_tree(path, false)?;
                 trees.get_mut(*tree).map(|slot| *slot = fd).ok_or(Errno(libc::EBADF))
             }
-            Self::Attach { tree, target } => {
-                let tree = trees.get(*tree).ok_or(Errno(libc::EBADF))?;
-                sys::move_mount(*tree, target)
-            }
+            Self::Attach { tree, target } => attach(*tree, target, trees),
             Self::Symlink { target, path } => accept(sys::symlink(target, path), libc::EEXIST),
             Self::ReadOnlyMount(path) => sys::make_read_only(path),
             Self::ReadOnlyPath(path) => accept(make_path_read_only(path), libc::ENOENT),
@@ -160,6 +217,11 @@ impl Target {
             result => result,
         }
     }
+}
+
+fn attach(tree: usize, target: &CStr, trees: &[RawFd]) -> Result<(), Errno> {
+    let tree = trees.get(tree).ok_or(Errno(libc::EBADF))?;
+    sys::move_mount(*tree, target)
 }
 
 fn make_directory(path: &CStr) -> Result<(), Errno> {
@@ -238,6 +300,7 @@ impl fmt::Display for Step {
             Self::Mount { filesystem, target, .. } => {
                 write!(f, "mount {} at {}", path(filesystem), path(target))
             }
+            Self::MountOrAttach { mount, .. } => mount.fmt(f),
             Self::Node { path: node, .. } => write!(f, "make the device {}", path(node)),
             Self::CloneTree { path: tree, .. } => write!(f, "prepare the mount {}", path(tree)),
             Self::Attach { target, .. } => write!(f, "bind at {}", path(target)),

@@ -10,15 +10,18 @@ use oci_spec::runtime::{
 
 use super::options::{MountOptions, Recursion};
 use crate::capability::CapabilitySet;
+use crate::sandbox::UserNamespace;
 use crate::{RuntimeError, Spec};
 
 /// What of the host a plan depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Host {
     /// What is mounted at `/sys/fs/cgroup`.
     pub(crate) cgroup: CgroupVersion,
     /// The capabilities that the caller has itself and can give on.
     pub(crate) capabilities: CapabilitySet,
+    /// The user namespace that the caller is in, unless it is the machine's first one.
+    pub(crate) user_namespace: Option<UserNamespace>,
 }
 
 /// The control group interface of the host.
@@ -66,7 +69,17 @@ pub(crate) struct Mount {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum MountKind {
     /// A new file system.
-    New { filesystem: CString, source: CString, flags: u64, data: CString, read_only: bool },
+    New {
+        filesystem: CString,
+        source: CString,
+        flags: u64,
+        data: CString,
+        /// Whether it is made read-only in the end.
+        read_only: bool,
+        /// The tree of the host that is bound, read-only, where the kernel refuses the file system: in a user namespace
+        /// it does so when part of the caller's own one is covered, or shows what is not the namespace's.
+        instead: Option<PathBuf>,
+    },
     /// A tree of the host.
     Bind { source: PathBuf, recursive: bool, set: u64, clear: u64, propagation: u64 },
 }
@@ -115,7 +128,7 @@ const DEVICES_MAX: usize = 64;
 
 impl Plan {
     /// What `spec` asks for on `host`.
-    pub(crate) fn new(spec: &Spec, host: Host) -> Result<Self, RuntimeError> {
+    pub(crate) fn new(spec: &Spec, host: &Host) -> Result<Self, RuntimeError> {
         let linux = spec.linux().as_ref().ok_or_else(|| unsupported("no `linux` section"))?;
         let process = spec.process().as_ref().ok_or_else(|| unsupported("no `process` section"))?;
         refuse_what_is_not_done(spec, linux, process)?;
@@ -213,7 +226,7 @@ fn namespaces(linux: &Linux) -> Result<(u64, Vec<(u64, PathBuf)>), RuntimeError>
     Ok((new, joined))
 }
 
-fn plan_mount(mount: &SpecMount, host: Host, all_devices: bool) -> Result<Option<Mount>, RuntimeError> {
+fn plan_mount(mount: &SpecMount, host: &Host, all_devices: bool) -> Result<Option<Mount>, RuntimeError> {
     if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
         return Err(unsupported("a mount with id mappings"));
     }
@@ -252,6 +265,15 @@ fn plan_mount(mount: &SpecMount, host: Host, all_devices: bool) -> Result<Option
     if read_only {
         options.flags &= !libc::MS_RDONLY;
     }
+    let instead = match filesystem {
+        "proc" => Some("/proc"),
+        "sysfs" => Some("/sys"),
+        "cgroup2" => Some("/sys/fs/cgroup"),
+        _ => None,
+    };
+    if let Some(namespace) = &host.user_namespace {
+        options.data.retain(|option| names_own_group(option, namespace));
+    }
     Ok(Some(Mount {
         target,
         kind: MountKind::New {
@@ -260,8 +282,16 @@ fn plan_mount(mount: &SpecMount, host: Host, all_devices: bool) -> Result<Option
             flags: options.flags,
             data: string(options.data.join(","))?,
             read_only,
+            instead: instead.filter(|_| host.user_namespace.is_some()).map(PathBuf::from),
         },
     }))
+}
+
+/// Whether an option is anything but `gid=` with a group that does not exist here. Without the group of terminals
+/// (devpts) these belong to that of the process.
+fn names_own_group(option: &str, namespace: &UserNamespace) -> bool {
+    let gid = option.strip_prefix("gid=").and_then(|gid| gid.parse().ok());
+    gid.is_none_or(|gid| namespace.has_group(gid))
 }
 
 /// Whether the rules end in one that allows everything, as for a privileged container.
@@ -363,7 +393,7 @@ fn sysctls(
 }
 
 /// What `process` amounts to on `host`.
-pub(crate) fn plan_process(process: &Process, host: Host) -> Result<ProcessPlan, RuntimeError> {
+pub(crate) fn plan_process(process: &Process, host: &Host) -> Result<ProcessPlan, RuntimeError> {
     let arguments = process.args().as_deref().unwrap_or_default();
     let command = arguments.first().ok_or_else(|| unsupported("a process without arguments"))?;
     let environment = process.env().as_deref().unwrap_or_default();
@@ -462,7 +492,8 @@ mod tests {
     use expect_test::{Expect, expect};
     use std::fmt::Write as _;
 
-    const HOST: Host = Host { cgroup: CgroupVersion::V2, capabilities: CapabilitySet(!0) };
+    const HOST: Host =
+        Host { cgroup: CgroupVersion::V2, capabilities: CapabilitySet(!0), user_namespace: None };
 
     fn spec_with(change: impl FnOnce(&mut serde_json::Value)) -> Spec {
         let mut value = serde_json::to_value(crate::default_spec()).unwrap();
@@ -475,8 +506,13 @@ mod tests {
         for mount in &plan.mounts {
             let target = mount.target.display();
             match &mount.kind {
-                MountKind::New { filesystem, source, flags, data, read_only } => {
-                    writeln!(text, "{target}: {filesystem:?} {source:?} {flags:#x} {data:?} {read_only}")
+                MountKind::New { filesystem, source, flags, data, read_only, instead } => {
+                    let instead = instead.as_ref().map(|tree| format!(" or {}", tree.display()));
+                    let instead = instead.unwrap_or_default();
+                    writeln!(
+                        text,
+                        "{target}: {filesystem:?} {source:?} {flags:#x} {data:?} {read_only}{instead}"
+                    )
                 }
                 MountKind::Bind { source, recursive, set, clear, .. } => {
                     writeln!(text, "{target}: bind {} {recursive} +{set:#x} -{clear:#x}", source.display())
@@ -490,7 +526,7 @@ mod tests {
     #[track_caller]
     fn check_mounts(cgroup: CgroupVersion, mounts: serde_json::Value, expected: Expect) {
         let spec = spec_with(|spec| spec["mounts"] = mounts);
-        expected.assert_eq(&dump(&Plan::new(&spec, Host { cgroup, ..HOST }).unwrap()));
+        expected.assert_eq(&dump(&Plan::new(&spec, &Host { cgroup, ..HOST }).unwrap()));
     }
 
     #[test]
@@ -509,6 +545,24 @@ mod tests {
                 /sys/fs/cgroup: "cgroup2" "cgroup" 0x20000f "" false
             "#]],
         );
+    }
+
+    #[test]
+    fn in_a_user_namespace_the_hosts_own_trees_stand_in() {
+        let namespace = |groups| Some(UserNamespace::with(1, groups, true));
+        let host = Host { user_namespace: namespace(1), ..HOST };
+        expect![[r#"
+            /proc: "proc" "proc" 0xe "" false or /proc
+            /dev: "tmpfs" "tmpfs" 0x1000006 "mode=755,size=65536k" false
+            /dev/pts: "devpts" "devpts" 0xa "newinstance,ptmxmode=0666,mode=0620" false
+            /dev/shm: "tmpfs" "tmpfs" 0xe "mode=1777,size=65536k" false
+            /dev/mqueue: "mqueue" "mqueue" 0xe "" false
+            /sys: "sysfs" "sysfs" 0xf "" false or /sys
+            /sys/fs/cgroup: "cgroup2" "cgroup" 0x20000f "" false or /sys/fs/cgroup
+        "#]]
+        .assert_eq(&dump(&Plan::new(&crate::default_spec(), &host).unwrap()));
+        let host = Host { user_namespace: namespace(6), ..HOST };
+        assert!(dump(&Plan::new(&crate::default_spec(), &host).unwrap()).contains("gid=5"));
     }
 
     #[test]
@@ -546,9 +600,9 @@ mod tests {
         let spec = spec_with(|spec| {
             spec["linux"]["resources"]["devices"] = serde_json::json!([{"allow": true, "access": "rwm"}]);
         });
-        let plan = Plan::new(&spec, HOST).unwrap();
+        let plan = Plan::new(&spec, &HOST).unwrap();
         assert!(plan.all_devices);
-        assert!(!Plan::new(&crate::default_spec(), HOST).unwrap().all_devices);
+        assert!(!Plan::new(&crate::default_spec(), &HOST).unwrap().all_devices);
     }
 
     #[test]
@@ -558,7 +612,7 @@ mod tests {
                 spec["process"]["args"] = serde_json::json!([args]);
                 spec["process"]["env"] = serde_json::json!(env);
             });
-            let candidates = Plan::new(&spec, HOST).unwrap().process.candidates;
+            let candidates = Plan::new(&spec, &HOST).unwrap().process.candidates;
             let candidates: Vec<&str> = candidates.iter().map(|path| path.to_str().unwrap()).collect();
             assert_eq!(candidates, expected);
         };
@@ -588,14 +642,14 @@ mod tests {
                 {"type": "RLIMIT_RTTIME", "soft": 3, "hard": 4},
             ]);
         });
-        let plan = Plan::new(&spec, HOST).unwrap();
+        let plan = Plan::new(&spec, &HOST).unwrap();
         assert_eq!(plan.process.rlimits, [(libc::RLIMIT_NOFILE, 1, 2), (libc::RLIMIT_RTTIME, 3, 4)]);
     }
 
     #[test]
     fn capabilities_are_at_most_the_callers() {
         let host = Host { capabilities: CapabilitySet(0b11), ..HOST };
-        let plan = Plan::new(&crate::default_spec(), host).unwrap();
+        let plan = Plan::new(&crate::default_spec(), &host).unwrap();
         assert_eq!(plan.process.bounding, CapabilitySet(0b11));
         assert_eq!(plan.process.inheritable, CapabilitySet(0));
     }
@@ -607,7 +661,7 @@ mod tests {
                 let (parent, key) = pointer.rsplit_once('/').unwrap();
                 spec.pointer_mut(parent).unwrap()[key] = value;
             });
-            let error = Plan::new(&spec, HOST).unwrap_err();
+            let error = Plan::new(&spec, &HOST).unwrap_err();
             assert!(matches!(error, RuntimeError::Unsupported { .. }), "{pointer}: {error}");
         };
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
@@ -640,7 +694,7 @@ mod tests {
         let spec = spec_with(|spec| {
             spec["linux"]["sysctl"] = serde_json::json!({"kernel.shmmax": "1", "fs.mqueue.msg_max": "2"});
         });
-        let sysctls = Plan::new(&spec, HOST).unwrap().sysctls;
+        let sysctls = Plan::new(&spec, &HOST).unwrap().sysctls;
         let names: Vec<&str> = sysctls.iter().map(|(path, _)| path.to_str().unwrap()).collect();
         assert_eq!(names, ["/proc/sys/fs/mqueue/msg_max", "/proc/sys/kernel/shmmax"]);
     }

@@ -1,7 +1,21 @@
 //! The ladder of sandboxes: how much of the kernel's help a step can be confined with.
+//!
+//! In the sandboxes that take a user namespace the whole process enters it, before it has threads; from there on it is
+//! root with the right to mount, and everything else is as in the sandbox `root`.
+
+mod choose;
+mod ids;
+mod namespace;
+mod obstacle;
+mod place;
 
 use std::fmt;
 use std::str::FromStr;
+
+pub use choose::{NoSandbox, enter};
+pub(crate) use ids::UserNamespace;
+pub use ids::in_user_namespace;
+pub use obstacle::{Call, Cause, HelperProblem, Obstacle};
 
 /// A sandbox, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

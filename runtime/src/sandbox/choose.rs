@@ -1,0 +1,168 @@
+//! Taking the strongest sandbox that the place allows.
+
+use std::env;
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Capability;
+use rustix::fs::StatVfsMountFlags;
+use rustix::thread::CapabilitySet as ThreadCapabilities;
+
+use super::Sandbox;
+use super::namespace::{Mapping, Namespace};
+use super::obstacle::{Call, HelperProblem, Obstacle};
+use super::place::Place;
+use crate::sys::{self, Errno};
+
+/// What the sandbox `chroot` takes.
+const CHROOT: [Capability; 7] = [
+    Capability::Chown,
+    Capability::DacOverride,
+    Capability::Fowner,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::SysChroot,
+];
+
+/// Where programs are looked for that `PATH` does not lead to.
+const PROGRAMS: [&str; 3] = ["/usr/bin", "/bin", "/usr/local/bin"];
+
+/// Enters `forced`, or the strongest sandbox that the place allows. Afterwards this process is uid 0 with the rights that
+/// the sandbox gives, in a user namespace if it takes one. Only while the process has one thread.
+pub fn enter(forced: Option<Sandbox>) -> Result<Sandbox, NoSandbox> {
+    if forced.is_none_or(|sandbox| sandbox == Sandbox::Root) && is_root_here() {
+        return Ok(Sandbox::Root);
+    }
+    let place = Place::look();
+    let rungs = forced.map_or(Sandbox::ALL.to_vec(), |sandbox| vec![sandbox]);
+    let mut refused = Vec::new();
+    for sandbox in rungs {
+        let entered = attempt(sandbox, &place).and_then(|trial| match trial {
+            Some(namespace) => namespace.join(&place),
+            None => Ok(()),
+        });
+        match entered {
+            Ok(()) => return Ok(sandbox),
+            Err(obstacle) => refused.push((sandbox, obstacle)),
+        }
+    }
+    Err(NoSandbox { refused })
+}
+
+/// Tries whether `sandbox` can be had, without a lasting effect: the user namespace goes when it is dropped.
+pub(super) fn attempt(sandbox: Sandbox, place: &Place) -> Result<Option<Namespace>, Obstacle> {
+    match sandbox {
+        Sandbox::Root => root(place).map(|()| None),
+        Sandbox::Rootless => namespace(place, &many(place)?).map(Some),
+        Sandbox::RootlessSingle => namespace(place, &Mapping::One).map(Some),
+        Sandbox::Chroot => chroot(place).map(|()| None),
+    }
+}
+
+/// The usual case in two calls.
+fn is_root_here() -> bool {
+    rustix::process::geteuid().is_root()
+        && rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(ThreadCapabilities::SYS_ADMIN))
+        && sys::try_to_mount() == Errno(libc::EBADF)
+}
+
+fn root(place: &Place) -> Result<(), Obstacle> {
+    require_uid_0(place)?;
+    require(place, &[Capability::SysAdmin])?;
+    match sys::try_to_mount() {
+        Errno(libc::EBADF) => Ok(()),
+        Errno(errno) => Err(Obstacle::refused(Call::Mount, errno, place)),
+    }
+}
+
+fn chroot(place: &Place) -> Result<(), Obstacle> {
+    require_uid_0(place)?;
+    require(place, &CHROOT)
+}
+
+fn require_uid_0(place: &Place) -> Result<(), Obstacle> {
+    if place.uid == 0 { Ok(()) } else { Err(Obstacle::NotRoot { uid: place.uid }) }
+}
+
+fn require(place: &Place, capabilities: &[Capability]) -> Result<(), Obstacle> {
+    let missing = place.lacks(capabilities);
+    if missing.is_empty() { Ok(()) } else { Err(Obstacle::Capabilities { missing }) }
+}
+
+fn namespace(place: &Place, mapping: &Mapping) -> Result<Namespace, Obstacle> {
+    if place.threads > 1 {
+        return Err(Obstacle::Threads);
+    }
+    Namespace::make(place, mapping)
+}
+
+/// How many ids can be mapped: all that there are, by root who may set ids, or the subordinate ones of a user.
+fn many(place: &Place) -> Result<Mapping, Obstacle> {
+    let may_map = place.lacks(&[Capability::Setuid, Capability::Setgid, Capability::Setfcap]).is_empty();
+    if place.uid == 0 && may_map && !place.uid_map.is_empty() && !place.gid_map.is_empty() {
+        return Ok(Mapping::All { uids: place.uid_map.clone(), gids: place.gid_map.clone() });
+    }
+    let helpers = [helper("newuidmap")?, helper("newgidmap")?];
+    if place.no_new_privileges {
+        let program = "newuidmap".to_owned();
+        return Err(Obstacle::Helper { program, problem: HelperProblem::NoNewPrivileges });
+    }
+    let needed =
+        [("newuidmap", Capability::Setuid, "CAP_SETUID"), ("newgidmap", Capability::Setgid, "CAP_SETGID")];
+    for (program, capability, name) in needed {
+        if !place.bounding.contains(capability) {
+            let program = program.to_owned();
+            return Err(Obstacle::Helper { program, problem: HelperProblem::Bounded(name) });
+        }
+    }
+    let user = place.user.clone().ok_or(Obstacle::NoPasswdEntry { uid: place.uid })?;
+    let ids = |file: &'static str| match place.subordinate(Path::new(file)) {
+        ranges if ranges.is_empty() => Err(Obstacle::NoSubordinateIds { file, user: user.clone() }),
+        ranges => Ok(ranges),
+    };
+    Ok(Mapping::Subordinate { uids: ids("/etc/subuid")?, gids: ids("/etc/subgid")?, helpers })
+}
+
+/// Where `program` is, if it can do what it is for.
+fn helper(program: &str) -> Result<PathBuf, Obstacle> {
+    let problem = |problem| Obstacle::Helper { program: program.to_owned(), problem };
+    let path = env::var_os("PATH").unwrap_or_default();
+    let places = env::split_paths(&path).chain(PROGRAMS.map(PathBuf::from));
+    let found =
+        places.filter(|place| place.is_absolute()).map(|place| place.join(program)).find_map(|path| {
+            let found = fs::metadata(&path).ok()?;
+            found.is_file().then(|| (path, found.permissions().mode()))
+        });
+    let (path, mode) = found.ok_or_else(|| problem(HelperProblem::Missing))?;
+    let is_ignored = rustix::fs::statvfs(&path).is_ok_and(|on| on.f_flag.contains(StatVfsMountFlags::NOSUID));
+    let has_capabilities = rustix::fs::getxattr(&path, c"security.capability", &mut [0; 64][..]).is_ok();
+    let is_privileged = mode & libc::S_ISUID != 0 || has_capabilities;
+    if is_privileged && !is_ignored { Ok(path) } else { Err(problem(HelperProblem::NotPrivileged)) }
+}
+
+/// No sandbox can be had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoSandbox {
+    /// What was tried, and why it was not to be had.
+    pub refused: Vec<(Sandbox, Obstacle)>,
+}
+
+impl fmt::Display for NoSandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let [(sandbox, obstacle)] = self.refused.as_slice() {
+            return write!(f, "the sandbox {sandbox} cannot be had here: {obstacle}");
+        }
+        f.write_str("there is no sandbox for steps here")?;
+        for (number, (sandbox, obstacle)) in self.refused.iter().enumerate() {
+            f.write_str(if number == 0 { ": " } else { "; " })?;
+            write!(f, "{sandbox}: {obstacle}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for NoSandbox {}
