@@ -18,9 +18,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use crate::ContentDigest;
 use crate::diff::normal::NoChange;
 use crate::walk::{self, FileKind, Stat, Visited, Walk};
+use crate::{ContentDigest, diff};
 
 /// What the encoding begins with; the number changes whenever the encoding does.
 const FORMAT: &[u8] = b"wharf content 1\n";
@@ -173,8 +173,7 @@ pub(crate) fn hash_changes(dir: BorrowedFd<'_>, without: &NoChange) -> io::Resul
     for visited in Walk::new(dir)? {
         let visited = visited?;
         let first = links.first_path(&visited);
-        let is_change =
-            visited.entry.stat.kind != FileKind::Socket && !without.copies.contains(&visited.path);
+        let is_change = !visited.entry.stat.is_socket() && !without.copies.contains(&visited.path);
         if visited.entry.stat.kind == FileKind::File && first.is_none() {
             size += visited.entry.stat.size;
             batch_bytes += if is_change { visited.entry.stat.size } else { 0 };
@@ -327,9 +326,7 @@ fn frame(out: &mut Vec<u8>, bytes: &[u8]) {
 
 /// Whether a directory hides what lies below it.
 pub(crate) fn is_opaque(xattrs: &[(OsString, Vec<u8>)]) -> bool {
-    xattrs.iter().any(|(name, value)| {
-        (name == "trusted.overlay.opaque" || name == "user.overlay.opaque") && value == b"y"
-    })
+    xattrs.iter().any(|(name, value)| name == diff::OPAQUE_XATTR && value == b"y")
 }
 
 /// Whether an attribute is content of the file: overlayfs's own book-keeping and the label that the host's security
@@ -410,7 +407,7 @@ mod tests {
         check(true, |dir| {
             let file = File::open(dir.join("sub")).unwrap();
             let none = rustix::fs::XattrFlags::empty();
-            rustix::fs::fsetxattr(&file, "trusted.overlay.opaque", b"y", none).unwrap();
+            rustix::fs::fsetxattr(&file, diff::OPAQUE_XATTR, b"y", none).unwrap();
         });
         let whiteout = |dir: &Path, mode: u32| {
             let kind = rustix::fs::FileType::CharacterDevice;

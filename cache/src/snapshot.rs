@@ -1,36 +1,36 @@
-//! Snapshots: one directory a committed diff, stacked by kernel overlayfs.
+//! Snapshots: one directory a committed diff, stacked by kernel overlayfs or by copying.
 //!
 //! Words. A *snapshot* is a committed diff: an immutable directory `snapshots/<id>/` in overlayfs form (whiteout =
-//! character device 0/0, opaque directory = xattr `trusted.overlay.opaque`). A *chain* is an ordered list of
+//! character device 0/0, opaque directory = xattr `user.overlay.opaque`). A *chain* is an ordered list of
 //! snapshots, lowest first; it stands for the file system they give when stacked. An *active* snapshot is a diff
 //! being written on top of a chain; it becomes a snapshot by `commit` or vanishes when dropped.
 //!
-//! On disk an active snapshot is `tmp/<process>/<n>/{snapshot/fs,work}`; committing renames `snapshot` to
-//! `snapshots/<id>` in the transaction that inserts the row. So a row lacks its directory only if it says so (a *lazy*
-//! snapshot, which a cache of another place has), and a directory without such a row is a leftover.
+//! On disk an active snapshot is `tmp/<process>/<n>/snapshot/fs`, with what the snapshotter needs beside it; committing
+//! renames `snapshot` to `snapshots/<id>` in the transaction that inserts the row. So a row lacks its directory only if it
+//! says so (a *lazy* snapshot, which a cache of another place has), and a directory without such a row is a leftover.
 //!
-//! Overlay mounts are *detached* (`fsmount` without `move_mount`): they have no place in any mount namespace, live
-//! as long as their descriptor, and so disappear with the process however it dies.
+//! How chains become file systems is the business of a [`snapshotter`]: [`overlay`] mounts them, [`copy`] needs no mounts.
 
+mod copy;
 mod lazy;
 mod overlay;
 pub(crate) mod rows;
+pub(crate) mod snapshotter;
 
-use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{Mode, OFlags};
 
 use crate::diff::normal;
 use crate::gc::lease::Leased;
 use crate::store::Damage;
-use crate::{ContentDigest, DiffId, Digest, Store, StoreError, contenthash, store};
+use crate::{ContentDigest, DiffId, Digest, Stacking, Store, StoreError, contenthash, diff, store, walk};
 pub use lazy::LazyLayer;
-use overlay::Upper;
+use snapshotter::{Place, Snapshotter, Working};
 
 /// Name of a committed diff: 16 hex digits, random, never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,44 +108,43 @@ pub struct Active {
     /// Name in the process's directory.
     name: String,
     upper: OwnedFd,
-    root: Option<OwnedFd>,
+    working: Option<Box<dyn Working>>,
 }
 
 impl Active {
-    /// The merged file system, read-write: root of a detached overlay mount over the chain (of the bare upper
-    /// directory when the chain is empty). Mounted at the first call. The descriptor is an `O_PATH` one: open `.`
-    /// at it to list it.
+    /// The merged file system, read-write; made at the first call. The root of a detached overlay mount (with an `O_PATH`
+    /// descriptor: open `.` at it to list it), or a plain directory where snapshots are stacked by copying.
     pub fn root(&mut self) -> Result<BorrowedFd<'_>, SnapshotError> {
-        if self.root.is_none() {
-            self.root = Some(self.mount()?);
+        if self.working.is_none() {
+            let place = Place { name: &self.name, upper: self.upper.as_fd() };
+            self.working = Some(self.store.snapshotter().begin(&self.store, &self.chain, place)?);
         }
-        Ok(self.root.as_ref().map_or(self.upper.as_fd(), AsFd::as_fd))
+        Ok(self.working.as_ref().map_or(self.upper.as_fd(), |working| working.root()))
     }
 
-    fn mount(&self) -> Result<OwnedFd, SnapshotError> {
-        if self.chain.0.is_empty() {
-            return overlay::bind(&self.upper).map_err(|source| self.error("bind", source));
-        }
-        let dir = self.store.process().path().join(&self.name);
-        let upper = Upper { upper: dir.join("snapshot/fs"), work: dir.join("work") };
-        self.store.mount_chain(&self.chain, Some(&upper))
-    }
-
-    /// The bare upper directory, for writers that know nothing below is in the way (layer unpacking).
+    /// The bare upper directory, for writers that know nothing below is in the way (layer unpacking). Who has asked for
+    /// [`Self::root`] on top of a chain must not write here.
     pub fn upper(&self) -> BorrowedFd<'_> {
         self.upper.as_fd()
     }
 
-    /// Ends the mount, hashes the diff, moves it under its final name and records it, atomically. What is no change
+    /// Ends the changing, hashes the diff, moves it under its final name and records it, atomically. What is no change
     /// against the chain below has no part in the content digest.
     /// `created` is the time kept for the history entry.
     pub fn commit(mut self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
-        self.root = None;
+        let tree = match self.working.take() {
+            Some(working) => working.finish()?,
+            None => None,
+        };
         let no_change =
             normal::no_change(&self.store, self.upper.as_fd(), &self.chain, "the changes of a step")
                 .map_err(|error| self.error("compare", io::Error::other(error)))?;
         let hashed = contenthash::hash_changes(self.upper.as_fd(), &no_change);
-        self.commit_hashed(created, hashed)
+        let snapshot = self.commit_hashed(created, hashed)?;
+        if let Some(tree) = tree {
+            self.store.snapshotter().keep(&self.store, self.chain.with(snapshot.id), tree);
+        }
+        Ok(snapshot)
     }
 
     /// As [`Self::commit`] for what was unpacked from a layer, all of which counts.
@@ -155,11 +154,10 @@ impl Active {
     }
 
     fn commit_hashed(
-        mut self,
+        &self,
         created: SystemTime,
         hashed: io::Result<(ContentDigest, u64)>,
     ) -> Result<Snapshot, SnapshotError> {
-        self.root = None;
         let (content, size) = hashed.map_err(|source| self.error("hash", source))?;
         let id = store::random_u64().map_err(|source| self.error("name", source))?;
         let snapshot = Snapshot { id: SnapshotId(id), content, size, created };
@@ -210,7 +208,7 @@ impl Active {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.root = None;
+        self.working = None;
         self.store.discard(&self.name);
     }
 }
@@ -224,37 +222,36 @@ impl Store {
             let object = self.process().path().join(object).display().to_string();
             move |errno: rustix::io::Errno| SnapshotError::Io { operation, object, source: errno.into() }
         };
-        for dir in
-            [name.clone(), format!("{name}/work"), format!("{name}/snapshot"), format!("{name}/snapshot/fs")]
-        {
+        for dir in [name.clone(), format!("{name}/snapshot"), format!("{name}/snapshot/fs")] {
             rustix::fs::mkdirat(self.process().fd(), &dir, Mode::RWXU).map_err(failed("create", &dir))?;
         }
         let upper =
             rustix::fs::openat(self.process().fd(), format!("{name}/snapshot/fs"), DIRECTORY, Mode::empty())
                 .map_err(failed("open", &name))?;
-        let active = Active { store: self.clone(), chain: chain.clone(), name, upper, root: None };
+        let active = Active { store: self.clone(), chain: chain.clone(), name, upper, working: None };
         // The merged root is the upper one's: it has to look as it did below.
-        let (mode, owner) = match chain.0.last() {
-            None => (Mode::from_raw_mode(0o755), None),
+        match chain.0.last() {
+            None => rustix::fs::fchmod(&active.upper, Mode::from_raw_mode(0o755))
+                .map_err(failed("chmod", &active.name))?,
             Some(top) => {
-                let stat =
-                    rustix::fs::fstat(self.open_snapshot(*top)?).map_err(failed("stat", &active.name))?;
-                let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
-                (Mode::from_raw_mode(stat.st_mode & 0o7777), Some(owner))
+                let below = self.open_snapshot(*top)?;
+                let copy = || -> io::Result<()> {
+                    let (stat, xattrs) = (walk::stat_of(below.as_fd())?, walk::xattrs_of(below.as_fd())?);
+                    diff::set_dir(active.upper.as_fd(), &stat, &xattrs)?;
+                    diff::set_dir_time(active.upper.as_fd(), &stat)
+                };
+                copy().map_err(|source| active.error("copy the root of", source))?;
             }
-        };
-        if let Some((uid, gid)) = owner {
-            rustix::fs::fchown(&active.upper, Some(uid), Some(gid)).map_err(failed("chown", &active.name))?;
         }
-        rustix::fs::fchmod(&active.upper, mode).map_err(failed("chmod", &active.name))?;
         Ok(active)
     }
 
-    /// The merged file system of `chain`, read-only, as the root of a detached mount (of an empty directory for the
-    /// empty chain). The descriptor is an `O_PATH` one: open `.` at it to list it.
+    /// The merged file system of `chain` (an empty directory for the empty chain), to be read and never to be written to. The
+    /// descriptor is an `O_PATH` one: open `.` at it to list it. It is the root of a detached mount that is read-only;
+    /// where snapshots are stacked by copying it is a plain directory that holds *the very files of the snapshots*.
     pub fn view(&self, chain: &Chain) -> Result<OwnedFd, SnapshotError> {
         self.snapshots(chain)?;
-        self.mount_chain(chain, None)
+        self.snapshotter().view(self, chain)
     }
 
     /// Content digest of the whole file system `chain` stands for: the diffs' content digests, folded from the lowest
@@ -319,40 +316,6 @@ impl Store {
         Err(missing(id).into())
     }
 
-    fn mount_chain(&self, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {
-        // A snapshot that is there twice counts where it is topmost: all that the lower one adds or hides is hidden or
-        // added again above. Overlayfs refuses to stack a directory on itself.
-        let mut seen = HashSet::new();
-        let topmost_first: Vec<_> = chain.0.iter().rev().copied().filter(|id| seen.insert(*id)).collect();
-        if topmost_first.len() > overlay::LAYERS_MAX {
-            return Err(SnapshotError::TooManyLayers {
-                layers: topmost_first.len(),
-                max: overlay::LAYERS_MAX,
-            });
-        }
-        let mut lowers: Vec<_> = topmost_first.iter().map(|id| self.snapshot_path(*id)).collect();
-        if upper.is_none() {
-            // An overlay without an upper directory needs two lower ones.
-            for number in lowers.len()..2 {
-                lowers.push(self.empty_dir(number)?);
-            }
-        }
-        overlay::mount(&lowers, upper).map_err(|source| {
-            // One whose files are gone is forgotten by looking; all are when another process has begun anew.
-            match self.is_replaced() {
-                Ok(false) => {}
-                Ok(true) => return StoreError::Replaced.into(),
-                Err(error) => return error.into(),
-            }
-            let lost = topmost_first.iter().find(|id| !self.has_snapshot_files(**id).unwrap_or(true));
-            if let Some(id) = lost {
-                return missing(*id).into();
-            }
-            let object = topmost_first.first().map_or("(empty)".to_owned(), SnapshotId::to_string);
-            SnapshotError::Io { operation: "mount", object, source }
-        })
-    }
-
     /// The bare directory of a snapshot, in overlayfs form.
     pub(crate) fn open_snapshot(&self, id: SnapshotId) -> Result<OwnedFd, SnapshotError> {
         match rustix::fs::openat(self.snapshots_dir(), format!("{id}/fs"), DIRECTORY, Mode::empty()) {
@@ -369,6 +332,14 @@ impl Store {
 
     fn snapshot_path(&self, id: SnapshotId) -> PathBuf {
         self.root().join(format!("snapshots/{id}/fs"))
+    }
+}
+
+/// The snapshotter for a way of stacking.
+pub(crate) fn snapshotter(stacking: Stacking) -> Box<dyn Snapshotter> {
+    match stacking {
+        Stacking::Overlay => Box::new(overlay::Overlay),
+        Stacking::Copy => Box::new(copy::Copying::default()),
     }
 }
 
@@ -412,5 +383,11 @@ pub enum SnapshotError {
     Store(#[from] StoreError),
 }
 
+// The same tests for each way of stacking: they look at the name of their module.
 #[cfg(test)]
-mod tests;
+#[path = "snapshot/tests.rs"]
+#[expect(clippy::duplicate_mod, reason = "the same tests for each way of stacking")]
+mod copy_tests;
+#[cfg(test)]
+#[path = "snapshot/tests.rs"]
+mod overlay_tests;

@@ -27,7 +27,8 @@ use rustix::io::Errno;
 
 use crate::Setup;
 use crate::content::{Blobs, ContentError};
-use crate::snapshot::SnapshotId;
+use crate::snapshot::snapshotter::Snapshotter;
+use crate::snapshot::{self, SnapshotId};
 pub use damage::Damage;
 pub(crate) use damage::Damages;
 use database::Database;
@@ -69,6 +70,7 @@ struct Inner {
     database: Mutex<Database>,
     /// `snapshots/`, last the one that the database knows: of those before something may still be mounted.
     snapshots: Mutex<Vec<Arc<OwnedFd>>>,
+    snapshotter: Box<dyn Snapshotter>,
     /// The snapshots that were committed by this process: nobody has had a chance to change them.
     committed: Mutex<HashSet<SnapshotId>>,
     damages: Arc<Damages>,
@@ -170,6 +172,7 @@ impl Store {
             inner: Arc::new(Inner {
                 setup,
                 snapshots: Mutex::new(vec![Arc::clone(&database.snapshots)]),
+                snapshotter: snapshot::snapshotter(setup.stacking),
                 committed: Mutex::default(),
                 database: Mutex::new(database),
                 mounts: open_dir(&root.join("mounts"))?,
@@ -265,6 +268,11 @@ impl Store {
     pub(crate) fn snapshots_dir(&self) -> Arc<OwnedFd> {
         let all = self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.last().expect("a store has been opened with one, and none is taken away"))
+    }
+
+    /// What makes file systems of chains.
+    pub(crate) fn snapshotter(&self) -> &dyn Snapshotter {
+        &*self.inner.snapshotter
     }
 
     /// The snapshots that this process has committed.

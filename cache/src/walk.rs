@@ -58,10 +58,23 @@ pub struct Stat {
     pub ctime: (i64, u32),
 }
 
+/// The mode of a socket that marks a deleted name in a store on overlayfs, which lets nobody make the device: sticky, and
+/// no permissions.
+pub(crate) const WHITEOUT_SOCKET_MODE: u32 = 0o1000;
+
 impl Stat {
-    /// Whether this is overlayfs's mark for a deleted name: a character device 0/0.
+    /// Whether this is the mark for a deleted name: overlayfs's, a character device 0/0, or the one used on overlayfs.
     pub(crate) fn is_whiteout(&self) -> bool {
-        self.kind == FileKind::CharDevice && self.rdev == (0, 0)
+        match self.kind {
+            FileKind::CharDevice => self.rdev == (0, 0),
+            FileKind::Socket => self.mode == WHITEOUT_SOCKET_MODE,
+            _ => false,
+        }
+    }
+
+    /// Whether this is a socket that is a file. No layer can hold one.
+    pub(crate) fn is_socket(&self) -> bool {
+        self.kind == FileKind::Socket && !self.is_whiteout()
     }
 }
 

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{
     self as fd, AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags,
 };
+use wharf_cache::contenthash::is_content_xattr;
 use wharf_cache::walk::{self, Entry, FileKind, Stat};
 
 use super::ExportError;
@@ -343,7 +344,7 @@ fn read_error(path: &Path) -> impl FnOnce(io::Error) -> ExportError {
 /// Sets what this process may and this file system can; the rest means nothing outside the image (`security.*` needs
 /// privileges, some file systems have no attributes). The marks of overlayfs are not the image's.
 fn set_xattrs(file: BorrowedFd<'_>, xattrs: &[(OsString, Vec<u8>)]) {
-    for (name, value) in xattrs.iter().filter(|(name, _)| !name.as_bytes().starts_with(b"trusted.overlay.")) {
+    for (name, value) in xattrs.iter().filter(|(name, _)| is_content_xattr(name)) {
         if let Ok(name) = CString::new(name.as_bytes()) {
             let _ = fd::fsetxattr(file, &name, value, XattrFlags::empty());
         }

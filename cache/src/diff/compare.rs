@@ -1,6 +1,6 @@
 //! Snapshot → layer tar: what of an upper directory is a change against what lies below it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
@@ -29,7 +29,7 @@ pub(super) fn write_changes<S: Sink>(
     let upper = store.open_snapshot(top)?;
     let mut changes = Changes {
         tar,
-        lower: Lower::new(store, below, format!("snapshot {top}")),
+        lower: Lower::new(store, below, format!("snapshot {top}"), upper.as_fd()),
         unchanged: BTreeMap::new(),
         object: format!("snapshot {top}"),
     };
@@ -78,7 +78,7 @@ impl<S: Sink> Changes<'_, S> {
 
     fn visit(&mut self, visited: &Visited) -> Result<(), DiffError> {
         let Visited { path, entry, .. } = visited;
-        if entry.stat.kind == FileKind::Socket {
+        if entry.stat.is_socket() {
             return Ok(());
         }
         if entry.name.as_bytes().starts_with(whiteout::PREFIX) {
@@ -150,26 +150,31 @@ impl<S: Sink> Changes<'_, S> {
     }
 }
 
-/// The file system below a snapshot, looked into along the walk of the snapshot. Mounted at the first look: a diff
-/// that is empty needs none.
-pub(super) struct Lower<'a> {
+/// The file system below a snapshot, looked into along the walk of the snapshot. Opened at the first look: a diff that is
+/// empty needs none.
+pub(crate) struct Lower<'a> {
     store: &'a Store,
     chain: Chain,
     /// What is compared, for messages.
     object: String,
-    /// The directories from the root to the one looked into last, with their paths; `None` where there is none.
-    dirs: Vec<(OsString, Option<OwnedFd>)>,
+    upper: BorrowedFd<'a>,
+    /// How many names the files of the upper directory have there, of those with several links.
+    names: Option<HashMap<(u64, u64), u32>>,
+    /// The directories from the root to the one looked into last, with their paths: in each of the layers, the topmost
+    /// first, as far as they are seen; empty where there is none.
+    dirs: Vec<(OsString, Vec<OwnedFd>)>,
     /// Directories of the snapshot that hide what is below them.
     opaque: HashSet<OsString>,
 }
 
 impl<'a> Lower<'a> {
-    pub(super) fn new(store: &'a Store, chain: Chain, object: String) -> Self {
-        Self { store, chain, object, dirs: Vec::new(), opaque: HashSet::new() }
+    /// What lies below `upper`.
+    pub(crate) fn new(store: &'a Store, chain: Chain, object: String, upper: BorrowedFd<'a>) -> Self {
+        Self { store, chain, object, upper, names: None, dirs: Vec::new(), opaque: HashSet::new() }
     }
 
     /// From now on there is nothing below the directory `path`.
-    pub(super) fn hide(&mut self, path: &OsStr) {
+    pub(crate) fn hide(&mut self, path: &OsStr) {
         self.opaque.insert(path.to_owned());
     }
 
@@ -193,20 +198,23 @@ impl<'a> Lower<'a> {
     /// Whether the entry is a mere copy of what lies below, as overlayfs makes when a file is opened for writing and
     /// then left alone. Equal size and times prove nothing (`touch -r`), so the bytes are compared, too. A file with
     /// several names always counts: one of the names may be new.
-    pub(super) fn has_copy_of(&mut self, visited: &Visited) -> Result<bool, DiffError> {
+    pub(crate) fn has_copy_of(&mut self, visited: &Visited) -> Result<bool, DiffError> {
         let (path, name, stat) = (&visited.path, &visited.entry.name, &visited.entry.stat);
-        let comparable = matches!(stat.kind, FileKind::File | FileKind::Symlink) && stat.nlink == 1;
-        if !comparable {
+        if !matches!(stat.kind, FileKind::File | FileKind::Symlink) {
             return Ok(false);
         }
         let object = self.object.clone();
-        let Some((lower, below)) = self.find(visited)? else { return Ok(false) };
+        let Some((_, below)) = self.find(visited)? else { return Ok(false) };
         if stat.kind != below.kind
             || !same_owner_and_mode(stat, &below)
             || (stat.size, stat.mtime) != (below.size, below.mtime)
         {
             return Ok(false);
         }
+        if self.has_names(stat).map_err(|source| cannot_read(&object, path, source))? {
+            return Ok(false);
+        }
+        let Some((lower, _)) = self.find(visited)? else { return Ok(false) };
         let upper = visited.dir.as_fd();
         let same = || -> io::Result<bool> {
             if !same_xattrs(&walk::xattrs_at(upper, name)?, &walk::xattrs_at(lower, name)?) {
@@ -222,6 +230,26 @@ impl<'a> Lower<'a> {
         same().map_err(|source| cannot_read(&object, path, source))
     }
 
+    /// Whether a file of the upper directory has several names there. Its links tell less: views and other processes may
+    /// have names of it, too.
+    fn has_names(&mut self, stat: &Stat) -> io::Result<bool> {
+        if stat.nlink < 2 {
+            return Ok(false);
+        }
+        if self.names.is_none() {
+            let mut names = HashMap::new();
+            for visited in Walk::new(self.upper)? {
+                let stat = visited?.entry.stat;
+                if stat.nlink > 1 && stat.kind != FileKind::Dir {
+                    *names.entry((stat.dev, stat.ino)).or_insert(0) += 1;
+                }
+            }
+            self.names = Some(names);
+        }
+        let names = self.names.as_ref().and_then(|names| names.get(&(stat.dev, stat.ino)));
+        Ok(names.is_some_and(|names| *names > 1))
+    }
+
     /// From now on there is nothing below.
     fn hide_all(&mut self) {
         self.chain = Chain::default();
@@ -234,7 +262,8 @@ impl<'a> Lower<'a> {
             return Ok(None);
         }
         if self.dirs.is_empty() {
-            self.dirs.push((OsString::new(), Some(self.store.view(&self.chain)?)));
+            let layers = self.store.snapshotter().layers(self.store, &self.chain)?;
+            self.dirs.push((OsString::new(), layers));
         }
         let failed = |source| cannot_read("the layers below", &visited.path, source);
         // `dirs[n]` is where the first n components lead; what is open of this path stays, the rest is opened. Mostly
@@ -253,18 +282,47 @@ impl<'a> Lower<'a> {
         for dir in missing.into_iter().rev() {
             let name =
                 OsStr::from_bytes(dir.as_bytes().rsplit(|&byte| byte == b'/').next().unwrap_or_default());
-            let opened = match self.dirs.last().and_then(|(_, fd)| fd.as_ref()) {
-                Some(parent) if !self.opaque.contains(dir) => {
-                    absent_as_none(walk::open_dir_at(parent.as_fd(), name)).map_err(failed)?
+            let opened = match self.dirs.last() {
+                Some((_, parents)) if !self.opaque.contains(dir) => {
+                    open_merged(parents, name).map_err(failed)?
                 }
-                _ => None,
+                _ => Vec::new(),
             };
             self.dirs.push((dir.to_owned(), opened));
         }
-        let Some(Some(dir)) = self.dirs.get(visited.depth).map(|(_, dir)| dir) else { return Ok(None) };
-        let stat = absent_as_none(walk::stat_at(dir.as_fd(), &visited.entry.name)).map_err(failed)?;
-        Ok(stat.map(|stat| (dir.as_fd(), stat)))
+        let Some((_, layers)) = self.dirs.get(visited.depth) else { return Ok(None) };
+        for dir in layers {
+            if let Some(stat) =
+                absent_as_none(walk::stat_at(dir.as_fd(), &visited.entry.name)).map_err(failed)?
+            {
+                return Ok((!stat.is_whiteout()).then_some((dir.as_fd(), stat)));
+            }
+        }
+        Ok(None)
     }
+}
+
+/// The directories `name` of `parents`, the topmost first, as far as one is seen below the other.
+fn open_merged(parents: &[OwnedFd], name: &OsStr) -> io::Result<Vec<OwnedFd>> {
+    let mut merged = Vec::new();
+    for (number, parent) in parents.iter().enumerate() {
+        let dir = match walk::open_dir_at(parent.as_fd(), name) {
+            Ok(dir) => dir,
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::NOENT) => continue,
+                // A file, or the mark of what is gone.
+                Some(Errno::NOTDIR | Errno::LOOP) => break,
+                _ => return Err(error),
+            },
+        };
+        let is_last = number + 1 == parents.len();
+        let closes = !is_last && is_opaque(&walk::xattrs_of(dir.as_fd())?);
+        merged.push(dir);
+        if closes {
+            break;
+        }
+    }
+    Ok(merged)
 }
 
 fn absent_as_none<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -7,13 +7,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::fs::AtFlags;
 
 use super::DiffError;
+use super::copy_up::{copy_file, set_dir};
 use super::root::{self, Dir, Missing, Root, write_error};
-use super::unpack::{
-    Metadata, Unpacker, create_file, is_absent, make_node, make_symlink, set_metadata, timestamps,
-};
+use super::unpack::{Unpacker, is_absent};
 use super::whiteout;
 use crate::walk::{self, FileKind, Stat};
 use crate::{Chain, Store};
@@ -55,10 +54,8 @@ fn complete_lowest(unpacker: &mut Unpacker) -> Result<(), DiffError> {
 fn hide_root(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError> {
     let object = unpacker.object.clone();
     let failed = |source| write_error("hide what is below", b"/", &object, source);
-    for name in [whiteout::OPAQUE_XATTR, whiteout::OPAQUE_XATTR_USER] {
-        // One of them was set.
-        let _ = rustix::fs::fremovexattr(unpacker.root.fd(), name);
-    }
+    rustix::fs::fremovexattr(unpacker.root.fd(), whiteout::OPAQUE_XATTR)
+        .map_err(|errno| failed(errno.into()))?;
     let root = walk::open_dir_at(below, OsStr::new(".")).map_err(failed)?;
     for entry in walk::read_dir(root.as_fd()).map_err(failed)? {
         let name = entry.name.as_bytes();
@@ -66,8 +63,7 @@ fn hide_root(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffE
             Ok(Stat { kind: FileKind::Dir, .. }) => unpacker.make_opaque(name)?,
             Ok(_) => {}
             Err(error) if is_absent(&error) => {
-                rustix::fs::mknodat(unpacker.root.fd(), name, FileType::CharacterDevice, Mode::empty(), 0)
-                    .map_err(|errno| failed(errno.into()))?;
+                whiteout::make_whiteout(unpacker.root.fd(), &entry.name).map_err(failed)?;
             }
             Err(error) => return Err(failed(error)),
         }
@@ -184,7 +180,8 @@ fn links(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError
                     .map_err(|source| unpacker.cannot("look up", &origin, source))?;
                 let copy = if stays { origin.clone() } else { path.clone() };
                 let (to, to_name) = place(unpacker, &path, &copy)?;
-                copy_up(&from, name, &to, &to_name, &stat)
+                let (name, to_name) = (OsStr::from_bytes(name), OsStr::from_bytes(&to_name));
+                copy_file(from.fd.as_fd(), name, &stat, to.fd.as_fd(), to_name)
                     .map_err(|source| unpacker.cannot("copy up", &target, source))?;
                 copies.insert(origin, copy.clone());
                 copy
@@ -226,33 +223,6 @@ fn is_untouched(unpacker: &Unpacker, path: &[u8]) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Copies a file with all its metadata.
-fn copy_up(from: &Dir, from_name: &[u8], to: &Dir, name: &[u8], stat: &Stat) -> io::Result<()> {
-    let (source, dest) = (from.fd.as_fd(), to.fd.as_fd());
-    let os_name = OsStr::from_bytes(from_name);
-    let xattrs = walk::xattrs_at(source, os_name)?;
-    let owner = (stat.uid, stat.gid);
-    let metadata = Metadata { mode: stat.mode, owner, mtime: stat.mtime, xattrs: &xattrs };
-    let kind = match stat.kind {
-        FileKind::File => {
-            let mut file = create_file(dest, name)?;
-            io::copy(&mut walk::open_file_at(source, os_name)?, &mut file)?;
-            set_metadata(file.as_fd(), &metadata)?;
-            rustix::fs::futimens(&file, &timestamps(stat.mtime))?;
-            return Ok(());
-        }
-        FileKind::Symlink => {
-            let target = walk::readlink_at(source, os_name)?;
-            return make_symlink(dest, name, target.as_bytes(), &metadata);
-        }
-        FileKind::CharDevice => FileType::CharacterDevice,
-        FileKind::BlockDevice => FileType::BlockDevice,
-        FileKind::Socket => FileType::Socket,
-        FileKind::Fifo | FileKind::Dir => FileType::Fifo,
-    };
-    make_node(dest, name, kind, stat.rdev, &metadata)
-}
-
 /// Directories that the layer does not list look as they do below.
 fn implied(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffError> {
     for path in std::mem::take(&mut unpacker.implied) {
@@ -261,9 +231,7 @@ fn implied(unpacker: &mut Unpacker, below: BorrowedFd<'_>) -> Result<(), DiffErr
             let Some(dir) = root::open_dir_below(unpacker.root.fd(), &path)? else { return Ok(None) };
             let stat = walk::stat_of(lower.as_fd())?;
             let xattrs = walk::xattrs_of(lower.as_fd())?;
-            let owner = (stat.uid, stat.gid);
-            let metadata = Metadata { mode: stat.mode, owner, mtime: stat.mtime, xattrs: &xattrs };
-            set_metadata(dir.as_fd(), &metadata)?;
+            set_dir(dir.as_fd(), &stat, &xattrs)?;
             Ok(Some(stat.mtime))
         };
         let mtime = copy().map_err(|source| unpacker.cannot("complete the directory", &path, source))?;

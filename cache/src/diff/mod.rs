@@ -6,6 +6,7 @@ mod check;
 mod compare;
 mod complete;
 mod compress;
+mod copy_up;
 mod decompress;
 mod mount;
 pub(crate) mod normal;
@@ -14,8 +15,6 @@ mod sparse;
 mod tar_header;
 mod tar_reader;
 mod tar_writer;
-#[cfg(test)]
-mod tests;
 mod unpack;
 mod whiteout;
 
@@ -202,7 +201,11 @@ pub fn write_tree(
     sink.write(&last)
 }
 
+pub(crate) use compare::Lower;
+pub(crate) use copy_up::{copy_file, set_dir, set_dir_time};
 pub(crate) use mount::{empty_dir, extract_mount, write_mount};
+pub(crate) use root::open_dir_below;
+pub(crate) use whiteout::{OPAQUE_XATTR, make_whiteout};
 
 /// What is to be unpacked: the descriptor of a layer and the diffID that the image config promises.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -309,3 +312,12 @@ pub enum DiffError {
     #[error("{0}")]
     Store(#[from] crate::StoreError),
 }
+
+// The same tests for each way of stacking: they look at the name of their module.
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+#[expect(clippy::duplicate_mod, reason = "the same tests for each way of stacking")]
+mod copy_tests;
+#[cfg(test)]
+#[path = "tests/mod.rs"]
+mod overlay_tests;

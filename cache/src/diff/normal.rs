@@ -35,7 +35,7 @@ pub(crate) fn no_change(
         return Ok(found);
     }
     let failed = |path: &OsStr, source| cannot_read(object, path, source);
-    let mut lower = Lower::new(store, chain.clone(), object.to_owned());
+    let mut lower = Lower::new(store, chain.clone(), object.to_owned(), upper);
     for visited in Walk::new(upper).map_err(|source| failed(OsStr::new(""), source))? {
         let visited = visited.map_err(|source| failed(OsStr::new(""), source))?;
         let (path, stat) = (&visited.path, &visited.entry.stat);
@@ -53,8 +53,7 @@ pub(crate) fn no_change(
                     lower.has_same_dir(&visited, &xattrs)?
                 }
             }
-            // No layer can hold one.
-            FileKind::Socket => true,
+            _ if stat.is_socket() => true,
             _ => lower.has_copy_of(&visited)?,
         };
         if is_copy {

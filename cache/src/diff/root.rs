@@ -188,7 +188,7 @@ impl Root {
 }
 
 /// Opens the directory at `path`, which has no symlinks, for changing its metadata; `None` if there is none.
-pub(super) fn open_dir_below(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn open_dir_below(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<Option<OwnedFd>> {
     let mut dir = walk::open_dir_at(root, OsStr::new("."))?;
     for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
         dir = match walk::open_dir_at(dir.as_fd(), OsStr::from_bytes(name)) {

@@ -309,8 +309,8 @@ impl Unpacker {
     fn whiteout(&mut self, parent: &Dir, name: &[u8]) -> Result<(), DiffError> {
         let path = parent.join(name);
         self.clear(parent, name, &path)?;
-        rustix::fs::mknodat(&*parent.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
-            .map_err(|errno| self.cannot("whiteout", &path, errno.into()))?;
+        whiteout::make_whiteout(parent.fd.as_fd(), OsStr::from_bytes(name))
+            .map_err(|source| self.cannot("whiteout", &path, source))?;
         self.whiteouts.insert(path);
         Ok(())
     }
@@ -319,13 +319,7 @@ impl Unpacker {
     pub(super) fn make_opaque(&mut self, path: &[u8]) -> Result<(), DiffError> {
         let mark = || {
             let Some(dir) = root::open_dir_below(self.root.fd(), path)? else { return Ok(()) };
-            let set = |name| rustix::fs::fsetxattr(&dir, name, b"y", XattrFlags::empty());
-            match set(whiteout::OPAQUE_XATTR) {
-                // In a user namespace overlayfs is mounted with `userxattr`.
-                Err(Errno::PERM) => set(whiteout::OPAQUE_XATTR_USER)?,
-                result => result?,
-            }
-            Ok(())
+            Ok(rustix::fs::fsetxattr(&dir, whiteout::OPAQUE_XATTR, b"y", XattrFlags::empty())?)
         };
         mark().map_err(|source| self.cannot("make opaque", path, source))?;
         self.opaque.insert(path.to_vec());

@@ -1,5 +1,14 @@
 //! How a layer tar says that something below is gone (OCI image-spec, layer.md#whiteouts), and how overlayfs does.
 
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::{FileType, Mode};
+use rustix::io::Errno;
+
+use crate::walk::WHITEOUT_SOCKET_MODE as SOCKET_MODE;
+
 /// A file of this prefix and a name says that the name is gone from the layers below.
 pub(super) const PREFIX: &[u8] = b".wh.";
 
@@ -31,9 +40,17 @@ impl<'a> Name<'a> {
     }
 }
 
-/// The attribute that makes a directory opaque for overlayfs, and the one it uses in a user namespace.
-pub(super) const OPAQUE_XATTR: &str = "trusted.overlay.opaque";
-pub(super) const OPAQUE_XATTR_USER: &str = "user.overlay.opaque";
+/// The attribute that makes a directory opaque for an overlayfs that is mounted with `userxattr`.
+pub(crate) const OPAQUE_XATTR: &str = "user.overlay.opaque";
+
+/// Marks `name` as gone. Anybody may make the device, but on overlayfs nobody: there the mark is a socket with a mode that
+/// sockets do not have.
+pub(crate) fn make_whiteout(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<()> {
+    match rustix::fs::mknodat(dir, name, FileType::CharacterDevice, Mode::empty(), 0) {
+        Err(Errno::PERM) => Ok(rustix::fs::mknodat(dir, name, FileType::Socket, SOCKET_MODE.into(), 0)?),
+        made => Ok(made?),
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,10 +1,14 @@
-//! Detached overlay mounts, made with the new mount API.
+//! Stacking by the kernel: detached overlay mounts, made with the new mount API.
+//!
+//! Overlay mounts are *detached* (`fsmount` without `move_mount`): they have no place in any mount namespace, live as long
+//! as their descriptor, and so disappear with the process however it dies.
 //!
 //! What is written goes to the upper directory in a form that can be read without the layers below: no metacopy, no
-//! redirects, no index. Redirects that somebody put into a layer are not followed either.
+//! redirects, no index. Redirects that somebody put into a layer are not followed either. The marks are attributes of users
+//! (`userxattr`), which can be written in every user namespace.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,11 +19,16 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
+use super::copy::Tree;
+use super::snapshotter::{Place, Snapshotter, Working, topmost_first};
+use super::{Chain, SnapshotError, SnapshotId, missing};
+use crate::{Store, StoreError};
+
 /// Lower layers one overlay can have (`OVL_MAX_STACK` of the kernel).
 const STACK_MAX: usize = 500;
 
 /// Lower layers that [`mount`] can stack: the lowest 500 as an overlay of their own below 499 others.
-pub(super) const LAYERS_MAX: usize = 2 * STACK_MAX - 1;
+const LAYERS_MAX: usize = 2 * STACK_MAX - 1;
 
 /// The kernel takes parameter values of at most 255 bytes.
 const VALUE_BYTES_MAX: usize = 255;
@@ -27,15 +36,96 @@ const VALUE_BYTES_MAX: usize = 255;
 /// The kernel reports this many messages of one mount at most.
 const MESSAGES_MAX: usize = 8;
 
+/// Snapshots stacked by overlayfs.
+#[derive(Debug)]
+pub(super) struct Overlay;
+
+impl Snapshotter for Overlay {
+    fn begin(
+        &self,
+        store: &Store,
+        chain: &Chain,
+        place: Place<'_>,
+    ) -> Result<Box<dyn Working>, SnapshotError> {
+        let dir = store.process().path().join(place.name);
+        let failed = |operation| {
+            let object = dir.display().to_string();
+            move |source| SnapshotError::Io { operation, object, source }
+        };
+        if chain.0.is_empty() {
+            let root = bind(place.upper).map_err(failed("bind"))?;
+            return Ok(Box::new(Mounted(root)));
+        }
+        let work = format!("{}/work", place.name);
+        rustix::fs::mkdirat(store.process().fd(), &work, Mode::RWXU)
+            .map_err(|errno| failed("create")(errno.into()))?;
+        let upper = Upper { upper: dir.join("snapshot/fs"), work: dir.join("work") };
+        Ok(Box::new(Mounted(mount_chain(store, chain, Some(&upper))?)))
+    }
+
+    fn view(&self, store: &Store, chain: &Chain) -> Result<OwnedFd, SnapshotError> {
+        mount_chain(store, chain, None)
+    }
+
+    fn layers(&self, store: &Store, chain: &Chain) -> Result<Vec<OwnedFd>, SnapshotError> {
+        Ok(vec![store.view(chain)?])
+    }
+
+    fn keep(&self, _: &Store, _: Chain, _: Tree) {}
+}
+
+/// The root of a mount that ends when it is dropped. The changes are in the upper directory from the start.
+#[derive(Debug)]
+struct Mounted(OwnedFd);
+
+impl Working for Mounted {
+    fn root(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn finish(self: Box<Self>) -> Result<Option<Tree>, SnapshotError> {
+        Ok(None)
+    }
+}
+
+fn mount_chain(store: &Store, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {
+    // Overlayfs refuses to stack a directory on itself.
+    let topmost_first = topmost_first(chain);
+    if topmost_first.len() > LAYERS_MAX {
+        return Err(SnapshotError::TooManyLayers { layers: topmost_first.len(), max: LAYERS_MAX });
+    }
+    let mut lowers: Vec<_> = topmost_first.iter().map(|id| store.snapshot_path(*id)).collect();
+    if upper.is_none() {
+        // An overlay without an upper directory needs two lower ones.
+        for number in lowers.len()..2 {
+            lowers.push(store.empty_dir(number)?);
+        }
+    }
+    mount(&lowers, upper).map_err(|source| {
+        // One whose files are gone is forgotten by looking; all are when another process has begun anew.
+        match store.is_replaced() {
+            Ok(false) => {}
+            Ok(true) => return StoreError::Replaced.into(),
+            Err(error) => return error.into(),
+        }
+        let lost = topmost_first.iter().find(|id| !store.has_snapshot_files(**id).unwrap_or(true));
+        if let Some(id) = lost {
+            return missing(*id).into();
+        }
+        let object = topmost_first.first().map_or("(empty)".to_owned(), SnapshotId::to_string);
+        SnapshotError::Io { operation: "mount", object, source }
+    })
+}
+
 /// The writable part of an overlay: two directories of one file system.
 #[derive(Debug)]
-pub(super) struct Upper {
-    pub(super) upper: PathBuf,
-    pub(super) work: PathBuf,
+struct Upper {
+    upper: PathBuf,
+    work: PathBuf,
 }
 
 /// Mounts `lowers`, topmost first (at least one below an `upper`, at least two without), nowhere. Returns the root.
-pub(super) fn mount(lowers: &[PathBuf], upper: Option<&Upper>) -> io::Result<OwnedFd> {
+fn mount(lowers: &[PathBuf], upper: Option<&Upper>) -> io::Result<OwnedFd> {
     if lowers.len() <= STACK_MAX {
         return mount_stack(lowers, None, upper);
     }
@@ -46,7 +136,7 @@ pub(super) fn mount(lowers: &[PathBuf], upper: Option<&Upper>) -> io::Result<Own
 }
 
 /// The root of a new detached mount of the directory `dir` itself.
-pub(super) fn bind(dir: impl AsFd) -> io::Result<OwnedFd> {
+fn bind(dir: impl AsFd) -> io::Result<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     Ok(open_tree(dir, "", flags)?)
@@ -74,6 +164,7 @@ fn configure(
     {
         fsconfig_set_string(context, key, value)?;
     }
+    fsconfig_set_flag(context, "userxattr")?;
     // Without it the kernel marks the upper directory with an id of the mount. Newer than the others.
     let _ = fsconfig_set_string(context, "uuid", "null");
     let mut held = Vec::new();

@@ -5,12 +5,17 @@ use std::os::unix::fs::PermissionsExt;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, CWD, FileType};
-use rustix::mount::{MoveMountFlags, UnmountFlags, move_mount};
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Uid};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree};
 
 use super::*;
 use crate::store::test_root::{TestRoot, write_at};
 use crate::{ChainId, Digest, Key, state::Record};
+
+/// This module is there once for each.
+fn stacking() -> Stacking {
+    if module_path!().contains("copy_tests") { Stacking::Copy } else { Stacking::Overlay }
+}
 
 /// One thing done in a root.
 #[derive(Debug, Clone, Copy)]
@@ -80,7 +85,7 @@ fn snapshots_stack() {
     use Change::{Chmod, MakeDir, Remove, Rename, Write};
     #[track_caller]
     fn check(diffs: &[&[Change<'_>]], merged: &str, top: &str) {
-        let root = TestRoot::new();
+        let root = TestRoot::with(stacking());
         let store = root.open();
         let mut chain = Chain::default();
         for changes in diffs {
@@ -128,18 +133,26 @@ fn snapshots_stack() {
 
 #[test]
 fn a_directory_below_is_renamed_without_a_redirect() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let chain = commit(&store, &Chain::default(), &[Change::MakeDir("d"), Change::Write("d/a", "1")]);
     let mut active = store.prepare(&chain).unwrap();
     let merged = active.root().unwrap();
-    // Programs fall back on a copy, as between two file systems.
-    assert_eq!(rustix::fs::renameat(merged, "d", merged, "e"), Err(rustix::io::Errno::XDEV));
+    let renamed = rustix::fs::renameat(merged, "d", merged, "e");
+    match stacking() {
+        // Programs fall back on a copy, as between two file systems.
+        Stacking::Overlay => assert_eq!(renamed, Err(rustix::io::Errno::XDEV)),
+        Stacking::Copy => {
+            assert_eq!(renamed, Ok(()));
+            let id = active.commit(SystemTime::now()).unwrap().id;
+            assert_eq!(dump(store.open_snapshot(id).unwrap()), "d CharDevice (0, 0)\ne/ 755\ne/a 644 1");
+        }
+    }
 }
 
 #[test]
 fn the_merged_root_keeps_its_mode_and_owner() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let mut active = store.prepare(&Chain::default()).unwrap();
     let look = |fd: BorrowedFd<'_>| {
@@ -159,7 +172,7 @@ fn the_merged_root_keeps_its_mode_and_owner() {
 
 #[test]
 fn many_layers_stack() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     // Each hides the file of the one below. Made by hand, because committing 1000 takes a second.
     let ids: Vec<_> = (1..=1000).map(SnapshotId).collect();
@@ -186,13 +199,19 @@ fn many_layers_stack() {
             assert_eq!(dump(store.view(&top).unwrap()), "");
         }
     }
-    let error = store.view(&Chain(ids)).unwrap_err();
-    assert!(matches!(error, SnapshotError::TooManyLayers { layers: 1000, max: 999 }), "{error}");
+    let all = store.view(&Chain(ids));
+    match stacking() {
+        Stacking::Overlay => {
+            let error = all.unwrap_err();
+            assert!(matches!(error, SnapshotError::TooManyLayers { layers: 1000, max: 999 }), "{error}");
+        }
+        Stacking::Copy => assert_eq!(dump(all.unwrap()), format!("{} 644 x", SnapshotId(1000))),
+    }
 }
 
 #[test]
 fn a_snapshot_may_be_in_a_chain_twice() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let a = commit(&store, &Chain::default(), &[Change::Write("a", "1")]);
     let b = commit(&store, &a, &[Change::Remove("a"), Change::Write("b", "1")]);
@@ -203,8 +222,8 @@ fn a_snapshot_may_be_in_a_chain_twice() {
 #[test]
 fn odd_root_paths_mount() {
     for name in ["with,comma:colon and space", "back\\slash", &"long".repeat(60)] {
-        let root = TestRoot::new();
-        let store = Store::open(&root.path().join(name)).unwrap();
+        let root = TestRoot::with(stacking());
+        let store = Store::open_with(&root.path().join(name), root.setup()).unwrap();
         let mut chain = Chain::default();
         for text in ["1", "2", "3"] {
             chain = commit(&store, &chain, &[Change::Write("a", text)]);
@@ -215,7 +234,11 @@ fn odd_root_paths_mount() {
 
 #[test]
 fn a_view_cannot_be_written() {
-    let root = TestRoot::new();
+    // Where nothing is mounted, nobody can be held to it.
+    if stacking() == Stacking::Copy {
+        return;
+    }
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let mut chain = Chain::default();
     for _ in 0..3 {
@@ -228,7 +251,7 @@ fn a_view_cannot_be_written() {
 
 #[test]
 fn roots_and_views_can_be_moved_into_place() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let place = root.path().join("place");
     fs::create_dir(&place).unwrap();
@@ -237,7 +260,13 @@ fn roots_and_views_can_be_moved_into_place() {
         let mut active = store.prepare(&chain).unwrap();
         for (fd, is_active) in [(active.root().unwrap(), true), (store.view(&chain).unwrap().as_fd(), false)]
         {
-            move_mount(fd, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
+            let mount = match stacking() {
+                Stacking::Overlay => fd.try_clone_to_owned().unwrap(),
+                Stacking::Copy => {
+                    open_tree(fd, "", OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_EMPTY_PATH).unwrap()
+                }
+            };
+            move_mount(mount, "", CWD, &place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
             if is_active {
                 fs::write(place.join(format!("{depth}")), "x").unwrap();
             }
@@ -250,7 +279,7 @@ fn roots_and_views_can_be_moved_into_place() {
 
 #[test]
 fn a_dropped_diff_leaves_nothing() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let chain = commit(&store, &Chain::default(), &[Change::Write("a", "1")]);
     let mut active = store.prepare(&chain).unwrap();
@@ -263,7 +292,7 @@ fn a_dropped_diff_leaves_nothing() {
 
 #[test]
 fn rows_tell_what_was_committed() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let created = UNIX_EPOCH + Duration::new(1_700_000_000, 123_456_789);
     let commit = |text: &str| {
@@ -291,7 +320,7 @@ fn rows_tell_what_was_committed() {
 
 #[test]
 fn chain_digests_do_not_drift() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let snapshot = |id, byte| Snapshot {
         id: SnapshotId(id),
@@ -316,7 +345,7 @@ fn chain_digests_do_not_drift() {
 
 #[test]
 fn layers_are_found_by_snapshot_and_by_chain() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let id = commit(&store, &Chain::default(), &[]).0[0];
     let diff_id = DiffId(Digest::of(b"tar"));
@@ -336,7 +365,7 @@ fn layers_are_found_by_snapshot_and_by_chain() {
 
 #[test]
 fn a_lost_directory_is_reported_and_can_be_dropped() {
-    let root = TestRoot::new();
+    let root = TestRoot::with(stacking());
     let store = root.open();
     let chain = commit(&store, &Chain::default(), &[Change::Write("a", "1")]);
     let upper = commit(&store, &chain, &[Change::Write("b", "1")]);
@@ -384,7 +413,7 @@ fn no_layer_is_made_of_a_changed_snapshot() {
         ("a file more", |path| fs::write(path.with_file_name("more"), "").unwrap()),
     ];
     for (name, harm) in harms {
-        let root = TestRoot::new();
+        let root = TestRoot::with(stacking());
         let key = Key([1; 32]);
         let mut active = root.open().prepare(&Chain::default()).unwrap();
         write_at(active.root().unwrap(), "file", "x");

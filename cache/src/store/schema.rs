@@ -124,6 +124,14 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE snapshots ADD COLUMN lazy INTEGER NOT NULL DEFAULT 0;
     ALTER TABLE records ADD COLUMN inputs BLOB;
 ",
+    // Opaque directories are marked with another attribute from here on: snapshots are made anew.
+    "
+    DELETE FROM snapshots;
+    DELETE FROM layers;
+    DELETE FROM records;
+    DELETE FROM urls;
+    DELETE FROM uses;
+",
 ];
 
 /// The version this program writes.

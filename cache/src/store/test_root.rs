@@ -7,18 +7,23 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::Store;
+use crate::{Setup, Stacking, Store};
 
 /// A directory of its own, deleted when dropped.
 #[derive(Debug)]
-pub(crate) struct TestRoot(PathBuf);
+pub(crate) struct TestRoot(PathBuf, Setup);
 
 impl TestRoot {
     pub(crate) fn new() -> Self {
+        Self::with(Stacking::Overlay)
+    }
+
+    /// Opened with this way of stacking.
+    pub(crate) fn with(stacking: Stacking) -> Self {
         let name = format!("wharf-cache-{:016x}", super::random_u64().unwrap());
         let path = std::env::temp_dir().join(name);
         fs::create_dir(&path).unwrap();
-        Self(path)
+        Self(path, Setup { stacking, ..Setup::default() })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -26,7 +31,11 @@ impl TestRoot {
     }
 
     pub(crate) fn open(&self) -> Store {
-        Store::open(&self.0).unwrap()
+        Store::open_with(&self.0, self.1).unwrap()
+    }
+
+    pub(crate) fn setup(&self) -> Setup {
+        self.1
     }
 
     /// Names of the entries of a directory below the root, sorted.

@@ -333,16 +333,44 @@ fn a_layer_holds_the_changes() {
         |root| {
             std::fs::remove_file(root.join("etc/b")).unwrap();
             std::fs::write(root.join("etc/conf.d/new"), "1").unwrap();
-            std::fs::set_permissions(root.join("etc/a"), std::fs::Permissions::from_mode(0o600)).unwrap();
+            std::fs::set_permissions(root.join("var/lib/d"), std::fs::Permissions::from_mode(0o600)).unwrap();
         },
         expect![[r#"
             etc/ Dir 755 0:0
-            etc/a File 600 0:0 4 bytes
             etc/.wh.b File 0 0:0
             etc/conf.d/ Dir 755 0:0
             etc/conf.d/new File 644 0:0 1 bytes
+            var/ Dir 755 0:0
+            var/lib/ Dir 755 0:0
+            var/lib/d File 600 0:0 4 bytes
         "#]],
     );
+}
+
+/// The one difference that stackings make. Overlayfs copies a file up under the name by which it is changed; the others
+/// are then names of the old one. In a plain directory all names are changed, and become files of their own.
+#[test]
+fn a_file_with_several_names_below_is_changed() {
+    let change = |root: PathBuf| {
+        std::fs::set_permissions(root.join("etc/a"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    match stacking() {
+        Stacking::Overlay => check_layer(
+            change,
+            expect![[r#"
+                etc/ Dir 755 0:0
+                etc/a File 600 0:0 4 bytes
+            "#]],
+        ),
+        Stacking::Copy => check_layer(
+            change,
+            expect![[r#"
+                etc/ Dir 755 0:0
+                etc/a File 600 0:0 4 bytes
+                etc/a2 File 600 0:0 4 bytes
+            "#]],
+        ),
+    }
 }
 
 #[test]

@@ -20,6 +20,12 @@ use super::*;
 use crate::contenthash::is_opaque;
 use crate::scratch::Scratch;
 use crate::walk::{self, FileKind};
+use crate::{Setup, Stacking};
+
+/// This module is there once for each.
+fn stacking() -> Stacking {
+    if module_path!().contains("copy_tests") { Stacking::Copy } else { Stacking::Overlay }
+}
 
 /// A store of its own.
 struct World {
@@ -30,7 +36,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let scratch = Scratch::new();
-        Self { store: Store::open(&scratch.path("store")).unwrap(), _scratch: scratch }
+        let setup = Setup { stacking: stacking(), ..Setup::default() };
+        Self { store: Store::open_with(&scratch.path("store"), setup).unwrap(), _scratch: scratch }
     }
 
     /// A snapshot on top of `chain` with what `change` does to the merged root.
@@ -221,7 +228,7 @@ fn dump(root: BorrowedFd<'_>) -> String {
 /// The entries of a tar, a line each.
 fn list(tar: &[u8]) -> String {
     let mut out = String::new();
-    let mut reader = super::tar_reader::TarReader::new(tar);
+    let mut reader = crate::diff::tar_reader::TarReader::new(tar);
     while let Some(entry) = reader.next().unwrap() {
         let path = OsString::from(std::ffi::OsStr::from_bytes(&entry.path));
         write!(out, "{} {:?} {:o} {}:{}", path.display(), entry.kind, entry.mode, entry.uid, entry.gid)
