@@ -482,6 +482,7 @@ impl<'a> Build<'a> {
             ssh: &self.request.ssh,
             used_mounts: &self.used_mounts,
             emptied_caches: Mutex::default(),
+            said: Mutex::default(),
         })
     }
 
@@ -497,7 +498,12 @@ impl<'a> Build<'a> {
             Some(WorkerError::Process { .. } | WorkerError::Run { .. } | WorkerError::Mount { .. }) => {
                 Kind::Step
             }
-            Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
+            Some(
+                WorkerError::File(_)
+                | WorkerError::Digest(_)
+                | WorkerError::Unsupported(_)
+                | WorkerError::NotHere(_),
+            ) => Kind::Step,
             Some(WorkerError::Source(SourceError::Git(error))) if matches!(**error, GitError::NoProgram) => {
                 Kind::Environment
             }

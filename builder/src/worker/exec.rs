@@ -1,15 +1,27 @@
 //! Executes an `ExecOp`: RUN.
 
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::SystemTime;
 
 use wharf_cache::Chain;
-use wharf_runtime::{ExitStatus, Request, Sandbox, Spec, Stdio, Stream};
+use wharf_runtime::chroot::{self, ChrootRequest};
+use wharf_runtime::{ExitStatus, Request, RuntimeError, Sandbox, Spec, Stdio, Stream, User};
 use wharf_solver::llb::{ExecOp, NetworkMode, SecurityMode, Vertex, VertexDigest};
 use wharf_solver::op::ResultRef;
 use wharf_solver::progress::{Event, LogStream};
 
 use super::sandbox_files::{self, HOSTNAME};
 use super::{Worker, WorkerError, chain_of_mount, spec};
+
+/// What is run where.
+struct Run<'a> {
+    op: &'a ExecOp,
+    inputs: &'a [ResultRef],
+    root: BorrowedFd<'a>,
+    user: &'a User,
+    /// Whether caches are to be found empty.
+    fresh: bool,
+}
 
 impl Worker<'_> {
     /// Runs the process on its root and commits what it changed there: one chain for each output.
@@ -20,9 +32,6 @@ impl Worker<'_> {
         op: &ExecOp,
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, WorkerError> {
-        if self.sandbox == Sandbox::Chroot {
-            return Err(WorkerError::Unsupported("running a step in the sandbox chroot".to_owned()));
-        }
         let root_mount = op.mounts.iter().find(|mount| mount.target == "/");
         let base = chain_of_mount(root_mount.and_then(|mount| mount.input).map(|input| &inputs[input]))?;
         let mut active = self.store.prepare(&base)?;
@@ -31,9 +40,6 @@ impl Worker<'_> {
         let run_error = |source| WorkerError::Run { command: command.clone(), source };
 
         let user = wharf_runtime::resolve_user(root, &op.meta.user).map_err(run_error)?;
-        let mut mounted = self.mounts(op, inputs, root, vertex.metadata.ignore_cache)?;
-        let mut spec = self.describe(op, &user, &mounted.variables)?;
-        spec::make_room(&mut spec, &mounted.binds);
         let mut log = |stream, data: &[u8]| {
             let stream = match stream {
                 Stream::Stdout => LogStream::Stdout,
@@ -41,16 +47,15 @@ impl Worker<'_> {
             };
             self.progress.send(Event::Log { vertex: *digest, stream, data: data.to_vec() });
         };
-        let request = Request {
-            spec: &spec,
-            root,
-            binds: std::mem::take(&mut mounted.binds),
-            stdio: Stdio::Captured(&mut log),
-            cancel: &self.cancel,
-        };
+        let run = Run { op, inputs, root, user: &user, fresh: vertex.metadata.ignore_cache };
         let kills = oom_kills();
-        let status = wharf_runtime::run(request).map_err(run_error)?;
-        drop(mounted);
+        let status = match self.sandbox {
+            Sandbox::Chroot => self.run_in_chroot(run, &mut log)?,
+            Sandbox::Root | Sandbox::Rootless | Sandbox::RootlessSingle => {
+                self.run_in_namespaces(run, &mut log)?
+            }
+        }
+        .map_err(run_error)?;
         let succeeded = match status {
             ExitStatus::Exited(code) if op.meta.valid_exit_codes.is_empty() => code == 0,
             ExitStatus::Exited(code) => op.meta.valid_exit_codes.contains(&code),
@@ -65,6 +70,62 @@ impl Worker<'_> {
             });
         }
         Ok(vec![base.with(active.commit(SystemTime::now())?.id)])
+    }
+
+    /// Runs the process of an operation on the mounts that it asks for.
+    fn run_in_namespaces(
+        &self,
+        Run { op, inputs, root, user, fresh }: Run<'_>,
+        log: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Result<ExitStatus, RuntimeError>, WorkerError> {
+        let mut mounted = self.mounts(op, inputs, root, fresh)?;
+        let mut spec = self.describe(op, user, &mounted.variables)?;
+        spec::make_room(&mut spec, &mounted.binds);
+        Ok(wharf_runtime::run(Request {
+            spec: &spec,
+            root,
+            binds: std::mem::take(&mut mounted.binds),
+            stdio: Stdio::Captured(log),
+            cancel: &self.cancel,
+        }))
+    }
+
+    /// The same in the directory `root`, with what stands for mounts.
+    fn run_in_chroot(
+        &self,
+        Run { op, inputs, root, user, fresh }: Run<'_>,
+        log: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Result<ExitStatus, RuntimeError>, WorkerError> {
+        if op.security == SecurityMode::Insecure {
+            return Err(WorkerError::NotHere(
+                "`--security=insecure` cannot be had in the sandbox chroot, where it would be the run of the whole \
+                 place; it takes the sandbox root (in Kubernetes a privileged pod)",
+            ));
+        }
+        if op.meta.shm_size_bytes > 0 {
+            self.say_once(
+                "without mounts (sandbox chroot) `/dev/shm` is a directory of the store: its size is not limited",
+            );
+        }
+        let mut placed = self.placements(op, inputs, root, fresh)?;
+        let spec = self.describe(op, user, &placed.variables)?;
+        placed.add_files(&spec)?;
+        let prepare = |source| WorkerError::Prepare { operation: "prepare the mounts of a step", source };
+        let aside = placed.aside().map_err(prepare)?;
+        let status = chroot::run(ChrootRequest {
+            spec: &spec,
+            root,
+            aside: aside.as_fd(),
+            placements: std::mem::take(&mut placed.placements),
+            network: match op.network {
+                NetworkMode::None => chroot::Network::None,
+                NetworkMode::Sandbox | NetworkMode::Host => chroot::Network::Host,
+            },
+            stdio: Stdio::Captured(log),
+            cancel: &self.cancel,
+        });
+        placed.part_from_caches()?;
+        Ok(status)
     }
 
     /// The spec of the process. `secrets` are variables that win over those of the operation.

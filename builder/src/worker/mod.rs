@@ -85,6 +85,8 @@ pub struct Worker<'a> {
     pub used_mounts: &'a UsedMounts,
     /// The caches that this build has begun anew, and which instance of each.
     pub emptied_caches: Mutex<HashMap<MountName, u32>>,
+    /// The warnings that have been given.
+    pub said: Mutex<Vec<&'static str>>,
 }
 
 /// Why a vertex failed.
@@ -152,6 +154,9 @@ pub enum WorkerError {
     /// The build was stopped while this waited for another process.
     #[error("cancelled")]
     Cancelled,
+    /// Something that this place forbids.
+    #[error("{0}")]
+    NotHere(&'static str),
     /// An operation this version does not do.
     #[error("{0} is not supported")]
     Unsupported(String),

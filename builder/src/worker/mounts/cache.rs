@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 use wharf_cache::mounts::{CacheMount, MountName, MountRequest, Sharing};
+use wharf_runtime::Sandbox;
 use wharf_solver::llb::{ActionInput, CacheSharing, CopyAction, FileChange, Mount, MountKind};
 use wharf_solver::op::ResultRef;
 
@@ -35,6 +36,8 @@ impl Worker<'_> {
             let name = self.cache_name(mount, mount.input.map(|input| &inputs[input]));
             let name = name.map_err(at(Part::Mount(*number)))?;
             let sharing = match sharing {
+                // It is in one place at a time.
+                CacheSharing::Shared if self.sandbox == Sandbox::Chroot => Sharing::Locked,
                 CacheSharing::Shared => Sharing::Shared,
                 CacheSharing::Private => Sharing::Private,
                 CacheSharing::Locked => Sharing::Locked,
@@ -135,12 +138,12 @@ pub(super) fn part(cache: &CacheMount, name: &MountName, mount: &Mount) -> Resul
 }
 
 /// Gives the directory `root` mode and owner of the directory `model`.
-fn look_like(root: BorrowedFd<'_>, model: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn look_like(root: BorrowedFd<'_>, model: BorrowedFd<'_>) -> io::Result<()> {
     let model = rustix::fs::fstat(model)?;
     own(root, model.st_uid, model.st_gid, model.st_mode & 0o7777)
 }
 
-fn own(root: BorrowedFd<'_>, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
+pub(super) fn own(root: BorrowedFd<'_>, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(root, ".", flags, Mode::empty())?;
     rustix::fs::fchown(dir.as_fd(), Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
