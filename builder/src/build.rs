@@ -514,6 +514,7 @@ impl<'a> Build<'a> {
         let mut failure = Failure::from_error(kind, &metadata.name, error.as_ref());
         let (part, hint) = match error.downcast_ref::<WorkerError>() {
             Some(WorkerError::Mount { part, error }) => (Some(*part), error.hint()),
+            Some(WorkerError::Process { hint, .. }) => (None, hint.clone()),
             _ => (None, None),
         };
         let part = part.or_else(|| unread_mount(&converted.definition.vertex(&vertex).op, error.as_ref()));

@@ -79,12 +79,14 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
             let (placements, aside) = prepared?;
             let (spec, network, aside) = (&runtime_spec, chroot::Network::Host, aside.as_fd());
             chroot::run(ChrootRequest { spec, root, aside, placements, network, stdio, cancel: &cancel })
+                .map(|ended| ended.status)
         }
         Sandbox::Root | Sandbox::Rootless | Sandbox::RootlessSingle => wharf_runtime::run(Request {
             spec: &runtime_spec,
             root,
             binds: Vec::new(),
             stdio,
+            ownership: None,
             cancel: &cancel,
         }),
     };

@@ -38,8 +38,14 @@ fn main() -> Result<(), Box<dyn Error>> {
             let cancel = Cancel::new()?;
             let mut sink = |_, _: &[u8]| {};
             let stdio = Stdio::Captured(&mut sink);
-            let status =
-                run(Request { spec: &spec, root: mount.as_fd(), binds: vec![], stdio, cancel: &cancel })?;
+            let status = run(Request {
+                spec: &spec,
+                root: mount.as_fd(),
+                binds: vec![],
+                stdio,
+                ownership: None,
+                cancel: &cancel,
+            })?;
             drop(mount);
             times.push(start.elapsed().as_secs_f64() * 1e3);
             black_box(status);

@@ -25,6 +25,7 @@ mod rootfs;
 pub mod sandbox;
 mod seccomp;
 mod spec;
+mod supervisor;
 mod sys;
 #[cfg(test)]
 mod testing;
@@ -39,6 +40,7 @@ pub use oci_spec::runtime::Spec;
 pub use process::run;
 pub use sandbox::{Sandbox, UnknownSandbox};
 pub use spec::{default_seccomp, default_spec, insecure_spec};
+pub use supervisor::ownership::{Device, Ownership, Recorded};
 pub use user::{User, resolve_user};
 
 /// Which of the process's streams some output came from.
@@ -99,6 +101,8 @@ pub struct Request<'a> {
     pub binds: Vec<Bind>,
     /// Standard streams.
     pub stdio: Stdio<'a>,
+    /// Where the kernel knows one user and group alone: remembers the others. The process's own ids are then emulated too.
+    pub ownership: Option<&'a dyn Ownership>,
     /// Ends the process when triggered.
     pub cancel: &'a Cancel,
 }

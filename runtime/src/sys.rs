@@ -55,6 +55,7 @@ macro_rules! syscall {
 }
 
 mod confine;
+pub(crate) mod notify;
 
 pub(crate) use confine::*;
 

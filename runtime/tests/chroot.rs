@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, UserBuilder};
-use wharf_runtime::chroot::{ChrootRequest, Confinement, Content, Network, Placement, run};
+use wharf_runtime::chroot::{ChrootRequest, Confinement, Content, Ended, Network, Placement, run};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Spec, Stdio, Stream, default_spec};
 
 const APPLETS: &[&str] = &[
@@ -33,6 +33,7 @@ struct Outcome {
     status: ExitStatus,
     stdout: String,
     stderr: String,
+    missed: Option<PathBuf>,
 }
 
 impl World {
@@ -94,9 +95,9 @@ impl World {
             stdio: Stdio::Captured(&mut sink),
             cancel,
         };
-        let status = run(request)?;
+        let Ended { status, missed } = run(request)?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Outcome { status, stdout: text(stdout), stderr: text(stderr) })
+        Ok(Outcome { status, stdout: text(stdout), stderr: text(stderr), missed })
     }
 
     #[track_caller]
@@ -439,4 +440,66 @@ fn devices_work() {
     world.check("echo x > /dev/full || echo full", "full\n");
     world.check("(: < /dev/tty) 2>/dev/null || echo none", "none\n");
     world.check("touch /dev/shm/x && rm /dev/shm/x && echo fine", "fine\n");
+}
+
+#[test]
+fn descriptors_have_names() {
+    let Some(world) = World::new() else { return };
+    world.check("echo x > /dev/stdout; echo y | cat /dev/stdin; echo z | cat /dev/fd/0", "x\ny\nz\n");
+    assert_eq!(world.shell("echo x > /dev/stderr", vec![]).stderr, "x\n");
+    world.check(
+        "echo x > /tmp/file; cat /dev/fd/5 5< /tmp/file; (: < /dev/fd/9) 2>/dev/null || echo none",
+        "x\nnone\n",
+    );
+    world.check(
+        "ln -s /dev/stdout /tmp/log; cd /tmp; echo x > log; cd /dev; echo y > stdout; echo z > fd/1",
+        "x\ny\nz\n",
+    );
+    // The files that stand for them stay empty.
+    world.check("ls -l /dev/fd/1 | tr -s ' ' | grep -c ' 0 '", "1\n");
+}
+
+#[test]
+fn a_secret_is_given_to_who_may_read_it() {
+    let check = |script: &str, user: u32, mode: u32, stdout: &str| {
+        let Some(world) = World::new() else { return };
+        let mut spec = shell(script);
+        let process = spec.process_mut().as_mut().unwrap();
+        process.set_user(UserBuilder::default().uid(user).gid(user).build().unwrap());
+        let content = Content::Secret { value: b"hush".to_vec(), owner: (0, 0), mode };
+        let placement = Placement { target: "/run/secrets/s".into(), content };
+        let outcome = world.run(&spec, vec![placement], Network::Host, &Cancel::new().unwrap()).unwrap();
+        assert_eq!(outcome.stdout, stdout, "{script}: {}", outcome.stderr);
+        assert!(!world.path("root/run").exists());
+    };
+    check("cat /run/secrets/s /run/secrets/s", 0, 0o400, "hushhush");
+    check("cd /run; cat ./secrets/../secrets/s; stat -c %s secrets/s", 0, 0o400, "hush4\n");
+    check("cat /run/secrets/s", 1000, 0o444, "hush");
+    check("cat /run/secrets/s || echo no", 1000, 0o400, "no\n");
+    check(
+        "echo x >> /run/secrets/s || echo no; true > /run/secrets/s || echo no; cat /run/secrets/s",
+        0,
+        0o600,
+        "no\nno\nhush",
+    );
+    check(
+        "ln /run/secrets/s /run/other && cat /run/other; cp /run/secrets/s /tmp/s; cat /tmp/s",
+        0,
+        0o400,
+        "hushhush",
+    );
+    check(
+        "exec 3< /run/secrets/s; rm /run/secrets/s; cat <&3; test -e /run/secrets/s || echo gone",
+        0,
+        0o400,
+        "hushgone\n",
+    );
+}
+
+#[test]
+fn a_step_that_looks_for_processes_is_known() {
+    let Some(world) = World::new() else { return };
+    let outcome = world.shell("cat /proc/cpuinfo || exit 3", vec![]);
+    assert_eq!(outcome.missed.as_deref(), Some(Path::new("/proc/cpuinfo")));
+    assert_eq!(world.shell("cat /etc/none; exit 3", vec![]).missed, None);
 }

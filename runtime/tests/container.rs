@@ -93,7 +93,7 @@ impl World {
             Stream::Stderr => stderr.extend_from_slice(chunk),
         };
         let stdio = Stdio::Captured(&mut sink);
-        let status = run(Request { spec, root: root.as_fd(), binds, stdio, cancel })?;
+        let status = run(Request { spec, root: root.as_fd(), binds, stdio, ownership: None, cancel })?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Outcome { status, stdout: text(stdout), stderr: text(stderr) })
     }
@@ -579,8 +579,15 @@ fn output_is_complete() {
     let spec = shell("dd if=/dev/zero bs=1M count=64 2>/dev/null | tr '\\0' 'a'", &[]);
     let stdio = Stdio::Captured(&mut sink);
     let cancel = Cancel::new().unwrap();
-    let status =
-        run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel }).unwrap();
+    let status = run(Request {
+        spec: &spec,
+        root: root.as_fd(),
+        binds: vec![],
+        stdio,
+        ownership: None,
+        cancel: &cancel,
+    })
+    .unwrap();
     assert_eq!((status, bytes.into_inner(), sum.into_inner()), (OK, 64 << 20, (64 << 20) * 97));
 }
 
@@ -595,7 +602,14 @@ fn cancelling_ends_it() {
     let other = cancel.clone();
     let mut sink = |_, _: &[u8]| other.cancel();
     let stdio = Stdio::Captured(&mut sink);
-    let result = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
+    let result = run(Request {
+        spec: &spec,
+        root: root.as_fd(),
+        binds: vec![],
+        stdio,
+        ownership: None,
+        cancel: &cancel,
+    });
     assert!(matches!(result, Err(RuntimeError::Cancelled)), "{result:?}");
     assert_eq!(processes_with(&marker), 0);
     assert!(!world.path("proc").exists());
@@ -614,7 +628,14 @@ fn a_panic_of_the_caller_ends_it() {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let mut sink = |_, _: &[u8]| std::panic::resume_unwind(Box::new("enough"));
         let stdio = Stdio::Captured(&mut sink);
-        run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel })
+        run(Request {
+            spec: &spec,
+            root: root.as_fd(),
+            binds: vec![],
+            stdio,
+            ownership: None,
+            cancel: &cancel,
+        })
     }));
     assert!(result.is_err());
     assert_eq!(processes_with(&marker), 0);
@@ -655,7 +676,14 @@ fn hold_a_container() {
     let mut sink = |_, _: &[u8]| println!("READY");
     let stdio = Stdio::Captured(&mut sink);
     let cancel = Cancel::new().unwrap();
-    let _ = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
+    let _ = run(Request {
+        spec: &spec,
+        root: root.as_fd(),
+        binds: vec![],
+        stdio,
+        ownership: None,
+        cancel: &cancel,
+    });
 }
 
 #[test]
@@ -753,7 +781,14 @@ fn a_root_can_be_a_directory_and_used_again() {
         let mut sink = |_, _: &[u8]| {};
         let stdio = Stdio::Captured(&mut sink);
         let cancel = Cancel::new().unwrap();
-        let status = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
+        let status = run(Request {
+            spec: &spec,
+            root: root.as_fd(),
+            binds: vec![],
+            stdio,
+            ownership: None,
+            cancel: &cancel,
+        });
         assert_eq!(status.unwrap(), OK);
     }
 }
@@ -790,7 +825,14 @@ fn an_overlay_shows_no_trace_of_mount_points() {
         let mut sink = |_, _: &[u8]| {};
         let stdio = Stdio::Captured(&mut sink);
         let cancel = Cancel::new().unwrap();
-        let status = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
+        let status = run(Request {
+            spec: &spec,
+            root: root.as_fd(),
+            binds: vec![],
+            stdio,
+            ownership: None,
+            cancel: &cancel,
+        });
         assert_eq!(status.unwrap(), OK);
     }
     let mut changed: Vec<String> = fs::read_dir(layers.join("upper"))
@@ -823,7 +865,14 @@ fn lend_streams_to_a_container() {
     let spec = shell("cat; echo err >&2; ls /proc/self/fd | wc -l; exit 5", &[]);
     let cancel = Cancel::new().unwrap();
     let stdio = Stdio::Inherit { signals: None };
-    let status = run(Request { spec: &spec, root: root.as_fd(), binds: vec![], stdio, cancel: &cancel });
+    let status = run(Request {
+        spec: &spec,
+        root: root.as_fd(),
+        binds: vec![],
+        stdio,
+        ownership: None,
+        cancel: &cancel,
+    });
     println!("{status:?}");
 }
 

@@ -1,10 +1,11 @@
 //! Executes an `ExecOp`: RUN.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 use std::time::SystemTime;
 
 use wharf_cache::Chain;
-use wharf_runtime::chroot::{self, ChrootRequest};
+use wharf_runtime::chroot::{self, ChrootRequest, Ended};
 use wharf_runtime::{ExitStatus, Request, RuntimeError, Sandbox, Spec, Stdio, Stream, User};
 use wharf_solver::llb::{ExecOp, NetworkMode, SecurityMode, Vertex, VertexDigest};
 use wharf_solver::op::ResultRef;
@@ -40,7 +41,9 @@ impl Worker<'_> {
         let run_error = |source| WorkerError::Run { command: command.clone(), source };
 
         let user = wharf_runtime::resolve_user(root, &op.meta.user).map_err(run_error)?;
+        let mut lacks_privileges = false;
         let mut log = |stream, data: &[u8]| {
+            lacks_privileges |= self.sandbox == Sandbox::Chroot && speaks_of_privileges(data);
             let stream = match stream {
                 Stream::Stdout => LogStream::Stdout,
                 Stream::Stderr => LogStream::Stderr,
@@ -49,7 +52,7 @@ impl Worker<'_> {
         };
         let run = Run { op, inputs, root, user: &user, fresh: vertex.metadata.ignore_cache };
         let kills = oom_kills();
-        let status = match self.sandbox {
+        let Ended { status, missed } = match self.sandbox {
             Sandbox::Chroot => self.run_in_chroot(run, &mut log)?,
             Sandbox::Root | Sandbox::Rootless | Sandbox::RootlessSingle => {
                 self.run_in_namespaces(run, &mut log)?
@@ -67,6 +70,7 @@ impl Worker<'_> {
                 command,
                 status,
                 out_of_memory: is_kill && oom_kills() > kills,
+                hint: what_is_missing(missed.as_deref(), lacks_privileges),
             });
         }
         Ok(vec![base.with(active.commit(SystemTime::now())?.id)])
@@ -77,17 +81,19 @@ impl Worker<'_> {
         &self,
         Run { op, inputs, root, user, fresh }: Run<'_>,
         log: &mut dyn FnMut(Stream, &[u8]),
-    ) -> Result<Result<ExitStatus, RuntimeError>, WorkerError> {
+    ) -> Result<Result<Ended, RuntimeError>, WorkerError> {
         let mut mounted = self.mounts(op, inputs, root, fresh)?;
         let mut spec = self.describe(op, user, &mounted.variables)?;
         spec::make_room(&mut spec, &mounted.binds);
-        Ok(wharf_runtime::run(Request {
+        let status = wharf_runtime::run(Request {
             spec: &spec,
             root,
             binds: std::mem::take(&mut mounted.binds),
             stdio: Stdio::Captured(log),
+            ownership: None,
             cancel: &self.cancel,
-        }))
+        });
+        Ok(status.map(|status| Ended { status, missed: None }))
     }
 
     /// The same in the directory `root`, with what stands for mounts.
@@ -95,7 +101,7 @@ impl Worker<'_> {
         &self,
         Run { op, inputs, root, user, fresh }: Run<'_>,
         log: &mut dyn FnMut(Stream, &[u8]),
-    ) -> Result<Result<ExitStatus, RuntimeError>, WorkerError> {
+    ) -> Result<Result<Ended, RuntimeError>, WorkerError> {
         if op.security == SecurityMode::Insecure {
             return Err(WorkerError::NotHere(
                 "`--security=insecure` cannot be had in the sandbox chroot, where it would be the run of the whole \
@@ -112,7 +118,7 @@ impl Worker<'_> {
         placed.add_files(&spec)?;
         let prepare = |source| WorkerError::Prepare { operation: "prepare the mounts of a step", source };
         let aside = placed.aside().map_err(prepare)?;
-        let status = chroot::run(ChrootRequest {
+        let ended = chroot::run(ChrootRequest {
             spec: &spec,
             root,
             aside: aside.as_fd(),
@@ -125,7 +131,7 @@ impl Worker<'_> {
             cancel: &self.cancel,
         });
         placed.part_from_caches()?;
-        Ok(status)
+        Ok(ended)
     }
 
     /// The spec of the process. `secrets` are variables that win over those of the operation.
@@ -168,6 +174,31 @@ impl Worker<'_> {
     }
 }
 
+/// What a step that failed may have failed for in the sandbox chroot.
+fn what_is_missing(missed: Option<&Path>, lacks_privileges: bool) -> Option<String> {
+    let missed = missed.map(|path| {
+        format!(
+            "it looked for `{}`, and the sandbox chroot has no `/proc`: `wharf doctor` says what a stronger one takes",
+            path.display()
+        )
+    });
+    missed.or_else(|| {
+        lacks_privileges.then(|| {
+            "in the sandbox chroot no program gains privileges, so `sudo` and `su` work for root alone: leave `USER` for \
+             after this step, or see `wharf doctor` for what a stronger sandbox takes"
+                .to_owned()
+        })
+    })
+}
+
+/// Whether a program complains that it could not become root.
+fn speaks_of_privileges(output: &[u8]) -> bool {
+    let output = String::from_utf8_lossy(output);
+    ["no new privileges", "effective uid is not 0", "must be setuid root", "must be suid"]
+        .iter()
+        .any(|complaint| output.contains(complaint))
+}
+
 /// How many processes of the machine the kernel has killed for want of memory, where it says.
 fn oom_kills() -> Option<u64> {
     parse_oom_kills(&std::fs::read_to_string("/proc/vmstat").ok()?)
@@ -180,6 +211,16 @@ fn parse_oom_kills(vmstat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_step_lacked_is_named() {
+        let hint = what_is_missing(Some(Path::new("/proc/cpuinfo")), true).unwrap_or_default();
+        assert!(hint.contains("`/proc/cpuinfo`"), "{hint}");
+        let complaint =
+            b"sudo: The \"no new privileges\" flag is set, which prevents sudo from running as root.";
+        assert!(speaks_of_privileges(complaint) && !speaks_of_privileges(b"privileges"));
+        assert!(what_is_missing(None, true).is_some() && what_is_missing(None, false).is_none());
+    }
 
     #[test]
     fn kills_for_want_of_memory_are_counted() {

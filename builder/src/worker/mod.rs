@@ -101,6 +101,8 @@ pub enum WorkerError {
         status: ExitStatus,
         /// Whether it was killed when the machine's memory ran out.
         out_of_memory: bool,
+        /// What may help.
+        hint: Option<String>,
     },
     /// The process could not be run.
     #[error("cannot run {command:?}")]

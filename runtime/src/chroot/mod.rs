@@ -15,22 +15,24 @@ mod landlock;
 mod opens;
 mod place;
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use oci_spec::runtime::Capability;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
 pub use landlock::Confinement;
-use opens::Served;
+use opens::{Opens, Served};
 use place::Places;
 
-use crate::process::{self, Confined};
+use crate::process::{self, Confined, Supervised};
 use crate::rootfs::identity;
 use crate::spec::plan;
-use crate::{Cancel, ExitStatus, RuntimeError, Spec, Stdio, seccomp};
+use crate::{Cancel, ExitStatus, RuntimeError, Spec, Stdio, seccomp, supervisor};
 
 /// Whether a process can reach anything but by local sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,9 +97,18 @@ pub struct ChrootRequest<'a> {
     pub cancel: &'a Cancel,
 }
 
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its status.
+    pub status: ExitStatus,
+    /// The first file of `/proc`, which is empty here, that it or a descendant wanted to open.
+    pub missed: Option<PathBuf>,
+}
+
 /// Runs the process to its end, and that of all its descendants; then the root is as the process has left it, without
 /// what was put in place.
-pub fn run(request: ChrootRequest<'_>) -> Result<ExitStatus, RuntimeError> {
+pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
     let ChrootRequest { spec, root, aside, placements, network, stdio, cancel } = request;
     let process = spec.process().as_ref().ok_or_else(|| unsupported("a spec without a `process` section"))?;
     let host = process::host()?;
@@ -105,19 +116,30 @@ pub fn run(request: ChrootRequest<'_>) -> Result<ExitStatus, RuntimeError> {
     limit_capabilities(&mut process);
     let confinement = Confinement::probe();
     let profile = seccomp::chroot_profile(process.bounding, network == Network::Host, confinement);
+    let (socket, step_socket) = supervisor::channel()?;
     let confined = Confined {
         filter: seccomp::compile(&profile)?,
         root,
         watcher_rules: confinement.watcher(root)?,
         rules: confinement.step(root, network == Network::Host)?,
+        supervised: Supervised { filter: opens::filter()?, socket: step_socket },
         process,
         host,
     };
-    let mut furniture = Furniture { places: Places::new(root, aside), aside, served: Vec::new(), made: 0 };
+    let mut furniture =
+        Furniture { places: Places::new(root, aside), aside, served: HashMap::new(), made: 0 };
     furniture.put_all(placements)?;
-    let status = process::run_confined(confined, stdio, cancel);
+    let missed = Mutex::new(None);
+    let handler = Opens {
+        served: std::mem::take(&mut furniture.served),
+        has_terminal: process::is_at_terminal(&stdio),
+        missed: &missed,
+    };
+    let run = || process::run_confined(confined, stdio, cancel);
+    let status = supervisor::beside(socket, opens::RULES, handler, run).and_then(|status| status);
     // Nobody may take the root for what the command left while something is in it that is not the command's.
-    furniture.places.take_away().and(status)
+    let status = furniture.places.take_away().and(status)?;
+    Ok(Ended { status, missed: missed.into_inner().unwrap_or_else(PoisonError::into_inner) })
 }
 
 /// What a step has around it besides its root.
@@ -125,7 +147,7 @@ struct Furniture<'a> {
     places: Places<'a>,
     aside: BorrowedFd<'a>,
     /// The placeholders, by device and inode.
-    served: Vec<((u64, u64), Served)>,
+    served: HashMap<(u64, u64), Served>,
     made: usize,
 }
 
@@ -134,7 +156,8 @@ impl Furniture<'_> {
         for empty in ["/proc", "/sys"] {
             self.places.ensure_directory(Path::new(empty))?;
         }
-        self.served = devices::make(self.aside).map_err(failed("make the devices of the step"))?;
+        let devices = devices::make(self.aside).map_err(failed("make the devices of the step"))?;
+        self.served.extend(devices);
         self.places.put(Path::new("/dev"), self.aside, devices::NAME.as_ref(), false)?;
         for Placement { target, content } in placements {
             let target = plan::absolute(&target);
@@ -150,7 +173,7 @@ impl Furniture<'_> {
                 }
                 Content::Secret { value, owner, mode } => {
                     let name = self.name();
-                    self.make_placeholder(&name, value.len(), owner, mode)
+                    self.make_placeholder(&name, &value, owner, mode)
                         .map_err(failed("make the place of a secret"))?;
                     self.places.put(&target, self.aside, &name, false)?;
                 }
@@ -164,20 +187,22 @@ impl Furniture<'_> {
         format!("made-{}", self.made).into()
     }
 
-    /// Makes a file that looks like a secret of so many bytes.
+    /// Makes a file that looks like a secret.
     fn make_placeholder(
         &mut self,
         name: &OsString,
-        size: usize,
+        value: &[u8],
         (uid, gid): (u32, u32),
         mode: u32,
     ) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.aside, name, flags, Mode::empty())?;
-        rustix::fs::ftruncate(&file, size as u64)?;
+        rustix::fs::ftruncate(&file, value.len() as u64)?;
         rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
-        self.served.push((identity(&rustix::fs::fstat(&file)?), Served::Secret(0)));
+        let seen = rustix::fs::fstat(&file)?;
+        let held = opens::secret_file(value, (uid, gid), mode)?;
+        self.served.insert(identity(&seen), Served::Secret(held, Box::new(seen)));
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::child::{Command, Container, Init};
 use super::descendants::Descendants;
-use super::prepare::{self, Descriptors, Prepared, Streams};
+use super::prepare::{self, Descriptors, Prepared, Streams, Supervised};
 use super::step::Step;
 use crate::RuntimeError;
 use crate::seccomp::Filter;
@@ -24,6 +24,8 @@ pub(crate) struct Confined<'a> {
     pub(crate) watcher_rules: Option<OwnedFd>,
     /// Landlock rules of its own.
     pub(crate) rules: Option<OwnedFd>,
+    /// What lets a supervisor answer some of its calls.
+    pub(crate) supervised: Supervised,
 }
 
 /// Writes down what is to be done.
@@ -32,7 +34,7 @@ pub(super) fn prepare(
     streams: Streams,
     report: OwnedFd,
 ) -> Result<Prepared, RuntimeError> {
-    let Confined { process, host, root, filter, watcher_rules, rules } = confined;
+    let Confined { process, host, root, filter, watcher_rules, rules, supervised } = confined;
     let mut descriptors = Descriptors::default();
     let report = descriptors.keep(report)?;
     let caller = descriptors.keep(prepare::own_pidfd()?)?;
@@ -48,7 +50,10 @@ pub(super) fn prepare(
     let mut enter =
         vec![Step::Chroot { root }, Step::Umask(0), Step::MakeDirectory(prepare::target(&process.cwd)?)];
     enter.extend(landlock(rules, &mut descriptors)?);
-    prepare::launch_steps(&process, Some(filter), enter, host.user_namespace.as_ref(), &mut launch)?;
+    let Supervised { filter: listening, socket } = supervised;
+    let socket = descriptors.keep(socket)?;
+    let filters = vec![Step::Listen { filter: listening, socket }, Step::Filter(filter)];
+    prepare::launch_steps(&process, filters, enter, host.user_namespace.as_ref(), &mut launch)?;
 
     let ProcessPlan { candidates, arguments, environment, .. } = process;
     let init = Init {

@@ -18,11 +18,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 pub(crate) use self::chroot::Confined;
+pub(crate) use self::prepare::Supervised;
 use self::prepare::{Parts, Prepared, Streams};
 use self::report::{REPORT_SIZE, Report};
 use crate::rootfs::MountPoints;
 use crate::spec::plan::{Host, Plan};
-use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, sys};
+use crate::supervisor::emulation::{Emulation, RULES};
+use crate::{Cancel, ExitStatus, Request, RuntimeError, Stdio, Stream, seccomp, supervisor, sys};
 
 /// How much output is handed on at once; what a pipe holds.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -37,7 +39,21 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
         return Err(RuntimeError::Cancelled);
     }
     let host = prepare::host()?;
-    let plan = Plan::new(request.spec, &host)?;
+    let mut plan = Plan::new(request.spec, &host)?;
+    let Some(ownership) = request.ownership else { return run_plan(plan, host, None, request) };
+    let (socket, step_socket) = supervisor::channel()?;
+    let supervised = Supervised { filter: supervisor::emulation::filter()?, socket: step_socket };
+    let handler = Emulation::new(ownership, plan.process.emulate_ids());
+    supervisor::beside(socket, RULES, handler, || run_plan(plan, host, Some(supervised), request))?
+}
+
+/// Runs what was planned.
+fn run_plan(
+    plan: Plan,
+    host: Host,
+    supervised: Option<Supervised>,
+    request: Request<'_>,
+) -> Result<ExitStatus, RuntimeError> {
     let filter = request.spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
     let filter = filter.map(seccomp::compile).transpose()?;
     let command = plan.process.command.clone();
@@ -46,7 +62,8 @@ pub fn run(request: Request<'_>) -> Result<ExitStatus, RuntimeError> {
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
-    let parts = Parts { root: request.root, binds: request.binds, filter, streams, report: report_end, host };
+    let Request { root, binds, .. } = request;
+    let parts = Parts { root, binds, filter, supervised, streams, report: report_end, host };
     let prepared = prepare::prepare(plan, parts, &mut points)?;
     let result = execute(prepared, &report, output, request.stdio, terminal, request.cancel, command);
     match (result, points.remove()) {
@@ -91,6 +108,11 @@ fn execute(
         Ended::Cancelled => Err(RuntimeError::Cancelled),
         Ended::ByItself => outcome(report, &prepared.container, command),
     }
+}
+
+/// Whether a process with these streams is in the foreground of the caller's terminal.
+pub(crate) fn is_at_terminal(stdio: &Stdio<'_>) -> bool {
+    matches!(stdio, Stdio::Inherit { .. }) && terminal::is_terminal()
 }
 
 /// What this place lets a container be made of.

@@ -29,10 +29,18 @@ pub(super) struct Parts<'a> {
     /// Trees to bind after the plan's mounts.
     pub(super) binds: Vec<Bind>,
     pub(super) filter: Option<Arc<Filter>>,
+    pub(super) supervised: Option<Supervised>,
     pub(super) streams: Streams,
     /// Where the child reports to.
     pub(super) report: OwnedFd,
     pub(super) host: Host,
+}
+
+/// What makes a supervisor answer for the kernel.
+pub(crate) struct Supervised {
+    pub(crate) filter: Arc<Filter>,
+    /// The step's end of the supervisor's channel.
+    pub(crate) socket: OwnedFd,
 }
 
 /// The child's ends of its standard streams.
@@ -79,7 +87,7 @@ pub(super) fn prepare(
     parts: Parts<'_>,
     points: &mut MountPoints,
 ) -> Result<Prepared, RuntimeError> {
-    let Parts { root, binds, filter, streams, report, host } = parts;
+    let Parts { root, binds, filter, supervised, streams, report, host } = parts;
     let mut builder = Builder {
         setup: Vec::new(),
         trees: Vec::new(),
@@ -98,7 +106,14 @@ pub(super) fn prepare(
     let new_session = !matches!(streams, Streams::Inherited { terminal: true });
     let mut launch = Vec::new();
     stream_steps(streams, &plan.process, &mut builder.descriptors, &mut launch)?;
-    launch_steps(&plan.process, filter, Vec::new(), builder.user_namespace.as_ref(), &mut launch)?;
+    let listen = match supervised {
+        Some(Supervised { filter, socket }) => {
+            Some(Step::Listen { filter, socket: builder.descriptors.keep(socket)? })
+        }
+        None => None,
+    };
+    let filters: Vec<Step> = listen.into_iter().chain(filter.map(Step::Filter)).collect();
+    launch_steps(&plan.process, filters, Vec::new(), builder.user_namespace.as_ref(), &mut launch)?;
 
     let ProcessPlan { candidates, arguments, environment, .. } = plan.process;
     let init = Init {
@@ -413,7 +428,7 @@ pub(super) fn stream_steps(
 /// is done when nothing of the host is needed by its path any more.
 pub(super) fn launch_steps(
     process: &ProcessPlan,
-    filter: Option<Arc<Filter>>,
+    filters: Vec<Step>,
     enter: Vec<Step>,
     user_namespace: Option<&UserNamespace>,
     launch: &mut Vec<Step>,
@@ -444,7 +459,7 @@ pub(super) fn launch_steps(
         Step::CloseOnExec,
     ]);
     let (effective, permitted, inheritable) = (process.effective, process.permitted, process.inheritable);
-    if let Some(filter) = filter {
+    if !filters.is_empty() {
         if !process.no_new_privileges {
             // Without no_new_privs only a privileged process may install a filter.
             let admin = CapabilitySet::default().with(Capability::SysAdmin);
@@ -455,7 +470,7 @@ pub(super) fn launch_steps(
                 inheritable: inheritable.0,
             });
         }
-        launch.push(Step::Filter(filter));
+        launch.extend(filters);
     }
     // These, and exec, are all that the filter sees of this process.
     launch.push(Step::Capabilities {

@@ -108,6 +108,10 @@ pub(super) enum Step {
         inheritable: u64,
     },
     Filter(Arc<Filter>),
+    Listen {
+        filter: Arc<Filter>,
+        socket: RawFd,
+    },
     Ambient(u64),
 }
 
@@ -199,6 +203,7 @@ impl Step {
                 sys::capset(*effective, *permitted, *inheritable)
             }
             Self::Filter(filter) => sys::seccomp(&filter.program, filter.flags),
+            Self::Listen { filter, socket } => listen(filter, *socket),
             Self::Ambient(ambient) => raise_ambient(*ambient),
         }
     }
@@ -275,6 +280,14 @@ fn raise_ambient(ambient: u64) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Lets the supervisor answer the calls that `filter` names.
+fn listen(filter: &Filter, socket: RawFd) -> Result<(), Errno> {
+    let listener = sys::notify::install_listening(&filter.program)?;
+    sys::notify::send_descriptor(socket, listener)?;
+    // Held by nobody else, so that calls fail when the supervisor is gone.
+    sys::close_range(listener, listener)
+}
+
 /// `result`, where the error number `fine` is none.
 fn accept(result: Result<(), Errno>, fine: i32) -> Result<(), Errno> {
     match result {
@@ -330,6 +343,7 @@ impl fmt::Display for Step {
             Self::CloseOnExec => f.write_str("mark descriptors for closing"),
             Self::Capabilities { .. } => f.write_str("set the capabilities"),
             Self::Filter(_) => f.write_str("install the seccomp filter"),
+            Self::Listen { .. } => f.write_str("install the seccomp filter of the supervisor"),
             Self::Ambient(_) => f.write_str("set the ambient capabilities"),
         }
     }

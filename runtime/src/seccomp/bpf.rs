@@ -12,7 +12,7 @@ pub(super) const INSTRUCTIONS_MAX: usize = 4096;
 
 /// How an argument is compared with a constant, both 64 bits wide and unsigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Comparison {
+pub(crate) enum Comparison {
     Equal(u64),
     NotEqual(u64),
     Less(u64),
@@ -24,9 +24,9 @@ pub(super) enum Comparison {
 
 /// One condition on an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Condition {
-    pub(super) argument: u32,
-    pub(super) comparison: Comparison,
+pub(crate) struct Condition {
+    pub(crate) argument: u32,
+    pub(crate) comparison: Comparison,
 }
 
 /// Answers `action`.

@@ -4,6 +4,7 @@
 //! calls (EPERM, ENOSYS, allow), serves the architecture's 32-bit programs too, and is searched instead of scanned.
 
 mod bpf;
+pub(crate) mod notify;
 mod numbers;
 mod profile;
 
@@ -16,9 +17,10 @@ use oci_spec::runtime::{
 };
 
 use crate::RuntimeError;
-use bpf::{Code, Comparison, Condition};
+use bpf::Code;
 use numbers::Architecture;
 
+pub(crate) use bpf::{Comparison, Condition};
 pub(crate) use profile::{chroot_profile, default_profile};
 
 /// A filter ready to be installed.
@@ -113,27 +115,34 @@ fn section(profile: &LinuxSeccomp, architecture: Architecture, default: u32) -> 
         })
         .collect();
 
+    // Calls that are newer than the profile do not exist, as on an older kernel: programs then take their older way,
+    // which a refusal would not make them do. A profile that refuses by name leaves unknown calls alone.
+    let permissive = matches!(default, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG);
+    let beyond = if permissive || codes.is_empty() { &unlisted } else { &missing };
+    let mut ranges = ranges(&codes, &unlisted, beyond);
+    if architecture == Architecture::X86_64 {
+        ranges.push((X32_BIT, &missing));
+    }
+    Ok(bpf::by_number(&ranges))
+}
+
+/// The code of every number: `unlisted` between those of `codes`, `beyond` above them. Neighbours that are the same are one.
+fn ranges<'a>(codes: &'a BTreeMap<u32, Code>, unlisted: &'a Code, beyond: &'a Code) -> Vec<(u32, &'a Code)> {
     let mut ranges: Vec<(u32, &Code)> = Vec::new();
     let mut add = |start: u32, code| match ranges.last() {
         Some((_, last)) if same(last, code) => {}
         _ => ranges.push((start, code)),
     };
     let mut next = 0;
-    for (&number, code) in &codes {
+    for (&number, code) in codes {
         if number > next || next == 0 {
-            add(next, if number == 0 { code } else { &unlisted });
+            add(next, if number == 0 { code } else { unlisted });
         }
         add(number, code);
         next = number + 1;
     }
-    // Calls that are newer than the profile do not exist, as on an older kernel: programs then take their older way,
-    // which a refusal would not make them do. A profile that refuses by name leaves unknown calls alone.
-    let permissive = matches!(default, libc::SECCOMP_RET_ALLOW | libc::SECCOMP_RET_LOG);
-    add(next, if permissive || codes.is_empty() { &unlisted } else { &missing });
-    if architecture == Architecture::X86_64 {
-        add(X32_BIT, &missing);
-    }
-    Ok(bpf::by_number(&ranges))
+    add(next, beyond);
+    ranges
 }
 
 /// Calls with this bit are those of the x32 ABI; the same calls under other numbers.

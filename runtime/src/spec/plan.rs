@@ -11,6 +11,7 @@ use oci_spec::runtime::{
 use super::options::{MountOptions, Recursion};
 use crate::capability::CapabilitySet;
 use crate::sandbox::UserNamespace;
+use crate::supervisor::emulation::{Credentials, FIRST, LIMIT};
 use crate::{RuntimeError, Spec};
 
 /// What of the host a plan depends on.
@@ -118,6 +119,19 @@ pub(crate) struct ProcessPlan {
     pub(crate) ambient: CapabilitySet,
     pub(crate) no_new_privileges: bool,
     pub(crate) oom_score_adj: Option<i32>,
+}
+
+impl ProcessPlan {
+    /// Leaves the process the ids that it has, and keeps what its own are to be in a limit; returns those.
+    pub(crate) fn emulate_ids(&mut self) -> Credentials {
+        let groups = std::mem::take(&mut self.additional_gids);
+        let credentials = Credentials::new(self.uid, self.gid, groups);
+        (self.uid, self.gid) = (0, 0);
+        self.rlimits.retain(|(resource, ..)| *resource != LIMIT);
+        let hard = rustix::process::getrlimit(rustix::process::Resource::Locks).maximum;
+        self.rlimits.push((LIMIT, FIRST, hard.unwrap_or(libc::RLIM_INFINITY)));
+        credentials
+    }
 }
 
 /// Where commands are looked for when the environment has no `PATH`.

@@ -1,0 +1,143 @@
+//! `setuid` and its relations, `getuid` and its, and what a set-id program does to them.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use rustix::fs::{FileType, OFlags};
+use rustix::io::Errno;
+
+use super::credentials::{Credentials, GROUPS_MAX, Ids, Refused};
+use super::{Emulation, Target};
+use crate::supervisor::Answer;
+use crate::supervisor::call::Call;
+use crate::supervisor::paths;
+
+impl From<Refused> for Errno {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::NotPermitted => Self::PERM,
+            Refused::Invalid => Self::INVAL,
+        }
+    }
+}
+
+impl Emulation<'_> {
+    /// Answers a call about the ids of the process that makes it.
+    pub(super) fn ids(&mut self, call: &Call<'_>) -> Result<Answer, Errno> {
+        let old = self.identities.of(call)?;
+        let told = |id: u32| Ok(Answer::Value(id.into()));
+        match call.name {
+            "getuid" => return told(old.user.real),
+            "geteuid" => return told(old.user.effective),
+            "getgid" => return told(old.group.real),
+            "getegid" => return told(old.group.effective),
+            "getresuid" => return tell_three(call, old.user),
+            "getresgid" => return tell_three(call, old.group),
+            "getgroups" => return tell_groups(call, &old.groups),
+            "prlimit64" => return tell_limit(call, call.argument(3)),
+            "getrlimit" => return tell_limit(call, call.argument(1)),
+            // Nothing follows from this limit.
+            "setrlimit" => return Ok(Answer::Value(0)),
+            _ => {}
+        }
+        let mut new = Credentials::clone(&old);
+        let privileged = old.may_change_ids();
+        let (first, second, third) = (call.word(0), call.word(1), call.word(2));
+        let mut value = 0;
+        match call.name {
+            "setuid" => new.user.set(first, privileged)?,
+            "setgid" => new.group.set(first, privileged)?,
+            "setreuid" => new.user.set_two(first, second, privileged)?,
+            "setregid" => new.group.set_two(first, second, privileged)?,
+            "setresuid" => new.user.set_three([first, second, third], privileged)?,
+            "setresgid" => new.group.set_three([first, second, third], privileged)?,
+            "setfsuid" => value = new.user.set_files(first, privileged).into(),
+            "setfsgid" => value = new.group.set_files(first, privileged).into(),
+            "setgroups" => {
+                if !privileged {
+                    return Err(Errno::PERM);
+                }
+                new.set_groups(read_groups(call)?)?;
+            }
+            _ => return Ok(Answer::Continue),
+        }
+        if new != *old {
+            self.identities.set(call, new)?;
+        }
+        Ok(Answer::Value(value))
+    }
+
+    /// A process executes a program: one with a set-id bit brings the ids of its owner along.
+    pub(super) fn execute(&mut self, call: &Call<'_>, program: &Target) -> Result<Answer, Errno> {
+        let old = self.identities.of(call)?;
+        let mut new = Credentials::clone(&old);
+        // What cannot be found or looked at is the kernel's to refuse.
+        let (user, group) = match program.open(call) {
+            Ok(file) => self.brings(call, &file).unwrap_or_default(),
+            Err(_) => (None, None),
+        };
+        new.execute(user, group);
+        if new != *old {
+            self.identities.set(call, new)?;
+        }
+        Ok(Answer::Continue)
+    }
+
+    /// User and group that a program brings.
+    fn brings(&self, call: &Call<'_>, file: &OwnedFd) -> Result<(Option<u32>, Option<u32>), Errno> {
+        let stat = rustix::fs::fstat(file)?;
+        let mode = stat.st_mode;
+        let sets_user = mode & libc::S_ISUID != 0;
+        let sets_group = mode & (libc::S_ISGID | libc::S_IXGRP) == libc::S_ISGID | libc::S_IXGRP;
+        if !(sets_user || sets_group) || mode & 0o111 == 0 || paths::kind(&stat) != FileType::RegularFile {
+            return Ok((None, None));
+        }
+        let no_set_id = rustix::fs::fstatfs(file)?.f_flags as u64 & libc::ST_NOSUID != 0;
+        if no_set_id || is_script(file)? || call.status("NoNewPrivs")? != "0" {
+            return Ok((None, None));
+        }
+        let (user, group) = self.ownership.get(file.as_fd()).map_err(crate::supervisor::call::errno)?.owner;
+        Ok((sets_user.then_some(user), sets_group.then_some(group)))
+    }
+}
+
+/// Set-id bits of scripts count for nothing.
+fn is_script(file: &OwnedFd) -> Result<bool, Errno> {
+    let file = paths::reopen(file.as_fd(), OFlags::RDONLY | OFlags::NONBLOCK)?;
+    let mut start = [0; 2];
+    Ok(rustix::io::read(file, &mut start)? == 2 && start == *b"#!")
+}
+
+fn tell_three(call: &Call<'_>, ids: Ids) -> Result<Answer, Errno> {
+    for (index, id) in [ids.real, ids.effective, ids.saved].into_iter().enumerate() {
+        call.write(call.argument(index), &id.to_ne_bytes())?;
+    }
+    Ok(Answer::Value(0))
+}
+
+fn tell_groups(call: &Call<'_>, groups: &[u32]) -> Result<Answer, Errno> {
+    let room = usize::try_from(call.int(0)).map_err(|_| Errno::INVAL)?;
+    if room != 0 {
+        if room < groups.len() {
+            return Err(Errno::INVAL);
+        }
+        let bytes: Vec<u8> = groups.iter().flat_map(|group| group.to_ne_bytes()).collect();
+        call.write(call.argument(1), &bytes)?;
+    }
+    Ok(Answer::Value(groups.len() as i64))
+}
+
+fn read_groups(call: &Call<'_>) -> Result<Vec<u32>, Errno> {
+    let count = usize::try_from(call.int(0)).ok().filter(|count| *count <= GROUPS_MAX);
+    let mut bytes = vec![0; count.ok_or(Errno::INVAL)? * 4];
+    call.read(call.argument(1), &mut bytes)?;
+    let (groups, _) = bytes.as_chunks();
+    Ok(groups.iter().map(|group| u32::from_ne_bytes(*group)).collect())
+}
+
+/// Nobody limits the number of file locks.
+fn tell_limit(call: &Call<'_>, address: u64) -> Result<Answer, Errno> {
+    if address != 0 {
+        call.write(address, &[0xff; 16])?;
+    }
+    Ok(Answer::Value(0))
+}

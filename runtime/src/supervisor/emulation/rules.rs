@@ -1,0 +1,107 @@
+//! The calls that the emulation is asked about.
+
+use crate::seccomp::notify::{Action, Rule};
+use crate::seccomp::{Comparison, Condition};
+
+use super::identities::LIMIT;
+
+/// A bit in an argument.
+const fn has(argument: u32, bits: u64) -> Condition {
+    Condition { argument, comparison: Comparison::MaskedEqual { mask: bits, value: bits } }
+}
+
+/// A value of the lower half of an argument.
+const fn is(argument: u32, value: u64) -> Condition {
+    Condition { argument, comparison: Comparison::MaskedEqual { mask: 0xffff_ffff, value } }
+}
+
+const CREATES: u64 = libc::O_CREAT as u64;
+const TEMPORARY: u64 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
+const ALWAYS: &[Condition] = &[];
+
+const fn ask(name: &'static str) -> Rule {
+    ask_if(name, ALWAYS)
+}
+
+const fn ask_if(name: &'static str, any_of: &'static [Condition]) -> Rule {
+    Rule { name, any_of, action: Action::Notify }
+}
+
+/// Programs take their older way then, which is asked about.
+const fn missing(name: &'static str) -> Rule {
+    Rule { name, any_of: ALWAYS, action: Action::Refuse(libc::ENOSYS) }
+}
+
+/// All of them.
+pub(crate) const RULES: &[Rule] = &[
+    // Who a process is.
+    ask("getuid"),
+    ask("geteuid"),
+    ask("getgid"),
+    ask("getegid"),
+    ask("getresuid"),
+    ask("getresgid"),
+    ask("getgroups"),
+    ask("setuid"),
+    ask("setgid"),
+    ask("setreuid"),
+    ask("setregid"),
+    ask("setresuid"),
+    ask("setresgid"),
+    ask("setfsuid"),
+    ask("setfsgid"),
+    ask("setgroups"),
+    ask("execve"),
+    ask("execveat"),
+    // Where that is kept.
+    ask_if("prlimit64", &[is(1, LIMIT as u64)]),
+    ask_if("getrlimit", &[is(0, LIMIT as u64)]),
+    ask_if("setrlimit", &[is(0, LIMIT as u64)]),
+    // Whom a file belongs to.
+    ask("chown"),
+    ask("lchown"),
+    ask("fchown"),
+    ask("fchownat"),
+    ask("chmod"),
+    ask("fchmod"),
+    ask("fchmodat"),
+    ask("fchmodat2"),
+    // Without a path it is about an open file, whose owner is not kept in its times.
+    ask_if("utimensat", &[Condition { argument: 1, comparison: Comparison::NotEqual(0) }]),
+    ask("access"),
+    ask("faccessat"),
+    ask("faccessat2"),
+    ask("stat"),
+    ask("lstat"),
+    ask("fstat"),
+    ask("newfstatat"),
+    ask("statx"),
+    // What comes to be.
+    ask_if("open", &[has(1, CREATES), has(1, TEMPORARY)]),
+    ask_if("openat", &[has(2, CREATES), has(2, TEMPORARY)]),
+    ask("openat2"),
+    ask("creat"),
+    ask("mkdir"),
+    ask("mkdirat"),
+    ask("symlink"),
+    ask("symlinkat"),
+    ask("mknod"),
+    ask("mknodat"),
+    // What records consist of.
+    ask("getxattr"),
+    ask("lgetxattr"),
+    ask("fgetxattr"),
+    ask("setxattr"),
+    ask("lsetxattr"),
+    ask("fsetxattr"),
+    ask("listxattr"),
+    ask("llistxattr"),
+    ask("flistxattr"),
+    ask("removexattr"),
+    ask("lremovexattr"),
+    ask("fremovexattr"),
+    missing("getxattrat"),
+    missing("setxattrat"),
+    missing("listxattrat"),
+    missing("removexattrat"),
+];
