@@ -397,18 +397,20 @@ fn a_cancelled_step_ends_with_all_that_it_started() {
     let Some(world) = World::new() else { return };
     let marker = format!("{}.9", 300_000 + std::process::id());
     let cancel = Cancel::new().unwrap();
-    let started = AtomicBool::new(false);
+    let (started, ended) = (AtomicBool::new(false), AtomicBool::new(false));
     let script = format!("trap '' TERM; setsid sleep {marker} & echo go; while :; do sleep {marker}; done");
     let spec = shell(&script);
     let result = std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !is_running(&marker) {
+            while !is_running(&marker) && !ended.load(Ordering::SeqCst) {
                 std::thread::yield_now();
             }
             started.store(true, Ordering::SeqCst);
             cancel.cancel();
         });
-        world.run(&spec, vec![], Network::Host, &cancel)
+        let result = world.run(&spec, vec![], Network::Host, &cancel);
+        ended.store(true, Ordering::SeqCst);
+        result
     });
     assert!(started.load(Ordering::SeqCst));
     assert!(matches!(result, Err(RuntimeError::Cancelled)), "{result:?}");

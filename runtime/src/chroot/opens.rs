@@ -100,6 +100,10 @@ pub(super) struct Opens<'a> {
 }
 
 impl Handler for Opens<'_> {
+    fn makes_files(&self) -> bool {
+        false
+    }
+
     fn answer(&mut self, call: &Call<'_>) -> Result<Answer, Errno> {
         let (fd, path, flags) = match call.name {
             "open" => (libc::AT_FDCWD, 0, call.word(1)),
