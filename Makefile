@@ -38,7 +38,7 @@ dist:
 # Its images, built by itself.
 image: dist
 	for target in wharf executor; do \
-	    $(DIST)/usr/local/bin/wharf build --build-context dist=$(DIST) --target $$target --tag $$target . || exit; \
+	    $(DIST)/usr/local/bin/wharf build --build-context dist=$(DIST) --file builder/image/Dockerfile --target $$target --tag $$target . || exit; \
 	done
 
 # A three-stage image, built and run.

@@ -504,6 +504,7 @@ impl<'a> Build<'a> {
             ssh: &self.request.ssh,
             used_mounts: &self.used_mounts,
             emptied_caches: Mutex::default(),
+            said: Mutex::default(),
         })
     }
 
@@ -519,7 +520,12 @@ impl<'a> Build<'a> {
             Some(WorkerError::Process { .. } | WorkerError::Run { .. } | WorkerError::Mount { .. }) => {
                 Kind::Step
             }
-            Some(WorkerError::File(_) | WorkerError::Digest(_) | WorkerError::Unsupported(_)) => Kind::Step,
+            Some(
+                WorkerError::File(_)
+                | WorkerError::Digest(_)
+                | WorkerError::Unsupported(_)
+                | WorkerError::NotHere(_),
+            ) => Kind::Step,
             Some(WorkerError::Source(SourceError::Git(error))) if matches!(**error, GitError::NoProgram) => {
                 Kind::Environment
             }
@@ -530,6 +536,7 @@ impl<'a> Build<'a> {
         let mut failure = Failure::from_error(kind, &metadata.name, error.as_ref());
         let (part, hint) = match error.downcast_ref::<WorkerError>() {
             Some(WorkerError::Mount { part, error }) => (Some(*part), error.hint()),
+            Some(WorkerError::Process { hint, .. }) => (None, hint.clone()),
             _ => (None, None),
         };
         let part = part.or_else(|| unread_mount(&converted.definition.vertex(&vertex).op, error.as_ref()));

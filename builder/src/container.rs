@@ -1,11 +1,15 @@
 //! Runs a container of an image in the foreground.
 
+use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::Arc;
 
 use wharf_cache::Store;
 use wharf_cache::state::Image;
 use wharf_frontend::image::{ContainerConfig, ImageConfig};
+use wharf_runtime::chroot::{self, ChrootRequest};
 use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Sandbox, Stdio};
 use wharf_solver::llb::NetworkMode;
 
@@ -13,6 +17,7 @@ use crate::error::{Failure, Kind};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
 use crate::source::ImageSources;
+use crate::worker::mounts::placed::copies_of_files;
 use crate::worker::network::StepNetwork;
 use crate::worker::{ownership, sandbox_files, spec};
 
@@ -25,10 +30,6 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 
 /// Runs `command` (the image's own if it is empty) and returns the exit status of the process.
 pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -> Result<u8, Failure> {
-    if sandbox == Sandbox::Chroot {
-        let message = "running a container in the sandbox chroot is not supported";
-        return Err(Failure::new(Kind::Environment, message));
-    }
     let name = image.name.clone().unwrap_or_else(|| image.digest.to_string());
     let failed = |doing: &str, error: &(dyn std::error::Error + 'static)| {
         Failure::from_error(Kind::Environment, &format!("{doing} of `{name}`"), error)
@@ -74,15 +75,36 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
     let cancel = Cancel::new().map_err(|error| failed("cannot prepare the container", &error))?;
     let (_passing_on, signals) =
         signals::pass_on().map_err(|error| failed("cannot prepare the container", &error))?;
-    let request = Request {
-        spec: &runtime_spec,
-        root,
-        binds: Vec::new(),
-        stdio: Stdio::Inherit { signals: Some(signals.as_fd()) },
-        ownership: ownership::of(store),
-        cancel: &cancel,
+    let stdio = Stdio::Inherit { signals: Some(signals.as_fd()) };
+    let ended = match sandbox {
+        Sandbox::Chroot => {
+            let prepared = copies_of_files(&runtime_spec, &dir)
+                .and_then(|placements| Ok((placements, make_aside(&dir)?)))
+                .map_err(|error| failed("cannot prepare the container", &error));
+            let (placements, aside) = prepared?;
+            let (spec, network, aside, group) = (&runtime_spec, chroot::Network::Host, aside.as_fd(), None);
+            chroot::run(ChrootRequest {
+                spec,
+                root,
+                aside,
+                group,
+                placements,
+                network,
+                stdio,
+                cancel: &cancel,
+            })
+            .map(|ended| ended.status)
+        }
+        Sandbox::Root | Sandbox::Rootless | Sandbox::RootlessSingle => wharf_runtime::run(Request {
+            spec: &runtime_spec,
+            root,
+            binds: Vec::new(),
+            stdio,
+            ownership: ownership::of(store),
+            cancel: &cancel,
+        }),
     };
-    match wharf_runtime::run(request) {
+    match ended {
         Ok(ExitStatus::Exited(code)) => Ok(code),
         Ok(ExitStatus::Signaled(signal)) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
         Err(error @ RuntimeError::Exec { not_found, .. }) => {
@@ -91,6 +113,13 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
         }
         Err(error) => Err(failed("cannot start a container", &error)),
     }
+}
+
+/// An empty directory for what a container's root has where something else is put for a time.
+fn make_aside(dir: &Path) -> io::Result<File> {
+    let aside = dir.join("aside");
+    std::fs::create_dir(&aside)?;
+    File::open(aside)
 }
 
 /// Entrypoint and command, as Docker puts them together.

@@ -82,6 +82,9 @@ impl MountName {
     }
 }
 
+/// Name of what steps see in an instance's directory.
+const FILES: &str = "fs";
+
 /// How steps that run at once use a cache; later ones are stricter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sharing {
@@ -130,6 +133,12 @@ impl CacheMount {
     /// The directory that steps see.
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// The entry that this directory is, for who moves it elsewhere for a while: where, and its name there. An instance
+    /// that is found without it begins anew.
+    pub fn place(&self) -> (BorrowedFd<'_>, &'static str) {
+        (self.dir.as_fd(), FILES)
     }
 
     /// Which instance it is.
@@ -281,7 +290,7 @@ impl<'a> Instance<'a> {
 
     /// Whether there is what a step is given.
     fn is_whole(&self, dir: &OwnedFd) -> bool {
-        let found = rustix::fs::statat(dir, "fs", AtFlags::SYMLINK_NOFOLLOW);
+        let found = rustix::fs::statat(dir, FILES, AtFlags::SYMLINK_NOFOLLOW);
         found.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
     }
 
@@ -346,9 +355,9 @@ impl<'a> Instance<'a> {
         let id = rustix::fs::openat(&dir, "id", flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
         io::Write::write_all(&mut std::fs::File::from(id), self.id.as_bytes())
             .map_err(|source| self.error("make", source))?;
-        rustix::fs::mkdirat(&dir, "fs", Mode::RWXU).map_err(failed)?;
+        rustix::fs::mkdirat(&dir, FILES, Mode::RWXU).map_err(failed)?;
         // The caller's umask is not the cache's.
-        rustix::fs::chmodat(&dir, "fs", Mode::from_raw_mode(0o755), AtFlags::empty()).map_err(failed)?;
+        rustix::fs::chmodat(&dir, FILES, Mode::from_raw_mode(0o755), AtFlags::empty()).map_err(failed)?;
         let mount = self.mount(dir)?;
         fill(mount.root())?;
         Ok(mount)
@@ -362,7 +371,7 @@ impl<'a> Instance<'a> {
 
     fn mount(&self, dir: OwnedFd) -> Result<CacheMount, StoreError> {
         self.store.process().leases().note_growth();
-        let root = rustix::fs::openat(&dir, "fs", DIRECTORY, Mode::empty())
+        let root = rustix::fs::openat(&dir, FILES, DIRECTORY, Mode::empty())
             .map_err(|errno| self.error("open", errno))?;
         Ok(CacheMount { number: self.number, root, dir, is_used: true })
     }

@@ -256,6 +256,13 @@ impl Store {
         Ok(path)
     }
 
+    /// Deletes a directory of [`Self::temp_dir`] before the process ends. What cannot be deleted is when it ends.
+    pub fn remove_temp_dir(&self, path: &Path) {
+        if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
+            self.discard(name);
+        }
+    }
+
     /// One of two directories that are and stay empty, to mount as lower layers.
     pub(crate) fn empty_dir(&self, number: usize) -> Result<PathBuf, StoreError> {
         let place = &self.inner.empty_dirs[number];

@@ -36,6 +36,11 @@ impl CapabilitySet {
         Self(self.0 | Self::bit(capability))
     }
 
+    /// The set without `capabilities`.
+    pub(crate) fn without(self, capabilities: &[Capability]) -> Self {
+        Self(capabilities.iter().fold(self.0, |bits, &capability| bits & !Self::bit(capability)))
+    }
+
     fn bit(capability: Capability) -> u64 {
         let number = BY_NUMBER.iter().position(|&entry| entry == capability);
         number.map_or(0, |number| 1 << number)

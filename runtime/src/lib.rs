@@ -20,6 +20,7 @@
 mod cancel;
 mod capability;
 pub mod cgroup;
+pub mod chroot;
 mod host;
 mod network;
 mod process;

@@ -123,53 +123,105 @@ impl MountPoints {
         result
     }
 
-    /// Walks to `path` one name at a time, as the kernel would with `root` as its root, and makes what is missing.
-    fn make(&mut self, root: BorrowedFd<'_>, path: &Path, kind: TargetKind) -> io::Result<()> {
-        let mut names = names(path);
-        let mut directories: Vec<OwnedFd> = Vec::new();
-        let mut links = 0;
-        while let Some(name) = names.pop_front() {
-            if name == ".." {
-                directories.pop();
-                continue;
-            }
-            let directory = directories.last().map_or(root, AsFd::as_fd);
-            let entry = match rustix::fs::openat(directory, &name, O_ENTRY, Mode::empty()) {
-                Ok(entry) => entry,
-                Err(Errno::NOENT) => {
-                    let kind = if names.is_empty() { kind } else { TargetKind::Directory };
-                    match Stub::make(directory, &name, path, kind) {
-                        Ok(stub) => self.stubs.push(stub),
-                        // Somebody else made it meanwhile, and it is theirs.
-                        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                        Err(error) => return Err(error),
-                    }
-                    rustix::fs::openat(directory, &name, O_ENTRY, Mode::empty())?
-                }
-                Err(error) => return Err(error.into()),
-            };
-            match FileType::from_raw_mode(rustix::fs::fstat(&entry)?.st_mode) {
-                FileType::Directory => directories.push(entry),
-                FileType::Symlink => {
-                    links += 1;
-                    if links > LINKS_MAX {
-                        return Err(Errno::LOOP.into());
-                    }
-                    let target = rustix::fs::readlinkat(&entry, c"", Vec::new())?;
-                    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
-                    if target.is_absolute() {
-                        directories.clear();
-                    }
-                    let mut rest = self::names(&target);
-                    rest.append(&mut names);
-                    names = rest;
-                }
-                _ if names.is_empty() => {}
-                _ => return Err(Errno::NOTDIR.into()),
-            }
-        }
-        Ok(())
+    /// Makes `path` inside `root` as [`Self::ensure`] does and returns where it is: links have been followed.
+    pub(crate) fn place(
+        &mut self,
+        root: BorrowedFd<'_>,
+        path: &Path,
+        kind: TargetKind,
+    ) -> Result<Place, RuntimeError> {
+        self.ensure(root, path, kind)?;
+        let found = walk(root, path, &mut |_, _, _| Err(Errno::NOENT.into()));
+        found
+            .and_then(|place| place.ok_or_else(|| Errno::BUSY.into()))
+            .map_err(|source| step(format!("find the mount point {}", path.display()), source))
     }
+
+    /// The directories in which something was made, and when they were changed last before that.
+    pub(crate) fn parents(&self) -> impl Iterator<Item = (BorrowedFd<'_>, Timespec)> {
+        self.stubs.iter().map(|stub| (stub.parent.as_fd(), stub.parent_times.0))
+    }
+
+    /// Makes what is missing on the way to `path`.
+    fn make(&mut self, root: BorrowedFd<'_>, path: &Path, kind: TargetKind) -> io::Result<()> {
+        let mut make = |directory: BorrowedFd<'_>, name: &OsStr, is_last: bool| {
+            match Stub::make(directory, name, path, if is_last { kind } else { TargetKind::Directory }) {
+                Ok(stub) => self.stubs.push(stub),
+                // Somebody else made it meanwhile, and it is theirs.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+            Ok(())
+        };
+        walk(root, path, &mut make).map(drop)
+    }
+}
+
+/// An entry of a directory.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) parent: OwnedFd,
+    pub(crate) name: OsString,
+}
+
+impl Place {
+    pub(crate) fn again(&self) -> io::Result<Self> {
+        Ok(Self { parent: self.parent.try_clone()?, name: self.name.clone() })
+    }
+}
+
+/// Makes an entry that is missing, in a directory, under a name, the last one or not.
+type Make<'a> = &'a mut dyn FnMut(BorrowedFd<'_>, &OsStr, bool) -> io::Result<()>;
+
+/// Walks to `path` one name at a time, as the kernel would with `root` as its root, and calls `make` for what is missing.
+/// Returns where it ends; that is nowhere for the root itself.
+fn walk(root: BorrowedFd<'_>, path: &Path, make: Make<'_>) -> io::Result<Option<Place>> {
+    let mut names = names(path);
+    // Each with its name in the one before.
+    let mut directories: Vec<(OwnedFd, OsString)> = Vec::new();
+    let mut links = 0;
+    while let Some(name) = names.pop_front() {
+        if name == ".." {
+            directories.pop();
+            continue;
+        }
+        let directory = directories.last().map_or(root, |(directory, _)| directory.as_fd());
+        let entry = match rustix::fs::openat(directory, &name, O_ENTRY, Mode::empty()) {
+            Ok(entry) => entry,
+            Err(Errno::NOENT) => {
+                make(directory, &name, names.is_empty())?;
+                rustix::fs::openat(directory, &name, O_ENTRY, Mode::empty())?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        match FileType::from_raw_mode(rustix::fs::fstat(&entry)?.st_mode) {
+            FileType::Directory => directories.push((entry, name)),
+            FileType::Symlink => {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(Errno::LOOP.into());
+                }
+                let target = rustix::fs::readlinkat(&entry, c"", Vec::new())?;
+                let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                if target.is_absolute() {
+                    directories.clear();
+                }
+                let mut rest = self::names(&target);
+                rest.append(&mut names);
+                names = rest;
+            }
+            _ if names.is_empty() => {
+                return Ok(Some(Place { parent: directory.try_clone_to_owned()?, name }));
+            }
+            _ => return Err(Errno::NOTDIR.into()),
+        }
+    }
+    let Some((_, name)) = directories.pop() else { return Ok(None) };
+    let parent = match directories.pop() {
+        Some((parent, _)) => parent,
+        None => root.try_clone_to_owned()?,
+    };
+    Ok(Some(Place { parent, name }))
 }
 
 impl Drop for MountPoints {
@@ -252,11 +304,11 @@ fn names(path: &Path) -> VecDeque<OsString> {
         .collect()
 }
 
-fn identity(stat: &Stat) -> (u64, u64) {
+pub(crate) fn identity(stat: &Stat) -> (u64, u64) {
     (stat.st_dev, stat.st_ino)
 }
 
-fn modified(stat: &Stat) -> Timespec {
+pub(crate) fn modified(stat: &Stat) -> Timespec {
     Timespec { tv_sec: stat.st_mtime, tv_nsec: stat.st_mtime_nsec as _ }
 }
 

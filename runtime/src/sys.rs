@@ -54,7 +54,10 @@ macro_rules! syscall {
     ($($argument:expr),+ $(,)?) => { check(libc::syscall($($argument),+)) };
 }
 
+mod confine;
 pub(crate) mod notify;
+
+pub(crate) use confine::*;
 
 fn pointer(string: Option<&CStr>) -> *const c_char {
     string.map_or(null(), CStr::as_ptr)
@@ -122,7 +125,11 @@ pub(crate) fn clone_container<T>(
     }
     // SAFETY: `arguments` and `pidfd` outlive the call and the size is that of the structure. Without CLONE_VM the
     // child works on its own copy of this stack and never returns from `child`.
-    let result = unsafe { syscall!(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    let mut result =
+        unsafe { syscall!(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    if result == Err(Errno(libc::ENOSYS)) {
+        result = confine::clone_with_pidfd(flags, &mut pidfd);
+    }
     if let Ok(0) = result {
         child(data);
     }

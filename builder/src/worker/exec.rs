@@ -1,16 +1,30 @@
 //! Executes an `ExecOp`: RUN.
 
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 use std::time::SystemTime;
 
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
-use wharf_runtime::{ExitStatus, Request, Sandbox, Spec, Stdio, Stream};
-use wharf_solver::llb::{ExecOp, Mount, MountKind, SecurityMode, Vertex, VertexDigest};
+use wharf_runtime::chroot::{self, ChrootRequest, Ended};
+use wharf_runtime::{ExitStatus, Request, RuntimeError, Sandbox, Spec, Stdio, Stream, User};
+use wharf_solver::llb::{ExecOp, Mount, MountKind, NetworkMode, SecurityMode, Vertex, VertexDigest};
 use wharf_solver::op::ResultRef;
 use wharf_solver::progress::{Event, LogStream};
 
 use super::sandbox_files::{self, HOSTNAME};
 use super::{Worker, WorkerError, chain_of_mount, ownership, spec};
+
+/// What is run where.
+struct Run<'a> {
+    op: &'a ExecOp,
+    inputs: &'a [ResultRef],
+    root: BorrowedFd<'a>,
+    user: &'a User,
+    group: Option<&'a Group>,
+    /// Whether caches are to be found empty.
+    fresh: bool,
+}
 
 impl Worker<'_> {
     /// Runs the process on its root and commits what it changed there: one chain for each output.
@@ -21,9 +35,6 @@ impl Worker<'_> {
         op: &ExecOp,
         inputs: &[ResultRef],
     ) -> Result<Vec<Chain>, WorkerError> {
-        if self.sandbox == Sandbox::Chroot {
-            return Err(WorkerError::Unsupported("running a step in the sandbox chroot".to_owned()));
-        }
         let root_mount = op.mounts.iter().find(|mount| mount.target == "/");
         let base = chain_of_mount(root_mount.and_then(|mount| mount.input).map(|input| &inputs[input]))?;
         let mut active = self.store.prepare(&base)?;
@@ -32,29 +43,28 @@ impl Worker<'_> {
         let run_error = |source| WorkerError::Run { command: command.clone(), source };
 
         let user = wharf_runtime::resolve_user(root, &op.meta.user).map_err(run_error)?;
-        let mut mounted = self.mounts(op, inputs, root, vertex.metadata.ignore_cache)?;
-        let mut spec = self.describe(op, &user, &mounted.variables)?;
-        spec::make_room(&mut spec, &mounted.binds);
+        let mut lacks_privileges = false;
         let mut log = |stream, data: &[u8]| {
+            lacks_privileges |= self.sandbox == Sandbox::Chroot && speaks_of_privileges(data);
             let stream = match stream {
                 Stream::Stdout => LogStream::Stdout,
                 Stream::Stderr => LogStream::Stderr,
             };
             self.progress.send(Event::Log { vertex: *digest, stream, data: data.to_vec() });
         };
-        let request = Request {
-            spec: &spec,
-            root,
-            binds: std::mem::take(&mut mounted.binds),
-            stdio: Stdio::Captured(&mut log),
-            ownership: ownership::of(self.store),
-            cancel: &self.cancel,
-        };
-        let kills = oom_kills();
         let group = self.groups.make()?;
-        let status = wharf_runtime::run_in(request, group.as_ref()).map_err(run_error)?;
+        let fresh = vertex.metadata.ignore_cache;
+        let run = Run { op, inputs, root, user: &user, group: group.as_ref(), fresh };
+        let kills = oom_kills();
+        let Ended { status, missed } = match self.sandbox {
+            Sandbox::Chroot => self.run_in_chroot(run, &mut log)?,
+            Sandbox::Root | Sandbox::Rootless | Sandbox::RootlessSingle => {
+                self.run_in_namespaces(run, &mut log)?
+            }
+        }
+        .map_err(run_error)?;
         let refused = group.as_ref().and_then(Group::refused);
-        drop((mounted, group));
+        drop(group);
         let succeeded = match status {
             ExitStatus::Exited(code) if op.meta.valid_exit_codes.is_empty() => code == 0,
             ExitStatus::Exited(code) => op.meta.valid_exit_codes.contains(&code),
@@ -64,9 +74,70 @@ impl Worker<'_> {
             let is_kill = matches!(status, ExitStatus::Signaled(9) | ExitStatus::Exited(137));
             // Without a group that counts, a kill while the machine had to kill is as good as one of this step.
             let killed = (is_kill && oom_kills() > kills).then_some(Refused::Memory);
-            return Err(WorkerError::Process { command, status, refused: refused.or(killed) });
+            let hint = what_is_missing(missed.as_deref(), lacks_privileges);
+            return Err(WorkerError::Process { command, status, refused: refused.or(killed), hint });
         }
         Ok(vec![base.with(active.commit(SystemTime::now())?.id)])
+    }
+
+    /// Runs the process of an operation on the mounts that it asks for.
+    fn run_in_namespaces(
+        &self,
+        Run { op, inputs, root, user, group, fresh }: Run<'_>,
+        log: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Result<Ended, RuntimeError>, WorkerError> {
+        let mut mounted = self.mounts(op, inputs, root, fresh)?;
+        let mut spec = self.describe(op, user, &mounted.variables)?;
+        spec::make_room(&mut spec, &mounted.binds);
+        let request = Request {
+            spec: &spec,
+            root,
+            binds: std::mem::take(&mut mounted.binds),
+            stdio: Stdio::Captured(log),
+            ownership: ownership::of(self.store),
+            cancel: &self.cancel,
+        };
+        let status = wharf_runtime::run_in(request, group);
+        Ok(status.map(|status| Ended { status, missed: None }))
+    }
+
+    /// The same in the directory `root`, with what stands for mounts.
+    fn run_in_chroot(
+        &self,
+        Run { op, inputs, root, user, group, fresh }: Run<'_>,
+        log: &mut dyn FnMut(Stream, &[u8]),
+    ) -> Result<Result<Ended, RuntimeError>, WorkerError> {
+        if op.security == SecurityMode::Insecure {
+            return Err(WorkerError::NotHere(
+                "`--security=insecure` cannot be had in the sandbox chroot, where it would be the run of the whole \
+                 place; it takes the sandbox root (in Kubernetes a privileged pod)",
+            ));
+        }
+        if op.meta.shm_size_bytes > 0 {
+            self.say_once(
+                "without mounts (sandbox chroot) `/dev/shm` is a directory of the store: its size is not limited",
+            );
+        }
+        let mut placed = self.placements(op, inputs, root, fresh)?;
+        let spec = self.describe(op, user, &placed.variables)?;
+        placed.add_files(&spec)?;
+        let prepare = |source| WorkerError::Prepare { operation: "prepare the mounts of a step", source };
+        let aside = placed.aside().map_err(prepare)?;
+        let ended = chroot::run(ChrootRequest {
+            spec: &spec,
+            root,
+            aside: aside.as_fd(),
+            group,
+            placements: std::mem::take(&mut placed.placements),
+            network: match op.network {
+                NetworkMode::None => chroot::Network::None,
+                NetworkMode::Sandbox | NetworkMode::Host => chroot::Network::Host,
+            },
+            stdio: Stdio::Captured(log),
+            cancel: &self.cancel,
+        });
+        placed.part_from_caches()?;
+        Ok(ended)
     }
 
     /// The spec of the process. `secrets` are variables that win over those of the operation.
@@ -113,6 +184,31 @@ fn is_secret_mount(mount: &Mount) -> bool {
     matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. })
 }
 
+/// What a step that failed may have failed for in the sandbox chroot.
+fn what_is_missing(missed: Option<&Path>, lacks_privileges: bool) -> Option<String> {
+    let missed = missed.map(|path| {
+        format!(
+            "it looked for `{}`, and the sandbox chroot has no `/proc`: `wharf doctor` says what a stronger one takes",
+            path.display()
+        )
+    });
+    missed.or_else(|| {
+        lacks_privileges.then(|| {
+            "in the sandbox chroot no program gains privileges, so `sudo` and `su` work for root alone: leave `USER` for \
+             after this step, or see `wharf doctor` for what a stronger sandbox takes"
+                .to_owned()
+        })
+    })
+}
+
+/// Whether a program complains that it could not become root.
+fn speaks_of_privileges(output: &[u8]) -> bool {
+    let output = String::from_utf8_lossy(output);
+    ["no new privileges", "effective uid is not 0", "must be setuid root", "must be suid"]
+        .iter()
+        .any(|complaint| output.contains(complaint))
+}
+
 /// How many processes of the machine the kernel has killed for want of memory, where it says.
 fn oom_kills() -> Option<u64> {
     parse_oom_kills(&std::fs::read_to_string("/proc/vmstat").ok()?)
@@ -125,6 +221,16 @@ fn parse_oom_kills(vmstat: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_step_lacked_is_named() {
+        let hint = what_is_missing(Some(Path::new("/proc/cpuinfo")), true).unwrap_or_default();
+        assert!(hint.contains("`/proc/cpuinfo`"), "{hint}");
+        let complaint =
+            b"sudo: The \"no new privileges\" flag is set, which prevents sudo from running as root.";
+        assert!(speaks_of_privileges(complaint) && !speaks_of_privileges(b"privileges"));
+        assert!(what_is_missing(None, true).is_some() && what_is_missing(None, false).is_none());
+    }
 
     #[test]
     fn kills_for_want_of_memory_are_counted() {

@@ -95,6 +95,8 @@ pub struct Worker<'a> {
     pub used_mounts: &'a UsedMounts,
     /// The caches that this build has begun anew, and which instance of each.
     pub emptied_caches: Mutex<HashMap<MountName, u32>>,
+    /// The warnings that have been given.
+    pub said: Mutex<Vec<&'static str>>,
 }
 
 /// Why a vertex failed.
@@ -109,6 +111,8 @@ pub enum WorkerError {
         status: ExitStatus,
         /// What the kernel refused its processes before.
         refused: Option<Refused>,
+        /// What may help.
+        hint: Option<String>,
     },
     /// The control group of a RUN could not be made.
     #[error("{0}")]
@@ -165,6 +169,9 @@ pub enum WorkerError {
     /// The build was stopped while this waited for another process.
     #[error("cancelled")]
     Cancelled,
+    /// Something that this place forbids.
+    #[error("{0}")]
+    NotHere(&'static str),
     /// An operation this version does not do.
     #[error("{0} is not supported")]
     Unsupported(String),

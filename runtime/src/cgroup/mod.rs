@@ -250,7 +250,7 @@ impl Group {
     }
 
     /// The descriptor of the v2 group, for `CLONE_INTO_CGROUP`.
-    pub(crate) fn into_v2(&self) -> Option<RawFd> {
+    pub(crate) fn v2_entry(&self) -> Option<RawFd> {
         self.parts.iter().find(|part| part.version == Version::V2).map(|part| part.lock.as_raw_fd())
     }
 

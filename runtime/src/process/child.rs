@@ -1,4 +1,5 @@
-//! The child: PID 1 of the container, and the command that it starts.
+//! The child: PID 1 of the container (or, without a pid namespace, the process that stands for it), and the command that it
+//! starts.
 //!
 //! Nothing here may allocate, lock or panic: the caller of [`crate::run`] may have had other threads, and their locks
 //! are in this copy of the memory, held for ever. There are only calls of [`crate::sys`] on what [`Container`] holds.
@@ -6,6 +7,9 @@
 use std::ffi::CString;
 use std::os::fd::RawFd;
 
+use rustix::process::Signal;
+
+use super::descendants::Descendants;
 use super::report::Report;
 use super::step::Step;
 use crate::sys::{self, Arguments, Arrived, Errno, StringArray};
@@ -32,6 +36,8 @@ pub(super) struct Init {
     pub(super) new_session: bool,
     pub(super) trees: Vec<RawFd>,
     pub(super) setup: Vec<Step>,
+    /// The processes that end with this one, where it is not the kernel that sees to it because this is PID 1.
+    pub(super) descendants: Option<Descendants>,
 }
 
 /// The process that becomes the command.
@@ -59,6 +65,9 @@ pub(super) fn run_init(container: &mut Container) -> ! {
             fail(Report::Setup { index: index as u32, errno }, report);
         }
     }
+    if let Some(descendants) = &mut init.descendants {
+        descendants.make_sure();
+    }
     match sys::vfork(stack, command, run_command) {
         Ok(pid) => watch(pid, signals, init),
         Err(Errno(errno)) => fail(Report::Fork { errno }, report),
@@ -68,7 +77,11 @@ pub(super) fn run_init(container: &mut Container) -> ! {
 /// Leaves the caller: its life, its descriptors, its signals, its session, its keys. Returns the descriptor that
 /// signals arrive at.
 fn enter(init: &Init) -> Result<RawFd, Errno> {
-    sys::die_with_parent()?;
+    match init.descendants {
+        None => sys::die_with_parent()?,
+        // Its own death would be nobody else's.
+        Some(_) => sys::adopt_orphans()?,
+    }
     // The caller may have died before that.
     if sys::readable([init.caller, init.caller])? != [false, false] {
         sys::exit(1);
@@ -108,20 +121,28 @@ fn run_command(command: &mut Command) -> ! {
 }
 
 /// Waits for the command, reaps what else ends, and passes signals on. Everything that is left ends with this process.
-fn watch(command: i32, signals: RawFd, init: &Init) -> ! {
+fn watch(command: i32, signals: RawFd, init: &mut Init) -> ! {
     close_all_but([init.report, init.caller, signals]);
     loop {
         while let Ok(Some((pid, status))) = sys::wait_any() {
             if pid == command {
+                init.end_descendants();
                 finish(Report::Ended { status }, init.report);
             }
         }
         match sys::wait_readable([signals, init.caller]) {
             Ok([_, false]) => {}
             // The caller has died, or cannot be watched any more.
-            Ok([_, true]) | Err(_) => sys::exit(1),
+            Ok([_, true]) | Err(_) => {
+                init.end_descendants();
+                sys::exit(1)
+            }
         }
         while let Ok(Arrived { signal, sent }) = sys::read_signal(signals) {
+            if signal == END.as_raw() && init.descendants.is_some() {
+                init.end_descendants();
+                sys::exit(1);
+            }
             // What the terminal sends reaches the command anyway.
             if sent && FORWARDED.contains(&signal) {
                 let _ = sys::kill(command, signal);
@@ -129,6 +150,17 @@ fn watch(command: i32, signals: RawFd, init: &Init) -> ! {
         }
     }
 }
+
+impl Init {
+    fn end_descendants(&mut self) {
+        if let Some(descendants) = &mut self.descendants {
+            descendants.end();
+        }
+    }
+}
+
+/// Tells a process with [`Init::descendants`] to end them and itself.
+pub(super) const END: Signal = Signal::POWER;
 
 /// What PID 1 passes on to the command.
 const FORWARDED: [i32; 7] =

@@ -1,6 +1,8 @@
 //! The parent: prepares the container, clones it, watches it, clears up after it.
 
 mod child;
+mod chroot;
+mod descendants;
 mod prepare;
 pub(crate) mod program;
 mod report;
@@ -16,8 +18,9 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-pub(crate) use self::prepare::cgroup_version;
-use self::prepare::{Parts, Prepared, Streams, Supervised};
+pub(crate) use self::chroot::Confined;
+use self::prepare::{Parts, Prepared, Streams};
+pub(crate) use self::prepare::{Supervised, cgroup_version};
 use self::report::{REPORT_SIZE, Report};
 use crate::cgroup::Group;
 use crate::rootfs::MountPoints;
@@ -69,21 +72,60 @@ fn run_plan(
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
     let Request { root, binds, .. } = request;
     let parts = Parts { root, binds, group, filter, supervised, streams, report: report_end, host };
-    let mut prepared = prepare::prepare(plan, parts, &mut points)?;
-
-    let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };
-    let mut init = Init::start(&mut prepared)?;
-    let ended = init.watch(output, request.stdio, request.cancel)?;
-    drop(foreground);
-    let result = match ended {
-        Ended::Cancelled => Err(RuntimeError::Cancelled),
-        Ended::ByItself => outcome(&report, &prepared.container, command),
-    };
+    let prepared = prepare::prepare(plan, parts, &mut points)?;
+    let result = execute(prepared, &report, output, request.stdio, terminal, request.cancel, command);
     match (result, points.remove()) {
         // Nobody may take the root for what the command left.
         (Ok(ExitStatus::Exited(0)), Err(error)) => Err(error),
         (result, _) => result,
     }
+}
+
+/// Runs a process without namespaces to its end, and that of all its descendants.
+pub(crate) fn run_confined(
+    confined: Confined<'_>,
+    stdio: Stdio<'_>,
+    cancel: &Cancel,
+) -> Result<ExitStatus, RuntimeError> {
+    if cancel.is_cancelled() {
+        return Err(RuntimeError::Cancelled);
+    }
+    let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let (output, streams) = streams(&stdio)?;
+    let terminal = matches!(streams, Streams::Inherited { terminal: true });
+    let command = confined.process.command.clone();
+    let prepared = chroot::prepare(confined, streams, report_end)?;
+    execute(prepared, &report, output, stdio, terminal, cancel, command)
+}
+
+/// Starts what is prepared and waits for its end.
+fn execute(
+    mut prepared: Prepared,
+    report: &OwnedFd,
+    output: Output,
+    stdio: Stdio<'_>,
+    terminal: bool,
+    cancel: &Cancel,
+    command: String,
+) -> Result<ExitStatus, RuntimeError> {
+    let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };
+    let mut init = Init::start(&mut prepared)?;
+    let ended = init.watch(output, stdio, cancel)?;
+    drop(foreground);
+    match ended {
+        Ended::Cancelled => Err(RuntimeError::Cancelled),
+        Ended::ByItself => outcome(report, &prepared.container, command),
+    }
+}
+
+/// Whether a process with these streams is in the foreground of the caller's terminal.
+pub(crate) fn is_at_terminal(stdio: &Stdio<'_>) -> bool {
+    matches!(stdio, Stdio::Inherit { .. }) && terminal::is_terminal()
+}
+
+/// What this place lets a container be made of.
+pub(crate) fn host() -> Result<Host, RuntimeError> {
+    prepare::host()
 }
 
 /// The parent's ends of the output pipes.
@@ -112,6 +154,8 @@ fn pipe(flags: PipeFlags) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
 struct Init {
     pidfd: OwnedFd,
     ended: bool,
+    /// What ends it and everything in it.
+    end: Signal,
 }
 
 /// Why the container is no more.
@@ -131,7 +175,8 @@ impl Init {
         )
         .map_err(failed("make the container's process"))?;
         prepared.release();
-        Ok(Self { pidfd, ended: false })
+        let end = if prepared.container.init.descendants.is_some() { child::END } else { Signal::KILL };
+        Ok(Self { pidfd, ended: false, end })
     }
 
     /// Hands on output until the container has ended, and ends it when `cancel` says so.
@@ -200,7 +245,7 @@ impl Init {
 
     fn kill(&self) {
         // It may have ended by itself.
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = pidfd_send_signal(&self.pidfd, self.end);
     }
 
     /// Sends PID 1, which passes them on, the signals whose numbers can be read from a descriptor.

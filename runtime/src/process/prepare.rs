@@ -40,10 +40,10 @@ pub(super) struct Parts<'a> {
 }
 
 /// What makes a supervisor answer for the kernel.
-pub(super) struct Supervised {
-    pub(super) filter: Arc<Filter>,
+pub(crate) struct Supervised {
+    pub(crate) filter: Arc<Filter>,
     /// The step's end of the supervisor's channel.
-    pub(super) socket: OwnedFd,
+    pub(crate) socket: OwnedFd,
 }
 
 /// The child's ends of its standard streams.
@@ -105,9 +105,7 @@ pub(super) fn prepare(
         user_namespace: host.user_namespace,
     };
     let report = builder.descriptors.keep(report)?;
-    let caller = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
-        .map_err(failed("open a pidfd of the own process"))?;
-    let caller = builder.descriptors.keep(caller)?;
+    let caller = builder.descriptors.keep(own_pidfd()?)?;
 
     if let Some(group) = group {
         builder.group(&plan, group)?;
@@ -125,18 +123,7 @@ pub(super) fn prepare(
 
     let new_session = !matches!(streams, Streams::Inherited { terminal: true });
     let mut launch = Vec::new();
-    if let Streams::Given(streams) = streams {
-        for (to, stream) in streams.into_iter().enumerate() {
-            let from = builder.descriptors.keep(stream)?;
-            if plan.process.uid != 0 && to != 0 {
-                launch.push(Step::OwnStream { fd: from, uid: plan.process.uid, gid: plan.process.gid });
-            }
-            launch.push(Step::Stream { from, to: to as RawFd });
-        }
-    }
-    if new_session {
-        launch.push(Step::NewSession);
-    }
+    stream_steps(streams, &plan.process, &mut builder.descriptors, &mut launch)?;
     let listen = match supervised {
         Some(Supervised { filter, socket }) => {
             Some(Step::Listen { filter, socket: builder.descriptors.keep(socket)? })
@@ -144,7 +131,7 @@ pub(super) fn prepare(
         None => None,
     };
     let filters: Vec<Step> = listen.into_iter().chain(filter.map(Step::Filter)).collect();
-    launch_steps(&plan.process, filters, builder.user_namespace.as_ref(), &mut launch)?;
+    launch_steps(&plan.process, filters, Vec::new(), builder.user_namespace.as_ref(), &mut launch)?;
 
     let ProcessPlan { candidates, arguments, environment, .. } = plan.process;
     let init = Init {
@@ -155,6 +142,7 @@ pub(super) fn prepare(
         new_session,
         trees: builder.trees,
         setup: builder.setup,
+        descendants: None,
     };
     let command = Command {
         report,
@@ -164,12 +152,32 @@ pub(super) fn prepare(
         environment: StringArray::new(environment),
     };
     Ok(Prepared {
-        container: Container { init, command, stack: vec![0; COMMAND_STACK_BYTES] },
+        container: Container { init, command, stack: command_stack() },
         // Made in the parent's name, a namespace of control groups would begin at the parent's group.
         namespaces: plan.namespaces & if group.is_some() { !GROUP_NAMESPACE } else { !0 },
-        group: group.and_then(Group::into_v2),
+        group: group.and_then(Group::v2_entry),
         descriptors: builder.descriptors,
     })
+}
+
+/// What puts the process into the v1 groups; into a v2 group it is born.
+pub(super) fn enter_group(group: &Group, descriptors: &mut Descriptors) -> Result<Vec<Step>, RuntimeError> {
+    let enter = |entry: &fs::File| {
+        let entry = entry.try_clone().map_err(failed("open the control group"))?;
+        Ok(Step::EnterGroup { tasks: descriptors.keep(entry.into())? })
+    };
+    group.v1_entries().map(enter).collect()
+}
+
+/// What the command's process runs on until it executes its program.
+pub(super) fn command_stack() -> Vec<u8> {
+    vec![0; COMMAND_STACK_BYTES]
+}
+
+/// A pidfd of this process, by which the container sees it end.
+pub(super) fn own_pidfd() -> Result<OwnedFd, RuntimeError> {
+    rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
+        .map_err(failed("open a pidfd of the own process"))
 }
 
 struct Builder {
@@ -186,11 +194,7 @@ const GROUP_NAMESPACE: u64 = libc::CLONE_NEWCGROUP as u64;
 
 impl Builder {
     fn group(&mut self, plan: &Plan, group: &Group) -> Result<(), RuntimeError> {
-        for entry in group.v1_entries() {
-            let entry = entry.try_clone().map_err(failed("open the control group"))?;
-            let tasks = self.descriptors.keep(entry.into())?;
-            self.setup.push(Step::EnterGroup { tasks });
-        }
+        self.setup.extend(enter_group(group, &mut self.descriptors)?);
         if plan.namespaces & GROUP_NAMESPACE != 0 {
             self.setup.push(Step::NewGroupNamespace);
         }
@@ -443,10 +447,35 @@ const DEV_LINKS: [(&CStr, &CStr); 6] = [
     (c"/dev/core", c"/proc/kcore"),
 ];
 
-/// What the command's process does after its streams, in the only order that works: what needs privileges first.
-fn launch_steps(
+/// Gives the command its standard streams, and a session of its own unless it stays in the caller's foreground.
+pub(super) fn stream_steps(
+    streams: Streams,
+    process: &ProcessPlan,
+    descriptors: &mut Descriptors,
+    launch: &mut Vec<Step>,
+) -> Result<(), RuntimeError> {
+    let new_session = !matches!(streams, Streams::Inherited { terminal: true });
+    if let Streams::Given(streams) = streams {
+        for (to, stream) in streams.into_iter().enumerate() {
+            let from = descriptors.keep(stream)?;
+            if process.uid != 0 && to != 0 {
+                launch.push(Step::OwnStream { fd: from, uid: process.uid, gid: process.gid });
+            }
+            launch.push(Step::Stream { from, to: to as RawFd });
+        }
+    }
+    if new_session {
+        launch.push(Step::NewSession);
+    }
+    Ok(())
+}
+
+/// What the command's process does after its streams, in the only order that works: what needs privileges first. `enter`
+/// is done when nothing of the host is needed by its path any more.
+pub(super) fn launch_steps(
     process: &ProcessPlan,
     filters: Vec<Step>,
+    enter: Vec<Step>,
     user_namespace: Option<&UserNamespace>,
     launch: &mut Vec<Step>,
 ) -> Result<(), RuntimeError> {
@@ -455,6 +484,7 @@ fn launch_steps(
         launch.push(Step::WriteFile { path, value: value.to_string().into_bytes() });
     }
     launch.extend(process.rlimits.iter().map(|&(resource, soft, hard)| Step::Limit { resource, soft, hard }));
+    launch.extend(enter);
     launch.push(Step::Bounding { keep: process.bounding.0 });
     if process.no_new_privileges {
         launch.push(Step::NoNewPrivileges);
@@ -565,7 +595,7 @@ fn host_device(device: &Device) -> io::Result<OwnedFd> {
 }
 
 /// `path` with its parents, without the root.
-fn target(path: &Path) -> Result<Target, RuntimeError> {
+pub(super) fn target(path: &Path) -> Result<Target, RuntimeError> {
     let parents: Vec<&Path> = path.ancestors().skip(1).filter(|parent| parent.parent().is_some()).collect();
     Ok(Target {
         path: path_string(path)?,

@@ -72,6 +72,7 @@ fn prepare(program: Program, streams: Streams, report: OwnedFd) -> Result<(Prepa
         new_session: true,
         trees: Vec::new(),
         setup: vec![Step::PrivateMounts, bind],
+        descendants: None,
     };
     let environment = vec![CString::from(c"LC_ALL=C")];
     let command = Command {

@@ -72,7 +72,15 @@ pub(super) enum Step {
         path: CString,
         value: Vec<u8>,
     },
+    // Without namespaces.
+    Chroot {
+        root: RawFd,
+    },
+    Landlock {
+        rules: RawFd,
+    },
     // The command's own process.
+    DieWithParent,
     NewSession,
     OwnStream {
         fd: RawFd,
@@ -186,6 +194,9 @@ impl Step {
             Self::ReadOnlyPath(path) => accept(make_path_read_only(path), libc::ENOENT),
             Self::Mask(path) => accept(mask(path), libc::ENOENT),
             Self::WriteFile { path, value } => sys::write_file(path, value),
+            Self::Chroot { root } => sys::chroot(*root),
+            Self::Landlock { rules } => sys::landlock_restrict(*rules),
+            Self::DieWithParent => sys::die_with_parent(),
             Self::NewSession => sys::setsid(),
             Self::OwnStream { fd, uid, gid } => sys::fchown(*fd, *uid, *gid),
             Self::Stream { from, to } => sys::dup2(*from, *to),
@@ -327,6 +338,9 @@ impl fmt::Display for Step {
             }
             Self::Mask(masked) => write!(f, "mask {}", path(masked)),
             Self::WriteFile { path: file, .. } => write!(f, "write {}", path(file)),
+            Self::Chroot { .. } => f.write_str("change the root to the step's directory (chroot)"),
+            Self::Landlock { .. } => f.write_str("confine the step with Landlock"),
+            Self::DieWithParent => f.write_str("tie the command's life to its parent's"),
             Self::NewSession => f.write_str("start a session"),
             Self::OwnStream { .. } | Self::Stream { .. } => f.write_str("set up the standard streams"),
             Self::Limit { resource, soft, hard } => {

@@ -304,7 +304,7 @@ impl fmt::Display for Obstacle {
                 HelperProblem::Failed(said) => write!(f, "{program} failed: {said}"),
             },
             Self::NoPasswdEntry { uid } => {
-                write!(f, "uid {uid} has no entry in /etc/passwd, which {} goes by", "newuidmap")
+                write!(f, "uid {uid} has no entry in /etc/passwd, which newuidmap goes by")
             }
             Self::NoSubordinateIds { file, user } => {
                 write!(f, "the user {user} has no subordinate ids in {file}")

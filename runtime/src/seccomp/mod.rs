@@ -21,7 +21,7 @@ use bpf::Code;
 use numbers::Architecture;
 
 pub(crate) use bpf::{Comparison, Condition};
-pub(crate) use profile::default_profile;
+pub(crate) use profile::{chroot_profile, default_profile};
 
 /// A filter ready to be installed.
 #[derive(Debug)]

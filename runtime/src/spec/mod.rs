@@ -71,6 +71,11 @@ pub fn insecure_spec() -> Spec {
     spec
 }
 
+/// The capabilities of [`default_spec`].
+pub(crate) fn usual_capabilities() -> CapabilitySet {
+    CapabilitySet::from_spec(Some(&CAPABILITIES.into_iter().collect()))
+}
+
 /// The default seccomp profile of a container whose bounding set is `capabilities`.
 pub fn default_seccomp(capabilities: &Capabilities) -> LinuxSeccomp {
     seccomp::default_profile(CapabilitySet::from_spec(Some(capabilities)))

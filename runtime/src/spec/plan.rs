@@ -406,7 +406,8 @@ fn sysctls(
     Ok(sysctls)
 }
 
-fn plan_process(process: &Process, host: &Host) -> Result<ProcessPlan, RuntimeError> {
+/// What `process` amounts to on `host`.
+pub(crate) fn plan_process(process: &Process, host: &Host) -> Result<ProcessPlan, RuntimeError> {
     let arguments = process.args().as_deref().unwrap_or_default();
     let command = arguments.first().ok_or_else(|| unsupported("a process without arguments"))?;
     let environment = process.env().as_deref().unwrap_or_default();

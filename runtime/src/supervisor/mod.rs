@@ -54,6 +54,11 @@ pub(crate) enum Answer {
 pub(crate) trait Handler {
     /// Answers `call`; an error number is the call's failure. Must not wait for any process.
     fn answer(&mut self, call: &Call<'_>) -> Result<Answer, Errno>;
+
+    /// Whether it makes files for the step, with the step's umask. A place may forbid a thread an umask of its own.
+    fn makes_files(&self) -> bool {
+        true
+    }
 }
 
 /// A socket that the listener comes over: the supervisor's end and the step's.
@@ -104,7 +109,9 @@ fn serve(
     handler: &mut dyn Handler,
 ) -> io::Result<()> {
     // The umask is the thread's own, so that files can be made for a step with the step's.
-    sys::notify::own_umask()?;
+    if handler.makes_files() {
+        sys::notify::own_umask()?;
+    }
     if wait(socket.as_fd(), stop.as_fd())? == Ready::Stop {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use wharf_cache::Ids;
 use wharf_cache::mounts::{CacheMount, MountName, MountRequest, Sharing};
+use wharf_runtime::Sandbox;
 use wharf_solver::llb::{ActionInput, CacheSharing, CopyAction, FileChange, Mount, MountKind};
 use wharf_solver::op::ResultRef;
 
@@ -36,6 +37,8 @@ impl Worker<'_> {
             let name = self.cache_name(mount, mount.input.map(|input| &inputs[input]));
             let name = name.map_err(at(Part::Mount(*number)))?;
             let sharing = match sharing {
+                // It is in one place at a time.
+                CacheSharing::Shared if self.sandbox == Sandbox::Chroot => Sharing::Locked,
                 CacheSharing::Shared => Sharing::Shared,
                 CacheSharing::Private => Sharing::Private,
                 CacheSharing::Locked => Sharing::Locked,
@@ -138,12 +141,12 @@ pub(super) fn part(cache: &CacheMount, name: &MountName, mount: &Mount) -> Resul
 }
 
 /// Gives the directory `root` mode and owner of the directory `model`.
-fn look_like(root: BorrowedFd<'_>, ids: Ids, model: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn look_like(root: BorrowedFd<'_>, ids: Ids, model: BorrowedFd<'_>) -> io::Result<()> {
     let model = ids.stat_of(model)?;
     own(root, ids, (model.uid, model.gid), model.mode)
 }
 
-fn own(root: BorrowedFd<'_>, ids: Ids, owner: (u32, u32), mode: u32) -> io::Result<()> {
+pub(super) fn own(root: BorrowedFd<'_>, ids: Ids, owner: (u32, u32), mode: u32) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::openat(root, ".", flags, Mode::empty())?;
     ids.set_owner_of(&dir, owner)?;

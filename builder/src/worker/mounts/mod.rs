@@ -10,11 +10,15 @@
 //! | `secret` | a file in a memory file system of its own |
 //! | `ssh` | a socket in a memory file system of its own; this process answers at it |
 //!
+//! Where nothing can be mounted, [`placed`] has the like of each.
+//!
 //! No step can write to a directory of the host or to a snapshot, whatever it does to its mounts.
 
 mod cache;
 mod files;
+mod links;
 mod memory;
+pub(crate) mod placed;
 mod target;
 
 use std::collections::BTreeMap;
@@ -138,6 +142,15 @@ impl From<WorkerError> for MountError {
     }
 }
 
+/// The mounts of an operation besides its root, in the order in which they are made, with their numbers there. What lies
+/// below another mount comes after it. Of two at one place the later one is seen.
+fn in_order(op: &ExecOp) -> Vec<(usize, &Mount)> {
+    let mut order: Vec<(usize, &Mount)> =
+        op.mounts.iter().enumerate().filter(|(_, mount)| mount.target != "/").collect();
+    order.sort_by(|(_, a), (_, b)| Path::new(&a.target).cmp(Path::new(&b.target)));
+    order
+}
+
 impl Worker<'_> {
     /// Gets the mounts of an operation ready, which will be mounted in `root`. `fresh`: nothing that earlier builds left
     /// in caches is to be seen.
@@ -148,26 +161,38 @@ impl Worker<'_> {
         root: BorrowedFd<'_>,
         fresh: bool,
     ) -> Result<Mounted, WorkerError> {
-        let mut mounted = Mounted::default();
-        let mut order: Vec<(usize, &Mount)> =
-            op.mounts.iter().enumerate().filter(|(_, mount)| mount.target != "/").collect();
-        // What lies below another mount comes after it. Of two at one place the later one is seen.
-        order.sort_by(|(_, a), (_, b)| Path::new(&a.target).cmp(Path::new(&b.target)));
-        // Locks are taken in one order by all steps, so that none waits for another in a circle.
-        for (name, (number, sharing)) in self.caches(&order, inputs)? {
-            let (_, mount) = order[number];
-            let part = Part::Mount(order[number].0);
-            let cache = self.take_cache(&name, sharing, mount, inputs, fresh).map_err(at(part))?;
-            mounted.caches.insert(name, Arc::new(cache));
-        }
+        let order = in_order(op);
+        let mut mounted = Mounted { caches: self.take_caches(&order, inputs, fresh)?, ..Mounted::default() };
         for (number, mount) in order {
             self.mount(mount, op, inputs, root, &mut mounted).map_err(at(Part::Mount(number)))?;
         }
-        for (number, secret) in op.secret_env.iter().enumerate() {
-            let variable = self.secret_variable(secret).map_err(at(Part::SecretEnv(number)))?;
-            mounted.variables.extend(variable);
-        }
+        mounted.variables = self.secret_variables(op)?;
         Ok(mounted)
+    }
+
+    /// Takes the caches that a step names.
+    fn take_caches(
+        &self,
+        order: &[(usize, &Mount)],
+        inputs: &[ResultRef],
+        fresh: bool,
+    ) -> Result<BTreeMap<MountName, Arc<CacheMount>>, WorkerError> {
+        let mut caches = BTreeMap::new();
+        // Locks are taken in one order by all steps, so that none waits for another in a circle.
+        for (name, (number, sharing)) in self.caches(order, inputs)? {
+            let (part, mount) = order[number];
+            let cache = self.take_cache(&name, sharing, mount, inputs, fresh);
+            caches.insert(name, Arc::new(cache.map_err(at(Part::Mount(part)))?));
+        }
+        Ok(caches)
+    }
+
+    fn secret_variables(&self, op: &ExecOp) -> Result<Vec<(String, String)>, WorkerError> {
+        let mut variables = Vec::new();
+        for (number, secret) in op.secret_env.iter().enumerate() {
+            variables.extend(self.secret_variable(secret).map_err(at(Part::SecretEnv(number)))?);
+        }
+        Ok(variables)
     }
 
     fn mount(
@@ -219,7 +244,8 @@ impl Worker<'_> {
             }
         };
         let target = PathBuf::from(&mount.target);
-        target::check(root, &target, tree.as_fd(), &mounted.binds)?;
+        let before: Vec<&Path> = mounted.binds.iter().map(|bind| bind.target.as_path()).collect();
+        target::check(root, &target, target::is_a_directory(tree.as_fd())?, &before)?;
         mounted.binds.push(Bind { target, tree, read_only: mount.readonly, no_exec });
         Ok(())
     }

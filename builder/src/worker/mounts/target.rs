@@ -4,7 +4,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags};
-use wharf_runtime::Bind;
 
 use super::MountError;
 
@@ -29,12 +28,12 @@ const DEVICES: [&str; 7] =
 /// What every `/dev` has that is a link into `/proc`.
 const PROC_LINKS: [&str; 5] = ["/dev/core", "/dev/fd", "/dev/stderr", "/dev/stdin", "/dev/stdout"];
 
-/// Refuses `tree` at `target` in `root` where it cannot be. `before` is mounted when it is.
+/// Refuses a directory or file at `target` in `root` where it cannot be. `before` is mounted when it is.
 pub(super) fn check(
     root: BorrowedFd<'_>,
     target: &Path,
-    tree: BorrowedFd<'_>,
-    before: &[Bind],
+    is_directory: bool,
+    before: &[&Path],
 ) -> Result<(), MountError> {
     let refused = |why: &'static str| MountError::Target { target: target.to_owned(), why };
     let is_proc_file = PROC_FILES.iter().any(|file| target == Path::new(file));
@@ -42,7 +41,7 @@ pub(super) fn check(
         return Err(refused("`/proc` is the kernel's, and steps are confined by what it has there"));
     }
     // What stands in another mount is that one's affair.
-    if before.iter().any(|bind| target != bind.target && target.starts_with(&bind.target)) {
+    if before.iter().any(|before| target != *before && target.starts_with(before)) {
         return Ok(());
     }
     if PROC_LINKS.iter().any(|link| target.starts_with(link)) {
@@ -51,10 +50,6 @@ pub(super) fn check(
     if target.starts_with("/sys") && !target.exists() {
         return Err(refused("nothing can be made in `/sys`"));
     }
-    let is_directory = |fd: BorrowedFd<'_>| {
-        let stat = rustix::fs::fstat(fd).map_err(|errno| MountError::io("look at a mount")(errno.into()))?;
-        Ok::<_, MountError>(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
-    };
     let there = if is_proc_file || DEVICES.iter().any(|file| target == Path::new(file)) {
         Some(false)
     } else {
@@ -63,12 +58,18 @@ pub(super) fn check(
         // What cannot be looked at is the runtime's to make, or to refuse.
         rustix::fs::openat2(root, target, flags, Mode::empty(), resolve)
             .ok()
-            .map(|found| is_directory(found.as_fd()))
+            .map(|found| is_a_directory(found.as_fd()))
             .transpose()?
     };
-    match (is_directory(tree)?, there) {
+    match (is_directory, there) {
         (true, Some(false)) => Err(refused("it is a file, and a directory is to be mounted")),
         (false, Some(true)) => Err(refused("it is a directory, and a file is to be mounted")),
         _ => Ok(()),
     }
+}
+
+/// Whether an open file is a directory.
+pub(super) fn is_a_directory(fd: BorrowedFd<'_>) -> Result<bool, MountError> {
+    let stat = rustix::fs::fstat(fd).map_err(|errno| MountError::io("look at a mount")(errno.into()))?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Directory)
 }

@@ -185,7 +185,7 @@ mod random {
                 let index = index.index(bytes.len());
                 bytes[index] = byte;
             }
-            let ids = if bytes.len() % 1024 == 0 { Ids::Kernel } else { Ids::Recorded };
+            let ids = if bytes.len().is_multiple_of(1024) { Ids::Kernel } else { Ids::Recorded };
             let rules = if layer { Rules::Layer } else { Rules::Archive { owner: (0, 0) } };
             let root = open(&scratch.path("root"));
             let mut unpacker = Unpacker::new(root.as_fd(), ids, rules, "it".to_owned()).unwrap();

@@ -1,0 +1,238 @@
+//! A process without namespaces and without mounts: for places that forbid both and give root with the usual
+//! capabilities (a pod with the default seccomp profile).
+//!
+//! Its root is a directory (`chroot`). A chroot keeps nobody in who is root, so more does: Landlock lets it reach files
+//! below the directory alone, make no devices, and signal or connect to nobody outside; the seccomp filter refuses what
+//! leads out (mounts, namespaces, another chroot, keys); it has fewer capabilities than elsewhere and can gain none.
+//! [`Confinement`] says what of this a kernel is too old for.
+//!
+//! A process that watches over it adopts its orphans, and when the command, the build or the builder ends, ends all of
+//! them. What is mounted elsewhere is put in place and taken away again ([`place`]); `/proc` and `/sys` are empty. The
+//! host's name, processes' numbers, IPC and, unless refused, network are the place's own.
+
+mod devices;
+mod landlock;
+mod opens;
+mod place;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use oci_spec::runtime::Capability;
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+
+pub use landlock::Confinement;
+use opens::{Opens, Served};
+use place::Places;
+
+use crate::cgroup::Group;
+use crate::process::{self, Confined, Supervised};
+use crate::rootfs::identity;
+use crate::spec::plan;
+use crate::{Cancel, ExitStatus, RuntimeError, Spec, Stdio, seccomp, supervisor};
+
+/// Whether a process can reach anything but by local sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// The network of this place.
+    Host,
+    /// None: no sockets but those of the family `AF_UNIX`.
+    None,
+}
+
+/// Something that is at `target` while the process runs.
+#[derive(Debug)]
+pub struct Placement {
+    /// Where, as the process sees it. Links are followed inside the root; what is missing is made for the time.
+    pub target: PathBuf,
+    /// What.
+    pub content: Content,
+}
+
+/// What a [`Placement`] puts there.
+#[derive(Debug)]
+pub enum Content {
+    /// The entry `name` of the directory `from`, on the file system of the root. It is moved.
+    Entry {
+        /// The directory.
+        from: OwnedFd,
+        /// The entry.
+        name: OsString,
+        /// Whether it is moved back afterwards, with what the process has made of it.
+        returns: bool,
+    },
+    /// A link to what is at this path of the root.
+    Link(PathBuf),
+    /// A file whose bytes are given to who opens it and may read it, and are nowhere on the disk.
+    Secret {
+        /// The bytes.
+        value: Vec<u8>,
+        /// Its owner.
+        owner: (u32, u32),
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+/// One process to run without namespaces.
+#[expect(missing_debug_implementations, reason = "holds a closure")]
+pub struct ChrootRequest<'a> {
+    /// The process: arguments, environment, directory, user, limits. Its capabilities are at most the usual ones; mounts,
+    /// namespaces, host name and seccomp profile have no meaning here and are not looked at.
+    pub spec: &'a Spec,
+    /// The directory that becomes `/`. Nobody else works in it meanwhile.
+    pub root: BorrowedFd<'a>,
+    /// An empty directory on the same file system, outside the root. What is left in it afterwards is rubbish.
+    pub aside: BorrowedFd<'a>,
+    /// The control group that it is in.
+    pub group: Option<&'a Group>,
+    /// What is put in place, in this order.
+    pub placements: Vec<Placement>,
+    /// What it can reach.
+    pub network: Network,
+    /// Standard streams.
+    pub stdio: Stdio<'a>,
+    /// Ends the process when triggered.
+    pub cancel: &'a Cancel,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Its status.
+    pub status: ExitStatus,
+    /// The first file of `/proc`, which is empty here, that it or a descendant wanted to open.
+    pub missed: Option<PathBuf>,
+}
+
+/// Runs the process to its end, and that of all its descendants; then the root is as the process has left it, without
+/// what was put in place.
+pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
+    let ChrootRequest { spec, root, aside, group, placements, network, stdio, cancel } = request;
+    let process = spec.process().as_ref().ok_or_else(|| unsupported("a spec without a `process` section"))?;
+    let host = process::host()?;
+    let mut process = plan::plan_process(process, &host)?;
+    limit_capabilities(&mut process);
+    let confinement = Confinement::probe();
+    let profile = seccomp::chroot_profile(process.bounding, network == Network::Host, confinement);
+    let (socket, step_socket) = supervisor::channel()?;
+    let confined = Confined {
+        filter: seccomp::compile(&profile)?,
+        group,
+        root,
+        watcher_rules: confinement.watcher(root)?,
+        rules: confinement.step(root, network == Network::Host)?,
+        supervised: Supervised { filter: opens::filter()?, socket: step_socket },
+        process,
+        host,
+    };
+    let mut furniture =
+        Furniture { places: Places::new(root, aside), aside, served: HashMap::new(), made: 0 };
+    furniture.put_all(placements)?;
+    let missed = Mutex::new(None);
+    let handler = Opens {
+        served: std::mem::take(&mut furniture.served),
+        has_terminal: process::is_at_terminal(&stdio),
+        missed: &missed,
+    };
+    let run = || process::run_confined(confined, stdio, cancel);
+    let status = supervisor::beside(socket, opens::RULES, handler, run).and_then(|status| status);
+    // Nobody may take the root for what the command left while something is in it that is not the command's.
+    let status = furniture.places.take_away().and(status)?;
+    Ok(Ended { status, missed: missed.into_inner().unwrap_or_else(PoisonError::into_inner) })
+}
+
+/// What a step has around it besides its root.
+struct Furniture<'a> {
+    places: Places<'a>,
+    aside: BorrowedFd<'a>,
+    /// The placeholders, by device and inode.
+    served: HashMap<(u64, u64), Served>,
+    made: usize,
+}
+
+impl Furniture<'_> {
+    fn put_all(&mut self, placements: Vec<Placement>) -> Result<(), RuntimeError> {
+        for empty in ["/proc", "/sys"] {
+            self.places.ensure_directory(Path::new(empty))?;
+        }
+        let devices = devices::make(self.aside).map_err(failed("make the devices of the step"))?;
+        self.served.extend(devices);
+        self.places.put(Path::new("/dev"), self.aside, devices::NAME.as_ref(), false)?;
+        for Placement { target, content } in placements {
+            let target = plan::absolute(&target);
+            match content {
+                Content::Entry { from, name, returns } => {
+                    self.places.put(&target, std::os::fd::AsFd::as_fd(&from), &name, returns)?;
+                }
+                Content::Link(to) => {
+                    let name = self.name();
+                    rustix::fs::symlinkat(&to, self.aside, &name)
+                        .map_err(|errno| failed("make a link")(errno.into()))?;
+                    self.places.put(&target, self.aside, &name, false)?;
+                }
+                Content::Secret { value, owner, mode } => {
+                    let name = self.name();
+                    self.make_placeholder(&name, &value, owner, mode)
+                        .map_err(failed("make the place of a secret"))?;
+                    self.places.put(&target, self.aside, &name, false)?;
+                }
+            }
+        }
+        self.places.settle()
+    }
+
+    fn name(&mut self) -> OsString {
+        self.made += 1;
+        format!("made-{}", self.made).into()
+    }
+
+    /// Makes a file that looks like a secret.
+    fn make_placeholder(
+        &mut self,
+        name: &OsString,
+        value: &[u8],
+        (uid, gid): (u32, u32),
+        mode: u32,
+    ) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(self.aside, name, flags, Mode::empty())?;
+        rustix::fs::ftruncate(&file, value.len() as u64)?;
+        rustix::fs::fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        let seen = rustix::fs::fstat(&file)?;
+        let held = opens::secret_file(value, (uid, gid), mode)?;
+        self.served.insert(identity(&seen), Served::Secret(held, Box::new(seen)));
+        Ok(())
+    }
+}
+
+/// No step has these here. With `SYS_CHROOT` it could leave its root, with `MKNOD` make itself a disk, and with `NET_RAW`
+/// listen to what the builder says: its network is the builder's.
+const REFUSED: [Capability; 3] = [Capability::SysChroot, Capability::Mknod, Capability::NetRaw];
+
+fn limit_capabilities(process: &mut plan::ProcessPlan) {
+    let usual = crate::spec::usual_capabilities().without(&REFUSED);
+    for set in [
+        &mut process.bounding,
+        &mut process.permitted,
+        &mut process.effective,
+        &mut process.inheritable,
+        &mut process.ambient,
+    ] {
+        *set = set.intersection(usual);
+    }
+    process.no_new_privileges = true;
+}
+
+fn failed(step: &'static str) -> impl FnOnce(io::Error) -> RuntimeError {
+    move |source| RuntimeError::Step { step: step.to_owned(), source }
+}
+
+fn unsupported(what: &str) -> RuntimeError {
+    RuntimeError::Unsupported { what: what.to_owned() }
+}

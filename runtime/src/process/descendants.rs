@@ -1,0 +1,222 @@
+//! Ending all descendants of a process that has no pid namespace to do it.
+//!
+//! Part of the child: what is said in [`super::child`] holds here.
+
+use std::ffi::CStr;
+use std::os::fd::RawFd;
+
+use crate::sys::{self, Errno};
+
+/// The highest process id that a kernel gives.
+const PROCESS_ID_MAX: usize = 1 << 22;
+
+/// What a directory is read with.
+const BUFFER_BYTES: usize = 32 << 10;
+
+/// How long a killed process may take before it is looked for again.
+const PAUSE_NANOSECONDS: i64 = 1_000_000;
+
+/// The descendants of this process, which adopts those whose parents end.
+pub(super) struct Descendants {
+    /// Whether a signal to all reaches them alone. Checked before it is believed.
+    scoped: bool,
+    /// A bit for each process id.
+    known: Vec<u64>,
+    buffer: Vec<u8>,
+}
+
+impl Descendants {
+    /// `scoped`: this process comes to be under rules that let it signal nobody else.
+    pub(super) fn new(scoped: bool) -> Self {
+        Self { scoped, known: vec![0; PROCESS_ID_MAX / 64], buffer: vec![0; BUFFER_BYTES] }
+    }
+
+    /// Makes sure of the rules: could the process that made this one be signalled, so could everybody.
+    pub(super) fn make_sure(&mut self) {
+        let parent = sys::parent_process_id();
+        self.scoped &= parent > 0 && sys::kill(parent, 0) == Err(Errno(libc::EPERM));
+    }
+
+    /// Kills and reaps them, those too that come to be meanwhile.
+    pub(super) fn end(&mut self) {
+        loop {
+            let looked = if self.scoped { end_scoped() } else { self.end_listed() };
+            loop {
+                match sys::wait_any() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    // No child: nobody is left.
+                    Err(_) => return,
+                }
+            }
+            if looked.is_err() {
+                // Who they are cannot be found out.
+                return;
+            }
+            sys::pause(PAUSE_NANOSECONDS);
+        }
+    }
+
+    /// Stops all of them, so that none can fork, until no new one is found; and then kills them.
+    fn end_listed(&mut self) -> Result<(), Errno> {
+        self.known.fill(0);
+        let proc = sys::open_to_read(c"/proc")?;
+        while self.signal_listed(proc, libc::SIGSTOP)? {}
+        let killed = self.signal_listed(proc, libc::SIGKILL);
+        sys::close_range(proc, proc)?;
+        killed.map(drop)
+    }
+
+    /// Signals descendants: to stop them, those that are not known yet; to kill them, those that are. Says whether there
+    /// was one.
+    fn signal_listed(&mut self, proc: RawFd, signal: i32) -> Result<bool, Errno> {
+        let own = sys::process_id();
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut found = false;
+        sys::rewind(proc)?;
+        let read = loop {
+            let length = match sys::read_directory(proc, &mut buffer) {
+                Ok(0) => break Ok(()),
+                Ok(length) => length,
+                Err(error) => break Err(error),
+            };
+            let mut entries = buffer.get(..length).unwrap_or_default();
+            while let Some((process, rest)) = next_process(entries) {
+                entries = rest;
+                let Some(process) = process else { continue };
+                if self.is_known(process) != (signal == libc::SIGKILL) {
+                    continue;
+                }
+                // Whatever has this number once it is open is what is looked at and signalled.
+                let Ok(fd) = sys::open_process(process) else { continue };
+                let is_ours = parent_of(process).is_some_and(|parent| parent == own || self.is_known(parent));
+                if is_ours && sys::signal_process(fd, signal).is_ok() {
+                    self.note(process);
+                    found = true;
+                }
+                sys::close_range(fd, fd)?;
+            }
+        };
+        self.buffer = buffer;
+        read.map(|()| found)
+    }
+
+    fn is_known(&self, process: i32) -> bool {
+        let (word, bit) = place(process);
+        self.known.get(word).is_some_and(|word| word >> bit & 1 == 1)
+    }
+
+    fn note(&mut self, process: i32) {
+        let (word, bit) = place(process);
+        if let Some(word) = self.known.get_mut(word) {
+            *word |= 1 << bit;
+        }
+    }
+}
+
+/// Kills everybody in scope, which no fork can slip through.
+fn end_scoped() -> Result<(), Errno> {
+    match sys::kill_all(libc::SIGKILL) {
+        // There is nobody, or only what has ended already.
+        Err(Errno(libc::ESRCH | libc::EPERM)) => Ok(()),
+        result => result,
+    }
+}
+
+fn place(process: i32) -> (usize, u32) {
+    let number = process.unsigned_abs();
+    ((number / 64) as usize, number % 64)
+}
+
+/// The process that the first of these `struct linux_dirent64` is the directory of, if it is one, and the rest.
+fn next_process(entries: &[u8]) -> Option<(Option<i32>, &[u8])> {
+    const LENGTH_AT: usize = 16;
+    const NAME_AT: usize = 19;
+    let length = entries.get(LENGTH_AT..LENGTH_AT + 2)?;
+    let length = usize::from(u16::from_ne_bytes(length.try_into().ok()?));
+    let name = entries.get(NAME_AT..length)?;
+    let name = name.split(|byte| *byte == 0).next()?;
+    Some((number(name), entries.get(length..)?))
+}
+
+/// The parent of a process, from the fourth field of its `stat`. The second one, the name, may hold anything but ends with
+/// the last `)`.
+fn parent_of(process: i32) -> Option<i32> {
+    let mut path = [0; 32];
+    let path = stat_path(process, &mut path)?;
+    let fd = sys::open_to_read(path).ok()?;
+    let mut stat = [0; 256];
+    let length = sys::read(fd, &mut stat);
+    let _ = sys::close_range(fd, fd);
+    let stat = stat.get(..length.ok()?)?;
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = stat.get(name_end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    fields.nth(1).and_then(number)
+}
+
+/// `/proc/<process>/stat`, written into `room`.
+fn stat_path(process: i32, room: &mut [u8; 32]) -> Option<&CStr> {
+    let mut digits = [0; 10];
+    let (mut rest, mut first) = (process.unsigned_abs(), digits.len());
+    loop {
+        first = first.checked_sub(1)?;
+        *digits.get_mut(first)? = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    let parts = [&b"/proc/"[..], digits.get(first..)?, b"/stat\0"];
+    for (to, from) in room.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    CStr::from_bytes_until_nul(room).ok()
+}
+
+fn number(digits: &[u8]) -> Option<i32> {
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_i32, |number, digit| {
+        let digit = digit.is_ascii_digit().then(|| i32::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_and_their_parents_are_read() {
+        let own = sys::process_id();
+        assert_eq!(parent_of(own), Some(sys::parent_process_id()));
+        assert_eq!(parent_of(1), Some(0));
+        let mut room = [0; 32];
+        assert_eq!(stat_path(4_194_303, &mut room), Some(c"/proc/4194303/stat"));
+        let check = |text: &str, expected| assert_eq!(number(text.as_bytes()), expected, "{text}");
+        check("17", Some(17));
+        check("", None);
+        check("self", None);
+        check("99999999999", None);
+    }
+
+    #[test]
+    fn the_directory_of_processes_is_read() {
+        let proc = sys::open_to_read(c"/proc").unwrap();
+        let mut buffer = vec![0; BUFFER_BYTES];
+        let mut found = Vec::new();
+        loop {
+            let length = sys::read_directory(proc, &mut buffer).unwrap();
+            if length == 0 {
+                break;
+            }
+            let mut entries = &buffer[..length];
+            while let Some((process, rest)) = next_process(entries) {
+                found.extend(process);
+                entries = rest;
+            }
+        }
+        assert!(found.contains(&1) && found.contains(&sys::process_id()), "{found:?}");
+    }
+}

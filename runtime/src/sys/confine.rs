@@ -1,0 +1,166 @@
+//! Calls that confine a process without namespaces: chroot, Landlock, the rule over its descendants.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::{null, null_mut};
+
+use super::{Result, SIGNAL_SET_SIZE, check, prctl};
+
+/// The directory `fd` becomes the root, and the current directory.
+pub(crate) fn chroot(fd: RawFd) -> Result<()> {
+    super::fchdir(fd)?;
+    // SAFETY: a string that outlives the call.
+    unsafe { syscall!(libc::SYS_chroot, c".".as_ptr()) }.map(drop)
+}
+
+/// Orphaned descendants of this process become its children.
+pub(crate) fn adopt_orphans() -> Result<()> {
+    prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0).map(drop)
+}
+
+/// Sends `signal` to every process that this one may signal, but for itself and PID 1: at one instant, so that no fork
+/// slips through. ESRCH when there is none.
+pub(crate) fn kill_all(signal: i32) -> Result<()> {
+    super::kill(-1, signal)
+}
+
+/// The process id of the caller.
+pub(crate) fn process_id() -> i32 {
+    // SAFETY: takes no pointer and cannot fail.
+    unsafe { libc::syscall(libc::SYS_getpid) as i32 }
+}
+
+/// The process that made the caller; 0 for one of another pid namespace.
+pub(crate) fn parent_process_id() -> i32 {
+    // SAFETY: takes no pointer and cannot fail.
+    unsafe { libc::syscall(libc::SYS_getppid) as i32 }
+}
+
+/// A descriptor of a process.
+pub(crate) fn open_process(process: i32) -> Result<RawFd> {
+    // SAFETY: takes no pointer.
+    Ok(unsafe { syscall!(libc::SYS_pidfd_open, process, 0) }? as RawFd)
+}
+
+/// Signals the process that `fd` stands for.
+pub(crate) fn signal_process(fd: RawFd, signal: i32) -> Result<()> {
+    // SAFETY: NULL is the information that `kill` would give.
+    unsafe { syscall!(libc::SYS_pidfd_send_signal, fd, signal, null::<u8>(), 0) }.map(drop)
+}
+
+/// Sleeps about so long.
+pub(crate) fn pause(nanoseconds: i64) {
+    let time = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
+    // SAFETY: polls nothing; the time outlives the call. What interrupts it makes it shorter.
+    let _ = unsafe {
+        syscall!(
+            libc::SYS_ppoll,
+            null_mut::<libc::pollfd>(),
+            0usize,
+            &raw const time,
+            null::<u64>(),
+            SIGNAL_SET_SIZE
+        )
+    };
+}
+
+/// Opens an existing file for reading.
+pub(crate) fn open_to_read(path: &CStr) -> Result<RawFd> {
+    let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: a string that outlives the call.
+    Ok(unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) }? as RawFd)
+}
+
+pub(crate) fn read(fd: RawFd, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: pointer and length of one slice that nobody else looks at.
+    Ok(unsafe { syscall!(libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len()) }? as usize)
+}
+
+/// Entries of a directory as `struct linux_dirent64`.
+pub(crate) fn read_directory(fd: RawFd, buffer: &mut [u8]) -> Result<usize> {
+    // SAFETY: pointer and length of one slice that nobody else looks at.
+    Ok(unsafe { syscall!(libc::SYS_getdents64, fd, buffer.as_mut_ptr(), buffer.len()) }? as usize)
+}
+
+/// Goes back to the first entry of a directory.
+pub(crate) fn rewind(fd: RawFd) -> Result<()> {
+    // SAFETY: takes no pointer.
+    unsafe { syscall!(libc::SYS_lseek, fd, 0, libc::SEEK_SET) }.map(drop)
+}
+
+// ---- Landlock -----------------------------------------------------------------------------------------------------
+
+/// `struct landlock_ruleset_attr`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct LandlockRights {
+    /// Operations on files that are refused unless a rule allows them.
+    pub(crate) files: u64,
+    /// The same for TCP ports.
+    pub(crate) network: u64,
+    /// What of other domains cannot be reached.
+    pub(crate) scoped: u64,
+}
+
+/// The version of Landlock; an error where there is none. Only for the parent.
+pub(crate) fn landlock_version() -> Result<u32> {
+    const VERSION: u32 = 1;
+    // SAFETY: asks for a number alone.
+    let version = unsafe { syscall!(libc::SYS_landlock_create_ruleset, null::<u8>(), 0usize, VERSION) }?;
+    Ok(version as u32)
+}
+
+/// A set of rules. Only for the parent.
+pub(crate) fn landlock_ruleset(rights: &LandlockRights) -> io::Result<OwnedFd> {
+    // A kernel takes a longer structure than it knows when the rest is zero.
+    // SAFETY: a structure that outlives the call, and its size; a descriptor that nobody else knows of.
+    unsafe {
+        let fd = syscall!(
+            libc::SYS_landlock_create_ruleset,
+            std::ptr::from_ref(rights),
+            size_of::<LandlockRights>(),
+            0u32
+        )?;
+        Ok(OwnedFd::from_raw_fd(fd as RawFd))
+    }
+}
+
+/// `struct landlock_path_beneath_attr`.
+#[repr(C, packed)]
+struct PathBeneath {
+    allowed: u64,
+    parent: RawFd,
+}
+
+/// Allows `rights` at and below `directory`. Only for the parent.
+pub(crate) fn landlock_allow_beneath(
+    ruleset: BorrowedFd<'_>,
+    directory: BorrowedFd<'_>,
+    rights: u64,
+) -> io::Result<()> {
+    const PATH_BENEATH: u32 = 1;
+    let rule = PathBeneath { allowed: rights, parent: directory.as_raw_fd() };
+    // SAFETY: a structure that outlives the call.
+    unsafe {
+        syscall!(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), PATH_BENEATH, &raw const rule, 0u32)?;
+    }
+    Ok(())
+}
+
+/// Puts the calling process, which may gain no privileges any more, under a set of rules.
+pub(crate) fn landlock_restrict(ruleset: RawFd) -> Result<()> {
+    // SAFETY: takes no pointer.
+    unsafe { syscall!(libc::SYS_landlock_restrict_self, ruleset, 0u32) }.map(drop)
+}
+
+/// [`super::clone_container`] where the call that it uses is not to be had, as below engines' seccomp profiles: `clone`,
+/// whose flags a filter can see.
+pub(super) fn clone_with_pidfd(flags: u64, pidfd: &mut libc::c_int) -> Result<libc::c_long> {
+    let flags = flags | libc::CLONE_PIDFD as u64 | libc::SIGCHLD as u64;
+    // SAFETY: without CLONE_VM a NULL stack means a copy of this one; the third argument is where the pidfd goes, and it
+    // outlives the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_clone, flags, null_mut::<u8>(), std::ptr::from_mut(pidfd), 0usize, 0usize)
+    })
+}
