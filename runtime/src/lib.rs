@@ -159,6 +159,16 @@ pub enum RuntimeError {
         /// Which.
         id: u32,
     },
+    /// The process should have a resource limit above what can be given here.
+    #[error("the limit `{name}` cannot be {}: {why}", if *hard == u64::MAX { "lifted".into() } else { hard.to_string() })]
+    LimitTooHigh {
+        /// As `ulimit` names it.
+        name: &'static str,
+        /// The hard limit that it should have.
+        hard: u64,
+        /// How high it can be, and who decides.
+        why: String,
+    },
     /// [`Cancel`] was triggered.
     #[error("cancelled")]
     Cancelled,

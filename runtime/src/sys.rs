@@ -463,6 +463,14 @@ pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     unsafe { syscall!(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), null_mut::<u64>()) }.map(drop)
 }
 
+/// The most that this process may give itself or others of `resource`.
+pub(crate) fn hard_limit(resource: u32) -> Result<u64> {
+    let mut limit = [0_u64; 2];
+    // SAFETY: the kernel writes one `struct rlimit64`, which is two 64-bit words.
+    unsafe { syscall!(libc::SYS_prlimit64, 0, resource, null_mut::<u64>(), limit.as_mut_ptr()) }?;
+    Ok(limit[1])
+}
+
 pub(crate) fn umask(mask: u32) {
     // SAFETY: takes no pointer and cannot fail.
     unsafe { libc::syscall(libc::SYS_umask, mask) };

@@ -358,7 +358,13 @@ fn outcome(
             Some(Report::Init { errno }) => (Some("set up the container's first process".to_owned()), errno),
             Some(Report::Setup { index, errno }) => (step(&container.init.setup, index), errno),
             Some(Report::Fork { errno }) => (Some("make the command's process".to_owned()), errno),
-            Some(Report::Launch { index, errno }) => (step(&container.command.launch, index), errno),
+            Some(Report::Launch { index, errno }) => {
+                let refused = container.command.launch.get(index as usize);
+                if let (Some(&step::Step::Limit { resource, hard, .. }), libc::EPERM) = (refused, errno) {
+                    return Err(limit_too_high(resource, hard));
+                }
+                (step(&container.command.launch, index), errno)
+            }
             Some(Report::Exec { errno }) => {
                 let not_found = matches!(errno, libc::ENOENT | libc::ENOTDIR);
                 return Err(RuntimeError::Exec {
@@ -384,6 +390,22 @@ fn outcome(
         // PID 1 could not say anything any more: somebody killed it, and all others with it.
         None => ExitStatus::Signaled(libc::SIGKILL),
     })
+}
+
+/// Why `resource` cannot be limited as high as `hard`.
+fn limit_too_high(resource: u32, hard: u64) -> RuntimeError {
+    const OPEN_FILES: &str = "/proc/sys/fs/nr_open";
+    let own = || sys::hard_limit(resource).unwrap_or_default();
+    let of_machine = || std::fs::read_to_string(OPEN_FILES).ok()?.trim().parse::<u64>().ok();
+    let why = match of_machine().filter(|&most| resource == libc::RLIMIT_NOFILE && hard > most) {
+        Some(most) => format!("this machine allows {most} at most (sysctl fs.nr_open)"),
+        None => format!(
+            "wharf was started with a hard limit of {}, and to go above it takes CAP_SYS_RESOURCE, which a user namespace \
+             does not give; ask for no more, or start wharf with a higher one",
+            own()
+        ),
+    };
+    RuntimeError::LimitTooHigh { name: step::limit_name(resource), hard, why }
 }
 
 fn failed<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> RuntimeError {

@@ -140,6 +140,11 @@ const LIMITS: [&str; 16] = [
     "rttime",
 ];
 
+/// What `ulimit` calls the limit `resource`.
+pub(super) fn limit_name(resource: u32) -> &'static str {
+    LIMITS.get(resource as usize).copied().unwrap_or("?")
+}
+
 /// A path and the directories above it, from the root downwards.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -344,7 +349,7 @@ impl fmt::Display for Step {
             Self::NewSession => f.write_str("start a session"),
             Self::OwnStream { .. } | Self::Stream { .. } => f.write_str("set up the standard streams"),
             Self::Limit { resource, soft, hard } => {
-                let name = LIMITS.get(*resource as usize).unwrap_or(&"?");
+                let name = limit_name(*resource);
                 write!(f, "set the limit `{name}` to {soft}:{hard}")
             }
             Self::Bounding { .. } => f.write_str("limit the capabilities"),
