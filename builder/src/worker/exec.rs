@@ -168,8 +168,8 @@ impl Worker<'_> {
         let cwd = if meta.cwd.is_empty() { "/" } else { &meta.cwd };
         spec::set_process(&mut spec, &meta.args, &env, cwd, user)?;
         self.open_files.restore_in(&mut spec)?;
-        spec::limit_core(&mut spec, !secrets.is_empty() || op.mounts.iter().any(is_secret_mount))?;
         spec::set_limits(&mut spec, &meta.ulimits)?;
+        spec::limit_core(&mut spec, !secrets.is_empty() || op.mounts.iter().any(is_secret_mount))?;
         if meta.shm_size_bytes > 0 {
             spec::set_shm_size(&mut spec, meta.shm_size_bytes);
         }

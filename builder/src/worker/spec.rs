@@ -128,13 +128,18 @@ pub(crate) const LIMITS: [(&str, PosixRlimitType); 15] = [
 ];
 
 /// Decides what becomes of the memory of a process that crashes. A file `core` would get into the layer, depending on how
-/// wharf was started, so there is none. What a step with secrets holds goes to no program of the host either: the kernel
-/// takes a limit of one byte for that wish.
+/// wharf was started, so there is none unless one was asked for (`--ulimit core=`). What a step with secrets holds goes
+/// nowhere whatever was asked for, to no program of the host either: the kernel takes a limit of one byte for that wish.
 pub(crate) fn limit_core(spec: &mut Spec, holds_secrets: bool) -> Result<(), OciSpecError> {
     let Some(process) = spec.process_mut() else { return Ok(()) };
     let inherited = getrlimit(Resource::Core).maximum.unwrap_or(u64::MAX);
-    let (soft, hard) = if holds_secrets { (inherited.min(1), inherited.min(1)) } else { (0, inherited) };
     let mut all = process.rlimits().clone().unwrap_or_default();
+    let asked = all.iter().position(|limit| limit.typ() == PosixRlimitType::RlimitCore);
+    let (soft, hard) = match asked.map(|at| all.swap_remove(at)) {
+        _ if holds_secrets => (inherited.min(1), inherited.min(1)),
+        Some(asked) => (asked.soft(), asked.hard()),
+        None => (0, inherited),
+    };
     all.push(PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitCore).soft(soft).hard(hard).build()?);
     process.set_rlimits(Some(all));
     Ok(())
