@@ -149,8 +149,10 @@ impl Made {
 fn open(store: &Store) -> Result<Network, String> {
     let dir = store.temp_dir().map_err(|error| causes(&error))?;
     let servers = sandbox_files::name_servers().map_err(|error| error.to_string())?;
-    let help = "help: install the package passt, or say `--network host`";
-    Network::open(&servers, &dir).map_err(|error| format!("{}\n{help}", causes(&error)))
+    Network::open(&servers, &dir).map_err(|error| {
+        let help = error.help().unwrap_or("say `--network host` if that is what you want");
+        format!("{}\nhelp: {help}", causes(&error))
+    })
 }
 
 impl Reach {

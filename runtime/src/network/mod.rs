@@ -66,6 +66,14 @@ pub enum NetworkError {
     /// pasta is not there.
     #[error("there is no program `pasta` (package passt)")]
     NoPasta,
+    /// The device that pasta works with cannot be used.
+    #[error("cannot open {device}, which pasta needs")]
+    NoTun {
+        /// Its path.
+        device: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
     /// pasta could not be used.
     #[error("pasta could not set up a network: {said}")]
     Pasta {
@@ -80,6 +88,20 @@ pub enum NetworkError {
         /// Why there is no pasta.
         pasta: Box<NetworkError>,
     },
+}
+
+impl NetworkError {
+    /// What would give steps a network of their own.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::NoPasta => Some("install the package passt, or say `--network host`"),
+            Self::NoTun { .. } => {
+                Some("let this user open the device (mode 0666, as udev makes it), or say `--network host`")
+            }
+            Self::NoWay { pasta, .. } => pasta.help(),
+            _ => None,
+        }
+    }
 }
 
 impl Network {

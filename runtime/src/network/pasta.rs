@@ -54,7 +54,7 @@ impl Pasta {
     ) -> Result<Self, NetworkError> {
         let program = find().ok_or(NetworkError::NoPasta)?;
         let tun = OpenOptions::new().read(true).write(true).open(TUN);
-        tun.map_err(failed(format!("open {TUN}, which pasta needs")))?;
+        tun.map_err(|source| NetworkError::NoTun { device: TUN, source })?;
         let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
         let routes = route::routes(&mut netlink).map_err(failed("list the routes"))?;
         let seed = u32::from_ne_bytes(random()?);
