@@ -68,11 +68,20 @@ pub(crate) struct Wharf {
 impl Wharf {
     /// `None`, and a line that says so, where building is not possible.
     pub(crate) fn new() -> Option<Self> {
+        Self::at(Scratch::new)
+    }
+
+    /// The same where every user of the machine gets to.
+    pub(crate) fn for_everybody() -> Option<Self> {
+        Self::at(Scratch::for_everybody)
+    }
+
+    fn at(place: fn() -> Scratch) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             skip("building images needs root");
             return None;
         }
-        let scratch = Scratch::new();
+        let scratch = place();
         fs::create_dir(scratch.path("context")).unwrap();
         Some(Self { scratch })
     }

@@ -169,7 +169,7 @@ fn text(path: &Path) -> String {
 
 /// The program that makes pods, which lies beside the project where there is one; `None`, and a line that says so, where
 /// there is none.
-fn pod_program() -> Option<PathBuf> {
+pub(crate) fn pod_program() -> Option<PathBuf> {
     if !have(&["runc", "python3"]) {
         return None;
     }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::{Place, in_each_sandbox};
+use super::{Place, Who, in_each_sandbox};
 use crate::harness::{Outcome, skip, wait_until};
 use crate::interrupt::start_until;
 
@@ -91,7 +91,7 @@ fn limits_hold_and_are_no_part_of_a_key() {
 #[test]
 fn groups_go_with_their_steps() {
     in_each_sandbox(|place| {
-        if !work(place) {
+        if !place.is_one_process() || !work(place) {
             return;
         }
         let arguments = ["--no-cache", "--pids-limit=100", "--memory=100m"];
@@ -126,7 +126,7 @@ fn limits_that_cannot_be_had_are_told() {
             let mut command = Command::new("unshare");
             let script = format!("{script} && exec \"$0\" \"$@\"");
             command.args(["-m", "sh", "-c", &script]).arg(build.get_program()).args(build.get_args());
-            command.current_dir(place.path("")).env("WHARF_SANDBOX", place.sandbox);
+            command.current_dir(place.path(""));
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
             Outcome::of(command)
         };
@@ -153,5 +153,32 @@ fn limits_that_cannot_be_had_are_told() {
             within(script, &["--no-cache"]).success();
         }
         within("true", &["--cgroup-parent", "a/b"]).fails_with(5, &["`a/b` is no path of a control group"]);
+    });
+}
+
+/// Nobody gets more than the machine gives; who asks for more is told how much that is.
+#[test]
+fn resource_limits_are_set_or_refused_in_words() {
+    in_each_sandbox(|place| {
+        let line = "RUN [ \"$(ulimit -Sn):$(ulimit -Hn)\" = 100:200 ] && [ \"$(ulimit -Hc)\" = 0 ]\n";
+        place.build(&["--ulimit", "nofile=100:200", "--ulimit", "core=0"], line).success();
+        let outcome = place.build(&["--ulimit", "nofile=4000000000"], "RUN true\n");
+        outcome
+            .fails_with(1, &["the limit `nofile` cannot be 4000000000: this machine allows", "fs.nr_open"]);
+        if place.who == (Who::User { subordinate_ids: true }) {
+            let within = |arguments: &[&str]| {
+                let build = place.command(arguments);
+                let mut command = Command::new("sh");
+                command.args(["-c", "ulimit -n 5000 && exec \"$0\" \"$@\""]).arg(build.get_program());
+                command.args(build.get_args()).current_dir(place.path("")).stdin(Stdio::null());
+                Outcome::of(command)
+            };
+            within(&["--ulimit", "nofile=5000"]).success();
+            let words = [
+                "the limit `nofile` cannot be 5001: wharf was started with a hard limit of 5000",
+                "CAP_SYS_RESOURCE",
+            ];
+            within(&["--ulimit", "nofile=5001"]).fails_with(1, &words);
+        }
     });
 }
