@@ -420,7 +420,8 @@ fn the_image_of_wharf_builds_images_in_every_pod() {
             "--build-context",
             "busybox=oci-layout:///busybox",
             "-o",
-            "type=oci,dest=/out/small.tar",
+            // A file that another pod has made is another user's.
+            &format!("type=oci,dest=/out/{kind}.tar"),
         ]);
         let metadata = format!("/out/{kind}.json");
         command.args(["--metadata-file", &metadata, "/small"]);
