@@ -36,5 +36,5 @@ def describe(path):
     }
 
 
-for file in sorted(Path(sys.argv[1]).glob("*.yaml")):
+for file in sorted(Path(sys.argv[1]).glob("*.yaml"), key=lambda path: path.stem):
     print(*(f"{key}={value}" for key, value in describe(file).items()))

@@ -44,3 +44,4 @@ mod tidy;
 mod together;
 mod travel;
 mod tree;
+mod without_namespaces;

@@ -1,10 +1,12 @@
 //! The same Dockerfile in every kind of pod and as users of the host: one image, and a word for where there is none.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
+
+use expect_test::{expect, expect_file};
 
 use crate::harness::{Outcome, Scratch, busybox_layout, debian_layout, have, repository, skip, tool};
 
@@ -14,6 +16,8 @@ const EPOCH: &str = "1700000000";
 const SECRET: &str = "a secret of the build";
 /// A user of the host that only a test knows.
 const USER: u32 = 4711;
+/// The ordinary user of pods.
+const POD_USER: u32 = 1000;
 
 /// Somewhere to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,27 +61,16 @@ impl Things {
         text(&self.scratch.path(name))
     }
 
-    /// A command that runs `arguments` of wharf at `place`, with a store of its own. `None`, and a line that says why, where
-    /// there is no such place.
+    /// A command that runs `arguments` of wharf at `place`. `None`, and a line that says why, where there is no such place.
     fn wharf(&self, place: Place, arguments: &[&str]) -> Option<Command> {
-        self.run(place, &self.path("wharf"), arguments)
-    }
-
-    /// The same for a program that lies beside wharf.
-    fn run(&self, place: Place, program: &str, arguments: &[&str]) -> Option<Command> {
+        let program = self.path("wharf");
         let mut command = match place {
             Place::Host => Command::new(program),
-            Place::Pod(kind) => self.pod(kind, program)?,
-            Place::User { subordinate_ids } => self.user(subordinate_ids, program)?,
+            Place::Pod(kind) => self.pod(kind, &program)?,
+            Place::User { subordinate_ids } => self.user(subordinate_ids, &program)?,
         };
-        let store = match place {
-            Place::Pod(_) => "/build/store".to_owned(),
-            Place::Host => self.path("store"),
-            Place::User { .. } => self.path("home/store"),
-        };
-        command.args(["--root", &store]).args(arguments);
+        command.args(arguments).stdin(Stdio::null());
         command.env("SOURCE_DATE_EPOCH", EPOCH).env_remove("WHARF_SANDBOX").env_remove("WHARF_ROOT");
-        command.stdin(Stdio::null());
         Some(command)
     }
 
@@ -85,10 +78,18 @@ impl Things {
         let pod = pod_program()?;
         let mut command = Command::new("python3");
         command.arg(pod).arg(kind).args(["--net", "--env", &format!("SOURCE_DATE_EPOCH={EPOCH}")]);
-        for (path, mode) in [("base", ":ro"), ("context", ":ro"), ("token", ":ro"), ("out", "")] {
-            command.args(["--bind", &format!("{0}:{0}{mode}", self.path(path))]);
+        let mut bind = |from: &str, to: &str, mode: &str| {
+            command.args(["--bind", &format!("{from}:{to}{mode}")]);
+        };
+        for (name, mode) in [("base", ":ro"), ("context", ":ro"), ("token", ":ro"), ("out", "")] {
+            bind(&self.path(name), &self.path(name), mode);
         }
-        command.args(["--bind", &format!("{program}:{program}:ro"), "--", program]);
+        bind(program, program, ":ro");
+        // Without files of the host there is nobody in the pod either.
+        for path in self.identities(POD_USER, "/build", None)? {
+            bind(&format!("{}{path}", self.path("")), &path, ":ro");
+        }
+        command.args(["--", program]);
         Some(command)
     }
 
@@ -98,30 +99,11 @@ impl Things {
             return None;
         }
         let home = self.scratch.path("home");
-        fs::create_dir(&home).unwrap();
-        std::os::unix::fs::chown(&home, Some(USER), Some(USER)).unwrap();
-        let etc = self.scratch.path("etc");
-        fs::create_dir(&etc).unwrap();
-        let with = |name: &str, line: &str| {
-            let mut lines = fs::read_to_string(Path::new("/etc").join(name)).unwrap_or_default();
-            lines.push_str(line);
-            fs::write(etc.join(name), lines).unwrap();
-        };
-        with("passwd", &format!("builder:x:{USER}:{USER}::{}:/bin/sh\n", home.display()));
-        with("group", &format!("builder:x:{USER}:\n"));
-        let ids = if subordinate_ids { "builder:400000:65536\n" } else { "" };
-        let mut names = vec!["passwd", "group"];
-        for name in ["subuid", "subgid"] {
-            // Where there is no such file, nobody has any.
-            if Path::new("/etc").join(name).exists() {
-                with(name, ids);
-                names.push(name);
-            } else if subordinate_ids {
-                skip(format_args!("/etc/{name} is not there to be covered"));
-                return None;
-            }
-        }
-        let binds = names.iter().map(|name| format!("mount --bind {}/{name} /etc/{name} && ", etc.display()));
+        fs::create_dir_all(&home).unwrap();
+        chown(&home, Some(USER), Some(USER)).unwrap();
+        let ids = subordinate_ids.then_some("builder:400000:65536\n");
+        let paths = self.identities(USER, &text(&home), ids)?;
+        let binds = paths.iter().map(|path| format!("mount --bind {}{path} {path} && ", self.path("")));
         let script = format!(
             "{}exec setpriv --reuid {USER} --regid {USER} --clear-groups -- \"$@\"",
             binds.collect::<String>()
@@ -132,8 +114,32 @@ impl Things {
             .env("HOME", &home)
             .env_remove("XDG_DATA_HOME")
             .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_RUNTIME_DIR")
             .current_dir(&home);
         Some(command)
+    }
+
+    /// Writes the files by which a place knows root, the user `builder` and its subordinate ids, whomever the machine has:
+    /// their paths, to be covered by what is at the same path below the fixture.
+    fn identities(&self, uid: u32, home: &str, ids: Option<&str>) -> Option<Vec<String>> {
+        fs::create_dir_all(self.scratch.path("etc")).unwrap();
+        let passwd = format!("root:x:0:0::/root:/bin/sh\nbuilder:x:{uid}:{uid}::{home}:/bin/sh\n");
+        let group = format!("root:x:0:\nbuilder:x:{uid}:\n");
+        let nobody = ids.unwrap_or_default();
+        let mut paths = Vec::new();
+        for (name, lines) in
+            [("passwd", &passwd[..]), ("group", &group), ("subuid", nobody), ("subgid", nobody)]
+        {
+            let path = format!("/etc/{name}");
+            if Path::new(&path).exists() {
+                fs::write(self.scratch.path("etc").join(name), lines).unwrap();
+                paths.push(path);
+            } else if !lines.is_empty() {
+                skip(format_args!("{path} is not there to be covered"));
+                return None;
+            }
+        }
+        Some(paths)
     }
 
     /// Builds the image at `place`.
@@ -143,7 +149,14 @@ impl Things {
         let base = format!("debian=oci-layout://{}", self.path("base"));
         let secret = format!("id=token,src={}", self.path("token"));
         let context = self.path("context");
+        let store = match place {
+            Place::Pod(_) => "/build/store".to_owned(),
+            Place::Host => self.path("store"),
+            Place::User { .. } => self.path("home/store"),
+        };
         let arguments = [
+            "--root",
+            &store,
             "build",
             "--progress",
             "plain",
@@ -285,7 +298,60 @@ fn a_user_without_subordinate_ids_builds_the_image() {
 fn a_restricted_pod_is_told_what_it_lacks() {
     let Some(things) = Things::new() else { return };
     let Some(outcome) = things.build(Place::Pod("restricted")) else { return };
-    outcome.fails_with(5, &["seccomp", "wharf doctor"]);
+    let outcome = outcome.fails_with(5, &[]);
+    expect![[r#"
+        ERROR: there is no sandbox for steps here: root: it takes uid 0, and this is uid 1000; rootless: no_new_privs is set on this process, so that newuidmap gets no privileges; rootless-single: user namespaces are refused: unshare(CLONE_NEWUSER) gives EPERM (a seccomp filter is on this process); chroot: it takes uid 0, and this is uid 1000
+        hint: `wharf doctor` says what would have to change, and how
+    "#]].assert_eq(&outcome.stderr);
+}
+
+/// What of a report is so because of the machine, not because of the place.
+const OF_THE_MACHINE: [&str; 5] = ["kernel", "apparmor", "cgroup", "pasta", "store-file-system"];
+
+/// A report, text or JSON, as it is everywhere.
+fn normalized(report: &str, things: &Things) -> String {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let all = status.lines().find_map(|line| line.strip_prefix("CapBnd:\t")).unwrap();
+    let mut lines = String::new();
+    for line in report.replace(&things.path(""), "SCRATCH").replace(all, "ALL").lines() {
+        let entry = line.trim_start().trim_start_matches('"');
+        let value = OF_THE_MACHINE.iter().find_map(|name| {
+            let rest = entry.strip_prefix(*name).filter(|rest| rest.starts_with([' ', '"']))?;
+            Some(rest.trim_start_matches(['"', ':', ' ']).trim_end_matches(['"', ',']))
+        });
+        match value {
+            Some(value) => lines += &line.replace(value, "(of the machine)"),
+            None => lines += line,
+        }
+        lines.push('\n');
+    }
+    lines
+}
+
+#[test]
+fn the_doctor_says_in_each_place_what_was_reviewed() {
+    if !have(&["newuidmap", "newgidmap"]) {
+        return;
+    }
+    for (name, place, code) in [
+        ("privileged", Place::Pod("privileged"), 0),
+        ("root", Place::Pod("root"), 0),
+        ("root-seccomp", Place::Pod("root-seccomp"), 0),
+        ("hostusers-false", Place::Pod("hostusers-false"), 0),
+        ("nonroot", Place::Pod("nonroot"), 0),
+        ("restricted", Place::Pod("restricted"), 5),
+        ("user-with-subordinate-ids", Place::User { subordinate_ids: true }, 0),
+        ("user-without-subordinate-ids", Place::User { subordinate_ids: false }, 0),
+    ] {
+        let Some(things) = Things::new() else { return };
+        for format in ["text", "json"] {
+            let Some(command) = things.wharf(place, &["doctor", "--format", format]) else { continue };
+            let outcome = Outcome::of(command);
+            assert_eq!(outcome.code, Some(code), "{place:?}: {}", outcome.stderr);
+            let reviewed = repository().join(format!("testdata/pods/doctor/{name}.{format}"));
+            expect_file![reviewed].assert_eq(&normalized(&outcome.text(), &things));
+        }
+    }
 }
 
 /// What `make dist` has made, if it was run.
@@ -313,6 +379,7 @@ fn the_image_of_wharf_builds_images_in_every_pod() {
         "--build-context",
         &format!("dist={}", dist.display()),
     ]);
+    command.arg("--file").arg(repository().join("builder/image/Dockerfile"));
     command
         .args(["--target=wharf", "-o", &format!("type=oci,tar=false,name=wharf:latest,dest={layout}")])
         .arg(repository());
@@ -353,7 +420,8 @@ fn the_image_of_wharf_builds_images_in_every_pod() {
             "--build-context",
             "busybox=oci-layout:///busybox",
             "-o",
-            "type=oci,dest=/out/small.tar",
+            // A file that another pod has made is another user's.
+            &format!("type=oci,dest=/out/{kind}.tar"),
         ]);
         let metadata = format!("/out/{kind}.json");
         command.args(["--metadata-file", &metadata, "/small"]);

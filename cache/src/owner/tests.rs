@@ -1,3 +1,5 @@
+//! Owners and devices that are recorded, on real files.
+
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -42,7 +42,7 @@ pub(super) fn parse(groups: &str, mounts: &str) -> Vec<Hierarchy> {
             let below = Path::new(path).strip_prefix(&mount.root).ok()?;
             // A group above the root of the control group namespace.
             let is_above = below.components().any(|part| part.as_os_str() == "..");
-            (!is_above).then(|| (mount.point.clone(), mount.point.join(below)))
+            (!is_above).then(|| (mount.point.clone(), mount.point.join(below).components().collect()))
         });
         if let Some((top, own)) = seen.next() {
             let has = |controller: &Controller| names.split(',').any(|name| name == controller.name());

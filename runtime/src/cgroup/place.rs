@@ -378,7 +378,7 @@ mod tests {
         }
 
         fn find(&self, own: &str) -> Result<String, String> {
-            let own = self.0.join(own);
+            let own = self.0.join(own).components().collect();
             let hierarchy = Hierarchy { version: Version::V2, controllers: vec![], top: self.0.clone(), own };
             let controllers = [Controller::Memory, Controller::Pids];
             let top = self.0.display().to_string();

@@ -130,8 +130,13 @@ pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
         process,
         host,
     };
-    let mut furniture =
-        Furniture { places: Places::new(root, aside), aside, served: HashMap::new(), made: 0 };
+    let mut furniture = Furniture {
+        places: Places::new(root, aside),
+        aside,
+        served: HashMap::new(),
+        secrets: Vec::new(),
+        made: 0,
+    };
     furniture.put_all(placements)?;
     let missed = Mutex::new(None);
     let handler = Opens {
@@ -142,7 +147,8 @@ pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
     let run = || process::run_confined(confined, stdio, cancel);
     let status = supervisor::beside(socket, opens::RULES, handler, run).and_then(|status| status);
     // Nobody may take the root for what the command left while something is in it that is not the command's.
-    let status = furniture.places.take_away().and(status)?;
+    let emptied = furniture.empty_secrets();
+    let status = furniture.places.take_away().and(emptied).and(status)?;
     Ok(Ended { status, missed: missed.into_inner().unwrap_or_else(PoisonError::into_inner) })
 }
 
@@ -152,6 +158,8 @@ struct Furniture<'a> {
     aside: BorrowedFd<'a>,
     /// The placeholders, by device and inode.
     served: HashMap<(u64, u64), Served>,
+    /// The placeholders of secrets.
+    secrets: Vec<OwnedFd>,
     made: usize,
 }
 
@@ -207,7 +215,16 @@ impl Furniture<'_> {
         let seen = rustix::fs::fstat(&file)?;
         let held = opens::secret_file(value, (uid, gid), mode)?;
         self.served.insert(identity(&seen), Served::Secret(held, Box::new(seen)));
+        self.secrets.push(file);
         Ok(())
+    }
+
+    /// Where a step has linked a placeholder to another place, not even the length of the secret stays there.
+    fn empty_secrets(&self) -> Result<(), RuntimeError> {
+        self.secrets.iter().try_for_each(|placeholder| {
+            rustix::fs::ftruncate(placeholder, 0)
+                .map_err(|errno| failed("empty the place of a secret")(errno.into()))
+        })
     }
 }
 

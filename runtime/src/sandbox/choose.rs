@@ -80,7 +80,7 @@ pub(super) fn attempt(
             }
         },
         Sandbox::RootlessSingle => namespace(place, &Mapping::One).map(Some).map_err(one),
-        Sandbox::Chroot => chroot(place).map(|()| None).map_err(one),
+        Sandbox::Chroot => chroot(place).map(|()| None),
     }
 }
 
@@ -105,9 +105,13 @@ fn root(place: &Place) -> Result<(), Obstacle> {
     }
 }
 
-fn chroot(place: &Place) -> Result<(), Obstacle> {
-    require_uid_0(place)?;
-    require(place, &CHROOT)
+fn chroot(place: &Place) -> Result<(), Vec<Obstacle>> {
+    if let Err(obstacle) = require_uid_0(place) {
+        let missing = place.leaves_out(&CHROOT);
+        let bounded = (!missing.is_empty()).then_some(Obstacle::Bounded { missing });
+        return Err([obstacle].into_iter().chain(bounded).collect());
+    }
+    require(place, &CHROOT).map_err(one)
 }
 
 fn require_uid_0(place: &Place) -> Result<(), Obstacle> {

@@ -129,6 +129,11 @@ pub enum Obstacle {
         /// Their names.
         missing: Vec<String>,
     },
+    /// It takes capabilities that uid 0 would not have here either.
+    Bounded {
+        /// Their names.
+        missing: Vec<String>,
+    },
     /// A call failed.
     Refused {
         /// Which.
@@ -265,6 +270,9 @@ impl fmt::Display for Obstacle {
         match self {
             Self::NotRoot { uid } => write!(f, "it takes uid 0, and this is uid {uid}"),
             Self::Capabilities { missing } => write!(f, "this process lacks {}", missing.join(", ")),
+            Self::Bounded { missing } => {
+                write!(f, "uid 0 would lack {} here: the bounding set leaves them out", missing.join(", "))
+            }
             Self::Refused { call, errno, cause } => {
                 write!(f, "{}: {} gives {}", call.refused(), call.name(), errno_name(*errno))?;
                 match cause {

@@ -66,14 +66,23 @@ impl Place {
 
     /// The names of those of `wanted` that are not effective.
     pub(super) fn lacks(&self, wanted: &[Capability]) -> Vec<String> {
-        let missing = wanted.iter().filter(|capability| !self.effective.contains(**capability));
-        missing.map(|capability| format!("CAP_{}", capability.to_string().to_uppercase())).collect()
+        missing(&self.effective, wanted)
+    }
+
+    /// The names of those of `wanted` that no process here can get.
+    pub(super) fn leaves_out(&self, wanted: &[Capability]) -> Vec<String> {
+        missing(&self.bounding, wanted)
     }
 
     /// The ranges of subordinate ids that a file (`/etc/subuid`, `/etc/subgid`) gives to this user.
     pub(super) fn subordinate(&self, path: &Path) -> Vec<Range> {
         subordinate(&read(path), self.uid, self.user.as_deref())
     }
+}
+
+fn missing(held: &CapabilitySet, wanted: &[Capability]) -> Vec<String> {
+    let missing = wanted.iter().filter(|capability| !held.contains(**capability));
+    missing.map(|capability| format!("CAP_{}", capability.to_string().to_uppercase())).collect()
 }
 
 /// The text of a file, as far as there is one.

@@ -87,7 +87,9 @@ impl Changes {
             Obstacle::Capabilities { .. } | Obstacle::Refused { .. } if sandbox == Sandbox::Root => {
                 self.privileged = true;
             }
-            Obstacle::Capabilities { missing } => self.capabilities(missing.iter().map(String::as_str)),
+            Obstacle::Capabilities { missing } | Obstacle::Bounded { missing } => {
+                self.capabilities(missing.iter().map(String::as_str))
+            }
             Obstacle::Refused { cause, .. } => self.refused(*cause),
             Obstacle::Killed => self.seccomp = true,
             Obstacle::Helper { problem, .. } => self.helper(problem),
@@ -156,7 +158,7 @@ impl Changes {
         let names: Vec<&str> = self.capabilities.iter().map(String::as_str).collect();
         let added: Vec<String> = names.iter().map(|name| format!("--cap-add {name}")).collect();
         let settings: [(bool, String, String); 6] = [
-            (self.root, "  runAsUser: 0".to_owned(), "--user 0".to_owned()),
+            (self.root, "  runAsUser: 0\n  runAsNonRoot: false".to_owned(), "--user 0".to_owned()),
             (self.privileged, "  privileged: true".to_owned(), "--privileged".to_owned()),
             (self.escalation, "  allowPrivilegeEscalation: true".to_owned(), String::new()),
             (
@@ -217,6 +219,8 @@ mod tests {
         check(Sandbox::Chroot, not_root(), &[(Pod, "runAsUser: 0"), (Commands, "sudo")]);
         let missing = vec![Obstacle::Capabilities { missing: vec!["CAP_SYS_CHROOT".to_owned()] }];
         check(Sandbox::Root, missing.clone(), &[(Pod, "privileged: true")]);
+        let bounded = vec![Obstacle::Bounded { missing: vec!["CAP_KILL".to_owned()] }];
+        check(Sandbox::Chroot, bounded, &[(Pod, "add: [KILL]")]);
         check(Sandbox::Chroot, missing, &[(Pod, "add: [SYS_CHROOT]"), (Engine, "--cap-add SYS_CHROOT")]);
         let rootless = |obstacles, kind, word| check(Sandbox::Rootless, obstacles, &[(kind, word)]);
         rootless(refused(Cause::Seccomp), Pod, "seccompProfile:\n    type: Unconfined");
