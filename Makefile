@@ -2,7 +2,7 @@
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 WHARF := $(TARGET)/release/wharf
-# Building images needs root for now.
+# The base images of demo and bench belong to root.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # The program for everywhere: static, so that a file system with nothing else in it is enough.
