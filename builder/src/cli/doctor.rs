@@ -194,6 +194,7 @@ mod tests {
               in the container of a pod:
                 securityContext:
                   runAsUser: 0
+                  runAsNonRoot: false
                   privileged: true
               on the command line of docker or podman:
                 --user 0 --privileged

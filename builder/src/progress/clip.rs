@@ -87,7 +87,7 @@ mod tests {
         assert!(!clip.shows(&one, b"the last word\n"));
         assert!(clip.shows(&other, b"something else\n"));
         let end = String::from_utf8(clip.end(&one).unwrap()).unwrap();
-        assert!(end.starts_with("\n[48.7 MB of output are not shown]\n0123"), "{}", &end[..80]);
+        assert!(end.starts_with("\n[48.81MB of output are not shown]\n0123"), "{}", &end[..80]);
         assert!(end.ends_with("\nthe last word\n") && end.len() < END_BYTES_MAX + 100);
         assert_eq!((clip.end(&one), clip.end(&other)), (None, None));
         // A step that runs again begins again.
