@@ -13,7 +13,8 @@
 //! the files' own. What is no valid record counts as none, because whoever may write to a file can write this too.
 //!
 //! In a user namespace with many ids owners are the kernel's, and only devices have stand-ins ([`Ids::Kernel`]): made where the
-//! kernel refuses the device, and told from other files by being empty and having the attribute.
+//! kernel refuses the device, and told from other files by being empty and having the attribute. Where no mount keeps a step from
+//! opening devices none are made at all ([`Ids::KernelWithoutDevices`]).
 //!
 //! Who gives a symlink, pipe or socket another access time takes its record away. Reading it does not: the kernel renews
 //! access times only when they are old, unless the file system is mounted with `strictatime` ([`keeps_records`]).
@@ -163,7 +164,7 @@ impl Ids {
     /// Gives the entry `name` of `dir` an owner; a symlink is not followed.
     pub fn set_owner(self, dir: BorrowedFd<'_>, name: &OsStr, owner: Owner) -> io::Result<()> {
         match self {
-            Self::Kernel => Place::Entry(dir, name).chown(owner),
+            Self::Kernel | Self::KernelWithoutDevices => Place::Entry(dir, name).chown(owner),
             Self::Recorded => set(dir, name, owner),
         }
     }
@@ -171,7 +172,7 @@ impl Ids {
     /// Gives what `fd` names an owner.
     pub fn set_owner_of(self, fd: impl AsFd, owner: Owner) -> io::Result<()> {
         match self {
-            Self::Kernel => {
+            Self::Kernel | Self::KernelWithoutDevices => {
                 let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
                 Ok(rustix::fs::fchown(fd, Some(uid), Some(gid))?)
             }
@@ -198,7 +199,7 @@ impl Ids {
         // Anybody may make the character device 0:0: it is a whiteout.
         let needs_right = is_device && (kind, rdev) != (FileKind::CharDevice, (0, 0));
         let stand_in = || make_node(dir, name, Node { is_block: kind == FileKind::BlockDevice, rdev }, 0);
-        if self == Self::Recorded && needs_right {
+        if self != Self::Kernel && needs_right {
             return stand_in();
         }
         let device = rustix::fs::makedev(rdev.0, rdev.1);
@@ -219,8 +220,10 @@ impl Ids {
                 record.node
             }
             // Files with something in them are not asked: they are nearly all.
-            Self::Kernel if stat.kind == FileKind::File && stat.size == 0 => node_of(place)?,
-            Self::Kernel => None,
+            Self::Kernel | Self::KernelWithoutDevices if stat.kind == FileKind::File && stat.size == 0 => {
+                node_of(place)?
+            }
+            Self::Kernel | Self::KernelWithoutDevices => None,
         };
         if let Some(node) = node {
             stat.kind = if node.is_block { FileKind::BlockDevice } else { FileKind::CharDevice };

@@ -15,6 +15,8 @@ pub enum Ids {
     /// The kernel keeps the owner of each file.
     #[default]
     Kernel,
+    /// The same, and no device is made: steps could open it, as nothing but the file itself stands between.
+    KernelWithoutDevices,
     /// One id is all there is: the owner that a file should have is recorded in its extended attributes.
     Recorded,
 }

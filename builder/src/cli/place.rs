@@ -58,7 +58,8 @@ impl Place {
         };
         let sandbox = sandbox::enter(wanted.sandbox).map_err(|error| no_sandbox(&error))?;
         let ids = match sandbox {
-            Sandbox::Root | Sandbox::Rootless | Sandbox::Chroot => Ids::Kernel,
+            Sandbox::Root | Sandbox::Rootless => Ids::Kernel,
+            Sandbox::Chroot => Ids::KernelWithoutDevices,
             Sandbox::RootlessSingle => Ids::Recorded,
         };
         let stacking = match sandbox {

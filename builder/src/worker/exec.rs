@@ -65,12 +65,7 @@ impl Worker<'_> {
         .map_err(run_error)?;
         let refused = group.as_ref().and_then(Group::refused);
         drop(group);
-        let succeeded = match status {
-            ExitStatus::Exited(code) if op.meta.valid_exit_codes.is_empty() => code == 0,
-            ExitStatus::Exited(code) => op.meta.valid_exit_codes.contains(&code),
-            ExitStatus::Signaled(_) => false,
-        };
-        if !succeeded {
+        if !succeeded(op, status) {
             let is_kill = matches!(status, ExitStatus::Signaled(9) | ExitStatus::Exited(137));
             // Without a group that counts, a kill while the machine had to kill is as good as one of this step.
             let killed = (is_kill && oom_kills() > kills).then_some(Refused::Memory);
@@ -136,7 +131,10 @@ impl Worker<'_> {
             stdio: Stdio::Captured(log),
             cancel: &self.cancel,
         });
-        placed.part_from_caches()?;
+        // What a step that failed has left is thrown away, and its failure is what is told.
+        if matches!(&ended, Ok(Ended { status, .. }) if succeeded(op, *status)) {
+            placed.part_from_caches()?;
+        }
         Ok(ended)
     }
 
@@ -177,6 +175,14 @@ impl Worker<'_> {
         spec.set_hostname(Some(hostname.to_owned()));
         sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts, &reach)?;
         Ok(spec)
+    }
+}
+
+fn succeeded(op: &ExecOp, status: ExitStatus) -> bool {
+    match status {
+        ExitStatus::Exited(code) if op.meta.valid_exit_codes.is_empty() => code == 0,
+        ExitStatus::Exited(code) => op.meta.valid_exit_codes.contains(&code),
+        ExitStatus::Signaled(_) => false,
     }
 }
 

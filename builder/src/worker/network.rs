@@ -81,7 +81,12 @@ impl StepNetwork {
                 let mut state = self.lock();
                 let made = match std::mem::replace(&mut *state, State::Unneeded(None)) {
                     State::Made(made) => made,
-                    State::Starting(thread) => thread.join().unwrap_or(Made::Host),
+                    State::Starting(thread) => thread.join().unwrap_or_else(|_| {
+                        Made::Untold(
+                            "note: steps are on the network of this host: making one of their own failed"
+                                .to_owned(),
+                        )
+                    }),
                     ended @ State::Unneeded(_) => {
                         finish(ended);
                         Made::make(&self.store, self.sandbox)

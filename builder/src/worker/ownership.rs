@@ -12,7 +12,7 @@ use wharf_runtime::{Device, Ownership, Recorded};
 /// What a process needs in order to change owners in `store`; nothing where the kernel keeps them.
 pub(crate) fn of(store: &Store) -> Option<&'static dyn Ownership> {
     match store.setup().ids {
-        Ids::Kernel => None,
+        Ids::Kernel | Ids::KernelWithoutDevices => None,
         Ids::Recorded => Some(&Records),
     }
 }

@@ -70,3 +70,22 @@ fn a_killed_build_leaves_nothing_running() {
     Outcome::of(build(&wharf, "chroot", &[])).success();
     assert_eq!(wharf.leftovers("chroot"), Vec::<String>::new());
 }
+
+#[test]
+fn a_device_of_the_image_is_none_for_steps() {
+    const ARCHIVE: &str = "import tarfile
+entry = tarfile.TarInfo('disk')
+entry.type, entry.devmajor, entry.devminor = tarfile.BLKTYPE, 7, 0
+tarfile.open('disk.tar', 'w').addfile(entry)";
+    let (Some(wharf), Some(_)) = (Wharf::new(), busybox_layout()) else { return };
+    let made = Command::new("python3").args(["-c", ARCHIVE]).current_dir(wharf.context()).status().unwrap();
+    assert!(made.success());
+    let id = |sandbox, step: &str| {
+        wharf.dockerfile(&format!("FROM busybox\nADD disk.tar /\nRUN {step} && touch /made\n"));
+        Outcome::of(build(&wharf, sandbox, &["-q"])).success().text()
+    };
+    // The config of the image says what was run.
+    assert_eq!(id("chroot", "true"), id("root", "true"));
+    id("chroot", "test ! -b /disk");
+    id("root", "test -b /disk");
+}

@@ -143,6 +143,16 @@ fn devices_have_stand_ins_where_only_they_cannot_be_made() {
 }
 
 #[test]
+fn devices_have_stand_ins_where_steps_could_open_them() {
+    let Some((scratch, dir)) = sample() else { return };
+    let (ids, name) = (Ids::KernelWithoutDevices, OsStr::new("disk"));
+    ids.make_node(dir.as_fd(), name, FileKind::BlockDevice, (8, 0)).unwrap();
+    assert!(std::fs::symlink_metadata(scratch.path("disk")).unwrap().is_file());
+    let stat = ids.stat_at(dir.as_fd(), name).unwrap();
+    assert_eq!((stat.kind, stat.rdev), (FileKind::BlockDevice, (8, 0)));
+}
+
+#[test]
 fn what_is_no_record_counts_as_none() {
     let Some((scratch, dir)) = sample() else { return };
     let file = File::open(scratch.path("file")).unwrap();

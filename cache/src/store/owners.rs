@@ -91,8 +91,8 @@ impl fmt::Display for IdMap {
 fn mark(ids: Ids, map: &IdMap) -> String {
     match ids {
         Ids::Recorded => RECORDED.to_owned(),
-        Ids::Kernel if map.is_identity() => KERNEL.to_owned(),
-        Ids::Kernel => map.to_string(),
+        Ids::Kernel | Ids::KernelWithoutDevices if map.is_identity() => KERNEL.to_owned(),
+        Ids::Kernel | Ids::KernelWithoutDevices => map.to_string(),
     }
 }
 

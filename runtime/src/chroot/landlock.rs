@@ -37,7 +37,8 @@ impl Confinement {
 
     /// Whether processes cannot trace others outside their rules.
     pub(crate) fn scopes_tracing(self) -> bool {
-        self.version >= 1
+        // The first version has too little for rules of files, so none are set up there.
+        self.version >= 2
     }
 
     /// The rules of the process that watches over a step in `root`, in which its descendants are: it can signal those

@@ -49,7 +49,7 @@ pub(super) fn prepare(
     setup.extend(landlock(watcher_rules, &mut descriptors)?);
 
     let new_session = !matches!(streams, Streams::Inherited { terminal: true });
-    let mut launch = vec![Step::DieWithParent];
+    let mut launch = Vec::new();
     prepare::stream_steps(streams, &process, &mut descriptors, &mut launch)?;
     let root: RawFd = descriptors.keep(duplicate(root)?)?;
     let mut enter =
@@ -59,6 +59,8 @@ pub(super) fn prepare(
     let socket = descriptors.keep(socket)?;
     let filters = vec![Step::Listen { filter: listening, socket }, Step::Filter(filter)];
     prepare::launch_steps(&process, filters, enter, host.user_namespace.as_ref(), &mut launch)?;
+    // The kernel forgets it with each change of ids.
+    launch.push(Step::DieWithParent);
 
     let ProcessPlan { candidates, arguments, environment, .. } = process;
     let init = Init {

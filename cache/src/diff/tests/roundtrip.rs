@@ -5,6 +5,7 @@ use std::os::unix::fs::{PermissionsExt, symlink as make_symlink};
 use std::path::Path;
 
 use proptest::prelude::*;
+use rustix::fs::{Mode, OFlags};
 
 use super::*;
 
@@ -111,7 +112,9 @@ fn in_parent(
 ) -> std::io::Result<()> {
     let path = root.join(path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-    change(std::fs::File::open(parent)?.as_fd(), name)
+    // A pipe would be waited for.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    change(rustix::fs::open(parent, flags, Mode::empty())?.as_fd(), name)
 }
 
 /// Does the steps in a store of its own; the layers that they give have no times.
