@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
-use super::snapshotter::{Place, Snapshotter, Working, topmost_first};
+use super::snapshotter::{InPlace, Place, Snapshotter, Working, topmost_first};
 use super::{Chain, SnapshotError, SnapshotId};
 use crate::walk::Walk;
 use crate::{Store, diff};
@@ -60,7 +60,7 @@ impl Snapshotter for Copying {
     ) -> Result<Box<dyn Working>, SnapshotError> {
         let upper = place.upper.try_clone_to_owned().map_err(failed("open", place.name))?;
         if chain.0.is_empty() {
-            return Ok(Box::new(Bare(upper)));
+            return Ok(Box::new(InPlace(upper)));
         }
         let tree = match self.take(chain) {
             Some(tree) => tree,
@@ -129,20 +129,6 @@ impl Tree {
                 Err(error)
             }
         }
-    }
-}
-
-/// The upper directory on top of nothing.
-#[derive(Debug)]
-struct Bare(OwnedFd);
-
-impl Working for Bare {
-    fn root(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn finish(self: Box<Self>) -> Result<Option<Tree>, SnapshotError> {
-        Ok(None)
     }
 }
 

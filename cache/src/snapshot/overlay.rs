@@ -8,7 +8,7 @@
 //! (`userxattr`), which can be written in every user namespace.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use rustix::mount::{
 };
 
 use super::copy::Tree;
-use super::snapshotter::{Place, Snapshotter, Working, topmost_first};
+use super::snapshotter::{InPlace, Place, Snapshotter, Working, topmost_first};
 use super::{Chain, SnapshotError, SnapshotId, missing};
 use crate::{Store, StoreError};
 
@@ -54,13 +54,13 @@ impl Snapshotter for Overlay {
         };
         if chain.0.is_empty() {
             let root = bind(place.upper).map_err(failed("bind"))?;
-            return Ok(Box::new(Mounted(root)));
+            return Ok(Box::new(InPlace(root)));
         }
         let work = format!("{}/work", place.name);
         rustix::fs::mkdirat(store.process().fd(), &work, Mode::RWXU)
             .map_err(|errno| failed("create")(errno.into()))?;
         let upper = Upper { upper: dir.join("snapshot/fs"), work: dir.join("work") };
-        Ok(Box::new(Mounted(mount_chain(store, chain, Some(&upper))?)))
+        Ok(Box::new(InPlace(mount_chain(store, chain, Some(&upper))?)))
     }
 
     fn view(&self, store: &Store, chain: &Chain) -> Result<OwnedFd, SnapshotError> {
@@ -72,20 +72,6 @@ impl Snapshotter for Overlay {
     }
 
     fn keep(&self, _: &Store, _: Chain, _: Tree) {}
-}
-
-/// The root of a mount that ends when it is dropped. The changes are in the upper directory from the start.
-#[derive(Debug)]
-struct Mounted(OwnedFd);
-
-impl Working for Mounted {
-    fn root(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-
-    fn finish(self: Box<Self>) -> Result<Option<Tree>, SnapshotError> {
-        Ok(None)
-    }
 }
 
 fn mount_chain(store: &Store, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {

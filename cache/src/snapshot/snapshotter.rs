@@ -23,7 +23,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::copy::Tree;
 use super::{Chain, SnapshotError, SnapshotId};
@@ -66,6 +66,21 @@ pub(crate) trait Working: fmt::Debug + Send + Sync {
     /// Ends the changing: from now on the upper directory holds what differs from the chain. Gives the tree if the next
     /// step can go on in it.
     fn finish(self: Box<Self>) -> Result<Option<Tree>, SnapshotError>;
+}
+
+/// A directory in which all changes are in the upper one from the start: the root of a mount, which ends when it is dropped, or
+/// the upper directory itself, on top of nothing.
+#[derive(Debug)]
+pub(super) struct InPlace(pub(super) OwnedFd);
+
+impl Working for InPlace {
+    fn root(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+
+    fn finish(self: Box<Self>) -> Result<Option<Tree>, SnapshotError> {
+        Ok(None)
+    }
 }
 
 /// The snapshots of a chain from the topmost to the lowest, each once. One that is there twice counts where it is topmost:

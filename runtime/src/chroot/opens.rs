@@ -66,10 +66,7 @@ pub(super) const RULES: &[Rule] = &[
 /// The filter for [`RULES`].
 pub(super) fn filter() -> Result<Arc<Filter>, RuntimeError> {
     static FILTER: OnceLock<Arc<Filter>> = OnceLock::new();
-    match FILTER.get() {
-        Some(filter) => Ok(Arc::clone(filter)),
-        None => notify::filter(RULES).map(|filter| Arc::clone(FILTER.get_or_init(|| Arc::new(filter)))),
-    }
+    notify::filter_once(&FILTER, RULES)
 }
 
 /// A file that holds `value` in memory, and that nobody can write to any more.

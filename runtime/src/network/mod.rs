@@ -1,8 +1,8 @@
 //! A network namespace that the steps of a build share, and a way out of it.
 //!
 //! Whoever may set up networks gets a *wire* to the host, which translates addresses; others get *pasta*, if it is
-//! installed. Nothing of either outlives the process: there are no names, files or rules that somebody would have to
-//! remove. The loopback interface of the host cannot be reached from inside.
+//! installed. Namespace, wire and rules end with the process, however it ends. What was changed of the host ([`forwarding`],
+//! [`admission`]) is undone in the end, and by the next build if this one is killed. The loopback interface of the host cannot be reached from inside.
 
 mod admission;
 mod dns;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::child::{Command, Container, Init};
+use super::child::{Container, Init};
 use super::descendants::Descendants;
 use super::prepare::{self, Descriptors, Prepared, Streams, Supervised};
 use super::step::Step;
@@ -11,7 +11,6 @@ use crate::RuntimeError;
 use crate::cgroup::Group;
 use crate::seccomp::Filter;
 use crate::spec::plan::{Host, ProcessPlan};
-use crate::sys::StringArray;
 
 /// One process and what it is confined with.
 pub(crate) struct Confined<'a> {
@@ -62,7 +61,6 @@ pub(super) fn prepare(
     // The kernel forgets it with each change of ids.
     launch.push(Step::DieWithParent);
 
-    let ProcessPlan { candidates, arguments, environment, .. } = process;
     let init = Init {
         report,
         caller,
@@ -73,13 +71,7 @@ pub(super) fn prepare(
         setup,
         descendants: Some(Descendants::new(scoped)),
     };
-    let command = Command {
-        report,
-        launch,
-        candidates,
-        arguments: StringArray::new(arguments),
-        environment: StringArray::new(environment),
-    };
+    let command = prepare::command(process, launch, report);
     Ok(Prepared {
         container: Container { init, command, stack: prepare::command_stack() },
         namespaces: 0,

@@ -133,7 +133,6 @@ pub(super) fn prepare(
     let filters: Vec<Step> = listen.into_iter().chain(filter.map(Step::Filter)).collect();
     launch_steps(&plan.process, filters, Vec::new(), builder.user_namespace.as_ref(), &mut launch)?;
 
-    let ProcessPlan { candidates, arguments, environment, .. } = plan.process;
     let init = Init {
         report,
         caller,
@@ -144,13 +143,7 @@ pub(super) fn prepare(
         setup: builder.setup,
         descendants: None,
     };
-    let command = Command {
-        report,
-        launch,
-        candidates,
-        arguments: StringArray::new(arguments),
-        environment: StringArray::new(environment),
-    };
+    let command = command(plan.process, launch, report);
     Ok(Prepared {
         container: Container { init, command, stack: command_stack() },
         // Made in the parent's name, a namespace of control groups would begin at the parent's group.
@@ -158,6 +151,13 @@ pub(super) fn prepare(
         group: group.and_then(Group::v2_entry),
         descriptors: builder.descriptors,
     })
+}
+
+/// The process that becomes the program of `process` after `launch`.
+pub(super) fn command(process: ProcessPlan, launch: Vec<Step>, report: RawFd) -> Command {
+    let ProcessPlan { candidates, arguments, environment, .. } = process;
+    let (arguments, environment) = (StringArray::new(arguments), StringArray::new(environment));
+    Command { report, launch, candidates, arguments, environment }
 }
 
 /// What puts the process into the v1 groups; into a v2 group it is born.

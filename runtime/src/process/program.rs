@@ -8,9 +8,9 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use super::child::{Command, Container, Init as Child};
-use super::prepare::{self, COMMAND_STACK_BYTES, Descriptors, Prepared, Streams};
+use super::prepare::{self, Descriptors, Prepared, Streams};
 use super::step::Step;
-use super::{Ended, Init, PipeFlags, failed, outcome, pipe, streams};
+use super::{PipeFlags, execute, pipe, streams};
 use crate::spec::plan::path_string;
 use crate::sys::StringArray;
 use crate::{Cancel, ExitStatus, RuntimeError, Stdio, Stream};
@@ -33,20 +33,14 @@ pub(crate) fn run(
     let stdio = Stdio::Captured(output);
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (pipes, streams) = streams(&stdio)?;
-    let (mut prepared, command) = prepare(program, streams, report_end)?;
-    let mut init = Init::start(&mut prepared)?;
-    match init.watch(pipes, stdio, cancel)? {
-        Ended::Cancelled => Err(RuntimeError::Cancelled),
-        Ended::ByItself => outcome(&report, &prepared.container, command),
-    }
+    let (prepared, command) = prepare(program, streams, report_end)?;
+    execute(prepared, &report, pipes, stdio, false, cancel, command)
 }
 
 fn prepare(program: Program, streams: Streams, report: OwnedFd) -> Result<(Prepared, String), RuntimeError> {
     let mut descriptors = Descriptors::default();
     let report = descriptors.keep(report)?;
-    let caller = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty())
-        .map_err(failed("open a pidfd of the own process"))?;
-    let caller = descriptors.keep(caller)?;
+    let caller = descriptors.keep(prepare::own_pidfd()?)?;
     let (file, place) = program.bind;
     let file = descriptors.keep(file)?;
     let bind = Step::Mount {
@@ -82,7 +76,7 @@ fn prepare(program: Program, streams: Streams, report: OwnedFd) -> Result<(Prepa
         arguments: StringArray::new(program.arguments),
         environment: StringArray::new(environment),
     };
-    let container = Container { init, command, stack: vec![0; COMMAND_STACK_BYTES] };
+    let container = Container { init, command, stack: prepare::command_stack() };
     let namespaces = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
     Ok((Prepared { container, namespaces, group: None, descriptors }, path.to_string_lossy().into_owned()))
 }

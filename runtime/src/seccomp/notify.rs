@@ -4,6 +4,7 @@
 //! profile refuses is refused without asking, and everything that no rule names here is left to the profile.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use super::bpf::{self, Code};
 use super::numbers::{self, Architecture};
@@ -27,6 +28,14 @@ pub(crate) enum Action {
     Notify,
     /// The call fails with this error number.
     Refuse(i32),
+}
+
+/// The filter for `rules`, which never change; made when `made` has none yet.
+pub(crate) fn filter_once(made: &OnceLock<Arc<Filter>>, rules: &[Rule]) -> Result<Arc<Filter>, RuntimeError> {
+    match made.get() {
+        Some(filter) => Ok(Arc::clone(filter)),
+        None => filter(rules).map(|filter| Arc::clone(made.get_or_init(|| Arc::new(filter)))),
+    }
 }
 
 /// The filter for `rules`.

@@ -50,13 +50,7 @@ const CWD: i32 = libc::AT_FDCWD;
 /// The filter for [`RULES`], which never changes.
 pub(crate) fn filter() -> Result<Arc<Filter>, RuntimeError> {
     static FILTER: OnceLock<Arc<Filter>> = OnceLock::new();
-    match FILTER.get() {
-        Some(filter) => Ok(Arc::clone(filter)),
-        None => {
-            let filter = Arc::new(seccomp::notify::filter(RULES)?);
-            Ok(Arc::clone(FILTER.get_or_init(|| filter)))
-        }
-    }
+    seccomp::notify::filter_once(&FILTER, RULES)
 }
 
 /// What the supervisor of one step knows.
