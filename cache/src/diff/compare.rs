@@ -202,14 +202,14 @@ impl<'a> Lower<'a> {
     /// several names always counts: one of the names may be new.
     pub(crate) fn has_copy_of(&mut self, visited: &Visited) -> Result<bool, DiffError> {
         let (path, name, stat) = (&visited.path, &visited.entry.name, &visited.entry.stat);
-        if !matches!(stat.kind, FileKind::File | FileKind::Symlink) {
+        if matches!(stat.kind, FileKind::Dir | FileKind::Socket) {
             return Ok(false);
         }
         let object = self.object.clone();
         let Some((_, below)) = self.find(visited)? else { return Ok(false) };
         if stat.kind != below.kind
             || !same_owner_and_mode(stat, &below)
-            || (stat.size, stat.mtime) != (below.size, below.mtime)
+            || (stat.size, stat.mtime, stat.rdev) != (below.size, below.mtime, below.rdev)
         {
             return Ok(false);
         }
@@ -226,7 +226,8 @@ impl<'a> Lower<'a> {
                 FileKind::File => {
                     same_bytes(walk::open_file_at(upper, name)?, walk::open_file_at(lower, name)?)
                 }
-                _ => Ok(walk::readlink_at(upper, name)? == walk::readlink_at(lower, name)?),
+                FileKind::Symlink => Ok(walk::readlink_at(upper, name)? == walk::readlink_at(lower, name)?),
+                _ => Ok(true),
             }
         };
         same().map_err(|source| cannot_read(&object, path, source))

@@ -293,6 +293,12 @@ fn chosen_steps_give_the_same() {
         fs::remove_file(root.join("backup")).unwrap();
         File::open(root.join("d/x")).unwrap().set_modified(time).unwrap();
     }]);
+    // A pipe that loses a name is the pipe that it was.
+    check(&[
+        &|root| apply(root, &Change::Node("pipe".to_owned(), false)),
+        &|root| fs::hard_link(root.join("pipe"), root.join("pipe2")).unwrap(),
+        &|root| fs::remove_file(root.join("pipe2")).unwrap(),
+    ]);
     // Directories in the place of others, of files, and the other way round; inode numbers are used again.
     check(&[&|root| {
         remove(&root.join("empty")).unwrap();
