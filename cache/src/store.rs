@@ -565,8 +565,12 @@ fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
 /// A group in which many inodes were deleted within the last minutes gives out new ones slowly, since ext4 steps over
 /// each of these: beside a deleted tree a step takes three times as long. Only speed depends on it.
 fn spread_directories(root_fd: &OwnedFd, name: &str) {
-    let Ok(dir) = rustix::fs::openat(root_fd, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-    else {
+    let Ok(dir) = rustix::fs::openat(
+        root_fd,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) else {
         return;
     };
     if let Ok(flags) = rustix::fs::ioctl_getflags(&dir) {
