@@ -206,7 +206,7 @@ impl Plan {
             Err(error) => Err(usage(format!("--destination {name}: {error}"))),
         };
         let destinations = args.destination.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        if destinations.is_empty() && !no_push {
+        if destinations.is_empty() && !no_push && !args.dryrun {
             return Err(usage("the image is to be pushed and has no name".to_owned())
                 .hint("give `--destination NAME`, or `--no-push`"));
         }
