@@ -560,6 +560,11 @@ fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
         .map_err(|errno| StoreError::io("open", path, errno))
 }
 
+/// Whether there was no room on the file system, or none for this user.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Nanoseconds since the epoch, as the database keeps times: good from 1677 to 2262, clamped outside.
 pub fn to_nanos(time: SystemTime) -> i64 {
     match time.duration_since(UNIX_EPOCH) {
@@ -691,7 +696,7 @@ impl StoreError {
             Self::Database { source, .. } => {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Io { source, .. } => is_disk_full(source),
             _ => false,
         }
     }
