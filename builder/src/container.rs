@@ -87,6 +87,7 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
                 spec,
                 root,
                 aside,
+                devices: None,
                 group,
                 placements,
                 network,
