@@ -40,7 +40,7 @@ use crate::history::{Recorder, RequestSummary, text};
 use crate::layers::{Form, Layers};
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress, print_result, print_talk};
-use crate::registry::{OciRegistry, RegistryOptions, Rules};
+use crate::registry::{Credentials, OciRegistry, RegistryOptions, Rules};
 use crate::remote::exports::Uploads;
 use crate::remote::imports::Imports;
 use crate::remote::mounts::UsedMounts;
@@ -118,8 +118,8 @@ pub struct BuildRequest {
     pub compression: Compression,
     /// Annotations of the image's manifest.
     pub annotations: BTreeMap<String, String>,
-    /// Docker's config.json, for credentials.
-    pub docker_config: Option<PathBuf>,
+    /// Who we are to registries.
+    pub credentials: Credentials,
     /// The limit of open files that steps get.
     pub open_files: OpenFiles,
     /// The user's home directory.
@@ -623,7 +623,7 @@ fn limits() -> Limits {
 fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
     let registry = Arc::new(OciRegistry::new(RegistryOptions {
         insecure: request.insecure_registries.clone(),
-        docker_config: request.docker_config.clone(),
+        credentials: request.credentials.clone(),
         offline: request.offline,
         rules: request.registries.clone(),
         ..RegistryOptions::default()

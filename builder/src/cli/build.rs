@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,6 +16,7 @@ use wharf_solver::llb::Platform;
 use super::config::Config;
 use super::place::{Place, Wanted};
 use super::prune::settle;
+use super::registries::{credentials, require_host, rules};
 use super::steps::StepArgs;
 use super::{variable, with_store};
 use crate::build::call::{Call, Question, Stores};
@@ -27,7 +27,7 @@ use crate::exporter::output::open_stdout;
 use crate::exporter::spec::Output;
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, print_note, print_result};
-use crate::registry::{Reference, Rules};
+use crate::registry::Reference;
 use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::signals;
 use crate::source::git;
@@ -122,6 +122,9 @@ pub(super) struct BuildArgs {
     /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
     #[arg(long, value_name = "HOST")]
     insecure_registry: Vec<String>,
+    /// Name and password for the registry that is pushed to; HOST=USER:PASSWORD for another one. May be given several times
+    #[arg(long, value_name = "[HOST=]USER:PASSWORD")]
+    creds: Vec<String>,
     #[command(flatten)]
     steps: StepArgs,
     /// What COPY reads from: a directory, a tar archive, `-` (an archive or a Dockerfile on standard input), the URL of an
@@ -185,7 +188,7 @@ pub(super) fn build_changed(
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let idle = idle_flags(&args);
     let plan = args.plan;
-    let request = change(request(args)?)?;
+    let request = change(request(args, config)?)?;
     if !idle.is_empty() && plan.is_some() {
         note_idle(&idle);
     }
@@ -265,7 +268,7 @@ fn ask(request: &BuildRequest, call: &Call, wanted: &Wanted) -> Result<ExitCode,
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(WARNINGS_EXIT_CODE) })
 }
 
-fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
+fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
     let usage = |message: String| Failure::new(Kind::Usage, message);
     let tags = args
         .tag
@@ -335,10 +338,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         ProgressMode::Plain => Mode::Plain,
         ProgressMode::Quiet => Mode::Quiet,
     };
-    let docker_config = variable("DOCKER_CONFIG")
-        .map(PathBuf::from)
-        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".docker")))
-        .map(|dir| dir.join("config.json"));
+    let pushed = outputs.iter().filter(|output| matches!(output, Output::Image { push: true, .. }));
+    let pushed: Vec<Reference> =
+        pushed.flat_map(Output::names).filter_map(|name| name.parse().ok()).collect();
+    let credentials = credentials(&args.creds, &pushed)?;
     let is_ssh = |spec: &ContextSpec| matches!(spec, ContextSpec::Git(url) if git::is_ssh(url));
     let mut steps = args.steps;
     if is_ssh(&context) || contexts.values().any(is_ssh) {
@@ -366,10 +369,10 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         metadata_file: args.metadata_file,
         jobs: args.jobs.into(),
         insecure_registries: args.insecure_registry,
-        registries: Rules::default(),
+        registries: rules(config)?,
         compression: Compression::default(),
         annotations: BTreeMap::new(),
-        docker_config,
+        credentials,
         open_files: OpenFiles::raise(),
         home: variable("HOME").map(PathBuf::from),
         run: steps.run,
@@ -479,27 +482,6 @@ fn require_names(flag: &str, texts: &[String]) -> Result<(), Failure> {
         }
         None => Ok(()),
     }
-}
-
-/// `host[:port]`, as image names have it.
-fn require_host(text: &str) -> Result<(), Failure> {
-    let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
-    };
-    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
-    let is_name = |name: &str| {
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
-    };
-    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => is_name(host),
-    };
-    if is_host && port.is_none_or(is_port) {
-        return Ok(());
-    }
-    Err(Failure::new(Kind::Usage, format!("--insecure-registry `{text}` is no HOST[:PORT]"))
-        .hint("as in the names of images: `registry.example:5000`, without scheme and path"))
 }
 
 /// `--push`: what is an image is pushed.

@@ -6,7 +6,10 @@
 //! [store]
 //! max-size = "50GB"   # or "40%" of the file system, or a number of bytes
 //! ```
+//!
+//! and what [`registries`](super::registries) reads.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,8 +17,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use wharf_runtime::Sandbox;
 
+use super::registries::{HostSettings, TransferSettings};
 use super::{size, variable};
 use crate::error::{Failure, Kind};
+use crate::registry::Rules;
+use crate::registry::credentials::registry_of;
 
 /// Where the machine's configuration is.
 const MACHINE: &str = "/etc/wharf/config.toml";
@@ -28,11 +34,14 @@ const PERCENT_DEFAULT: u64 = 60;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What the configuration says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Config {
     /// What steps are confined with.
     pub(super) sandbox: Option<Sandbox>,
     max_size: Option<MaxSize>,
+    /// What is said of registries, by host, with the directory that paths start from.
+    registries: BTreeMap<String, (HostSettings, PathBuf)>,
+    transfers: TransferSettings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +56,8 @@ enum MaxSize {
 struct File {
     sandbox: Option<String>,
     store: Store,
+    registry: BTreeMap<String, HostSettings>,
+    transfers: TransferSettings,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,6 +96,10 @@ impl Config {
             if let Some(found) = path.map(|path| Self::read(&path)).transpose()?.flatten() {
                 config.sandbox = config.sandbox.or(found.sandbox);
                 config.max_size = config.max_size.or(found.max_size);
+                for (host, settings) in found.registries {
+                    config.registries.entry(host).or_insert(settings);
+                }
+                config.transfers = config.transfers.or(found.transfers);
             }
         }
         Ok(config)
@@ -105,16 +120,28 @@ impl Config {
             Err(error) => Err(error),
         };
         let text = text.map_err(|error| cannot_read(&error))?;
-        Self::parse(&text).map(Some).map_err(|reason| {
+        let dir = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&text, dir).map(Some).map_err(|reason| {
             Failure::new(
                 Kind::Usage,
                 format!("the configuration `{}` makes no sense: {reason}", path.display()),
             )
-            .hint("it has `[store]` with `max-size = \"50GB\"` or `\"40%\"`, and above that `sandbox = \"NAME\"`")
+            .hint("it has `[store]` with `max-size = \"50GB\"` or `\"40%\"`, and above that `sandbox = \"NAME\"`; \
+                 `[registry.\"HOST\"]` and `[transfers]` are in the guide")
         })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// What it says of registries. Certificates are read now.
+    pub(super) fn rules(&self) -> Result<Rules, Failure> {
+        let mut rules = Rules::default();
+        for (host, (settings, dir)) in &self.registries {
+            settings.add_to(&mut rules, host, dir)?;
+        }
+        self.transfers.add_to(&mut rules);
+        Ok(rules)
+    }
+
+    fn parse(text: &str, dir: &Path) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
         let max_size = file.store.max_size.map(|size| match &size {
             Size::Bytes(bytes) => Ok(MaxSize::Bytes(*bytes)),
@@ -122,7 +149,15 @@ impl Config {
         });
         let sandbox = file.sandbox.map(|name| name.parse::<Sandbox>()).transpose();
         let sandbox = sandbox.map_err(|error| error.to_string())?;
-        Ok(Self { sandbox, max_size: max_size.transpose()? })
+        let mut registries = BTreeMap::new();
+        for (text, settings) in file.registry {
+            let host = registry_of(&text).ok_or_else(|| format!("registry.\"{text}\" is no HOST[:PORT]"))?;
+            settings.check().map_err(|reason| format!("registry.\"{text}\": {reason}"))?;
+            registries.insert(host, (settings, dir.to_owned()));
+        }
+        let transfers = file.transfers;
+        transfers.check()?;
+        Ok(Self { sandbox, max_size: max_size.transpose()?, registries, transfers })
     }
 
     /// What the store at `root` may take, in bytes.
@@ -162,7 +197,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: Result<Option<MaxSize>, &str>) {
-        match (Config::parse(text), expected) {
+        match (Config::parse(text, Path::new("/")), expected) {
             (Ok(config), Ok(max_size)) => assert_eq!(config.max_size, max_size, "{text}"),
             (Err(error), Err(word)) => assert!(error.contains(word), "{error}"),
             (found, _) => panic!("{text}: {found:?}"),
@@ -187,8 +222,23 @@ mod tests {
         check("[store]\nmax_size = 1\n", Err("max_size"));
         check("[cache]\n", Err("cache"));
         check("[store\n", Err("line 1"));
+        check("[registry.'a.io']\nmirrors = ['b.io/x']\nchunk-size = '5MB'\nca = ['a', 'b']\n", Ok(None));
+        check("[registry.'a.io']\nca = 'x'\nkeypair = [{cert = 'a', key = 'b'}]\n", Ok(None));
+        check("[registry.a]\n", Err("is no HOST"));
+        check("[registry.'a.io']\nmirrors = ['https://b.io']\n", Err("is no HOST[:PORT][/PREFIX]"));
+        check("[registry.'a.io']\nkeypair = [{cert = 'a'}]\n", Err("key"));
+        check("[registry.'a.io']\nchunk-size = 'x'\n", Err("is no size"));
+        check("[registry.'a.io']\nplain = true\n", Err("plain"));
+        check("[registry.'a.io']\nhttp = true\ninsecure = true\n", Err("no certificates"));
+        check("[registry.'a.io']\nonly-mirrors = true\n", Err("mirrors"));
+        check("[transfers]\nconnect-timeout = '500ms'\nread-timeout = '2m'\nretries = 4\n", Ok(None));
+        check("[transfers]\nretry-time = 'soon'\n", Err("is no time"));
+        check("[transfers]\nread-timeout = '0s'\n", Err("is no time"));
         check("sandbox = 'docker'\n", Err("`docker` is no sandbox"));
         check("sandbox = 'chroot'\n[store]\n", Ok(None));
-        assert_eq!(Config::parse("sandbox = 'rootless'").unwrap().sandbox, Some(Sandbox::Rootless));
+        assert_eq!(
+            Config::parse("sandbox = 'rootless'", Path::new("/")).unwrap().sandbox,
+            Some(Sandbox::Rootless)
+        );
     }
 }

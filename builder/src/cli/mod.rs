@@ -8,8 +8,10 @@ mod executor;
 mod history;
 mod image;
 mod limits;
+mod login;
 mod place;
 mod prune;
+mod registries;
 mod run;
 mod size;
 mod steps;
@@ -57,6 +59,10 @@ enum Command {
     Images,
     /// Remove images from the store
     Rmi(image::RmiArgs),
+    /// Log in to a registry: its credentials are tried and kept
+    Login(login::LoginArgs),
+    /// Log out of a registry: its credentials are forgotten
+    Logout(login::LogoutArgs),
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
@@ -100,6 +106,8 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&args, &wanted, &config),
         Command::Images => image::images(&wanted),
         Command::Rmi(args) => image::rmi(&args, &wanted),
+        Command::Login(args) => login::login(&args, &config),
+        Command::Logout(args) => login::logout(&args),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted),

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Write as _};
 
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
 use crate::error::{Failure, Kind};
 
 /// Says why a command failed.
@@ -43,6 +45,31 @@ pub fn ask(question: &str) -> bool {
     // Who cannot be asked has not said yes.
     let _ = io::stdin().read_line(&mut answer);
     matches!(answer.trim().to_lowercase().as_str(), "y" | "yes")
+}
+
+/// Asks whoever sits at the terminal for a line.
+pub fn ask_line(question: &str) -> String {
+    print_talk(question);
+    let mut answer = String::new();
+    // Who cannot be asked has said nothing.
+    let _ = io::stdin().read_line(&mut answer);
+    answer.trim().to_owned()
+}
+
+/// The same for what nobody else shall see: it is not echoed.
+pub fn ask_secret(question: &str) -> io::Result<String> {
+    let stdin = io::stdin();
+    let before = tcgetattr(&stdin)?;
+    let mut silent = before.clone();
+    silent.local_modes.remove(LocalModes::ECHO);
+    print_talk(question);
+    tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
+    let mut answer = String::new();
+    let read = stdin.read_line(&mut answer);
+    tcsetattr(&stdin, OptionalActions::Now, &before)?;
+    print_talk("\n");
+    read?;
+    Ok(answer.trim_end_matches(['\n', '\r']).to_owned())
 }
 
 /// Prints a result that a script may read. What cannot be written is a failure: the script would take it for done.

@@ -25,8 +25,8 @@ const TOKEN_MARGIN_S: u64 = 5;
 pub(super) struct Session {
     /// What it asked for; `None` until it refused a request.
     pub(super) challenge: Option<Challenge>,
-    /// The user's credential; the outer `None` until it was looked up.
-    pub(super) credential: Option<Option<Credential>>,
+    /// The user's credentials by repository, as far as they were looked up.
+    pub(super) credentials: HashMap<String, Option<Credential>>,
     tokens: HashMap<String, Token>,
 }
 
@@ -85,9 +85,12 @@ impl Session {
         Some(Authorization::Bearer(token.value.clone()))
     }
 
-    /// Keeps what the token server gave; `None` if that was no token.
+    /// Keeps what the token server gave; `None` if that was no token, or none that a header can have.
     pub(super) fn keep(&mut self, scope: &str, answer: TokenAnswer) -> Option<Authorization> {
-        let value = answer.token.or(answer.access_token).filter(|value| !value.is_empty())?;
+        let value = answer
+            .token
+            .or(answer.access_token)
+            .filter(|value| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic()))?;
         let life_s = answer.expires_in.unwrap_or(TOKEN_LIFE_DEFAULT_S).min(TOKEN_LIFE_MAX_S);
         let expires = Instant::now() + Duration::from_secs(life_s.saturating_sub(TOKEN_MARGIN_S));
         self.tokens.insert(scope.to_owned(), Token { value: value.clone(), expires });
@@ -214,6 +217,10 @@ mod tests {
         assert_eq!(session.token("s"), None);
         session.keep("s", answer(Some(1))).unwrap();
         assert_eq!(session.token("s"), None, "its last seconds are not used");
+        for value in ["", "a\r\nX: y", "a b", "\u{e9}"] {
+            let answer = TokenAnswer { token: Some(value.to_owned()), access_token: None, expires_in: None };
+            assert!(session.keep("s", answer).is_none(), "{value:?}");
+        }
         session.keep("s", answer(Some(u64::MAX))).unwrap();
         assert!(session.token("s").is_some());
     }

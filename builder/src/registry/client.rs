@@ -1,20 +1,23 @@
 //! A registry that speaks the OCI distribution protocol.
 
+use std::collections::HashMap;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use reqwest::blocking::Response;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue, LOCATION};
-use reqwest::{Method, StatusCode, Url};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, StatusCode};
 use wharf_cache::Digest;
 use wharf_cache::content::VerifyingReader;
 
+use super::answer::no_answer;
 use super::download::Download;
 use super::error::RegistryError;
 use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_INDEX, OCI_MANIFEST};
 use super::reference::Reference;
-use super::transport::{Call, CallBody, RegistryOptions, Transport, no_answer, protocol};
-use super::{FetchedManifest, OpenBlob, Registry};
+use super::transport::{Call, CallBody, RegistryOptions, Transport, lock};
+use super::upload::Upload;
+use super::{FetchedManifest, Login, OpenBlob, Referrer, Registry};
 use crate::progress::print_note;
 
 /// The header with which registries state a manifest's digest.
@@ -23,13 +26,31 @@ const DIGEST_HEADER: &str = "docker-content-digest";
 /// Registries reached over HTTP. Opens no connection and starts no thread before it is asked for something.
 #[derive(Debug)]
 pub struct OciRegistry {
-    transport: Arc<Transport>,
+    pub(super) transport: Arc<Transport>,
+    /// Blobs by registry, and a repository that has each: from there others of the same registry take them over.
+    known: Mutex<HashMap<(String, Digest), String>>,
 }
+
+/// More blobs than that are not kept in mind.
+const KNOWN_MAX: usize = 100_000;
 
 impl OciRegistry {
     /// A client with these options.
     pub fn new(options: RegistryOptions) -> Self {
-        Self { transport: Arc::new(Transport::new(options)) }
+        Self { transport: Arc::new(Transport::new(options)), known: Mutex::default() }
+    }
+}
+
+impl OciRegistry {
+    /// Tries whether the registry of `name` takes our credentials for it.
+    pub fn login(&self, name: &Reference) -> Result<Login, RegistryError> {
+        let call = self.transport.call(name, "", "log in", "there".to_owned())?;
+        let response = self.transport.repeat(|| self.transport.send(&call))?;
+        match response.status() {
+            StatusCode::OK if self.transport.has_asked(name.registry()) => Ok(Login::Accepted),
+            StatusCode::OK => Ok(Login::NotAsked),
+            _ => Err(self.transport.refusal(&call, response)),
+        }
     }
 }
 
@@ -47,6 +68,7 @@ impl Registry for OciRegistry {
     ) -> Result<Box<dyn Read + Send>, RegistryError> {
         let places = self.transport.rules().places(name);
         let download = Download::start(Arc::clone(&self.transport), places, *digest, size)?;
+        self.remember(download.place(), digest);
         Ok(Box::new(VerifyingReader::new(download, *digest, size)))
     }
 
@@ -56,12 +78,15 @@ impl Registry for OciRegistry {
             method: Method::HEAD,
             // Asked before a push: with its scope one token serves both.
             scopes: vec![scope(name.repository(), "pull,push")],
-            ..self.transport.call(name.registry(), &path, "look for", blob_object(name, digest))?
+            ..self.transport.call(name, &path, "look for", blob_object(name, digest))?
         };
         self.transport.repeat(|| {
             let response = self.transport.send(&call)?;
             match response.status() {
-                StatusCode::OK => Ok(true),
+                StatusCode::OK => {
+                    self.remember(name, digest);
+                    Ok(true)
+                }
                 StatusCode::NOT_FOUND => Ok(false),
                 _ => Err(self.transport.refusal(&call, response)),
             }
@@ -76,14 +101,13 @@ impl Registry for OciRegistry {
         open: &OpenBlob<'_>,
         mount_from: Option<&str>,
     ) -> Result<(), RegistryError> {
-        // Each try is a new upload: what a registry keeps of a broken one is not specified well enough to build on.
-        self.transport.repeat(|| match self.upload(name, digest, size, open, mount_from) {
-            // We may push here, but not read there: no reason to fail.
-            Err(RegistryError::Unauthorized { .. }) if mount_from.is_some() => {
-                self.upload(name, digest, size, open, None)
-            }
-            outcome => outcome,
-        })
+        let known = self.whereabouts(name, digest);
+        let mount_from = mount_from.map(str::to_owned).or(known).filter(|from| from != name.repository());
+        let mount_from = mount_from.as_deref();
+        let transport = &self.transport;
+        Upload { transport, name, digest, size, open, mount_from }.run()?;
+        self.remember(name, digest);
+        Ok(())
     }
 
     fn push_manifest(
@@ -100,7 +124,7 @@ impl Registry for OciRegistry {
             scopes: vec![scope(reference.repository(), "pull,push")],
             headers: vec![(CONTENT_TYPE, media_type.to_owned())],
             body: CallBody::Bytes(bytes),
-            ..self.transport.call(reference.registry(), &path, "push", manifest_object(reference))?
+            ..self.transport.call(reference, &path, "push", manifest_object(reference))?
         };
         self.transport.repeat(|| {
             let response = self.transport.send(&call)?;
@@ -116,6 +140,18 @@ impl Registry for OciRegistry {
             check_digest(&call, response.headers().get(DIGEST_HEADER), Digest::of(bytes))
         })
     }
+
+    fn tags(&self, name: &Reference) -> Result<Vec<String>, RegistryError> {
+        self.list_tags(name)
+    }
+
+    fn delete(&self, reference: &Reference) -> Result<(), RegistryError> {
+        self.delete_manifest(reference)
+    }
+
+    fn referrers(&self, name: &Reference, subject: &Digest) -> Result<Vec<Referrer>, RegistryError> {
+        self.list_referrers(name, subject)
+    }
 }
 
 impl OciRegistry {
@@ -126,7 +162,7 @@ impl OciRegistry {
         let call = Call {
             scopes: vec![scope(reference.repository(), "pull")],
             headers: vec![(ACCEPT, accept)],
-            ..self.transport.call(reference.registry(), &path, "fetch", manifest_object(reference))?
+            ..self.transport.call(reference, &path, "fetch", manifest_object(reference))?
         };
         self.transport.repeat(|| {
             let response = self.transport.send(&call)?;
@@ -137,44 +173,17 @@ impl OciRegistry {
         })
     }
 
-    /// One upload: a session, which may end at once because the registry mounted the blob from another repository, then
-    /// the bytes in a single PUT (the fastest way in the registry that was measured).
-    fn upload(
-        &self,
-        name: &Reference,
-        digest: &Digest,
-        size: u64,
-        open: &OpenBlob<'_>,
-        mount_from: Option<&str>,
-    ) -> Result<(), RegistryError> {
-        let path = format!("{}/blobs/uploads/", name.repository());
-        let mut begin = Call {
-            method: Method::POST,
-            scopes: vec![scope(name.repository(), "pull,push")],
-            ..self.transport.call(name.registry(), &path, "push", blob_object(name, digest))?
-        };
-        if let Some(from) = mount_from.filter(|from| *from != name.repository()) {
-            begin.scopes.push(scope(from, "pull"));
-            begin.url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
+    /// Notes that a repository has a blob.
+    fn remember(&self, name: &Reference, digest: &Digest) {
+        let mut known = lock(&self.known);
+        if known.len() < KNOWN_MAX {
+            known.insert((name.registry().to_owned(), *digest), name.repository().to_owned());
         }
-        let response = self.transport.send(&begin)?;
-        match response.status() {
-            StatusCode::CREATED => return Ok(()),
-            // Also the answer when there was nothing to mount.
-            StatusCode::ACCEPTED => {}
-            _ => return Err(self.transport.refusal(&begin, response)),
-        }
-        let mut url = upload_url(&begin, &response)?;
-        url.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let finish = Call {
-            method: Method::PUT,
-            url,
-            headers: vec![(CONTENT_TYPE, "application/octet-stream".to_owned())],
-            body: CallBody::Stream { size, open },
-            ..begin
-        };
-        let response = self.transport.send(&finish)?;
-        if response.status().is_success() { Ok(()) } else { Err(self.transport.refusal(&finish, response)) }
+    }
+
+    /// A repository of the registry of `name` that has a blob, as far as is known.
+    fn whereabouts(&self, name: &Reference, digest: &Digest) -> Option<String> {
+        lock(&self.known).get(&(name.registry().to_owned(), *digest)).cloned()
     }
 }
 
@@ -188,20 +197,8 @@ pub(super) fn blob_object(name: &Reference, digest: &Digest) -> String {
     format!("blob {digest} of {}/{}", name.registry(), name.repository())
 }
 
-fn manifest_object(reference: &Reference) -> String {
+pub(super) fn manifest_object(reference: &Reference) -> String {
     format!("the manifest of {reference}")
-}
-
-/// Where an upload's bytes go: absolute, or relative to where it was begun.
-fn upload_url(call: &Call<'_>, response: &Response) -> Result<Url, RegistryError> {
-    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-    let location = location.ok_or_else(|| protocol(call, "it gave no location for the upload"))?;
-    let url = response.url().join(location);
-    let url = url.map_err(|error| protocol(call, &format!("the upload's location is no URL: {error}")))?;
-    match (call.url.scheme(), url.scheme()) {
-        (_, "https") | ("http", "http") => Ok(url),
-        _ => Err(protocol(call, "it sends the upload from HTTPS to plain HTTP")),
-    }
 }
 
 fn read_manifest(

@@ -8,11 +8,12 @@ use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use wharf_cache::Digest;
 
+use super::answer::{no_answer, protocol};
 use super::client::{blob_object, scope};
 use super::error::RegistryError;
 use super::reference::Reference;
 use super::rules::Places;
-use super::transport::{Call, Transport, no_answer, protocol};
+use super::transport::{Call, Transport};
 
 /// So much in one go means that the connection is good: failures before it are forgotten.
 const PROGRESS_BYTES: u64 = 4 << 20;
@@ -49,6 +50,11 @@ impl Download {
             places.find(|place| transport.repeat(|| open_at(&transport, place, &digest, size, 0)))?;
         let others = places;
         Ok(Self { transport, name, others, digest, size, position: 0, response, breaks: 0, broke_at: 0 })
+    }
+
+    /// Where it comes from.
+    pub(super) fn place(&self) -> &Reference {
+        &self.name
     }
 
     /// Opens the rest after a break; elsewhere if there were too many.
@@ -123,7 +129,7 @@ fn open_at(
     let path = format!("{}/blobs/{digest}", name.repository());
     let mut call = Call {
         scopes: vec![scope(name.repository(), "pull")],
-        ..transport.call(name.registry(), &path, OPERATION, blob_object(name, digest))?
+        ..transport.call(name, &path, OPERATION, blob_object(name, digest))?
     };
     if position > 0 {
         call.headers.push((RANGE, format!("bytes={position}-")));

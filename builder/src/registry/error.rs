@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wharf_cache::Digest;
 
+use super::credentials::CredentialError;
 use crate::error::causes;
 use crate::source::OFFLINE_HINT;
 
@@ -32,6 +33,18 @@ pub enum RegistryError {
         /// To what.
         object: String,
         /// The transport's words.
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// Its certificate is of an authority that we do not know, for another host, or out of date.
+    #[error("the certificate of registry {registry} is not trusted, so wharf does not {operation} {object}")]
+    Untrusted {
+        /// Host of the registry.
+        registry: String,
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        object: String,
+        /// What is wrong with it.
         source: Box<dyn Error + Send + Sync>,
     },
     /// The HTTP client could not be made (unreadable certificates).
@@ -62,7 +75,7 @@ pub enum RegistryError {
         /// Host of the registry.
         registry: String,
         /// Why not.
-        source: Box<dyn Error + Send + Sync>,
+        source: Box<CredentialError>,
     },
     /// There is no such thing in the registry.
     #[error("{object} is not in registry {registry}{}", detail_suffix(detail))]
@@ -185,19 +198,21 @@ impl RegistryError {
             Self::Unreachable { registry, .. } => Some(format!(
                 "check the name and the network; a registry without TLS must be listed as insecure ({registry})"
             )),
+            Self::Untrusted { registry, .. } => Some(format!(
+                "if its authority is a private one, say `ca = [\"FILE\"]` in `[registry.\"{registry}\"]` of the \
+                 configuration, or put it at /etc/docker/certs.d/{registry}/ca.crt"
+            )),
             Self::Client { .. } => Some(crate::certificates::HINT.to_owned()),
             Self::Everywhere { last, .. } => last.hint(),
             Self::Unauthorized { registry, with_credentials: false, .. } => Some(format!(
-                "log in first (`docker login {registry}` writes what wharf reads); \
+                "log in first (`wharf login {registry}`); \
                  some registries answer like this for names that do not exist"
             )),
             Self::Unauthorized { registry, .. } => Some(format!(
                 "the credentials for {registry} do not allow this; some registries answer like this for names \
                  that do not exist"
             )),
-            Self::Credentials { .. } => {
-                Some("look at `config.json` in the Docker configuration directory".to_owned())
-            }
+            Self::Credentials { source, .. } => Some(source.hint()),
             Self::NotFound { .. } => Some("check the spelling of the name and the tag".to_owned()),
             Self::Refused { status: 429, retry_after: Some(wait), .. } => Some(format!(
                 "the registry limits the rate: wait {} s, log in, or use a mirror",

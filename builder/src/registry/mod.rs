@@ -3,17 +3,21 @@
 //! A registry holds *blobs*, named by digest within a repository, and *manifests*, named by digest or tag. Everything
 //! here blocks; the one thread that drives the network starts with the first request.
 
+mod answer;
 mod auth;
 mod client;
-mod credentials;
+mod clients;
+pub mod credentials;
 mod download;
 mod error;
+mod listing;
 pub mod manifest;
 pub mod push;
 pub mod reference;
 mod rules;
 pub(crate) mod transfer;
 mod transport;
+mod upload;
 
 use std::fmt;
 use std::io::{self, Read};
@@ -21,6 +25,7 @@ use std::io::{self, Read};
 use wharf_cache::Digest;
 
 pub use client::OciRegistry;
+pub use credentials::Credentials;
 pub use error::RegistryError;
 pub use reference::{ParseReferenceError, Reference};
 pub use rules::{Hosts, Mirror, NoMirror, Rules};
@@ -39,6 +44,27 @@ pub struct FetchedManifest {
     pub media_type: String,
     /// Digest of `bytes`.
     pub digest: Digest,
+}
+
+/// A manifest that refers to another: a signature, an SBOM, an attestation.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Referrer {
+    /// The manifest, with its annotations.
+    #[serde(flatten)]
+    pub descriptor: manifest::Descriptor,
+    /// What it is; may be empty.
+    #[serde(default)]
+    pub artifact_type: String,
+}
+
+/// What became of a try to log in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Login {
+    /// The registry took the credentials.
+    Accepted,
+    /// The registry asked for none.
+    NotAsked,
 }
 
 /// A registry. Of the `name` given with a blob only registry and repository count.
@@ -79,4 +105,15 @@ pub trait Registry: fmt::Debug + Send + Sync {
         media_type: &str,
         bytes: &[u8],
     ) -> Result<(), RegistryError>;
+
+    /// The tags of a repository, sorted.
+    fn tags(&self, name: &Reference) -> Result<Vec<String>, RegistryError>;
+
+    /// Removes the manifest of the reference's digest with all its tags, or, if it has no digest, its tag alone (which
+    /// some registries cannot).
+    fn delete(&self, reference: &Reference) -> Result<(), RegistryError>;
+
+    /// The manifests that refer to the manifest `subject` of the repository; where the registry has no list of its own,
+    /// those of the index under the tag that stands for it.
+    fn referrers(&self, name: &Reference, subject: &Digest) -> Result<Vec<Referrer>, RegistryError>;
 }

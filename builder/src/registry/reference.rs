@@ -115,6 +115,11 @@ impl fmt::Display for Reference {
     }
 }
 
+/// The host that answers for `registry`.
+pub(super) fn api_host(registry: &str) -> &str {
+    if registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry }
+}
+
 /// Whether `registry` (host with optional port) is this machine.
 pub fn is_loopback(registry: &str) -> bool {
     let host = host_of(registry);

@@ -1,7 +1,9 @@
 //! What is said of single registries: how far their TLS is trusted, whether it may be missing, where copies are.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::vec;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use std::{fs, io, vec};
 
 use super::error::RegistryError;
 use super::reference::Reference;
@@ -29,6 +31,24 @@ impl Hosts {
 
     fn names(&self, registry: &str) -> bool {
         matches!(self, Self::These(hosts) if hosts.contains(registry))
+    }
+
+    /// One more.
+    pub fn add(&mut self, registry: String) {
+        if let Self::These(hosts) = self {
+            hosts.insert(registry);
+        }
+    }
+
+    /// Those of either.
+    fn or(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::These(mut hosts), Self::These(others)) => {
+                hosts.extend(others);
+                Self::These(hosts)
+            }
+            _ => Self::All,
+        }
     }
 }
 
@@ -73,6 +93,8 @@ impl Mirror {
 /// What is said of single registries.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
+    /// Registries spoken to in plain HTTP.
+    pub plain: Hosts,
     /// Registries that may lack HTTPS: where none answers, plain HTTP is spoken.
     pub may_be_plain: Hosts,
     /// Registries whose certificates are not checked.
@@ -81,25 +103,78 @@ pub struct Rules {
     pub authorities: BTreeMap<String, Vec<u8>>,
     /// Who we are to single registries: a certificate and its key, in PEM.
     pub identities: BTreeMap<String, Vec<u8>>,
+    /// Directories with authorities (`HOST/*.crt`) and with who we are (`HOST/*.cert` and `.key`). The first that has one
+    /// for a host counts.
+    pub certificate_dirs: Vec<PathBuf>,
     /// Where images of single registries are looked for first, in this order.
     pub mirrors: BTreeMap<String, Vec<Mirror>>,
-    /// Whether a registry that has mirrors is never asked itself.
-    pub only_mirrors: bool,
-    /// How often what failed for a passing reason is tried again at least.
-    pub retries: u32,
+    /// Registries that are never asked themselves if they have mirrors.
+    pub only_mirrors: Hosts,
+    /// Registries that take no more than so many bytes in one request of an upload.
+    pub chunk_bytes: BTreeMap<String, u64>,
+    /// How often what failed for a passing reason is tried again.
+    pub retries: Option<u32>,
+    /// What was tried for so long is not tried again.
+    pub retry_time_max: Option<Duration>,
+    /// Time to connect.
+    pub connect_timeout: Option<Duration>,
+    /// Longest silence while an answer is awaited or read.
+    pub read_timeout: Option<Duration>,
     /// Whether it is as good as a push when a registry refuses to change a tag.
     pub ignore_immutable_tags: bool,
 }
 
-impl Rules {
+/// What is said of the TLS of one registry.
+#[derive(Debug, Default)]
+pub(super) struct HostTls {
+    /// Further authorities: PEM bundles.
+    pub(super) authorities: Vec<Vec<u8>>,
+    /// Who we are: a certificate and its key, in PEM.
+    pub(super) identity: Option<Vec<u8>>,
+    /// Whether its certificate is not checked.
+    pub(super) is_unverified: bool,
+    /// Whether any of it was said by its name.
+    pub(super) is_by_name: bool,
+}
+
+impl HostTls {
     /// Whether its TLS differs from that of other registries.
-    pub(super) fn has_own_tls(&self, registry: &str) -> bool {
-        self.unverified.contains(registry)
-            || self.authorities.contains_key(registry)
-            || self.identities.contains_key(registry)
+    pub(super) fn is_own(&self) -> bool {
+        self.is_unverified || self.identity.is_some() || !self.authorities.is_empty()
+    }
+}
+
+impl Rules {
+    /// These, and where they say nothing those of `base`.
+    #[must_use]
+    pub fn over(self, base: Self) -> Self {
+        fn maps<T>(own: BTreeMap<String, T>, mut base: BTreeMap<String, T>) -> BTreeMap<String, T> {
+            base.extend(own);
+            base
+        }
+        let certificate_dirs = match self.certificate_dirs.is_empty() {
+            true => base.certificate_dirs,
+            false => self.certificate_dirs,
+        };
+        Self {
+            plain: self.plain.or(base.plain),
+            may_be_plain: self.may_be_plain.or(base.may_be_plain),
+            unverified: self.unverified.or(base.unverified),
+            authorities: maps(self.authorities, base.authorities),
+            identities: maps(self.identities, base.identities),
+            certificate_dirs,
+            mirrors: maps(self.mirrors, base.mirrors),
+            only_mirrors: self.only_mirrors.or(base.only_mirrors),
+            chunk_bytes: maps(self.chunk_bytes, base.chunk_bytes),
+            retries: self.retries.or(base.retries),
+            retry_time_max: self.retry_time_max.or(base.retry_time_max),
+            connect_timeout: self.connect_timeout.or(base.connect_timeout),
+            read_timeout: self.read_timeout.or(base.read_timeout),
+            ignore_immutable_tags: self.ignore_immutable_tags || base.ignore_immutable_tags,
+        }
     }
 
-    /// Whether something is said of the TLS of `registry` by its name: then it has some, even if it is on this machine.
+    /// Whether something is said here of the TLS of `registry` by its name.
     pub(super) fn names_tls_of(&self, registry: &str) -> bool {
         self.unverified.names(registry)
             || self.may_be_plain.names(registry)
@@ -107,14 +182,82 @@ impl Rules {
             || self.identities.contains_key(registry)
     }
 
+    /// What is said of the TLS of `registry`, here and in the directories.
+    pub(super) fn tls(&self, registry: &str) -> Result<HostTls, RegistryError> {
+        let mut tls = HostTls {
+            authorities: self.authorities.get(registry).cloned().into_iter().collect(),
+            identity: self.identities.get(registry).cloned(),
+            is_unverified: self.unverified.contains(registry),
+            is_by_name: self.names_tls_of(registry),
+        };
+        // A host of an image's name is no path, but that is not for this place to rely on.
+        if registry.contains('/') || registry.starts_with('.') {
+            return Ok(tls);
+        }
+        for dir in &self.certificate_dirs {
+            let dir = dir.join(registry);
+            let found = tls.add_files(&dir).map_err(|source| RegistryError::Client {
+                registry: registry.to_owned(),
+                source: Box::new(CertificateFileError { path: dir, source }),
+            })?;
+            if found {
+                tls.is_by_name = true;
+                break;
+            }
+        }
+        Ok(tls)
+    }
+
     /// Where `name` is looked for: the mirrors of its registry in their order, then the registry itself.
     pub(super) fn places(&self, name: &Reference) -> Places {
         let mirrors = self.mirrors.get(name.registry()).map_or(&[][..], Vec::as_slice);
         let mut places: Vec<Reference> = mirrors.iter().filter_map(|mirror| mirror.place_of(name)).collect();
-        if !self.only_mirrors || places.is_empty() {
+        if !self.only_mirrors.contains(name.registry()) || places.is_empty() {
             places.push(name.clone());
         }
         Places { left: places.into_iter(), failures: Vec::new() }
+    }
+}
+
+/// Why a directory of certificates cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the certificates in `{}`", path.display())]
+struct CertificateFileError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl HostTls {
+    /// Adds what is in a directory as Docker and Podman have them: `*.crt` are authorities, `*.cert` is who we are, with
+    /// its key beside it. Whether there is such a directory.
+    fn add_files(&mut self, dir: &Path) -> io::Result<bool> {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+        let entries = match fs::read_dir(dir) {
+            Ok(entries) => entries,
+            // It may be in another user's home.
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory | PermissionDenied) => {
+                return Ok(false);
+            }
+            Err(error) => return Err(error),
+        };
+        let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        for path in paths {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("crt") => self.authorities.push(fs::read(&path)?),
+                Some("cert") if self.identity.is_none() => {
+                    let mut identity = fs::read(&path)?;
+                    identity.push(b'\n');
+                    let key = path.with_extension("key");
+                    identity.extend(fs::read(&key).map_err(|error| {
+                        io::Error::new(error.kind(), format!("`{}`: {error}", key.display()))
+                    })?);
+                    self.identity = Some(identity);
+                }
+                _ => {}
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -189,7 +332,7 @@ mod tests {
         };
         assert_eq!(places(&rules, "busybox"), ["a.io", "b.io", "docker.io"]);
         assert_eq!(places(&rules, "c.io/x"), ["c.io"]);
-        rules.only_mirrors = true;
+        rules.only_mirrors = Hosts::All;
         assert_eq!(places(&rules, "busybox"), ["a.io", "b.io"]);
         assert_eq!(places(&rules, "c.io/x"), ["c.io"]);
     }

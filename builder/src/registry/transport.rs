@@ -1,39 +1,36 @@
 //! HTTP as registries need it: which scheme and client, who we are, trying again, and words for a refusal.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
 use std::io::{self, Read};
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use reqwest::blocking::{Body, Client, ClientBuilder, RequestBuilder, Response};
-use reqwest::header::{HeaderName, RETRY_AFTER};
-use reqwest::redirect::Policy;
-use reqwest::{Certificate, Identity, Method, StatusCode, Url};
+use reqwest::blocking::{Body, RequestBuilder, Response};
+use reqwest::header::{HeaderName, LOCATION};
+use reqwest::{Method, StatusCode, Url};
 
+use super::answer::{no_answer, protocol, refusal};
 use super::auth::{Authorization, Challenge, Session, TOKEN_BYTES_MAX, TokenAnswer};
-use super::credentials::{self, Credential};
+use super::clients::{Clients, read_timeout};
+use super::credentials::{Credential, Credentials};
 use super::error::{RegistryError, is_transient_status};
-use super::reference::{self, DEFAULT_REGISTRY};
+use super::reference::{self, Reference};
 use super::rules::Rules;
-use crate::certificates::{self, CertificateError};
-use crate::progress::printable;
 
 /// A request that may be repeated is sent at most this often, unless more is asked for.
 const TRIES: u32 = 3;
 /// A registry that wants us to wait longer than this is told no: the build should fail and say why.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-/// Time to connect, TLS included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// Longest silence while an answer is awaited or read.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// No pause of our own choice is longer.
+const PAUSE_MAX: Duration = Duration::from_secs(20);
+/// What has been tried for so long is not tried again, unless the configuration says otherwise.
+const RETRY_TIME_MAX: Duration = Duration::from_secs(300);
 /// An upload slower than this is given up.
 const UPLOAD_BYTES_PER_S_MIN: u64 = 16 * 1024;
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 10;
-/// How much of an error's body is read, and how much of its message is shown.
-const DETAIL_BYTES_MAX: u64 = 64 * 1024;
-const DETAIL_CHARS_MAX: usize = 300;
 
 /// How registries are talked to.
 #[derive(Debug, Clone)]
@@ -44,9 +41,10 @@ pub struct RegistryOptions {
     pub secure: Vec<String>,
     /// Further CA certificates, PEM bundles.
     pub ca_certificates: Vec<Vec<u8>>,
-    /// Docker's `config.json`, from which credentials come.
-    pub docker_config: Option<PathBuf>,
-    /// Pause before the second try; each further pause is four times as long.
+    /// Who we are.
+    pub credentials: Credentials,
+    /// Pause before the second try; each further pause is four times as long. Half of it is left to chance, so that
+    /// those who failed together do not come back together.
     pub retry_delay: Duration,
     /// Whether nothing is sent: what would be is refused.
     pub offline: bool,
@@ -60,7 +58,7 @@ impl Default for RegistryOptions {
             insecure: Vec::new(),
             secure: Vec::new(),
             ca_certificates: Vec::new(),
-            docker_config: None,
+            credentials: Credentials::default(),
             retry_delay: Duration::from_millis(300),
             offline: false,
             rules: Rules::default(),
@@ -72,6 +70,8 @@ impl Default for RegistryOptions {
 pub(super) struct Call<'a> {
     /// Registry it is for; its name as in a reference.
     pub(super) registry: &'a str,
+    /// The repository whose credentials count.
+    pub(super) repository: &'a str,
     pub(super) method: Method,
     pub(super) url: Url,
     /// What a token must allow, `repository:library/busybox:pull`.
@@ -90,20 +90,11 @@ pub(super) enum CallBody<'a> {
     Stream { size: u64, open: &'a (dyn Fn() -> io::Result<Box<dyn Read + Send>> + Sync) },
 }
 
-/// Which of the clients a request needs.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct ClientKey {
-    /// Plain HTTP and this machine: no proxy, because such registries are near. Others have the proxies of the environment.
-    near: bool,
-    /// The registry, if there is something of its own about its TLS.
-    own_tls: Option<String>,
-}
-
 /// The clients and what is known of each registry. Nothing is started before the first request.
 #[derive(Debug)]
 pub(super) struct Transport {
     options: RegistryOptions,
-    clients: Mutex<HashMap<ClientKey, Client>>,
+    clients: Clients,
     /// What was found out of the registries that may speak plain HTTP.
     plain: Mutex<HashMap<String, bool>>,
     sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
@@ -111,7 +102,8 @@ pub(super) struct Transport {
 
 impl Transport {
     pub(super) fn new(options: RegistryOptions) -> Self {
-        Self { options, clients: Mutex::default(), plain: Mutex::default(), sessions: Mutex::default() }
+        let clients = Clients::new(options.ca_certificates.clone());
+        Self { options, clients, plain: Mutex::default(), sessions: Mutex::default() }
     }
 
     /// `https://HOST/v2/…` of `registry`.
@@ -124,14 +116,21 @@ impl Transport {
         &self.options.rules
     }
 
+    /// Whether something is said of the TLS of `registry` by its name: then it has some, even if it is on this machine.
+    fn has_named_tls(&self, registry: &str) -> bool {
+        let rules = self.rules();
+        // What cannot be read is said when the client is made.
+        rules.names_tls_of(registry) || self.clients.tls(rules, registry).map_or(true, |tls| tls.is_by_name)
+    }
+
     fn is_plain(&self, registry: &str) -> bool {
         let listed = |list: &[String]| list.iter().any(|entry| entry == registry);
         let rules = &self.options.rules;
-        if listed(&self.options.insecure) {
+        if listed(&self.options.insecure) || rules.plain.contains(registry) {
             return true;
         }
         let may_be_plain = rules.may_be_plain.contains(registry);
-        if reference::is_loopback(registry) && !rules.names_tls_of(registry) {
+        if reference::is_loopback(registry) && !self.has_named_tls(registry) {
             return !listed(&self.options.secure);
         }
         // Held while it is found out: whoever waits here wants to know the same.
@@ -145,25 +144,24 @@ impl Transport {
         if self.options.offline {
             return false;
         }
-        let (Ok(url), near) = (url("https", registry, ""), reference::is_loopback(registry)) else {
-            return false;
-        };
-        let Ok(client) = self.client(registry, near) else { return false };
+        let Ok(url) = url("https", registry, "") else { return false };
+        let Ok(client) = self.clients.to(self.rules(), registry, &url) else { return false };
         client.get(url).send().is_err_and(|error| speaks_no_tls(&error))
     }
 
-    /// A GET of `path` in `registry`; the caller changes what differs.
+    /// A GET of `path` in the registry of `name`; the caller changes what differs.
     pub(super) fn call<'a>(
         &self,
-        registry: &'a str,
+        name: &'a Reference,
         path: &str,
         operation: &'static str,
         object: String,
     ) -> Result<Call<'a>, RegistryError> {
         Ok(Call {
-            registry,
+            registry: name.registry(),
+            repository: name.repository(),
             method: Method::GET,
-            url: self.url(registry, path)?,
+            url: self.url(name.registry(), path)?,
             scopes: Vec::new(),
             headers: Vec::new(),
             body: CallBody::Empty,
@@ -177,16 +175,22 @@ impl Transport {
         &self,
         mut work: impl FnMut() -> Result<T, RegistryError>,
     ) -> Result<T, RegistryError> {
-        let mut attempt = 1;
+        let (mut attempt, started) = (1, Instant::now());
+        let time_max = self.rules().retry_time_max.unwrap_or(RETRY_TIME_MAX);
         loop {
-            match work() {
-                Err(error) if error.is_transient() && attempt < self.tries() => match error.retry_after() {
-                    Some(wait) if wait > RETRY_AFTER_MAX => return Err(error),
-                    Some(wait) => std::thread::sleep(wait),
-                    None => self.pause(attempt),
-                },
+            let error = match work() {
+                Err(error) if error.is_transient() && attempt < self.tries() => error,
                 outcome => return outcome,
+            };
+            let wait = match error.retry_after() {
+                Some(wait) if wait > RETRY_AFTER_MAX => return Err(error),
+                Some(wait) => wait,
+                None => self.pause_after(attempt),
+            };
+            if started.elapsed() + wait > time_max {
+                return Err(error);
             }
+            std::thread::sleep(wait);
             attempt += 1;
         }
     }
@@ -216,20 +220,33 @@ impl Transport {
         }
     }
 
-    /// How often a request that may be repeated is sent at most.
-    pub(super) fn tries(&self) -> u32 {
-        self.options.rules.retries.saturating_add(1).max(TRIES)
+    /// Whether the registry wanted to know who we are.
+    pub(super) fn has_asked(&self, registry: &str) -> bool {
+        lock(&self.session(registry)).challenge.is_some()
     }
 
-    /// The pause before try number `attempt` + 1.
+    /// How often a request that may be repeated is sent at most.
+    pub(super) fn tries(&self) -> u32 {
+        self.options.rules.retries.map_or(TRIES, |count| count.saturating_add(1))
+    }
+
+    /// Waits before try number `attempt` + 1.
     pub(super) fn pause(&self, attempt: u32) {
+        std::thread::sleep(self.pause_after(attempt));
+    }
+
+    fn pause_after(&self, attempt: u32) -> Duration {
         let factor = 4u32.saturating_pow(attempt.saturating_sub(1));
-        std::thread::sleep(self.options.retry_delay.saturating_mul(factor));
+        let whole = self.options.retry_delay.saturating_mul(factor).min(PAUSE_MAX);
+        // The keys of hash maps are random; nothing better is needed.
+        let chance = RandomState::new().hash_one(attempt) % 1024;
+        whole / 2 + whole.mul_f64(chance as f64 / 2048.0)
     }
 
     /// An error for an answer that is none of those the caller can use.
     pub(super) fn refusal(&self, call: &Call<'_>, response: Response) -> RegistryError {
-        let with_credentials = matches!(lock(&self.session(call.registry)).credential, Some(Some(_)));
+        let session = self.session(call.registry);
+        let with_credentials = matches!(lock(&session).credentials.get(call.repository), Some(Some(_)));
         refusal(call, response, with_credentials)
     }
 
@@ -242,9 +259,34 @@ impl Transport {
             let (registry, object) = (call.registry.to_owned(), call.object.clone());
             return Err(RegistryError::Offline { registry, operation: call.operation, object });
         }
-        let near = call.url.scheme() == "http" || call.url.host_str().is_some_and(reference::is_loopback);
-        let client = self.client(call.registry, near)?;
-        let mut request = client.request(call.method.clone(), call.url.clone());
+        let (mut url, mut authorization) = (call.url.clone(), authorization);
+        for _ in 0..=REDIRECTS_MAX {
+            let response = self.send_to(call, &url, authorization)?;
+            let status = response.status();
+            if is_transient_status(status.as_u16()) {
+                return Err(refusal(call, response, authorization.is_some()));
+            }
+            if !is_redirect(status) {
+                return Ok(response);
+            }
+            let next = redirect_target(call, &url, &response)?;
+            // Credentials are for the one host, and do not come back from another.
+            if next.origin() != url.origin() {
+                authorization = None;
+            }
+            url = next;
+        }
+        Err(protocol(call, &format!("more than {REDIRECTS_MAX} redirects")))
+    }
+
+    fn send_to(
+        &self,
+        call: &Call<'_>,
+        url: &Url,
+        authorization: Option<&Authorization>,
+    ) -> Result<Response, RegistryError> {
+        let client = self.clients.to(self.rules(), call.registry, url)?;
+        let mut request = client.request(call.method.clone(), url.clone());
         for (name, value) in &call.headers {
             request = request.header(name, value);
         }
@@ -260,17 +302,13 @@ impl Transport {
                 let inner = open().map_err(|source| RegistryError::Upload { object, source })?;
                 let reader = Watched { inner, failure: Arc::clone(&failure) };
                 let slowest = Duration::from_secs(size / UPLOAD_BYTES_PER_S_MIN);
-                request.body(Body::sized(reader, *size)).timeout(READ_TIMEOUT + slowest)
+                request.body(Body::sized(reader, *size)).timeout(read_timeout(self.rules()) + slowest)
             }
         };
-        let response = request.send().map_err(|error| match lock(&failure).take() {
+        request.send().map_err(|error| match lock(&failure).take() {
             Some(source) => RegistryError::Upload { object: call.object.clone(), source },
             None => no_answer(call, Box::new(error.without_url())),
-        })?;
-        match is_transient_status(response.status().as_u16()) {
-            true => Err(refusal(call, response, authorization.is_some())),
-            false => Ok(response),
-        }
+        })
     }
 
     /// Whether a request goes to the registry itself.
@@ -288,14 +326,11 @@ impl Transport {
         let session = self.session(call.registry);
         let mut session = lock(&session);
         let Some(challenge) = session.challenge.clone() else { return Ok(None) };
-        let credential = match &session.credential {
+        let credential = match session.credentials.get(call.repository) {
             Some(credential) => credential.clone(),
             None => {
-                let found = match &self.options.docker_config {
-                    Some(path) => credentials::find(path, call.registry)?,
-                    None => None,
-                };
-                session.credential = Some(found.clone());
+                let found = self.options.credentials.find(call.registry, call.repository)?;
+                session.credentials.insert(call.repository.to_owned(), found.clone());
                 found
             }
         };
@@ -304,14 +339,20 @@ impl Transport {
                 Ok(Some(Authorization::Basic(username, password)))
             }
             (Challenge::Basic, _) => Ok(None),
+            (Challenge::Bearer { .. }, Some(Credential::RegistryToken(token))) => {
+                Ok(Some(Authorization::Bearer(token)))
+            }
             (Challenge::Bearer { realm, service }, credential) => {
+                // Whoever asks for nothing in particular (a login) gets a token for its repository's credential all the same.
                 let scope = call.scopes.join(" ");
                 if let Some(token) = session.token(&scope) {
                     return Ok(Some(token));
                 }
                 let answer = self.fetch_token(call, realm, service.as_deref(), credential.as_ref())?;
                 let token = session.keep(&scope, answer);
-                token.map(Some).ok_or_else(|| protocol(call, "the token server's answer has no token"))
+                token.map(Some).ok_or_else(|| {
+                    protocol(call, "the token server's answer has no token that could be sent")
+                })
             }
         }
     }
@@ -332,15 +373,17 @@ impl Transport {
         let mut url = realm;
         let form_type = (reqwest::header::CONTENT_TYPE, "application/x-www-form-urlencoded".to_owned());
         let form;
+        let server = url.host_str().unwrap_or_default().to_owned();
         let mut token_call = Call {
             registry: call.registry,
+            repository: call.repository,
             method: Method::GET,
             url: url.clone(),
             scopes: Vec::new(),
             headers: Vec::new(),
             body: CallBody::Empty,
-            operation: call.operation,
-            object: call.object.clone(),
+            operation: "get",
+            object: format!("a token of {server} for {}", call.object),
         };
         let mut authorization = None;
         if let Some(Credential::IdentityToken(token)) = credential {
@@ -368,52 +411,22 @@ impl Transport {
         // The credential is meant for the token server, which may well be another host than the registry.
         let response = self.send_once(&token_call, authorization.as_ref())?;
         if !response.status().is_success() {
-            return Err(refusal(call, response, credential.is_some()));
+            return Err(match response.status() {
+                // Not what was asked for: the token server.
+                StatusCode::NOT_FOUND => protocol(call, &format!("there is no token server at {server}")),
+                StatusCode::BAD_REQUEST => refusal_of_token(call, response, credential.is_some()),
+                _ => refusal(call, response, credential.is_some()),
+            });
         }
         let mut bytes = Vec::new();
         let mut limited = response.take(TOKEN_BYTES_MAX);
-        limited.read_to_end(&mut bytes).map_err(|error| no_answer(call, Box::new(error)))?;
+        limited.read_to_end(&mut bytes).map_err(|error| no_answer(&token_call, Box::new(error)))?;
         serde_json::from_slice(&bytes)
-            .map_err(|error| protocol(call, &format!("the token server's answer is no JSON: {error}")))
+            .map_err(|error| protocol(call, &format!("the token server's answer cannot be read: {error}")))
     }
 
     fn session(&self, registry: &str) -> Arc<Mutex<Session>> {
         Arc::clone(lock(&self.sessions).entry(registry.to_owned()).or_default())
-    }
-
-    fn client(&self, registry: &str, near: bool) -> Result<Client, RegistryError> {
-        let own_tls = self.options.rules.has_own_tls(registry).then(|| registry.to_owned());
-        let mut clients = lock(&self.clients);
-        let key = ClientKey { near, own_tls };
-        if let Some(client) = clients.get(&key) {
-            return Ok(client.clone());
-        }
-        let client = self.new_client(&key).map_err(|error| RegistryError::Client {
-            registry: registry.to_owned(),
-            source: Box::new(error),
-        })?;
-        Ok(clients.entry(key).or_insert(client).clone())
-    }
-
-    fn new_client(&self, key: &ClientKey) -> Result<Client, CertificateError> {
-        let rules = &self.options.rules;
-        let own = key.own_tls.as_deref();
-        let mut authorities = Vec::new();
-        let own_authorities = own.and_then(|registry| rules.authorities.get(registry));
-        for bundle in self.options.ca_certificates.iter().chain(own_authorities) {
-            authorities.extend(Certificate::from_pem_bundle(bundle)?);
-        }
-        let identity = own.and_then(|registry| rules.identities.get(registry));
-        let identity = identity.map(|pem| Identity::from_pem(pem)).transpose()?;
-        let is_unverified = own.is_some_and(|registry| rules.unverified.contains(registry));
-        let builder = || {
-            let mut builder = builder().tls_danger_accept_invalid_certs(is_unverified);
-            if let Some(identity) = &identity {
-                builder = builder.identity(identity.clone());
-            }
-            if key.near { builder.no_proxy() } else { builder }
-        };
-        certificates::client(builder, &authorities)
     }
 }
 
@@ -435,7 +448,7 @@ fn speaks_no_tls(error: &reqwest::Error) -> bool {
 
 /// `SCHEME://HOST/v2/…` of `registry`.
 fn url(scheme: &str, registry: &str, path: &str) -> Result<Url, RegistryError> {
-    let host = if registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry };
+    let host = reference::api_host(registry);
     format!("{scheme}://{host}/v2/{path}").parse().map_err(|error| RegistryError::Protocol {
         registry: registry.to_owned(),
         operation: "address",
@@ -444,41 +457,34 @@ fn url(scheme: &str, registry: &str, path: &str) -> Result<Url, RegistryError> {
     })
 }
 
-/// What all clients have in common.
-fn builder() -> ClientBuilder {
-    Client::builder()
-        .user_agent(concat!("wharf/", env!("CARGO_PKG_VERSION")))
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(READ_TIMEOUT)
-        .redirect(Policy::custom(|attempt| {
-            let from_https = attempt.previous().last().is_some_and(|url| url.scheme() == "https");
-            if attempt.previous().len() > REDIRECTS_MAX {
-                attempt.error("more than 10 redirects")
-            } else if from_https && attempt.url().scheme() != "https" {
-                attempt.error("a redirect from HTTPS to plain HTTP")
-            } else {
-                attempt.follow()
-            }
-        }))
+fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn refusal(call: &Call<'_>, response: Response, with_credentials: bool) -> RegistryError {
-    let (registry, operation, object) = (call.registry.to_owned(), call.operation, call.object.clone());
-    let (status, retry_after) = (response.status(), retry_after(&response));
-    let detail = read_detail(response);
-    match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+/// Where a redirect leads. What changes something, or carries something, is not sent on: whoever answers such a request
+/// with a redirect has not understood it.
+fn redirect_target(call: &Call<'_>, from: &Url, response: &Response) -> Result<Url, RegistryError> {
+    let is_reading = matches!(call.method, Method::GET | Method::HEAD);
+    if !is_reading || !matches!(call.body, CallBody::Empty) {
+        return Err(protocol(call, "it redirects what is sent to it, which wharf does not follow"));
+    }
+    let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    let location = location.ok_or_else(|| protocol(call, "a redirect leads nowhere"))?;
+    let target = from.join(location).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    let target = target.ok_or_else(|| protocol(call, "a redirect leads to what is no URL of the web"))?;
+    if from.scheme() == "https" && target.scheme() != "https" {
+        return Err(protocol(call, "it redirects from HTTPS to plain HTTP"));
+    }
+    Ok(target)
+}
+
+/// A token server that cannot make sense of a request says so of credentials that it does not know, too (OAuth 2).
+fn refusal_of_token(call: &Call<'_>, response: Response, with_credentials: bool) -> RegistryError {
+    match refusal(call, response, with_credentials) {
+        RegistryError::Refused { registry, operation, object, detail, .. } if with_credentials => {
             RegistryError::Unauthorized { registry, operation, object, with_credentials, detail }
         }
-        StatusCode::NOT_FOUND => RegistryError::NotFound { registry, object, detail },
-        _ => RegistryError::Refused {
-            registry,
-            operation,
-            object,
-            status: status.as_u16(),
-            retry_after,
-            detail,
-        },
+        other => other,
     }
 }
 
@@ -500,25 +506,6 @@ impl Read for Watched {
     }
 }
 
-pub(super) fn protocol(call: &Call<'_>, reason: &str) -> RegistryError {
-    RegistryError::Protocol {
-        registry: call.registry.to_owned(),
-        operation: call.operation,
-        object: call.object.clone(),
-        reason: reason.to_owned(),
-    }
-}
-
-/// No answer came. The caller takes URLs out of `source`: a signed one must not reach a log.
-pub(super) fn no_answer(call: &Call<'_>, source: Box<dyn std::error::Error + Send + Sync>) -> RegistryError {
-    RegistryError::Unreachable {
-        registry: call.registry.to_owned(),
-        operation: call.operation,
-        object: call.object.clone(),
-        source,
-    }
-}
-
 fn authorize(request: RequestBuilder, authorization: &Authorization) -> RequestBuilder {
     match authorization {
         Authorization::Basic(username, password) => request.basic_auth(username, Some(password)),
@@ -526,33 +513,7 @@ fn authorize(request: RequestBuilder, authorization: &Authorization) -> RequestB
     }
 }
 
-/// The wait a `Retry-After` in seconds asks for. (The form with a date is rare; the usual pause does for it.)
-fn retry_after(response: &Response) -> Option<Duration> {
-    let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
-/// What a registry says about a refusal: `code: message` of its first error (OCI distribution-spec, error codes).
-fn read_detail(response: Response) -> String {
-    let mut bytes = Vec::new();
-    // Whatever arrived is enough; the status has been told already.
-    let _ = response.take(DETAIL_BYTES_MAX).read_to_end(&mut bytes);
-    let Ok(answer) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return String::new() };
-    let field = |name: &str| answer.pointer(&format!("/errors/0/{name}")).and_then(serde_json::Value::as_str);
-    let parts: Vec<&str> = [field("code"), field("message"), answer.get("details").and_then(|d| d.as_str())]
-        .into_iter()
-        .flatten()
-        .filter(|part| !part.is_empty())
-        .collect();
-    excerpt(&parts.join(": "))
-}
-
-/// Foreign text, short enough and without anything that could steer a terminal.
-fn excerpt(text: &str) -> String {
-    printable(text).chars().take(DETAIL_CHARS_MAX).collect()
-}
-
 /// A lock whose data stays usable after a panic elsewhere: every change under it is a single assignment.
-fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poison| poison.into_inner())
 }

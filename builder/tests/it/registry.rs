@@ -9,7 +9,7 @@ use std::time::Duration;
 use wharf::error::causes;
 use wharf::registry::push::{PushError, push_image};
 use wharf::registry::{
-    Hosts, OciRegistry, Reference, Registry, RegistryError, RegistryOptions, Rules, Transfer,
+    Credentials, Hosts, OciRegistry, Reference, Registry, RegistryError, RegistryOptions, Rules, Transfer,
 };
 use wharf::source::{ImageSources, SourceError};
 use wharf_cache::{Digest, Store};
@@ -261,7 +261,7 @@ fn https_wants_a_certificate_that_is_known() {
     let manifest = image.put(&source.store);
     push_image(&source.store, &with(vec![certificate.clone()]), &name, &manifest, None, &quiet).unwrap();
     let error = with(vec![]).manifest(&name).unwrap_err();
-    assert!(matches!(error, RegistryError::Unreachable { .. }), "{error:?}");
+    assert!(matches!(error, RegistryError::Untrusted { .. }), "{error:?}");
 
     // A registry without TLS may send us to one that has it.
     let blob = &image.layers[0];
@@ -393,7 +393,7 @@ fn a_broken_download_goes_on() {
 fn client_with_mirrors(mirrors: &[&str]) -> OciRegistry {
     let mirrors = mirrors.iter().map(|host| host.parse().unwrap()).collect();
     let mirrors = [("docker.io".to_owned(), mirrors)].into();
-    let rules = Rules { mirrors, only_mirrors: true, ..Rules::default() };
+    let rules = Rules { mirrors, only_mirrors: Hosts::All, ..Rules::default() };
     OciRegistry::new(RegistryOptions { retry_delay: Duration::ZERO, rules, ..RegistryOptions::default() })
 }
 
@@ -500,7 +500,8 @@ fn client_with_config(config: &str) -> (OciRegistry, TempDir) {
     let dir = TempDir::new("config");
     let path = dir.path().join("config.json");
     std::fs::write(&path, config).unwrap();
-    let options = RegistryOptions { docker_config: Some(path), ..RegistryOptions::default() };
+    let credentials = Credentials::of_files(vec![path]);
+    let options = RegistryOptions { credentials, retry_delay: Duration::ZERO, ..RegistryOptions::default() };
     (OciRegistry::new(options), dir)
 }
 

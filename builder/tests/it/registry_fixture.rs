@@ -60,7 +60,7 @@ pub(crate) struct DockerRegistry {
 impl DockerRegistry {
     /// Starts one and waits until it answers; `None`, having said so, where it is not installed.
     pub(crate) fn start() -> Option<Self> {
-        Self::start_with("")
+        Self::start_with("", "delete: {enabled: true}", "")
     }
 
     /// The same with TLS and a certificate of its own making, which is returned (PEM).
@@ -79,12 +79,62 @@ impl DockerRegistry {
                 return None;
             }
         }
-        let registry = Self::start_with(&format!(", tls: {{certificate: {certificate:?}, key: {key:?}}}"))?;
+        let tls = format!(", tls: {{certificate: {certificate:?}, key: {key:?}}}");
+        let registry = Self::start_with(&tls, "", "")?;
         Some((registry, fs::read(&certificate).unwrap()))
     }
 
-    /// `http` is put into the registry's configuration of its address.
-    fn start_with(http: &str) -> Option<Self> {
+    /// One with a certificate of a private authority, for users of an `htpasswd` file: `me` with password `secret`. It wants
+    /// a certificate of the same authority from whoever asks, if `mutual`. In `dir` are `ca.crt`, and `client.cert` with
+    /// `client.key`.
+    pub(crate) fn start_private(dir: &Path, mutual: bool) -> Option<Self> {
+        let run = |program: &str, arguments: &[&str]| match Command::new(program)
+            .args(arguments)
+            .current_dir(dir)
+            .stdin(Stdio::null())
+            .output()
+        {
+            Ok(output) => {
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                Some(output.stdout)
+            }
+            Err(_) => {
+                skip(program);
+                None
+            }
+        };
+        let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+        let authority =
+            ["-x509", "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.crt"];
+        run("openssl", &[&["req"], &key[..], &authority].concat())?;
+        fs::write(dir.join("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+        for (name, subject, out) in
+            [("server", "/CN=registry", "server.crt"), ("client", "/CN=me", "client.cert")]
+        {
+            let (file, request) = (format!("{name}.key"), format!("{name}.csr"));
+            run(
+                "openssl",
+                &[&["req", "-new", "-subj", subject], &key[..], &["-keyout", &file, "-out", &request]]
+                    .concat(),
+            )?;
+            let sign =
+                ["x509", "-req", "-in", &request, "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial"];
+            run("openssl", &[&sign[..], &["-days", "2", "-extfile", "ext", "-out", out]].concat())?;
+        }
+        fs::write(dir.join("htpasswd"), run("htpasswd", &["-Bbn", "me", "secret"])?).unwrap();
+        let path = |name: &str| dir.join(name);
+        let clients = if mutual { format!(", clientcas: [{:?}]", path("ca.crt")) } else { String::new() };
+        let tls = format!(
+            ", tls: {{certificate: {:?}, key: {:?}{clients}}}",
+            path("server.crt"),
+            path("server.key")
+        );
+        let auth = format!("auth: {{htpasswd: {{realm: it, path: {:?}}}}}\n", path("htpasswd"));
+        Self::start_with(&tls, "delete: {enabled: true}", &auth)
+    }
+
+    /// `http`, `storage_more` and `more` are put into the registry's configuration.
+    fn start_with(http: &str, storage_more: &str, more: &str) -> Option<Self> {
         let storage = TempDir::new("registry");
         // The port is free when it is looked for; if somebody else is faster, another one is tried.
         for _ in 0..10 {
@@ -92,8 +142,9 @@ impl DockerRegistry {
             let config = storage.path().join("config.yml");
             let root = storage.path().join("data");
             let text = format!(
-                "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root:?}}}}}\n\
-                 http: {{addr: '127.0.0.1:{port}'{http}}}\n"
+                "version: 0.1\nlog: {{level: error}}\n\
+                 storage: {{filesystem: {{rootdirectory: {root:?}}}, {storage_more}}}\n\
+                 http: {{addr: '127.0.0.1:{port}'{http}}}\n{more}"
             );
             fs::write(&config, text).unwrap();
             let mut command = Command::new("docker-registry");

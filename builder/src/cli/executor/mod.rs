@@ -18,6 +18,7 @@ use wharf_cache::diff::Compression;
 use super::build::{BuildArgs, build_changed};
 use super::config::Config;
 use super::place::Wanted;
+use super::registries::credential_files;
 use super::variable;
 use crate::build::BuildRequest;
 use crate::context::ContextSpec;
@@ -26,7 +27,7 @@ use crate::error::{Failure, Kind};
 use crate::exporter::Destination;
 use crate::exporter::spec::Output;
 use crate::progress::print_note;
-use crate::registry::Reference;
+use crate::registry::{Credentials, Reference};
 use context::{Context, GitAccess, GitOptions};
 use idle::IdleArgs;
 use registries::RegistryArgs;
@@ -350,7 +351,7 @@ impl Plan {
         if let Some(CachePlace::Registry(reference)) = &self.cache {
             pushed.push(reference.clone());
         }
-        request.registries = args.registries.rules(&pushed, variable)?;
+        request.registries = args.registries.rules(&pushed, variable)?.over(request.registries);
         request.compression = args.compression()?;
         for text in &args.annotation {
             let (name, value) =
@@ -362,8 +363,11 @@ impl Plan {
         if variable("DOCKER_CONFIG").is_none() {
             let dir = args.kaniko_dir.clone().or_else(|| variable("KANIKO_DIR").map(PathBuf::from));
             let file = dir.unwrap_or_else(|| KANIKO_DIR.into()).join(".docker/config.json");
-            // The user's own is what is left where kaniko's is not.
-            request.docker_config = Some(file).filter(|file| file.is_file()).or(request.docker_config);
+            // The user's own are what is left where kaniko's is not, or says nothing.
+            if file.is_file() {
+                let files = std::iter::once(file).chain(credential_files()).collect();
+                request.credentials = Credentials::of_files(files);
+            }
         }
         Ok(request)
     }

@@ -72,6 +72,7 @@ impl RegistryArgs {
                 named.iter().map(String::as_str).chain(pushed).map(registry).collect::<BTreeSet<_>>(),
             )
         };
+        let retries = Some(self.push_retry.max(self.image_download_retry)).filter(|count| *count > 2);
         Ok(Rules {
             may_be_plain: hosts(self.insecure_pull, self.insecure, &self.insecure_registry),
             unverified: hosts(
@@ -82,9 +83,13 @@ impl RegistryArgs {
             authorities: self.authorities()?,
             identities: self.identities()?,
             mirrors: self.mirrors(variable)?,
-            only_mirrors: self.skip_default_registry_fallback,
-            retries: self.push_retry.max(self.image_download_retry),
+            only_mirrors: match self.skip_default_registry_fallback {
+                true => Hosts::All,
+                false => Hosts::default(),
+            },
+            retries,
             ignore_immutable_tags: self.push_ignore_immutable_tag_errors,
+            ..Rules::default()
         })
     }
 
