@@ -64,6 +64,11 @@ enum Command {
     },
     #[command(flatten)]
     Both(image::Both),
+    /// Put indexes of several images together
+    Manifest {
+        #[command(subcommand)]
+        command: image::ManifestCommand,
+    },
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
@@ -107,6 +112,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&args, &wanted, &config),
         Command::Images(args) => image::images(&args, &wanted),
         Command::Image { command } => image::image(command, &wanted, &config),
+        Command::Manifest { command } => image::manifest(command, &wanted, &config),
         Command::Both(command) => image::both(command, &wanted, &config),
         Command::Rmi(args) => image::rmi(&args, &wanted),
         Command::Du(args) => du::du(&args, &wanted, &config),

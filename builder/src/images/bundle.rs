@@ -64,6 +64,9 @@ pub(crate) struct BundledImage {
     media_type: String,
 }
 
+/// A content and its size.
+type Opened = (Box<dyn Read + Send>, u64);
+
 /// An item of Docker's `manifest.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -320,7 +323,7 @@ impl Bundle {
     }
 
     /// A blob of a layout, with its size; none if it is not there.
-    fn open_blob(&self, digest: &Digest) -> Result<Option<(Box<dyn Read + Send>, u64)>, ImagesError> {
+    fn open_blob(&self, digest: &Digest) -> Result<Option<Opened>, ImagesError> {
         if let Some(bytes) = self.made.get(digest) {
             return Ok(Some((Box::new(io::Cursor::new(bytes.clone())), bytes.len() as u64)));
         }

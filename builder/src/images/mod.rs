@@ -9,6 +9,11 @@
 
 pub(crate) mod archive;
 pub(crate) mod bundle;
+pub(crate) mod changes;
+pub(crate) mod difference;
+pub(crate) mod import;
+pub(crate) mod index;
+pub(crate) mod layers;
 pub(crate) mod places;
 pub(crate) mod stored;
 pub(crate) mod transfer;

@@ -1,7 +1,9 @@
 //! Image commands: `wharf image …`, and their short forms `wharf images`, `rmi`, `tag`, `save` and so on.
 
+mod files;
 mod inspect;
 mod list;
+mod manifest;
 mod remove;
 mod session;
 mod template;
@@ -28,6 +30,7 @@ use crate::registry::Reference;
 use crate::registry::manifest::{MANIFEST_BYTES_MAX, Manifest};
 
 pub(super) use list::ListArgs;
+pub(super) use manifest::{ManifestCommand, manifest};
 pub(super) use remove::RmiArgs;
 
 /// Digits of a digest that are shown and that are enough to name an image.
@@ -67,6 +70,14 @@ pub(super) enum Both {
     Push(transfer::PushArgs),
     /// Copy an image between registries, layouts, archives and the store, without unpacking it
     Copy(transfer::CopyArgs),
+    /// Make an image of a tar of a root file system
+    Import(files::ImportArgs),
+    /// Write the files of an image as a tar
+    Export(files::ExportArgs),
+    /// Show in what two images differ: layers, config, files
+    Diff(files::DiffArgs),
+    /// Show the layers of an image, what made them and who shares them
+    Tree(files::TreeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -96,6 +107,10 @@ pub(super) fn both(command: Both, wanted: &Wanted, config: &Config) -> Result<Ex
         Both::Pull(args) => transfer::pull(&args, wanted, config),
         Both::Push(args) => transfer::push(&args, wanted, config),
         Both::Copy(args) => transfer::copy(&args, wanted, config),
+        Both::Import(args) => files::import(&args, wanted, config),
+        Both::Export(args) => files::export(&args, wanted, config),
+        Both::Diff(args) => files::diff(&args, wanted, config),
+        Both::Tree(args) => files::tree(&args, wanted),
     }
 }
 

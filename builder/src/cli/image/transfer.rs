@@ -347,7 +347,7 @@ fn write_archive<T>(
 }
 
 /// A file, or standard output, which must not be a terminal.
-fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
+pub(super) fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
     match path.filter(|path| *path != Path::new("-")) {
         Some(path) => Ok(Destination::File(path.to_owned())),
         None => match open_stdout() {
@@ -358,7 +358,7 @@ fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
     }
 }
 
-fn require_input(path: Option<&Path>) -> Result<(), Failure> {
+pub(super) fn require_input(path: Option<&Path>) -> Result<(), Failure> {
     match path {
         None if io::stdin().is_terminal() => {
             Err(Failure::new(Kind::Usage, "refusing to read an archive from the terminal")
