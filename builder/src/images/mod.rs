@@ -112,10 +112,11 @@ impl ImagesError {
     /// What the exit status says of it.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Usage(_) | Self::Reference(_) | Self::NoPlatform { .. } => Kind::Usage,
+            Self::Usage(_) | Self::Reference(_) => Kind::Usage,
             Self::Interrupted => Kind::Cancelled,
             Self::Io { operation: "write" | "create", .. } => Kind::Environment,
             Self::Export(ExportError::ReaderGone) => Kind::ReaderGone,
+            Self::Content(ContentError::Mismatch { .. }) => Kind::Source,
             Self::Export(_) | Self::Store(_) | Self::Snapshot(_) | Self::Content(_) => Kind::Environment,
             // What comes from elsewhere is at fault, unless it could not be kept here.
             Self::Blob { .. } | Self::Diff(_) | Self::Push(_) if self.is_ours() => Kind::Environment,
@@ -142,6 +143,7 @@ impl ImagesError {
             Self::Missing { what: "manifest", .. } => {
                 Some("the image is here for some platforms only: name one with `--platform`".to_owned())
             }
+            Self::NoPlatform { .. } => Some("choose one with `--platform`".to_owned()),
             Self::Blob { .. } => chain(self).find_map(|error| error.downcast_ref::<RegistryError>())?.hint(),
             _ => None,
         }

@@ -112,7 +112,7 @@ impl Stored {
 
     /// Bytes of everything that it consists of here, each blob once.
     pub(crate) fn size(&self) -> u64 {
-        self.blobs.values().sum()
+        total(&self.blobs)
     }
 
     /// The image for `platform`. One that is in no index is taken as it is, and so is the only one there is unless
@@ -154,7 +154,7 @@ impl StoredImage {
     /// Bytes of manifest, config and layers.
     pub(crate) fn size(&self) -> u64 {
         let blobs = [&self.descriptor, &self.config_descriptor].into_iter().chain(&self.layers);
-        blobs.map(|blob| (blob.digest, blob.size)).collect::<BTreeMap<_, _>>().values().sum()
+        total(&blobs.map(|blob| (blob.digest, blob.size)).collect())
     }
 
     /// Each entry of the history with the layer that it made, lowest first. A history that speaks of other layers than
@@ -170,6 +170,11 @@ impl StoredImage {
         rows.extend(layers.map(|layer| (None, Some(layer))));
         rows
     }
+}
+
+/// Bytes of all blobs. Sizes are what descriptors say.
+fn total(blobs: &BTreeMap<Digest, u64>) -> u64 {
+    blobs.values().fold(0, |sum, size| sum.saturating_add(*size))
 }
 
 fn parse(bytes: &[u8], digest: &Digest) -> Result<Manifest, ImagesError> {

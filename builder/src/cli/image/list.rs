@@ -89,9 +89,7 @@ fn show(args: &ListArgs, format: &Format, store: &Store) -> Result<(), Failure> 
     let filters = filters(&args.filter, store)?;
     let wanted = args.name.as_deref().map(name_filter).transpose()?;
     let mut listed = read_all(store)?;
-    listed.retain(|it| {
-        wanted.as_ref().is_none_or(|wanted| wanted(it)) && filters.iter().all(|filter| filter.admits(it))
-    });
+    listed.retain(|it| wanted.as_ref().is_none_or(|wanted| wanted(it)) && admitted(&filters, it));
     if args.quiet && args.format.is_none() {
         let id = |it: &Listed| match args.no_trunc {
             true => it.stored.id().to_string(),
@@ -110,6 +108,14 @@ fn show(args: &ListArgs, format: &Format, store: &Store) -> Result<(), Failure> 
         columns.push("Platform");
     }
     format.print(&rows, &columns, &COLUMNS)
+}
+
+/// As with Docker: of several patterns of names one is enough, of everything else all have to be so.
+fn admitted(filters: &[Filter], listed: &Listed) -> bool {
+    let (names, others): (Vec<&Filter>, Vec<&Filter>) =
+        filters.iter().partition(|filter| matches!(filter, Filter::Reference(_)));
+    others.iter().all(|filter| filter.admits(listed))
+        && (names.is_empty() || names.iter().any(|filter| filter.admits(listed)))
 }
 
 /// Looks at every image. One that cannot be read is told and left out.
