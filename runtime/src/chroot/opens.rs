@@ -26,7 +26,7 @@ use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use crate::RuntimeError;
 use crate::rootfs::identity;
 use crate::seccomp::notify::{self, Action, Rule};
-use crate::seccomp::{Comparison, Condition, Filter};
+use crate::seccomp::{Comparison, Condition, Filter, Width};
 use crate::supervisor::call::Call;
 use crate::supervisor::paths::{self, Links};
 use crate::supervisor::{Answer, Handler};
@@ -51,12 +51,12 @@ const UNLESS_DIRECTORY: Comparison = Comparison::MaskedEqual { mask: libc::O_DIR
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "open",
-        any_of: &[Condition { argument: 1, comparison: UNLESS_DIRECTORY }],
+        any_of: &[Condition { argument: 1, width: Width::Word, comparison: UNLESS_DIRECTORY }],
         action: Action::Notify,
     },
     Rule {
         name: "openat",
-        any_of: &[Condition { argument: 2, comparison: UNLESS_DIRECTORY }],
+        any_of: &[Condition { argument: 2, width: Width::Word, comparison: UNLESS_DIRECTORY }],
         action: Action::Notify,
     },
     Rule { name: "openat2", any_of: &[], action: Action::Notify },

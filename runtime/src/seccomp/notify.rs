@@ -79,15 +79,18 @@ fn native() -> Result<Architecture, RuntimeError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seccomp::Comparison;
+    use crate::seccomp::{Comparison, Width};
 
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
     #[test]
     fn only_what_the_rules_say_is_asked_about() {
-        const CREATE: &[Condition] =
-            &[Condition { argument: 1, comparison: Comparison::MaskedEqual { mask: 0o100, value: 0o100 } }];
+        const CREATE: &[Condition] = &[Condition {
+            argument: 1,
+            width: Width::Word,
+            comparison: Comparison::MaskedEqual { mask: 0o100, value: 0o100 },
+        }];
         let rules = [
             Rule { name: "getuid", any_of: &[], action: Action::Notify },
             Rule { name: "openat", any_of: CREATE, action: Action::Notify },
