@@ -376,6 +376,62 @@ fn no_process_outlives_its_step() {
     }
 }
 
+/// A process below this one that `is` so, with its parent.
+fn find(is: impl Fn(i32, &str) -> bool) -> Option<i32> {
+    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let process = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        is(process, &stat).then_some(process)
+    })
+}
+
+fn parent_of(process: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// As a kernel does that runs out of memory.
+#[test]
+fn a_watcher_that_is_killed_sets_nobody_free() {
+    let Some(world) = World::new() else { return };
+    for (index, script) in [
+        "sleep M",
+        "cat /dev/zero & setsid cat /dev/zero & sleep M & setsid setsid sleep M & wait",
+        "setsid sh -c 'trap \"\" TERM HUP INT; while :; do echo x; (sleep 0.M &); done' & sleep M",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let marker = format!("{}{index}", 500_000 + std::process::id());
+        let ended = AtomicBool::new(false);
+        let spec = shell(&script.replace('M', &marker));
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // The watcher is the child of this process that the one with the marker descends from.
+                let is_marked = |process: i32, _: &str| {
+                    let arguments = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+                    arguments.split(|byte| *byte == 0).any(|argument| argument == marker.as_bytes())
+                };
+                let own = std::process::id().cast_signed();
+                while !ended.load(Ordering::SeqCst) {
+                    let Some(mut process) = find(is_marked) else { continue };
+                    while parent_of(process) != own {
+                        process = parent_of(process);
+                    }
+                    let watcher = rustix::process::Pid::from_raw(process).unwrap();
+                    rustix::process::kill_process(watcher, rustix::process::Signal::KILL).unwrap();
+                    break;
+                }
+            });
+            let outcome = world.run(&spec, vec![], Network::Host, &Cancel::new().unwrap());
+            ended.store(true, Ordering::SeqCst);
+            outcome
+        });
+        assert_eq!(outcome.unwrap().status, ExitStatus::Signaled(9), "{script}");
+        assert!(!is_running(&marker) && !is_running(&format!("0.{marker}")), "{script}");
+    }
+}
+
 /// Not as root, whose number of processes has no limit of its own, so that nobody else runs out of them.
 #[test]
 fn a_step_that_forks_for_ever_ends() {

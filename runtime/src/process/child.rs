@@ -126,22 +126,19 @@ fn watch(command: i32, signals: RawFd, init: &mut Init) -> ! {
     loop {
         while let Ok(Some((pid, status))) = sys::wait_any() {
             if pid == command {
-                init.end_descendants();
-                finish(Report::Ended { status }, init.report);
+                let end = init.end_descendants(0);
+                Report::Ended { status }.send(init.report);
+                sys::exit(end)
             }
         }
         match sys::wait_readable([signals, init.caller]) {
             Ok([_, false]) => {}
             // The caller has died, or cannot be watched any more.
-            Ok([_, true]) | Err(_) => {
-                init.end_descendants();
-                sys::exit(1)
-            }
+            Ok([_, true]) | Err(_) => sys::exit(init.end_descendants(1)),
         }
         while let Ok(Arrived { signal, sent }) = sys::read_signal(signals) {
             if signal == END.as_raw() && init.descendants.is_some() {
-                init.end_descendants();
-                sys::exit(1);
+                sys::exit(init.end_descendants(1));
             }
             // What the terminal sends reaches the command anyway.
             if sent && FORWARDED.contains(&signal) {
@@ -152,12 +149,23 @@ fn watch(command: i32, signals: RawFd, init: &mut Init) -> ! {
 }
 
 impl Init {
-    fn end_descendants(&mut self) {
-        if let Some(descendants) = &mut self.descendants {
-            descendants.end();
+    /// The status to end with: `status`, or [`LEFT`].
+    fn end_descendants(&mut self, status: i32) -> i32 {
+        match &mut self.descendants {
+            None => status,
+            Some(descendants) => {
+                if descendants.end() {
+                    status
+                } else {
+                    LEFT
+                }
+            }
         }
     }
 }
+
+/// What a process with [`Init::descendants`] ends with that could not end them all.
+pub(super) const LEFT: i32 = 3;
 
 /// Tells a process with [`Init::descendants`] to end them and itself.
 pub(super) const END: Signal = Signal::POWER;
@@ -177,11 +185,6 @@ fn close_all_but(mut kept: [RawFd; 3]) {
         first = fd.saturating_add(1);
     }
     let _ = sys::close_range(first, RawFd::MAX);
-}
-
-fn finish(report: Report, fd: RawFd) -> ! {
-    report.send(fd);
-    sys::exit(0)
 }
 
 fn fail(report: Report, fd: RawFd) -> ! {
