@@ -52,10 +52,13 @@ pub(super) struct Command {
 /// The name of PID 1, as `ps` shows it.
 const INIT_NAME: &std::ffi::CStr = c"wharf-init";
 
-/// What PID 1 does, from `clone3` to its end.
-pub(super) fn run_init(container: &mut Container) -> ! {
+/// What PID 1 does, from `clone3` to its end. `group` is a control group that it is not in yet.
+pub(super) fn run_init(container: &mut Container, group: Option<RawFd>) -> ! {
     let Container { init, command, stack } = container;
     let report = init.report;
+    if let Some(Err(Errno(errno))) = group.map(sys::enter_group) {
+        fail(Report::Init { errno }, report);
+    }
     let signals = match enter(init) {
         Ok(signals) => signals,
         Err(Errno(errno)) => fail(Report::Init { errno }, report),

@@ -79,6 +79,17 @@ pub(crate) fn pause(nanoseconds: i64) {
     };
 }
 
+/// Moves the calling process into the v2 control group whose directory `group` is.
+pub(crate) fn enter_group(group: RawFd) -> Result<()> {
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    // SAFETY: a string that outlives the call.
+    let fd = unsafe { syscall!(libc::SYS_openat, group, c"cgroup.procs".as_ptr(), flags, 0) }? as RawFd;
+    // 0 is the process itself.
+    let entered = super::write(fd, b"0");
+    super::close_range(fd, fd)?;
+    entered.map(drop)
+}
+
 /// Opens an existing file for reading.
 pub(crate) fn open_to_read(path: &CStr) -> Result<RawFd> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
