@@ -78,6 +78,17 @@ impl World {
         network: Network,
         cancel: &Cancel,
     ) -> Result<Outcome, RuntimeError> {
+        self.run_with(Confinement::probe(), spec, placements, network, cancel)
+    }
+
+    fn run_with(
+        &self,
+        confinement: Confinement,
+        spec: &Spec,
+        placements: Vec<Placement>,
+        network: Network,
+        cancel: &Cancel,
+    ) -> Result<Outcome, RuntimeError> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let _ = fs::remove_dir_all(self.path("aside"));
         fs::create_dir(self.path("aside")).unwrap();
@@ -92,6 +103,7 @@ impl World {
             root: root.as_fd(),
             aside: aside.as_fd(),
             placements,
+            confinement,
             network,
             stdio: Stdio::Captured(&mut sink),
             cancel,
@@ -343,6 +355,48 @@ fn what_leads_out_is_refused() {
     assert!(other.try_wait().unwrap().is_none());
     other.kill().unwrap();
     other.wait().unwrap();
+}
+
+/// What a step can do to processes outside and to its own, with Landlock's scopes and without.
+#[test]
+fn only_its_own_processes_are_a_steps_business() {
+    let Some(world) = World::new() else { return };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/contained/others.c");
+    let probe = world.path("root/bin/others");
+    let compiled =
+        std::process::Command::new("gcc").args(["-static", "-O1", "-o"]).arg(&probe).arg(&source).status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        println!("SKIP: gcc is missing");
+        return;
+    }
+    // This process, another thread of it, one of its children, and its group.
+    let mut child =
+        std::process::Command::new("sleep").arg("60").stdout(std::process::Stdio::null()).spawn().unwrap();
+    let (told, thread) = std::sync::mpsc::channel();
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let other = std::thread::spawn(move || {
+        told.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+        let _ = wait.recv();
+    });
+    let group = rustix::process::getpgrp().as_raw_nonzero();
+    let (own, thread, child_id) = (std::process::id(), thread.recv().unwrap(), child.id());
+    for (landlock, arguments) in [(5, "all"), (1, "all"), (0, "all"), (u32::MAX, "scoped")] {
+        let confinement = Confinement::probe().at_most(landlock);
+        for user in [0, 54_322_u32] {
+            let mut spec =
+                shell(&format!("exec /bin/others {arguments} {group} {own} {thread} {child_id} $PPID"));
+            let process = spec.process_mut().as_mut().unwrap();
+            process.set_user(UserBuilder::default().uid(user).gid(user).build().unwrap());
+            let cancel = Cancel::new().unwrap();
+            let outcome = world.run_with(confinement, &spec, vec![], Network::Host, &cancel).unwrap();
+            assert_eq!(outcome.stdout, "end\n", "Landlock {landlock}, user {user}: {}", outcome.stderr);
+        }
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(done);
+    other.join().unwrap();
 }
 
 #[test]

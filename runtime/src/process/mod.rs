@@ -20,6 +20,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 pub(crate) use self::chroot::Confined;
+pub(crate) use self::descendants::{Family, family_of};
 use self::orphans::Orphans;
 use self::prepare::{Parts, Prepared, Streams};
 pub(crate) use self::prepare::{Supervised, cgroup_version};

@@ -191,7 +191,7 @@ fn condition(name: &str, argument: &LinuxSeccompArg) -> Result<Condition, Runtim
 /// would let through what the kernel then cuts off.
 fn width(name: &str, argument: usize) -> Width {
     match (name, argument) {
-        ("socket" | "socketpair", 0..=2) | ("personality" | "prlimit64", 0) => Width::Word,
+        ("socket" | "socketpair", 0..=2) | ("personality", 0) => Width::Word,
         _ => Width::Register,
     }
 }
@@ -270,6 +270,10 @@ mod tests {
             ("chroot", 0, EPERM),
             ("bpf", 0, EPERM),
             ("io_uring_setup", 0, EPERM),
+            ("process_madvise", 0, EPERM),
+            ("migrate_pages", 0, EPERM),
+            ("move_pages", 0, EPERM),
+            ("kcmp", 0, EPERM),
             ("clone3", 0, ENOSYS),
             ("clone", libc::SIGCHLD as u64, ALLOW),
             ("clone", libc::CLONE_NEWUSER as u64, EPERM),

@@ -1,6 +1,6 @@
 //! The calls that the emulation is asked about.
 
-use crate::seccomp::notify::{Action, Rule};
+use crate::seccomp::notify::{Action, Programs, Rule};
 use crate::seccomp::{Comparison, Condition, Width};
 
 use super::identities::LIMIT;
@@ -28,12 +28,12 @@ const fn ask(name: &'static str) -> Rule {
 }
 
 const fn ask_if(name: &'static str, any_of: &'static [Condition]) -> Rule {
-    Rule { name, any_of, action: Action::Notify }
+    Rule { name, any_of, action: Action::Notify, programs: Programs::Native }
 }
 
 /// Programs take their older way then, which is asked about.
 const fn missing(name: &'static str) -> Rule {
-    Rule { name, any_of: ALWAYS, action: Action::Refuse(libc::ENOSYS) }
+    Rule { name, any_of: ALWAYS, action: Action::Refuse(libc::ENOSYS), programs: Programs::Native }
 }
 
 /// All of them.
