@@ -9,6 +9,7 @@ mod load;
 mod meta;
 mod output;
 mod plan;
+mod targets;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
@@ -55,6 +56,7 @@ use crate::worker::network::StepNetwork;
 use crate::worker::{StoreCache, Worker, WorkerError};
 use caches::Solution;
 use dockerfile::Parsed;
+use targets::{Target, Targets};
 
 /// Steps that run at once by default. Steps wait more than they compute, so it is not the number of processors.
 pub const JOBS_DEFAULT: u16 = 32;
@@ -81,6 +83,8 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, ContextSpec>,
     /// The stage; empty is the last.
     pub target: String,
+    /// What images are for; none is the platform of the machine, or of the base image.
+    pub platforms: Vec<Platform>,
     /// Whether steps are run even if the cache has them.
     pub no_cache: bool,
     /// Caches of other places that are asked for what is not here.
@@ -143,9 +147,9 @@ pub struct Allowed {
 /// What a build gave.
 #[derive(Debug)]
 pub struct Outcome {
-    /// The image id (digest of the config), if an image was made.
+    /// The image id (digest of the config, or of the index above several images), if an image was made.
     pub image_id: Option<Digest>,
-    /// The digest of its manifest, which registries know it by.
+    /// The digest of its manifest or index, which registries know it by.
     pub manifest: Option<Digest>,
 }
 
@@ -159,7 +163,7 @@ pub fn build(
 ) -> Result<Outcome, Failure> {
     let progress = Progress::start(request.progress, std::io::stderr());
     let explain = request.explain;
-    let summary = RequestSummary::of(&request, &host_platform());
+    let summary = RequestSummary::of(&request, &platform_names(&request));
     let recorder = Recorder::start(store, &progress, summary)
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
     let built = Build::new(store, sandbox, request, &progress, &recorder, cancel, signals).run();
@@ -188,7 +192,7 @@ pub fn plan(
     signals: Listening,
 ) -> Result<(), Failure> {
     let progress = Progress::start(request.progress, std::io::stderr());
-    let summary = RequestSummary::of(&request, &host_platform());
+    let summary = RequestSummary::of(&request, &platform_names(&request));
     let recorder = Recorder::start(store, &progress, summary.clone())
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
     let planned = Build::new(store, sandbox, request, &progress, &recorder, cancel, signals).plan(&summary);
@@ -238,6 +242,7 @@ struct Build<'a> {
     ignore: Vec<String>,
     /// The time that the main context stands for, in seconds since 1970.
     main_time_s: Option<i64>,
+    /// The machine's.
     platform: Platform,
     cancel: Cancel,
     signals: Listening,
@@ -348,10 +353,11 @@ impl<'a> Build<'a> {
     /// Text → outputs, once.
     fn attempt(&mut self) -> Result<Outcome, Failure> {
         self.load()?;
-        let converted = &self.convert(&self.platform.clone())?;
-        self.refuse_forbidden(converted)?;
-        self.load_named(&converted.definition)?;
-        let clamp_time_s = converted.source_date_epoch;
+        let targets = &self.convert()?;
+        let definition = &*targets.definition();
+        self.refuse_forbidden(targets)?;
+        self.load_named(definition)?;
+        let clamp_time_s = targets.source_date_epoch();
         let variant = Variant { compression: self.request.compression, clamp_time_s };
         let make = |form| Layers::new(&self.sources.store, &self.imports, self.cancel.clone(), form);
         let layers = &make(Form { variant, force: false });
@@ -365,27 +371,43 @@ impl<'a> Build<'a> {
             // Where there is no thread to be had, the export makes the layers.
             let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
             let uploads = exports.start(scope);
-            let solution = self.solve(converted, made, &uploads)?;
-            let outcome = self.export(converted, &solution, layers, self.platform.clone())?;
-            self.export_caches(converted, &solution, uploads)?;
+            let solution = self.solve(targets, definition, made, &uploads)?;
+            let outcome = self.export(targets, &solution, layers)?;
+            self.export_caches(targets, &solution, uploads)?;
             Ok(outcome)
         })
     }
 
-    /// Text → graph. What is only a warning is said at the end, whatever becomes of the build.
-    fn convert(&self, platform: &Platform) -> Result<Converted, Failure> {
+    /// Text → graph, for every platform. What is only a warning is said at the end, whatever becomes of the build.
+    fn convert(&self) -> Result<Targets, Failure> {
+        let mut said = HashSet::new();
+        let wanted: Vec<Platform> = match self.request.platforms.as_slice() {
+            [] => vec![self.platform.clone()],
+            platforms => platforms.to_vec(),
+        };
+        let convert = |platform: Platform| {
+            let converted = self.convert_for(&platform, &mut said)?;
+            Ok(Target { platform, converted })
+        };
+        Ok(Targets::new(wanted.into_iter().map(convert).collect::<Result<_, Failure>>()?))
+    }
+
+    /// Text → graph. Warnings that were `said` of another platform are not said again.
+    fn convert_for(&self, platform: &Platform, said: &mut HashSet<String>) -> Result<Converted, Failure> {
         let mut parsed = Parsed::read(&self.source, &self.request.build_args);
-        let options = dockerfile::options(&self.request, &self.ignore, platform);
+        let options = dockerfile::options(&self.request, &self.ignore, platform, &self.platform);
         let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
         let converted = parsed.convert(&options, &mut resolver);
-        for stage in parsed.without_stage(&self.request.no_cache_stages) {
-            self.progress.warn(format!(
+        let idle = parsed.without_stage(&self.request.no_cache_stages).map(|stage| {
+            format!(
                 "warning: `--no-cache-filter {stage}` has no effect: the Dockerfile has no stage of that name"
-            ));
-        }
+            )
+        });
         let report = parsed.report();
-        for warning in render_warnings(&report.warnings, &self.source, false) {
-            self.progress.warn(warning);
+        for warning in idle.chain(render_warnings(&report.warnings, &self.source, false)) {
+            if said.insert(warning.clone()) {
+                self.progress.warn(warning);
+            }
         }
         if let Some(violation) = report.violation.filter(|_| report.errors.is_empty()) {
             let hint = "the Dockerfile says `check=error=true`; `check=skip=RULE` leaves a rule out";
@@ -405,14 +427,20 @@ impl<'a> Build<'a> {
     }
 
     /// Tells before anything runs what steps ask for and was not allowed, or cannot be had.
-    fn refuse_forbidden(&self, converted: &Converted) -> Result<(), Failure> {
+    fn refuse_forbidden(&self, targets: &Targets) -> Result<(), Failure> {
         let (nowhere, no_places) = (0..0, RunPlaces::default());
         let mut problems = Vec::new();
-        for (digest, vertex) in converted.definition.iter() {
-            if let Op::Exec(exec) = &vertex.op {
-                let run = vertex.metadata.location.as_ref().unwrap_or(&nowhere);
-                let places = converted.run_places.get(digest).unwrap_or(&no_places);
-                problems.extend(forbidden(exec, self.request.allowed, places, run));
+        for target in targets.iter() {
+            for (digest, vertex) in target.definition.iter() {
+                if let Op::Exec(exec) = &vertex.op {
+                    let run = vertex.metadata.location.as_ref().unwrap_or(&nowhere);
+                    let places = target.run_places.get(digest).unwrap_or(&no_places);
+                    problems.extend(forbidden(exec, self.request.allowed, places, run));
+                }
+            }
+            // Those of the next platform are the same.
+            if !problems.is_empty() {
+                break;
             }
         }
         if problems.is_empty() {
@@ -422,17 +450,21 @@ impl<'a> Build<'a> {
         }
     }
 
-    /// Graph → the target's result. The chains whose layers some output needs are sent to `made` as they come.
+    /// Graph → the results of the targets. The chains whose layers some output needs are sent to `made` as they come.
     fn solve(
         &self,
-        converted: &Converted,
+        targets: &Targets,
+        definition: &Definition,
         made: mpsc::Sender<Chain>,
         uploads: &Uploads<'_, '_>,
     ) -> Result<Solution, Failure> {
-        let Some(head) = converted.head else { return Ok(Solution { result: None, steps: Vec::new() }) };
+        let heads = targets.heads();
+        if heads.is_empty() {
+            return Ok(Solution { results: targets.iter().map(|_| None).collect(), steps: Vec::new() });
+        }
         let stale = AtomicBool::new(false);
-        let worker = self.worker(&converted.definition, &stale)?;
-        let exported: HashSet<VertexDigest> = converted.layers.iter().map(|edge| edge.vertex).collect();
+        let worker = self.worker(definition, &stale)?;
+        let exported = targets.layers();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
         let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
             let is_of_image = exported.contains(vertex);
@@ -447,8 +479,8 @@ impl<'a> Build<'a> {
         };
         let begun = Instant::now();
         let solved = solve(&Solve {
-            definition: &converted.definition,
-            goals: &[head],
+            definition,
+            goals: &heads,
             resolver: &worker,
             cache: &StoreCache {
                 store: &self.sources.store,
@@ -465,9 +497,10 @@ impl<'a> Build<'a> {
             clock: &|| begun.elapsed(),
         });
         self.network.end();
-        self.recorder.solved(&converted.definition, &solved.steps, &self.imports);
-        let mut results = solved.results.map_err(|error| self.solve_failure(converted, error))?;
-        Ok(Solution { result: Some(results.remove(0)), steps: solved.steps })
+        self.recorder.solved(definition, &solved.steps, &self.imports);
+        let mut results = solved.results.map_err(|error| self.solve_failure(targets, error))?.into_iter();
+        let results = targets.iter().map(|target| target.head.and_then(|_| results.next())).collect();
+        Ok(Solution { results, steps: solved.steps })
     }
 
     /// What does the work of a graph. `stale` is set when it is no longer what its keys say.
@@ -508,11 +541,12 @@ impl<'a> Build<'a> {
         })
     }
 
-    fn solve_failure(&self, converted: &Converted, error: SolveError) -> Failure {
+    fn solve_failure(&self, targets: &Targets, error: SolveError) -> Failure {
         let (vertex, error) = match error {
             SolveError::Vertex { vertex, error } if !self.signals.interrupted() => (vertex, error),
             _ => return Failure::new(Kind::Cancelled, "the build was interrupted"),
         };
+        let converted = &targets.of(&vertex).converted;
         let OpError(error) = &error;
         let kind = match error.downcast_ref::<WorkerError>() {
             _ if is_disk_full(error.as_ref()) => Kind::Environment,
@@ -662,6 +696,14 @@ fn forbidden(exec: &ExecOp, allowed: Allowed, places: &RunPlaces, run: &Range<us
         problems.push(Diagnostic::error(place(places.devices.get(number)), message).with_hint(hint));
     }
     problems
+}
+
+/// What a build is for, in words.
+fn platform_names(request: &BuildRequest) -> String {
+    match request.platforms.as_slice() {
+        [] => host_platform().to_string(),
+        platforms => platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(","),
+    }
 }
 
 /// The platform of the machine.

@@ -13,10 +13,11 @@ use wharf_runtime::chroot::{self, ChrootRequest, Confinement};
 use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Sandbox, Stdio};
 use wharf_solver::llb::NetworkMode;
 
+use crate::build::host_platform;
 use crate::error::{Failure, Kind};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
-use crate::source::ImageSources;
+use crate::source::{ImageSources, manifest_in_store};
 use crate::worker::mounts::placed::copies_of_files;
 use crate::worker::network::StepNetwork;
 use crate::worker::{ownership, sandbox_files, spec};
@@ -35,7 +36,13 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
         Failure::from_error(Kind::Environment, &format!("{doing} of `{name}`"), error)
     };
     let images = ImageSources::new(store.clone(), Arc::new(OciRegistry::new(RegistryOptions::default())));
-    let identifier = format!("docker-image://{name}@{}", image.digest);
+    let platform = host_platform();
+    let manifest = manifest_in_store(store, image.digest, &platform)
+        .map_err(|error| failed("cannot read the manifest", &error))?;
+    let Some((manifest, _)) = manifest else {
+        return Err(Failure::new(Kind::Usage, format!("`{name}` has no image for {platform} in the store")));
+    };
+    let identifier = format!("docker-image://{name}@{manifest}");
     let config = images.config(&identifier).map_err(|error| failed("cannot read the config", &error))?;
     let config: ImageConfig =
         serde_json::from_slice(&config).map_err(|error| failed("cannot read the config", &error))?;

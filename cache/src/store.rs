@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, IFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::Setup;
@@ -162,6 +162,7 @@ impl Store {
         require_store(&root, &root_fd)?;
         for (name, mode) in DIRECTORIES {
             match rustix::fs::mkdirat(&root_fd, name, Mode::from_raw_mode(mode)) {
+                Ok(()) if name == "tmp" => spread_directories(&root_fd, name),
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(StoreError::io("create", root.join(name), errno)),
             }
@@ -558,6 +559,23 @@ impl Drop for Inner {
 fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| StoreError::io("open", path, errno))
+}
+
+/// Has ext4 put each directory that is made in `name` into a block group of its own choice (`chattr +T`), where it can.
+/// A group in which many inodes were deleted within the last minutes gives out new ones slowly, since ext4 steps over
+/// each of these: beside a deleted tree a step takes three times as long. Only speed depends on it.
+fn spread_directories(root_fd: &OwnedFd, name: &str) {
+    let Ok(dir) = rustix::fs::openat(
+        root_fd,
+        name,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    ) else {
+        return;
+    };
+    if let Ok(flags) = rustix::fs::ioctl_getflags(&dir) {
+        let _ = rustix::fs::ioctl_setflags(&dir, flags | IFlags::TOPDIR);
+    }
 }
 
 /// Nanoseconds since the epoch, as the database keeps times: good from 1677 to 2262, clamped outside.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Store};
-use wharf_frontend::dockerfile2llb::Converted;
 use wharf_solver::llb::Platform;
 use wharf_solver::op::ResultRef;
 use wharf_solver::scheduler::StepReport;
 
+use super::targets::Targets;
 use super::{Build, BuildRequest};
 use crate::error::{Failure, Kind, causes, is_lost};
 use crate::layers::{Form, Layers};
@@ -19,7 +19,7 @@ use crate::remote::exports::{Exports, Finished, Place, Uploads};
 use crate::remote::imports::{Imports, Unused};
 use crate::remote::local::LocalBackend;
 use crate::remote::manifest::{CacheConfig, INLINE_BYTES_MAX};
-use crate::remote::records::{Collector, of_image, recorded};
+use crate::remote::records::{Collector, of_images, recorded};
 use crate::remote::registry::RegistryBackend;
 use crate::remote::s3::{S3, S3Place};
 use crate::remote::spec::{self, LayerForm, Origin, Target};
@@ -27,19 +27,17 @@ use crate::remote::spec::{self, LayerForm, Origin, Target};
 /// What a build gave.
 #[derive(Debug)]
 pub(super) struct Solution {
-    /// The target's result; `None` is an empty file system.
-    pub(super) result: Option<ResultRef>,
+    /// The target's result on each platform; `None` is an empty file system.
+    pub(super) results: Vec<Option<ResultRef>>,
     /// What happened to its steps.
     pub(super) steps: Vec<StepReport>,
 }
 
-impl Solution {
-    /// The snapshots of the result; none of an image that no step changed.
-    pub(super) fn chain(&self) -> Chain {
-        match &self.result {
-            Some(ResultRef::Snapshots(chain)) => chain.clone(),
-            _ => Chain::default(),
-        }
+/// The snapshots of a result; none of an image that no step changed.
+pub(super) fn chain_of(result: Option<&ResultRef>) -> Chain {
+    match result {
+        Some(ResultRef::Snapshots(chain)) => chain.clone(),
+        _ => Chain::default(),
     }
 }
 
@@ -124,7 +122,7 @@ impl Build<'_> {
     /// Writes what `--cache-to` asks for.
     pub(super) fn export_caches(
         &self,
-        converted: &Converted,
+        targets: &Targets,
         solution: &Solution,
         uploads: Uploads<'_, '_>,
     ) -> Result<(), Failure> {
@@ -132,7 +130,7 @@ impl Build<'_> {
             return Ok(());
         }
         let store = &self.sources.store;
-        let recorded = match recorded(store, &self.imports, &converted.definition, &solution.steps) {
+        let recorded = match recorded(store, &self.imports, &targets.definition(), &solution.steps) {
             Ok(recorded) => recorded,
             Err(error) => {
                 let required = self.request.cache_to.iter().any(|to| to.required);
@@ -143,8 +141,9 @@ impl Build<'_> {
                 );
             }
         };
-        let (image, epoch) = (&solution.chain(), converted.source_date_epoch);
-        let failures = uploads.finish(&Finished { recorded: &recorded, image, epoch });
+        let images: Vec<Chain> = solution.results.iter().map(|result| chain_of(result.as_ref())).collect();
+        let epoch = targets.source_date_epoch();
+        let failures = uploads.finish(&Finished { recorded: &recorded, images: &images, epoch });
         if self.signals.interrupted() {
             return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
         }
@@ -175,23 +174,23 @@ impl Build<'_> {
         self.request.cache_to.iter().find(|to| to.target == Target::Inline)
     }
 
-    /// The cache that the image is to carry, if it is to.
+    /// The cache that the image of `result` is to carry, if it is to. `steps` are those of the whole build.
     pub(super) fn inline_cache(
         &self,
-        converted: &Converted,
-        solution: &Solution,
+        targets: &Targets,
+        (result, steps): (Option<&ResultRef>, &[StepReport]),
         layers: &Layers<'_>,
     ) -> Result<Option<CacheConfig>, Failure> {
         let Some(to) = self.inline() else { return Ok(None) };
         let store = &self.sources.store;
         let collect = || {
-            let recorded = recorded(store, &self.imports, &converted.definition, &solution.steps)?;
-            let mut recorded = of_image(store, &recorded, &solution.chain())?;
+            let recorded = recorded(store, &self.imports, &targets.definition(), steps)?;
+            let mut recorded = of_images(store, &recorded, &[chain_of(result)])?;
             // An image is the same whether its steps ran or not.
             for step in &mut recorded {
                 (step.took, step.provenance) = (None, None);
             }
-            Collector::new(store, layers, converted.source_date_epoch).collect(&recorded)
+            Collector::new(store, layers, targets.source_date_epoch()).collect(&recorded)
         };
         let (config, skipped) = match collect() {
             Ok(collected) => collected,

@@ -121,7 +121,12 @@ pub(super) struct Report {
 }
 
 /// What the conversion depends on besides the file.
-pub(super) fn options(request: &BuildRequest, ignore: &[String], platform: &Platform) -> Options {
+pub(super) fn options(
+    request: &BuildRequest,
+    ignore: &[String],
+    platform: &Platform,
+    build_platform: &Platform,
+) -> Options {
     let named = |spec: &ContextSpec| match spec {
         ContextSpec::Image(reference) => NamedContext::Image(reference.clone()),
         ContextSpec::Stage(stage) => NamedContext::Stage(stage.clone()),
@@ -133,13 +138,14 @@ pub(super) fn options(request: &BuildRequest, ignore: &[String], platform: &Plat
         build_args: request.build_args.clone(),
         target: request.target.clone(),
         platform: platform.clone(),
-        build_platform: platform.clone(),
+        build_platform: build_platform.clone(),
         contexts: request.contexts.iter().map(|(name, spec)| (name.clone(), named(spec))).collect(),
         ignore: ignore.to_vec(),
         labels: request.labels.clone(),
         no_cache: request.no_cache,
         no_cache_stages: request.no_cache_stages.clone(),
-        implicit_platform: true,
+        implicit_platform: request.platforms.is_empty(),
+        multi_platform: request.platforms.len() > 1,
         run: request.run.clone(),
         ..Options::default()
     }

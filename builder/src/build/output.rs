@@ -1,6 +1,6 @@
 //! What becomes of the result: image, archive, directory, registry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::SystemTime;
@@ -14,29 +14,32 @@ use wharf_solver::llb::{Op, Platform, VertexDigest};
 use wharf_solver::op::ResultRef;
 
 use super::caches::Solution;
+use super::targets::{Target, Targets};
 use super::{Build, Outcome};
+use crate::csv;
 use crate::error::{Failure, Kind, causes};
 use crate::exporter::spec::Output;
-use crate::exporter::{Built, BuiltImage, ExportError, assemble, docker, local, metadata, oci, store, tar};
+use crate::exporter::{
+    Artifact, Built, BuiltImage, ExportError, assemble, docker, local, metadata, oci, store, tar,
+};
 use crate::layers::{LayerError, Layers};
 use crate::registry::{Reference, push};
+use crate::remote::manifest::CacheConfig;
 use crate::source::{SourceError, transfer_events};
 
 impl Build<'_> {
     /// Does every output, then writes the files that tell scripts about it.
     pub(super) fn export(
         &self,
-        converted: &Converted,
+        targets: &Targets,
         solution: &Solution,
         layers: &Layers<'_>,
-        platform: Platform,
     ) -> Result<Outcome, Failure> {
-        let result = solution.result.as_ref();
         let needs_image = self.request.outputs.iter().any(Output::needs_image);
-        let image = match needs_image || self.request.iidfile.is_some() {
+        let artifact = match needs_image || self.request.iidfile.is_some() {
             true => Some(
                 self.progress
-                    .internal("exporting layers", || self.assemble(converted, solution, layers, platform))?,
+                    .internal("exporting layers", || self.assemble_all(targets, solution, layers))?,
             ),
             false => {
                 self.note_idle_inline_cache()?;
@@ -45,85 +48,96 @@ impl Build<'_> {
         };
         // What was written to standard output cannot be taken back; nor does what follows begin again.
         let is_final = self.request.outputs.iter().any(Output::takes_stdout);
-        self.export_all(converted, result, image.as_ref())
+        self.export_all(targets, solution, artifact.as_ref())
             .map_err(|failure| Failure { lost: failure.lost && !is_final, ..failure })?;
         let written = |what: &str, done: Result<(), ExportError>| {
             done.map_err(|error| export_failure(&format!("cannot write the {what}"), &error))
         };
-        if let (Some(path), Some(image)) = (&self.request.iidfile, &image) {
-            written("image id file", metadata::write_iidfile(path, image))?;
+        if let (Some(path), Some(artifact)) = (&self.request.iidfile, &artifact) {
+            written("image id file", metadata::write_iidfile(path, artifact))?;
         }
         if let Some(path) = &self.request.metadata_file {
             let names = self.image_names();
-            written("metadata file", metadata::write_metadata_file(path, image.as_ref(), &names))?;
+            written("metadata file", metadata::write_metadata_file(path, artifact.as_ref(), &names))?;
         }
         Ok(Outcome {
-            image_id: image.as_ref().map(|image| image.config_descriptor.digest),
-            manifest: image.map(|image| image.descriptor.digest),
+            image_id: artifact.as_ref().map(Artifact::id),
+            manifest: artifact.map(|artifact| artifact.descriptor().digest),
         })
     }
 
     fn export_all(
         &self,
-        converted: &Converted,
-        result: Option<&ResultRef>,
-        image: Option<&BuiltImage>,
+        targets: &Targets,
+        solution: &Solution,
+        artifact: Option<&Artifact>,
     ) -> Result<(), Failure> {
         for output in &self.request.outputs {
             if self.signals.interrupted() {
                 return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
             }
-            match (output, image) {
+            match (output, artifact) {
                 (Output::Tar { .. } | Output::Local { .. }, _) => {
-                    self.export_files(converted, result, output)?
+                    self.export_files(targets, solution, output)?
                 }
-                (_, Some(image)) => self.export_image(image, output)?,
+                (_, Some(artifact)) => self.export_image(artifact, output)?,
                 (_, None) => unreachable!("an image was assembled because an output needs it"),
             }
         }
         Ok(())
     }
 
-    fn export_image(&self, image: &BuiltImage, output: &Output) -> Result<(), Failure> {
+    fn export_image(&self, artifact: &Artifact, output: &Output) -> Result<(), Failure> {
         match output {
             Output::Image { names, push } => {
                 let names = full_names(names)?;
                 self.progress.internal("exporting to image", || {
-                    store::put(&self.sources.store, image, &texts(&names), SystemTime::now())
+                    store::put(&self.sources.store, artifact, &texts(&names), SystemTime::now())
                         .map_err(|error| export_failure("cannot put the image into the store", &error))
                 })?;
                 if *push {
-                    names.iter().try_for_each(|name| self.push(image, name))?;
+                    names.iter().try_for_each(|name| self.push(artifact, name))?;
                 }
                 Ok(())
             }
             Output::OciArchive { names, dest } => {
                 let names = texts(&full_names(names)?);
                 self.exporting("oci image format", || {
-                    dest.write(|out| oci::write_archive(&self.sources.store, image, &names, out))
+                    dest.write(|out| oci::write_archive(&self.sources.store, artifact, &names, out))
                 })
             }
             Output::OciDirectory { names, dest } => {
                 let names = texts(&full_names(names)?);
                 self.exporting("oci image layout", || {
-                    oci::write_directory(&self.sources.store, image, &names, dest)
+                    oci::write_directory(&self.sources.store, artifact, &names, dest)
                 })
             }
             Output::DockerArchive { names, dest } => {
                 let names = texts(&full_names(names)?);
                 self.exporting("docker image format", || {
-                    dest.write(|out| docker::write_archive(&self.sources.store, image, &names, out))
+                    dest.write(|out| docker::write_archive(&self.sources.store, artifact, &names, out))
                 })
             }
             Output::Tar { .. } | Output::Local { .. } => unreachable!("these are no images"),
         }
     }
 
-    fn export_files(
+    fn export_files(&self, targets: &Targets, solution: &Solution, output: &Output) -> Result<(), Failure> {
+        let several = targets.iter().count() > 1;
+        for (target, result) in targets.iter().zip(&solution.results) {
+            let below = several.then(|| directory_name(&target.platform));
+            self.export_files_of(target, result.as_ref(), output, below.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Exports the files of one platform, into the directory `below` where there are several.
+    fn export_files_of(
         &self,
         converted: &Converted,
         result: Option<&ResultRef>,
         output: &Output,
+        below: Option<&str>,
     ) -> Result<(), Failure> {
         let view = self.view(converted, result)?;
         let ids = self.sources.store.setup().ids;
@@ -133,6 +147,7 @@ impl Build<'_> {
                 self.exporting("tar", || dest.write(|out| tar::write(view.as_fd(), ids, epoch, out)))
             }
             Output::Local { dest } => self.progress.internal("exporting to client directory", || {
+                let dest = &below.map_or_else(|| dest.clone(), |below| dest.join(below));
                 let written = local::write(view.as_fd(), ids, epoch, dest).map_err(|error| {
                     export_failure(&format!("cannot export to `{}`", dest.display()), &error)
                 })?;
@@ -151,7 +166,7 @@ impl Build<'_> {
         })
     }
 
-    fn push(&self, image: &BuiltImage, name: &Reference) -> Result<(), Failure> {
+    fn push(&self, artifact: &Artifact, name: &Reference) -> Result<(), Failure> {
         let step = format!("pushing {name}");
         self.progress.internal_with(&step, |digest: VertexDigest| {
             let report = transfer_events(digest, self.progress);
@@ -159,7 +174,7 @@ impl Build<'_> {
                 &self.sources.store,
                 &*self.sources.registry,
                 name,
-                &image.descriptor.digest,
+                &artifact.descriptor().digest,
                 None,
                 &report,
             )
@@ -171,18 +186,39 @@ impl Build<'_> {
         })
     }
 
-    /// Layers and config → the image's documents; all its layers are blobs of the store afterwards.
-    fn assemble(
+    /// The image of every platform, and the index above them where there are several or one is asked for.
+    fn assemble_all(
         &self,
-        converted: &Converted,
+        targets: &Targets,
         solution: &Solution,
         layers: &Layers<'_>,
-        platform: Platform,
+    ) -> Result<Artifact, Failure> {
+        let mut images = Vec::new();
+        for (target, result) in targets.iter().zip(&solution.results) {
+            let inline = self.inline_cache(targets, (result.as_ref(), &solution.steps), layers)?;
+            images.push(self.assemble(target, result.as_ref(), layers, inline)?);
+        }
+        let asks_for_index = self.request.build_args.get("BUILDKIT_MULTI_PLATFORM");
+        let wants_index = asks_for_index.and_then(|value| csv::boolean(value)).unwrap_or(false);
+        if let ([_], false) = (images.as_slice(), wants_index) {
+            return Ok(Artifact::image(images.remove(0)));
+        }
+        Ok(Artifact::index(images, &BTreeMap::new()))
+    }
+
+    /// Layers and config → an image's documents; all its layers are blobs of the store afterwards.
+    fn assemble(
+        &self,
+        target: &Target,
+        result: Option<&ResultRef>,
+        layers: &Layers<'_>,
+        inline_cache: Option<CacheConfig>,
     ) -> Result<BuiltImage, Failure> {
+        let converted = &target.converted;
         let failed = |error: &(dyn Error + 'static)| {
             Failure::from_error(Kind::Environment, "cannot make the layers", error)
         };
-        let (base_layers, new_layers) = match &solution.result {
+        let (base_layers, new_layers) = match result {
             None => (Vec::new(), Vec::new()),
             Some(ResultRef::Snapshots(chain)) => {
                 let mut all = layers.of(chain).map_err(|error| self.layer_failure(converted, &error))?;
@@ -202,8 +238,8 @@ impl Build<'_> {
             base_layers,
             layers: new_layers,
             source_date_epoch: converted.source_date_epoch,
-            platform,
-            inline_cache: self.inline_cache(converted, solution, layers)?,
+            platform: target.platform.clone(),
+            inline_cache,
             annotations: self.request.annotations.clone(),
         };
         Ok(assemble(&built, SystemTime::now()))
@@ -290,6 +326,11 @@ impl Build<'_> {
             .map(|name| name.parse::<Reference>().map_or_else(|_| name.clone(), |name| name.to_string()));
         full.collect::<BTreeSet<_>>().into_iter().collect()
     }
+}
+
+/// `linux_arm_v7`: where the files of one platform go when there are several.
+fn directory_name(platform: &Platform) -> String {
+    platform.to_string().replace('/', "_")
 }
 
 fn base_identifier(converted: &Converted) -> Option<&str> {

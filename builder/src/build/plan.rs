@@ -22,17 +22,17 @@ impl Build<'_> {
 
     fn plan_once(&mut self, summary: &RequestSummary) -> Result<Plan, Failure> {
         self.load()?;
-        let platform = self.platform.clone();
-        let converted = self.convert(&platform)?;
-        self.refuse_forbidden(&converted)?;
-        self.load_named(&converted.definition)?;
+        let targets = self.convert()?;
+        let definition = &*targets.definition();
+        self.refuse_forbidden(&targets)?;
+        self.load_named(definition)?;
         let (store, files) = (&self.sources.store, &self.recorder.files);
         let stale = AtomicBool::new(false);
-        let worker = self.worker(&converted.definition, &stale)?;
+        let worker = self.worker(definition, &stale)?;
         let begun = Instant::now();
         let planned = scheduler::plan(&Solve {
-            definition: &converted.definition,
-            goals: converted.head.as_slice(),
+            definition,
+            goals: &targets.heads(),
             resolver: &worker,
             cache: &StoreCache { store, imports: &self.imports, cancel: &self.cancel, stale: &stale },
             progress: self.recorder,
@@ -43,9 +43,9 @@ impl Build<'_> {
             limits: limits(),
             clock: &|| begun.elapsed(),
         });
-        planned.result.map_err(|error| self.solve_failure(&converted, error))?;
+        planned.result.map_err(|error| self.solve_failure(&targets, error))?;
         let is_here = |image: &str| self.sources.images.is_here(image).unwrap_or(false);
         let past = (store, summary, &self.imports);
-        Ok(plan::explain(past, files, &converted.definition, &planned.steps, &is_here))
+        Ok(plan::explain(past, files, definition, &planned.steps, &is_here))
     }
 }

@@ -10,7 +10,9 @@ use std::sync::Arc;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, ValueEnum};
 use wharf_cache::diff::Compression;
+use wharf_frontend::dockerfile2llb::platform;
 use wharf_runtime::Cancel;
+use wharf_solver::llb::Platform;
 
 use super::config::Config;
 use super::place::{Place, Wanted};
@@ -18,7 +20,7 @@ use super::prune::settle;
 use super::steps::StepArgs;
 use super::{variable, with_store};
 use crate::build::call::{Call, Question, Stores};
-use crate::build::{self, BuildRequest, ExplainFormat, Outcome};
+use crate::build::{self, BuildRequest, ExplainFormat, Outcome, host_platform};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
 use crate::error::{Failure, Kind, causes};
 use crate::exporter::output::open_stdout;
@@ -29,6 +31,9 @@ use crate::registry::{Reference, Rules};
 use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::signals;
 use crate::source::git;
+
+/// Platforms of one build: more are a mistake.
+const PLATFORMS_MAX: usize = 64;
 
 /// What `--check` ends with when there are warnings and nothing worse, as with buildx.
 const WARNINGS_EXIT_CODE: u8 = 1;
@@ -53,6 +58,10 @@ pub(super) struct BuildArgs {
     /// Build this stage [default: the last one]
     #[arg(long, value_name = "STAGE", default_value = "", hide_default_value = true)]
     target: String,
+    /// What the image is for, `os/arch[/variant]` or `local`; several by commas or by giving the flag again make an index with
+    /// an image for each [default: this machine's]
+    #[arg(long, value_name = "PLATFORM[,PLATFORM]", value_delimiter = ',')]
+    platform: Vec<String>,
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
@@ -273,6 +282,8 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         .map(|spec| Output::parse(spec, &tags).map_err(|error| usage(error.to_string())))
         .collect::<Result<Vec<_>, _>>()?;
     require_own_places(&args, &outputs)?;
+    let platforms = platforms(&args.platform)?;
+    require_one_platform(&platforms, &outputs)?;
     if outputs.is_empty() {
         outputs.push(Output::Image { names: tags, push: false });
     }
@@ -341,6 +352,7 @@ fn request(args: BuildArgs) -> Result<BuildRequest, Failure> {
         labels: labels.collect(),
         contexts,
         target: args.target,
+        platforms,
         no_cache: args.no_cache,
         cache_from,
         cache_to,
@@ -415,6 +427,48 @@ fn place_of(path: &Path) -> Option<PathBuf> {
     let above = path.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let above = above.canonicalize().or_else(|_| std::path::absolute(above)).ok()?;
     Some(path.file_name().map_or(above.clone(), |name| above.join(name)))
+}
+
+/// `--platform`: each platform once, in the order in which they come.
+pub(super) fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
+    let machine = host_platform();
+    let mut platforms = Vec::new();
+    for text in texts {
+        let platform = match text.trim() {
+            "local" => machine.clone(),
+            text => platform::parse(text, &machine)
+                .map_err(|error| Failure::new(Kind::Usage, format!("--platform: {error}")))?,
+        };
+        if platform.os != "linux" {
+            let message = format!("--platform {text}: images are built for Linux only");
+            return Err(Failure::new(Kind::Usage, message));
+        }
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+    }
+    if platforms.len() > PLATFORMS_MAX {
+        let message = format!("--platform: {} platforms are more than {PLATFORMS_MAX}", platforms.len());
+        return Err(Failure::new(Kind::Usage, message));
+    }
+    Ok(platforms)
+}
+
+/// Refuses outputs that hold one platform only.
+fn require_one_platform(platforms: &[Platform], outputs: &[Output]) -> Result<(), Failure> {
+    let single = |output: &Output| matches!(output, Output::DockerArchive { .. } | Output::Tar { .. });
+    match outputs.iter().find(|output| platforms.len() > 1 && single(output)) {
+        None => Ok(()),
+        Some(output) => {
+            let (kind, instead) = match output {
+                Output::Tar { .. } => ("tar", "`type=local` makes a directory for each"),
+                _ => ("docker", "`type=oci` holds several"),
+            };
+            let message =
+                format!("`type={kind}` holds one platform, and --platform names {}", platforms.len());
+            Err(Failure::new(Kind::Usage, message).hint(instead))
+        }
+    }
 }
 
 /// `NAME[=VALUE]` has a name.

@@ -81,7 +81,7 @@ pub(super) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
     }
 }
 
-/// The digest of an image's config: what `--iidfile` and `--quiet` tell.
+/// The digest of an image's config: what `--iidfile` and `--quiet` tell. Of an index they tell its own.
 fn image_id(store: &Store, image: &Image) -> Option<Digest> {
     let manifest = store.blobs().read(&image.digest, MANIFEST_BYTES_MAX).ok()?;
     match Manifest::parse(&manifest, &image.media_type) {

@@ -6,7 +6,7 @@ use std::io::Write;
 use serde::Serialize;
 use wharf_cache::Store;
 
-use super::{BuiltImage, ExportError, oci};
+use super::{Artifact, BuiltImage, ExportError, oci};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -19,17 +19,19 @@ struct Item<'a> {
 /// Writes the image as one tar, under each of `names` (full names with tag).
 pub fn write_archive(
     store: &Store,
-    image: &BuiltImage,
+    artifact: &Artifact,
     names: &[String],
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
+    // What reads this file alone knows nothing of platforms: it gets the first image.
+    let image: &BuiltImage = &artifact.images()[0];
     let manifest = [Item {
         config: oci::blob_path(&image.config_descriptor.digest),
         repo_tags: names.iter().map(|name| familiar(name)).collect(),
         layers: image.layers.iter().map(|layer| oci::blob_path(&layer.digest)).collect(),
     }];
     let manifest = serde_json::to_vec(&manifest).expect("docker's manifest has string keys only");
-    oci::write_archive_with(store, image, names, Some(&manifest), out)
+    oci::write_archive_with(store, artifact, names, Some(&manifest), out)
 }
 
 /// `docker.io/library/app:1` as people write it: `app:1`.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::output::OutputFile;
-use super::{BuiltImage, Descriptor, ExportError};
+use super::{Artifact, Descriptor, ExportError};
 
 #[derive(Default, Serialize)]
 struct Metadata<'a> {
@@ -20,27 +20,28 @@ struct Metadata<'a> {
     name: String,
 }
 
-/// Writes the metadata file: `containerimage.digest` (of the manifest), `containerimage.config.digest`,
-/// `containerimage.descriptor` and `image.name` (all names, separated by commas). A build that made no image has an
-/// empty object.
+/// Writes the metadata file: `containerimage.digest` (of the manifest or index), `containerimage.config.digest` (of a
+/// single image), `containerimage.descriptor` and `image.name` (all names, separated by commas). A build that made no
+/// image has an empty object.
 pub fn write_metadata_file(
     path: &Path,
-    image: Option<&BuiltImage>,
+    artifact: Option<&Artifact>,
     names: &[String],
 ) -> Result<(), ExportError> {
-    let metadata = image.map_or_else(Metadata::default, |image| Metadata {
-        config_digest: Some(image.config_descriptor.digest.to_string()),
-        descriptor: Some(&image.descriptor),
-        digest: Some(image.descriptor.digest.to_string()),
+    let metadata = artifact.map_or_else(Metadata::default, |artifact| Metadata {
+        config_digest: artifact.only_image().map(|image| image.config_descriptor.digest.to_string()),
+        descriptor: Some(artifact.descriptor()),
+        digest: Some(artifact.descriptor().digest.to_string()),
         name: names.join(","),
     });
     write_whole(path, &serde_json::to_vec_pretty(&metadata).expect("metadata has string keys only"))
 }
 
 /// Writes the image id: the digest of the image *config*, `sha256:…` without a newline, as Docker's own store has it.
-/// (Docker's containerd store writes the manifest's digest instead; that one is in the metadata file.)
-pub fn write_iidfile(path: &Path, image: &BuiltImage) -> Result<(), ExportError> {
-    write_whole(path, image.config_descriptor.digest.to_string().as_bytes())
+/// (Docker's containerd store writes the manifest's digest instead; that one is in the metadata file.) Of several
+/// platforms it is the digest of the index.
+pub fn write_iidfile(path: &Path, artifact: &Artifact) -> Result<(), ExportError> {
+    write_whole(path, artifact.id().to_string().as_bytes())
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {

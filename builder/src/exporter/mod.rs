@@ -1,12 +1,13 @@
 //! Exporters: what was built, as an image in the store, an archive, a directory, or in a registry.
 //!
 //! ```text
-//! Built ──image::assemble──▶ BuiltImage ──▶ store::put · oci::write_archive · docker::write_archive ──▶ Destination
+//! Built ──image::assemble──▶ BuiltImage ──▶ Artifact ──▶ store::put · oci::write_archive · docker::write_archive ──▶ Destination
 //! view of the file system ────────────────▶ tar::write · local::write
 //! ```
 //! `-o` is parsed by [`spec`]; an archive reaches its place through [`output::Destination`], whole or not at all.
 
 mod archive;
+mod artifact;
 pub mod docker;
 pub mod image;
 pub mod local;
@@ -30,6 +31,7 @@ use wharf_cache::diff::DiffError;
 use wharf_cache::snapshot::SnapshotError;
 use wharf_cache::{Digest, StoreError};
 
+pub use artifact::{Artifact, Document};
 pub use image::{Built, BuiltImage, Descriptor, assemble};
 pub use output::Destination;
 

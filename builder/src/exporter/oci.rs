@@ -13,7 +13,7 @@ use wharf_cache::{Digest, Store};
 use super::archive::Archive;
 use super::image::INDEX_TYPE;
 use super::output::{OutputFile, create_directory};
-use super::{BuiltImage, Descriptor, ExportError};
+use super::{Artifact, Descriptor, ExportError};
 
 /// The bytes of the file `oci-layout`.
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -23,21 +23,21 @@ const INDEX_BYTES_MAX: u64 = 16 << 20;
 
 pub(crate) const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// Writes the image as a layout in a tar, once under each of `names` (full names with tag). Layers are streamed from
+/// Writes the image or index as a layout in a tar, once under each of `names` (full names with tag). Layers are streamed from
 /// the store and verified on the way.
 pub fn write_archive(
     store: &Store,
-    image: &BuiltImage,
+    artifact: &Artifact,
     names: &[String],
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    write_archive_with(store, image, names, None, out)
+    write_archive_with(store, artifact, names, None, out)
 }
 
 /// [`write_archive`] with `manifest.json` beside the layout.
 pub(super) fn write_archive_with(
     store: &Store,
-    image: &BuiltImage,
+    artifact: &Artifact,
     names: &[String],
     docker_manifest: Option<&[u8]>,
     out: &mut dyn Write,
@@ -45,11 +45,11 @@ pub(super) fn write_archive_with(
     let mut archive = Archive::new(out);
     archive.directory("blobs/")?;
     archive.directory("blobs/sha256/")?;
-    for (digest, content) in contents(image) {
+    for (digest, content) in contents(artifact) {
         let mut reader = content.open(store, &digest)?;
         archive.file(&blob_path(&digest), 0o444, content.size(), &mut *reader)?;
     }
-    archive.bytes("index.json", &index(image, names))?;
+    archive.bytes("index.json", &index(artifact, names))?;
     if let Some(manifest) = docker_manifest {
         archive.bytes("manifest.json", manifest)?;
     }
@@ -57,22 +57,22 @@ pub(super) fn write_archive_with(
     archive.finish()
 }
 
-/// Writes the image as a layout into the directory `dest`. In a layout that is there, the other images stay, and the
+/// Writes the image or index as a layout into the directory `dest`. In a layout that is there, the other images stay, and the
 /// image takes the place of one with the same name. The index comes last: what it names is there.
 pub fn write_directory(
     store: &Store,
-    image: &BuiltImage,
+    artifact: &Artifact,
     names: &[String],
     dest: &Path,
 ) -> Result<(), ExportError> {
     let write = || {
         create_directory(&dest.join("blobs/sha256"))?;
-        for (digest, content) in contents(image) {
+        for (digest, content) in contents(artifact) {
             if !has_blob(dest, &digest, content.size()) {
                 write_blob(dest, &digest, &mut *content.open(store, &digest)?)?;
             }
         }
-        write_index(dest, descriptors(image, names))
+        write_index(dest, descriptors(artifact, names))
     };
     write().map_err(|error: ExportError| error.name_full_disk(dest))
 }
@@ -137,12 +137,11 @@ impl<'a> Content<'a> {
     }
 }
 
-/// Every blob of the image once, sorted by digest.
-fn contents(image: &BuiltImage) -> BTreeMap<Digest, Content<'_>> {
-    let layers = image.layers.iter().map(|layer| (layer.digest, Content::Stored(layer.size)));
-    let config = (image.config_descriptor.digest, Content::Here(&image.config));
-    let manifest = (image.descriptor.digest, Content::Here(&image.manifest));
-    layers.chain([config, manifest]).collect()
+/// Every blob once, sorted by digest.
+fn contents(artifact: &Artifact) -> BTreeMap<Digest, Content<'_>> {
+    let layers = artifact.layers().map(|layer| (layer.digest, Content::Stored(layer.size)));
+    let documents = artifact.documents().map(|(descriptor, bytes)| (descriptor.digest, Content::Here(bytes)));
+    layers.chain(documents).collect()
 }
 
 #[derive(Serialize)]
@@ -153,16 +152,16 @@ struct Index<'a> {
     manifests: Vec<Descriptor>,
 }
 
-fn index(image: &BuiltImage, names: &[String]) -> Vec<u8> {
-    let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: descriptors(image, names) };
+fn index(artifact: &Artifact, names: &[String]) -> Vec<u8> {
+    let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: descriptors(artifact, names) };
     serde_json::to_vec(&index).expect("an index has string keys only")
 }
 
-/// The manifest's descriptor under each name: containerd finds an image by the full name, other tools by the tag.
-fn descriptors(image: &BuiltImage, names: &[String]) -> Vec<Descriptor> {
+/// The descriptor of the whole under each name: containerd finds an image by the full name, other tools by the tag.
+fn descriptors(artifact: &Artifact, names: &[String]) -> Vec<Descriptor> {
     let unnamed = || {
-        let mut descriptor = image.descriptor.clone();
-        let created = ("org.opencontainers.image.created".to_owned(), image.created.clone());
+        let mut descriptor = artifact.descriptor().clone();
+        let created = ("org.opencontainers.image.created".to_owned(), artifact.created().to_owned());
         descriptor.annotations.extend([created]);
         descriptor
     };

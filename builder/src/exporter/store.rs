@@ -1,22 +1,24 @@
-//! The `image` exporter: the image in wharf's own store, ready to be run.
+//! The `image` exporter: the image, or the index of several, in wharf's own store, ready to be run.
 
 use std::time::SystemTime;
 
 use wharf_cache::Store;
 use wharf_cache::state::Image;
 
-use super::{BuiltImage, ExportError};
+use super::{Artifact, ExportError};
 
-/// Puts config and manifest into the store and names the image by each of `names` (full names with tag); without a
+/// Puts the documents into the store and names what they are by each of `names` (full names with tag); without a
 /// name it is there as a dangling one. `now` is the time the store remembers.
-pub fn put(store: &Store, image: &BuiltImage, names: &[String], now: SystemTime) -> Result<(), ExportError> {
-    store.blobs().put(&image.config)?;
-    store.blobs().put(&image.manifest)?;
+pub fn put(store: &Store, artifact: &Artifact, names: &[String], now: SystemTime) -> Result<(), ExportError> {
+    for (_, bytes) in artifact.documents() {
+        store.blobs().put(bytes)?;
+    }
+    let descriptor = artifact.descriptor();
     let entry = |name: Option<String>| Image {
         name,
-        digest: image.descriptor.digest,
-        size: image.descriptor.size,
-        media_type: image.descriptor.media_type.clone(),
+        digest: descriptor.digest,
+        size: descriptor.size,
+        media_type: descriptor.media_type.clone(),
         created: now,
     };
     if names.is_empty() {

@@ -15,7 +15,9 @@ use wharf_cache::{Chain, DiffId, Digest, Ids, Store};
 use wharf_frontend::image::{History, ImageConfig};
 use wharf_solver::llb::Platform;
 
-use super::{Built, BuiltImage, Destination, ExportError, assemble, docker, local, metadata, oci, store};
+use super::{
+    Artifact, Built, BuiltImage, Destination, ExportError, assemble, docker, local, metadata, oci, store,
+};
 
 const NAME: &str = "docker.io/library/app:v1";
 
@@ -62,7 +64,7 @@ fn layer(store: &Store, file: &str, content: &str, media_type: &str) -> Layer {
     Layer { diff_id: DiffId(Digest::of(&tar)), digest, size, media_type: media_type.to_owned() }
 }
 
-fn image(store: &Store) -> BuiltImage {
+fn image(store: &Store) -> Artifact {
     let base = layer(store, "base", "from below", "application/vnd.docker.image.rootfs.diff.tar.gzip");
     let new = layer(store, "new", "on top", "application/vnd.oci.image.layer.v1.tar+gzip");
     let entry = |created: Option<&str>, created_by: &str| History {
@@ -83,7 +85,7 @@ fn image(store: &Store) -> BuiltImage {
         inline_cache: None,
         annotations: BTreeMap::new(),
     };
-    assemble(&built, UNIX_EPOCH)
+    Artifact::image(assemble(&built, UNIX_EPOCH))
 }
 
 /// What `program` prints, or `None` where it is not installed.
@@ -101,7 +103,8 @@ fn tool(program: &str, arguments: &[&str]) -> Option<String> {
 }
 
 /// What skopeo says of an image, checked against what was exported.
-fn check_skopeo(reference: &str, image: &BuiltImage) {
+fn check_skopeo(reference: &str, artifact: &Artifact) {
+    let image = artifact.only_image().unwrap();
     let Some(text) = tool("skopeo", &["inspect", reference]) else { return };
     let said: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(said["Created"], "2023-11-14T22:13:20Z");
@@ -191,20 +194,21 @@ fn an_image_in_the_store_is_read_by_skopeo_and_umoci() {
     store::put(&store, &image, &[NAME.to_owned()], SystemTime::now()).unwrap();
     let named = store.images().unwrap();
     assert_eq!(named.len(), 1);
-    assert_eq!((named[0].name.as_deref(), named[0].digest), (Some(NAME), image.descriptor.digest));
+    assert_eq!((named[0].name.as_deref(), named[0].digest), (Some(NAME), image.descriptor().digest));
     check_skopeo(&format!("oci:{}:{NAME}", scratch.path("store").display()), &image);
 
     store::put(&store, &image, &[], SystemTime::now()).unwrap();
-    assert!(store.images().unwrap().iter().all(|it| it.digest == image.descriptor.digest));
+    assert!(store.images().unwrap().iter().all(|it| it.digest == image.descriptor().digest));
 }
 
 #[test]
 fn a_missing_or_wrong_layer_leaves_no_archive() {
     let scratch = Scratch::new("missing");
     let store = scratch.store();
-    let image = image(&store);
+    let image = image(&store).images()[0].clone();
     let path = scratch.path("image.tar");
     let export = |image: &BuiltImage| {
+        let image = &Artifact::image(image.clone());
         Destination::File(path.clone()).write(|out| oci::write_archive(&store, image, &[], out)).unwrap_err()
     };
 
@@ -226,13 +230,13 @@ fn scripts_are_told_digests_and_names() {
     let image = image(&scratch.store());
     let (iid, json) = (scratch.path("iid"), scratch.path("metadata.json"));
     metadata::write_iidfile(&iid, &image).unwrap();
-    assert_eq!(fs::read_to_string(iid).unwrap(), Digest::of(&image.config).to_string());
+    assert_eq!(fs::read_to_string(iid).unwrap(), Digest::of(&image.images()[0].config).to_string());
 
     metadata::write_metadata_file(&json, Some(&image), &[NAME.to_owned(), "b".to_owned()]).unwrap();
     let said: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
-    assert_eq!(said["containerimage.digest"], Digest::of(&image.manifest).to_string());
-    assert_eq!(said["containerimage.config.digest"], Digest::of(&image.config).to_string());
-    assert_eq!(said["containerimage.descriptor"]["size"], image.manifest.len());
+    assert_eq!(said["containerimage.digest"], Digest::of(&image.images()[0].manifest).to_string());
+    assert_eq!(said["containerimage.config.digest"], Digest::of(&image.images()[0].config).to_string());
+    assert_eq!(said["containerimage.descriptor"]["size"], image.images()[0].manifest.len());
     assert_eq!(said["containerimage.descriptor"]["platform"]["os"], "linux");
     assert_eq!(said["image.name"], format!("{NAME},b"));
 

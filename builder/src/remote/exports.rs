@@ -16,7 +16,7 @@ use wharf_runtime::Cancel;
 use super::imports::Imports;
 use super::manifest::{CacheConfig, CacheRecord, Documents};
 use super::mounts::{self, MountEntry, MountExport, UsedMounts};
-use super::records::{Collector, Recorded, of_image};
+use super::records::{Collector, Recorded, of_images};
 use super::spec::{CacheTo, Mode};
 use super::{Backend, BackendError, Loaded, load};
 use crate::error::causes;
@@ -56,8 +56,8 @@ pub struct Place<'a> {
 pub struct Finished<'b> {
     /// Its steps.
     pub recorded: &'b [Recorded],
-    /// The image's file system.
-    pub image: &'b Chain,
+    /// The file systems of the images.
+    pub images: &'b [Chain],
     /// No time is later: `SOURCE_DATE_EPOCH`.
     pub epoch: Option<u64>,
 }
@@ -182,7 +182,7 @@ impl<'a> Exports<'a> {
         let failed =
             |error: StoreError| BackendError::of("read what was built for", place.backend.name())(error);
         let of_image = match place.to.mode {
-            Mode::Min => Some(of_image(self.store, finished.recorded, finished.image).map_err(failed)?),
+            Mode::Min => Some(of_images(self.store, finished.recorded, finished.images).map_err(failed)?),
             Mode::Max => None,
         };
         let recorded = of_image.as_deref().unwrap_or(finished.recorded);

@@ -82,17 +82,24 @@ fn keys_of(store: &Store, definition: &Key, op: &Key, record: &Record) -> Result
     Ok(keys)
 }
 
-/// Only the steps whose layers are all among those of `image`, by content: what lies elsewhere in it (COPY --link) is the
+/// Only the steps whose layers are all among those of `images`, by content: what lies elsewhere in one (COPY --link) is the
 /// same.
-pub fn of_image(store: &Store, recorded: &[Recorded], image: &Chain) -> Result<Vec<Recorded>, StoreError> {
+pub fn of_images(
+    store: &Store,
+    recorded: &[Recorded],
+    images: &[Chain],
+) -> Result<Vec<Recorded>, StoreError> {
     let contents = |chain: &Chain| -> Result<Vec<ContentDigest>, StoreError> {
         Ok(store.snapshots(chain)?.into_iter().map(|snapshot| snapshot.content).collect())
     };
-    let of_image: HashSet<ContentDigest> = contents(image)?.into_iter().collect();
+    let mut of_images: HashSet<ContentDigest> = HashSet::new();
+    for image in images {
+        of_images.extend(contents(image)?);
+    }
     let mut found = Vec::new();
     for step in recorded {
         let all = step.outputs.iter().map(contents).collect::<Result<Vec<_>, _>>()?;
-        if all.iter().flatten().all(|content| of_image.contains(content)) {
+        if all.iter().flatten().all(|content| of_images.contains(content)) {
             found.push(step.clone());
         }
     }

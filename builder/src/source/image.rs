@@ -437,13 +437,37 @@ fn built_here(
     if !store.lease_image(image)? {
         return Ok(None);
     }
-    let bytes = store.blobs().read(&image.digest, MANIFEST_BYTES_MAX)?;
-    let Ok(Manifest::Image { config, .. }) = Manifest::parse(&bytes, &image.media_type) else {
-        return Ok(None);
-    };
-    let pin = Pin { target: image.digest, manifest: image.digest, config: config.digest };
+    let Some((manifest, config)) = manifest_in_store(store, image.digest, platform)? else { return Ok(None) };
+    let pin = Pin { target: image.digest, manifest, config: config.digest };
     let config = store.blobs().read(&config.digest, CONFIG_BYTES_MAX)?;
-    Ok(Some(resolved(origin, pin, config)?).filter(|found| found.platform == *platform))
+    let found = resolved(origin, pin, config)?;
+    // An index says itself what suits the platform; an image alone may be for any.
+    Ok((manifest != image.digest || found.platform == *platform).then_some(found))
+}
+
+/// The manifest for `platform` of what has this digest in the store, an image or an index, and its config. None if the
+/// index has none, or the store has not all of it.
+pub fn manifest_in_store(
+    store: &Store,
+    digest: Digest,
+    platform: &Platform,
+) -> Result<Option<(Digest, Descriptor)>, SourceError> {
+    let mut current = digest;
+    for _ in 0..=INDEX_DEPTH_MAX {
+        if store.blobs().size(&current)?.is_none() {
+            return Ok(None);
+        }
+        let bytes = store.blobs().read(&current, MANIFEST_BYTES_MAX)?;
+        match Manifest::parse(&bytes, "") {
+            Ok(Manifest::Image { config, .. }) => return Ok(Some((current, config))),
+            Ok(Manifest::Index(entries)) => match choose(&entries, platform) {
+                Some(entry) => current = entry.digest,
+                None => return Ok(None),
+            },
+            Err(_) => return Ok(None),
+        }
+    }
+    Ok(None)
 }
 
 /// What the store knows of a reference, if that is enough to go on without the registry.

@@ -24,7 +24,7 @@ use crate::registry::{OciRegistry, ParseReferenceError, RegistryError, Transfer}
 pub use git::{GitError, GitSources};
 pub use http::{HttpError, HttpSources};
 pub(crate) use image::Cancellable;
-pub use image::{ImageSources, ResolvedImage, known};
+pub use image::{ImageSources, ResolvedImage, known, manifest_in_store};
 
 /// What helps when something that a build needs is not here, and nobody may be asked.
 pub(crate) const OFFLINE_HINT: &str = "build it once without `--offline`: what that brings here stays";

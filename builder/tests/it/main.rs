@@ -31,6 +31,7 @@ mod mounts;
 mod network;
 mod offline;
 mod owners;
+mod platforms;
 mod pods;
 mod records;
 mod registry;

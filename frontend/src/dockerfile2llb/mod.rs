@@ -20,7 +20,7 @@ mod mounts;
 mod outline;
 mod owner;
 mod path;
-mod platform;
+pub mod platform;
 #[cfg(test)]
 mod properties;
 mod remote;

@@ -48,7 +48,7 @@ const ARCHITECTURES: &[&str] = &[
 ];
 
 /// Parses and normalises a specifier; what is left out comes from `default`.
-pub(super) fn parse(specifier: &str, default: &Platform) -> Result<Platform, String> {
+pub fn parse(specifier: &str, default: &Platform) -> Result<Platform, String> {
     let invalid = |why: &str| Err(format!("{specifier:?} is an invalid platform: {why}"));
     let parts: Vec<&str> = specifier.split('/').collect();
     let (system, os_version) = match parts[0].split_once('(') {
@@ -82,7 +82,7 @@ pub(super) fn parse(specifier: &str, default: &Platform) -> Result<Platform, Str
 }
 
 /// One spelling for each platform; default variants (`arm64/v8`, `amd64/v1`) are left out.
-pub(super) fn normalise(platform: &Platform) -> Platform {
+pub fn normalise(platform: &Platform) -> Platform {
     let (architecture, variant) = normalise_architecture(&platform.architecture, &platform.variant);
     Platform {
         os: normalise_system(&platform.os),

@@ -456,6 +456,16 @@ impl Definition {
         Edge { vertex: digest, output: 0 }
     }
 
+    /// Adds the vertices of `other`. Of equal ones the first stays, with what is said about it.
+    pub fn extend(&mut self, other: &Self) {
+        for (digest, vertex) in other.iter() {
+            if !self.vertices.contains_key(digest) {
+                self.order.push(*digest);
+                self.vertices.insert(*digest, vertex.clone());
+            }
+        }
+    }
+
     /// The vertex with this digest.
     ///
     /// # Panics

@@ -127,7 +127,9 @@ pub fn call(request: &BuildRequest, call: &Call, stores: &Stores<'_>) -> Result<
     };
     let loaded = load::load(request, &opener)?;
     let mut parsed = Parsed::read(&loaded.source, &request.build_args);
-    let mut options = options(request, &loaded.ignore, opener.platform);
+    // What is said of one platform holds for the others, but for their base images.
+    let platform = request.platforms.first().unwrap_or(opener.platform);
+    let mut options = options(request, &loaded.ignore, platform, opener.platform);
     options.every_stage = call.question == Question::Check && request.target.is_empty();
     let answer = Answer { call, source: &loaded.source };
     if call.question == Question::Targets {
