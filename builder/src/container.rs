@@ -94,6 +94,7 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
                 spec,
                 root,
                 aside,
+                devices: None,
                 group,
                 placements,
                 confinement: Confinement::probe(),

@@ -460,18 +460,19 @@ pub(crate) fn setresuid(uid: u32) -> Result<()> {
     unsafe { syscall!(libc::SYS_setresuid, uid, uid, uid) }.map(drop)
 }
 
-pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let limit = [soft, hard];
-    // SAFETY: the kernel reads one `struct rlimit64`, which is two 64-bit words.
-    unsafe { syscall!(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), null_mut::<u64>()) }.map(drop)
+/// The soft and the hard limit of a process; 0 is this one.
+pub(crate) fn limit_of(thread: i32, resource: u32) -> Result<(u64, u64)> {
+    let mut limit = [0u64; 2];
+    // SAFETY: the kernel writes one `struct rlimit64`, which is two 64-bit words.
+    unsafe { syscall!(libc::SYS_prlimit64, thread, resource, null::<u64>(), limit.as_mut_ptr()) }?;
+    Ok((limit[0], limit[1]))
 }
 
-/// The most that this process may give itself or others of `resource`.
-pub(crate) fn hard_limit(resource: u32) -> Result<u64> {
-    let mut limit = [0_u64; 2];
-    // SAFETY: the kernel writes one `struct rlimit64`, which is two 64-bit words.
-    unsafe { syscall!(libc::SYS_prlimit64, 0, resource, null_mut::<u64>(), limit.as_mut_ptr()) }?;
-    Ok(limit[1])
+/// Sets the limits of a process; 0 is this one.
+pub(crate) fn set_limit_of(thread: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = [soft, hard];
+    // SAFETY: the kernel reads one `struct rlimit64`, which is two 64-bit words.
+    unsafe { syscall!(libc::SYS_prlimit64, thread, resource, limit.as_ptr(), null_mut::<u64>()) }.map(drop)
 }
 
 pub(crate) fn umask(mask: u32) {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, UserBuilder};
-use wharf_runtime::chroot::{ChrootRequest, Confinement, Content, Ended, Network, Placement, run};
+use wharf_runtime::chroot::{ChrootRequest, Confinement, Content, Devices, Ended, Network, Placement, run};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Spec, Stdio, Stream, default_spec};
 
 const APPLETS: &[&str] = &[
@@ -24,6 +24,8 @@ const APPLETS: &[&str] = &[
 /// A step's directory and the one beside it, which go when this does.
 struct World {
     directory: PathBuf,
+    /// What its processes take `/dev` from, if not each has a new one.
+    devices: Option<Devices>,
 }
 
 const OK: ExitStatus = ExitStatus::Exited(0);
@@ -51,7 +53,7 @@ impl World {
             return None;
         };
         let name = format!("wharf-chroot-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let world = Self { directory: std::env::temp_dir().join(name) };
+        let world = Self { directory: std::env::temp_dir().join(name), devices: None };
         for directory in ["root/bin", "root/etc", "root/tmp", "root/root", "given"] {
             fs::create_dir_all(world.path(directory)).unwrap();
         }
@@ -102,6 +104,7 @@ impl World {
             spec,
             root: root.as_fd(),
             aside: aside.as_fd(),
+            devices: self.devices.as_ref(),
             placements,
             confinement,
             network,
@@ -547,6 +550,40 @@ fn without_a_network_there_are_local_sockets_alone() {
     });
     assert!(reached);
     assert!(!reach(Network::None));
+}
+
+#[test]
+fn devices_serve_again_unless_something_was_done_to_them() {
+    let Some(mut world) = World::new() else { return };
+    fs::create_dir(world.path("devices")).unwrap();
+    world.devices = Some(Devices::new(world.open("devices")));
+    let kept = |world: &World| {
+        let mut entries = fs::read_dir(world.path("devices")).unwrap().flatten();
+        let kept = entries.next().map(|entry| entry.file_name());
+        assert!(entries.next().is_none());
+        kept
+    };
+    world.check("echo gone > /dev/null; echo x > /dev/stdout", "x\n");
+    let mut before = kept(&world);
+    let whole = world.shell("ls -l /dev /dev/fd | wc -l; ls -ld /dev", vec![]).stdout;
+    assert_eq!(kept(&world), before);
+    for harm in [
+        "rm /dev/null",
+        "touch /dev/x",
+        "touch /dev/shm/x",
+        "chmod 600 /dev/fd/3",
+        "chmod 700 /dev",
+        "ln /dev/fd/7 /tmp/seven",
+        "mv /dev/fd/1 /dev/fd/x; mv /dev/fd/2 /dev/fd/1; mv /dev/fd/x /dev/fd/2",
+        "ln -sf fd/1 /dev/stderr",
+        "rm -rf /dev",
+    ] {
+        world.shell(harm, vec![]);
+        assert_eq!(kept(&world), None, "{harm}");
+        assert_eq!(world.shell("ls -l /dev /dev/fd | wc -l; ls -ld /dev", vec![]).stdout, whole, "{harm}");
+        assert!(kept(&world).is_some() && kept(&world) != before, "{harm}");
+        before = kept(&world);
+    }
 }
 
 #[test]

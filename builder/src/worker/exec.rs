@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
-use std::time::SystemTime;
 
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
@@ -72,7 +71,7 @@ impl Worker<'_> {
             let hint = what_is_missing(missed.as_deref(), lacks_privileges);
             return Err(WorkerError::Process { command, status, refused: refused.or(killed), hint });
         }
-        Ok(vec![base.with(active.commit(SystemTime::now())?.id)])
+        Ok(vec![base.with(self.finish(digest, active)?.id)])
     }
 
     /// Runs the process of an operation on the mounts that it asks for.
@@ -122,6 +121,7 @@ impl Worker<'_> {
             spec: &spec,
             root,
             aside: aside.as_fd(),
+            devices: Some(&self.devices),
             group,
             placements: std::mem::take(&mut placed.placements),
             confinement: Confinement::probe(),

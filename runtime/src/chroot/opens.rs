@@ -27,7 +27,7 @@ use super::others;
 use crate::rootfs::identity;
 use crate::seccomp::notify::{Action, Programs, Rule};
 use crate::seccomp::{Comparison, Condition, Width};
-use crate::supervisor::call::Call;
+use crate::supervisor::call::{Call, OpenHow};
 use crate::supervisor::paths::{self, Links};
 use crate::supervisor::{Answer, Handler};
 
@@ -100,16 +100,18 @@ impl Handler for Opens<'_> {
     }
 
     fn answer(&mut self, call: &Call<'_>) -> Result<Answer, Errno> {
-        let (fd, path, flags) = match call.name {
-            "open" => (libc::AT_FDCWD, 0, call.word(1)),
-            "creat" => {
-                (libc::AT_FDCWD, 0, OFlags::CREATE.bits() | OFlags::TRUNC.bits() | OFlags::WRONLY.bits())
-            }
-            "openat" => (call.int(0), 1, call.word(2)),
-            "openat2" => (call.int(0), 1, how(call)?),
+        let (fd, path, how) = match call.name {
+            "open" => (libc::AT_FDCWD, 0, OpenHow::new(call.argument(1), 0)),
+            "creat" => (libc::AT_FDCWD, 0, OpenHow::creat(0)),
+            "openat" => (call.int(0), 1, OpenHow::new(call.argument(2), 0)),
+            "openat2" => (call.int(0), 1, OpenHow::read(call, call.argument(2))?),
             _ => return others::answer(call, &mut self.watcher),
         };
-        let flags = OFlags::from_bits_retain(flags);
+        let flags = how.flags;
+        // What wants its path resolved in an unusual way is none of ours.
+        if how.resolve != 0 {
+            return Ok(Answer::Continue);
+        }
         if flags.intersects(OFlags::PATH | OFlags::DIRECTORY) || flags.contains(OFlags::CREATE | OFlags::EXCL)
         {
             return Ok(Answer::Continue);
@@ -119,7 +121,7 @@ impl Handler for Opens<'_> {
         let found = caller.look(|| {
             let path = call.string(call.argument(path))?;
             self.note_missed(&path);
-            if let (Some(number), Links::Follow) = (descriptor_number(&path), links) {
+            if let (Some(number), Links::Follow) = (paths::own_descriptor(&path), links) {
                 return Ok(Found::Descriptor(number));
             }
             let place = paths::resolve(call, fd, &path, links, 0)?;
@@ -179,22 +181,6 @@ impl Opens<'_> {
 
 fn is_for_reading(flags: OFlags) -> bool {
     flags & OFlags::RWMODE == OFlags::RDONLY && !flags.contains(OFlags::TRUNC)
-}
-
-/// The flags in the structure that `openat2` takes. What wants its path resolved in an unusual way is none of ours.
-fn how(call: &Call<'_>) -> Result<u32, Errno> {
-    let mut how = [0; 24];
-    call.read(call.argument(2), &mut how)?;
-    let word =
-        |at: usize| how.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes);
-    let flags = (word(0) & u64::from(u32::MAX)) as u32;
-    Ok(if word(16) == 0 { flags } else { OFlags::PATH.bits() })
-}
-
-/// The number in `/dev/fd/N`.
-fn descriptor_number(path: &CStr) -> Option<u32> {
-    let number = path.to_str().ok()?.strip_prefix("/dev/fd/")?;
-    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
 }
 
 /// Opens what a descriptor of the caller leads to once more, as the link in `/proc` would.
@@ -282,16 +268,6 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_of_descriptors_are_read() {
-        let check = |path: &CStr, number| assert_eq!(descriptor_number(path), number, "{path:?}");
-        check(c"/dev/fd/63", Some(63));
-        check(c"/dev/fd/", None);
-        check(c"/dev/fd/6/3", None);
-        check(c"/dev/fd/99999999999", None);
-        check(c"/dev/null", None);
-    }
 
     #[test]
     fn a_secret_cannot_be_written_to() {

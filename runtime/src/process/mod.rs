@@ -414,7 +414,7 @@ fn outcome(
 /// Why `resource` cannot be limited as high as `hard`.
 fn limit_too_high(resource: u32, hard: u64) -> RuntimeError {
     const OPEN_FILES: &str = "/proc/sys/fs/nr_open";
-    let own = || sys::hard_limit(resource).unwrap_or_default();
+    let own = || sys::limit_of(0, resource).map_or(0, |(_, hard)| hard);
     let of_machine = || std::fs::read_to_string(OPEN_FILES).ok()?.trim().parse::<u64>().ok();
     let why = match of_machine().filter(|&most| resource == libc::RLIMIT_NOFILE && hard > most) {
         Some(most) => format!("this machine allows {most} at most (sysctl fs.nr_open)"),
