@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use tar::{EntryType, Header};
 
 use crate::harness::{Wharf, have};
+use crate::registry_fixture::{Answer, ScriptedRegistry};
 
 const SOURCE: i32 = 4;
 
@@ -372,4 +373,84 @@ fn directories_that_are_no_layouts() {
     std::os::unix::fs::symlink("/etc/passwd", layout.join(blob)).unwrap();
     check(&["digest"]);
     wharf.run(&["copy", "oci:layout", "x:1"]).fails_with(SOURCE, &["digest"]);
+}
+
+/// A registry with one repository, `app`, whose tag `1` is `root`; what else it has goes by its digest, or by another.
+fn registry(root: &[u8], others: &[(String, Vec<u8>)]) -> ScriptedRegistry {
+    let mut pages: Vec<(String, Vec<u8>)> = vec![("1".to_owned(), root.to_vec())];
+    pages.extend_from_slice(others);
+    ScriptedRegistry::start(move |request, _| {
+        let path = request.line.split(' ').nth(1).unwrap_or_default();
+        let name = path.rsplit('/').next().unwrap_or_default();
+        match pages.iter().find(|(known, _)| known == name) {
+            Some((_, bytes)) => Answer::ok(bytes.clone()),
+            None => Answer::status(404, &[]),
+        }
+    })
+}
+
+#[test]
+fn registries_that_lie_leave_nothing_under_a_name() {
+    let Some(wharf) = Wharf::new() else { return };
+    let (layer, id) = (layer(), sha256(&layer()));
+    let (config, layers) = (config(&[id]), [descriptor(LAYER, &layer)]);
+    let sound = manifest(&config, &layers);
+    let page = |bytes: &[u8]| (sha256(bytes), bytes.to_vec());
+    let index_type = "application/vnd.oci.image.index.v1+json";
+    let mut documents = vec![sound.clone()];
+    for _ in 0..5 {
+        documents.push(index(&[descriptor(index_type, documents.last().unwrap())]));
+    }
+    let mut deep: Vec<(String, Vec<u8>)> = documents.iter().map(|document| page(document)).collect();
+    deep.extend([page(&config), page(&layer)]);
+    let mut swapped = layer.clone();
+    swapped[0] ^= 1;
+    let many: Vec<Value> = vec![layers[0].clone(); 1001];
+    let wide = index(&vec![descriptor("application/vnd.oci.image.manifest.v1+json", &sound); 1001]);
+    let cases = [
+        (
+            "a thousand layers",
+            manifest(&config, &many),
+            vec![page(&config), page(&layer)],
+            "more than 1000 layers",
+        ),
+        ("recursion", documents.last().unwrap().clone(), deep, "indexes within indexes"),
+        ("a thousand platforms", wide, vec![page(&sound)], "more than 1000 entries"),
+        ("another layer", sound.clone(), vec![page(&config), (sha256(&layer), swapped)], "digest"),
+        ("no layer", sound.clone(), vec![page(&config)], "404"),
+        (
+            "another config",
+            sound.clone(),
+            vec![(sha256(&config), vec![b'x'; config.len()]), page(&layer)],
+            "digest",
+        ),
+    ];
+    for (what, root, pages, word) in cases {
+        let registry = registry(&root, &pages);
+        let name = format!("{}/app:1", registry.host());
+        let source = format!("docker://{name}");
+        for arguments in [
+            vec!["pull", "-q", "--all-platforms", &name],
+            vec!["copy", "-q", "--all", &source, "oci:layout:1"],
+            vec!["copy", "-q", "--all", &source, "oci-archive:archive.tar:1"],
+        ] {
+            let outcome = wharf.run(&arguments);
+            assert_eq!(outcome.code, Some(SOURCE), "{what} {arguments:?}: {}", outcome.stderr);
+            let is_said = outcome.stderr.contains(word)
+                || word == "404" && outcome.stderr.contains("is not in registry");
+            assert!(
+                is_said && !outcome.stderr.contains("panicked"),
+                "{what} {arguments:?}: {}",
+                outcome.stderr
+            );
+        }
+        assert_eq!(wharf.run(&["images", "-q"]).success().text(), "", "{what}");
+        assert!(!wharf.path("layout/index.json").exists() && !wharf.path("archive.tar").exists(), "{what}");
+    }
+    // And the sound one is taken by all three.
+    let registry = registry(&sound, &[page(&config), page(&layer)]);
+    let name = format!("{}/app:1", registry.host());
+    wharf.run(&["pull", "-q", &name]).success();
+    wharf.run(&["copy", "-q", &format!("docker://{name}"), "oci:layout:1"]).success();
+    wharf.run(&["copy", "-q", "oci:layout:1", "oci-archive:archive.tar:1"]).success();
 }

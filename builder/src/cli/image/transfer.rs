@@ -352,7 +352,10 @@ pub(super) fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
         Some(path) => Ok(Destination::File(path.to_owned())),
         None => match open_stdout() {
             Ok(_) => Ok(Destination::Stdout),
-            Err(error @ ExportError::Terminal) => Err(Failure::new(Kind::Usage, causes(&error))),
+            Err(ExportError::Terminal) => {
+                Err(Failure::new(Kind::Usage, "refusing to write an archive to the terminal")
+                    .hint("give `--output FILE`, or redirect standard output"))
+            }
             Err(error) => Err(Failure::new(Kind::Environment, causes(&error))),
         },
     }
