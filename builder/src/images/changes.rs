@@ -50,6 +50,7 @@ pub(crate) fn apply(changes: &[String], platform: &Platform) -> Result<Container
         Ok(converted) => {
             let mut config = converted.config.config;
             // A build says these of every image; an image of files alone says what was asked for.
+            config.args_escaped = false;
             let set = || dockerfile.stages.iter().flat_map(|stage| &stage.instructions).map(|it| &it.kind);
             if !set().any(|kind| matches!(kind, InstructionKind::Workdir(_))) {
                 config.working_dir.clear();

@@ -11,7 +11,7 @@ use wharf_cache::{Digest, Store};
 use super::ImagesError;
 use crate::exporter::oci::{has_blob, write_blob, write_index};
 use crate::exporter::output::create_directory;
-use crate::exporter::{self};
+use crate::exporter::{self, ExportError};
 use crate::registry::manifest::{Descriptor, MANIFEST_BYTES_MAX};
 use crate::registry::{FetchedManifest, OpenBlob, Reference, Registry};
 
@@ -241,11 +241,16 @@ impl Target for IntoLayout {
 
     fn put(&self, blob: &Blob, open: &OpenBlob<'_>, source: &dyn Source) -> Result<(), ImagesError> {
         let digest = blob.descriptor.digest;
-        let mut reader = open().map_err(|error| {
+        let failed = |error| {
             let object = source.name();
-            ImagesError::Blob { what: blob.what, digest, object, source: error.into() }
-        })?;
-        Ok(write_blob(&self.path, &digest, &mut *reader)?)
+            ImagesError::Blob { what: blob.what, digest, object, source: error }
+        };
+        let reader = open().map_err(|error| failed(error.into()))?;
+        let mut reader = Noting { reader, failed: false };
+        match write_blob(&self.path, &digest, &mut reader) {
+            Err(ExportError::Io { source, .. }) if reader.failed => Err(failed(source.into())),
+            written => Ok(written?),
+        }
     }
 
     fn put_manifest(&self, document: &Document) -> Result<(), ImagesError> {
@@ -274,6 +279,20 @@ pub(crate) fn entry_of(descriptor: &Descriptor) -> exporter::Descriptor {
             os_version: platform.os_version.clone(),
             variant: platform.variant.clone(),
         }),
+    }
+}
+
+/// Reads, and knows afterwards whether it was this that failed, rather than writing.
+struct Noting<R> {
+    reader: R,
+    failed: bool,
+}
+
+impl<R: Read> Read for Noting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.reader.read(buffer);
+        self.failed |= read.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::Interrupted);
+        read
     }
 }
 
