@@ -91,12 +91,13 @@ pub(crate) fn stdout_was_closed() -> bool {
 /// Where other threads exist, the child has their locks in whatever state they were: `child` must make only the calls
 /// of this module, on `data`. Breaking that can hang the child, but cannot touch the parent's memory.
 ///
-/// With `group`, the directory of a v2 control group, the copy is made in that group.
+/// With `group`, the directory of a v2 control group, the copy is made in that group. Where the kernel's call for that is
+/// not to be had, `child` is told that it has to enter it by itself.
 pub(crate) fn clone_container<T>(
     flags: u64,
     group: Option<RawFd>,
     data: &mut T,
-    child: fn(&mut T) -> !,
+    child: fn(&mut T, Option<RawFd>) -> !,
 ) -> io::Result<OwnedFd> {
     /// `CLONE_INTO_CGROUP`.
     const INTO_GROUP: u64 = 0x2_0000_0000;
@@ -127,11 +128,13 @@ pub(crate) fn clone_container<T>(
     // child works on its own copy of this stack and never returns from `child`.
     let mut result =
         unsafe { syscall!(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    let mut to_enter = None;
     if result == Err(Errno(libc::ENOSYS)) {
+        to_enter = group;
         result = confine::clone_with_pidfd(flags, &mut pidfd);
     }
     if let Ok(0) = result {
-        child(data);
+        child(data, to_enter);
     }
     // SAFETY: as above.
     let restored = unsafe {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
 use wharf_cache::{IdMap, Ids, Setup, Stacking, Store, StoreError};
 use wharf_runtime::Sandbox;
+use wharf_runtime::chroot::Confinement;
 use wharf_runtime::sandbox::{self, NoSandbox, try_overlay};
 
 use super::{tell_damages, variable};
@@ -81,8 +82,15 @@ impl Place {
         Ok(Self { sandbox, root, is_shared, setup: Setup { ids, stacking }, map })
     }
 
-    /// Says what makes work slower here than it could be.
+    /// Says what makes work slower here than it could be, and what does not keep steps in as well as it could.
     pub(super) fn tell(&self) {
+        let lacks = if self.sandbox == Sandbox::Chroot { Confinement::probe().lacks() } else { Vec::new() };
+        if !lacks.is_empty() {
+            print_note(&format!(
+                "steps are confined by less than could be, as this kernel has no {}",
+                lacks.join("; no ")
+            ));
+        }
         if self.sandbox != Sandbox::Chroot && self.setup.stacking == Stacking::Copy {
             let root = self.root.display();
             print_note(&format!(

@@ -49,7 +49,6 @@ pub(super) struct RegistryArgs {
 
 impl RegistryArgs {
     /// How registries are talked to by a command that was given these names.
-    #[expect(dead_code, reason = "for the commands that move images")]
     pub(super) fn options(&self, config: &Config, named: &[Reference]) -> Result<RegistryOptions, Failure> {
         self.insecure_registry.iter().try_for_each(|host| require_host(host))?;
         options(config, credentials(&self.creds, named)?, self.insecure_registry.clone())
@@ -86,11 +85,8 @@ pub(super) fn credentials(texts: &[String], named: &[Reference]) -> Result<Crede
         match host {
             Some(host) => credentials.give(&host, username, password),
             None if named.is_empty() => {
-                return Err(Failure::new(
-                    Kind::Usage,
-                    "--creds says no registry, and no image that is pushed does",
-                )
-                .hint("`--creds HOST=USER:PASSWORD` names it"));
+                return Err(Failure::new(Kind::Usage, "--creds does not say which registry it is for")
+                    .hint("`--creds HOST=USER:PASSWORD` names it"));
             }
             None => named.iter().for_each(|name| credentials.give(name.registry(), username, password)),
         }

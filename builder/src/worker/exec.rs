@@ -5,7 +5,7 @@ use std::path::Path;
 
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
-use wharf_runtime::chroot::{self, ChrootRequest, Ended};
+use wharf_runtime::chroot::{self, ChrootRequest, Confinement, Ended};
 use wharf_runtime::{ExitStatus, Request, RuntimeError, Sandbox, Spec, Stdio, Stream, User};
 use wharf_solver::llb::{ExecOp, Mount, MountKind, NetworkMode, SecurityMode, Vertex, VertexDigest};
 use wharf_solver::op::ResultRef;
@@ -124,6 +124,7 @@ impl Worker<'_> {
             devices: Some(&self.devices),
             group,
             placements: std::mem::take(&mut placed.placements),
+            confinement: Confinement::probe(),
             network: match op.network {
                 NetworkMode::None => chroot::Network::None,
                 NetworkMode::Sandbox | NetworkMode::Host => chroot::Network::Host,

@@ -138,7 +138,16 @@ fn a_private_registry_with_a_mirror_that_is_down() {
     build(&wharf, &[&push[..], &["--creds", "me:secret"]].concat()).success();
     wharf.dockerfile(&format!("FROM {name}\n"));
     build(&wharf, &["--pull", "--creds", &format!("{host}=me:secret")]).success();
-    build(&wharf, &["--pull", "--creds", "me:secret"]).fails_with(2, &["--creds says no registry"]);
+    for arguments in
+        [&["pull", &name][..], &["push", &name], &["copy", &format!("docker://{name}"), "oci:layout:v1"]]
+    {
+        let with = |creds: &str| run(&wharf, &[arguments, &["--creds", creds]].concat(), "");
+        run(&wharf, arguments, "").fails_with(4, &["does not let us", "wharf login"]);
+        with("me:wrong").fails_with(4, &["do not allow this"]);
+        with("me:secret").success();
+    }
+    build(&wharf, &["--pull", "--creds", "me:secret"])
+        .fails_with(2, &["--creds does not say which registry"]);
 }
 
 #[test]

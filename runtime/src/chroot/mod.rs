@@ -13,6 +13,7 @@
 mod devices;
 mod landlock;
 mod opens;
+mod others;
 mod place;
 
 use std::collections::HashMap;
@@ -96,6 +97,8 @@ pub struct ChrootRequest<'a> {
     pub group: Option<&'a Group>,
     /// What is put in place, in this order.
     pub placements: Vec<Placement>,
+    /// What of its confinement the kernel is to see to.
+    pub confinement: Confinement,
     /// What it can reach.
     pub network: Network,
     /// Standard streams.
@@ -116,12 +119,13 @@ pub struct Ended {
 /// Runs the process to its end, and that of all its descendants; then the root is as the process has left it, without
 /// what was put in place.
 pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
-    let ChrootRequest { spec, root, aside, devices, group, placements, network, stdio, cancel } = request;
+    let ChrootRequest { spec, root, aside, devices, group, placements, confinement, network, stdio, cancel } =
+        request;
     let process = spec.process().as_ref().ok_or_else(|| unsupported("a spec without a `process` section"))?;
     let host = process::host()?;
     let mut process = plan::plan_process(process, &host)?;
     limit_capabilities(&mut process);
-    let confinement = Confinement::probe();
+    let rules = others::rules(confinement);
     let profile = seccomp::chroot_profile(process.bounding, network == Network::Host, confinement);
     let (socket, step_socket) = supervisor::channel()?;
     let confined = Confined {
@@ -130,7 +134,7 @@ pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
         root,
         watcher_rules: confinement.watcher(root)?,
         rules: confinement.step(root, network == Network::Host)?,
-        supervised: Supervised { filter: opens::filter()?, socket: step_socket },
+        supervised: Supervised { filter: others::filter(confinement)?, socket: step_socket },
         process,
         host,
     };
@@ -148,9 +152,10 @@ pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
         served: std::mem::take(&mut furniture.served),
         has_terminal: process::is_at_terminal(&stdio),
         missed: &missed,
+        watcher: None,
     };
     let run = || process::run_confined(confined, stdio, cancel);
-    let status = supervisor::beside(socket, opens::RULES, handler, run).and_then(|status| status);
+    let status = supervisor::beside(socket, &rules, handler, run).and_then(|status| status);
     // Nobody may take the root for what the command left while something is in it that is not the command's.
     let emptied = furniture.empty_secrets();
     let taken = furniture.places.take_away();

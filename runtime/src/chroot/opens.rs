@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{
     CWD, Gid, MemfdFlags, Mode, OFlags, SealFlags, Stat, Uid, fcntl_add_seals, fcntl_setfl, memfd_create,
@@ -23,10 +23,10 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::RuntimeError;
+use super::others;
 use crate::rootfs::identity;
-use crate::seccomp::notify::{self, Action, Rule};
-use crate::seccomp::{Comparison, Condition, Filter};
+use crate::seccomp::notify::{Action, Programs, Rule};
+use crate::seccomp::{Comparison, Condition, Width};
 use crate::supervisor::call::{Call, OpenHow};
 use crate::supervisor::paths::{self, Links};
 use crate::supervisor::{Answer, Handler};
@@ -51,23 +51,19 @@ const UNLESS_DIRECTORY: Comparison = Comparison::MaskedEqual { mask: libc::O_DIR
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "open",
-        any_of: &[Condition { argument: 1, comparison: UNLESS_DIRECTORY }],
+        any_of: &[Condition { argument: 1, width: Width::Word, comparison: UNLESS_DIRECTORY }],
         action: Action::Notify,
+        programs: Programs::Native,
     },
     Rule {
         name: "openat",
-        any_of: &[Condition { argument: 2, comparison: UNLESS_DIRECTORY }],
+        any_of: &[Condition { argument: 2, width: Width::Word, comparison: UNLESS_DIRECTORY }],
         action: Action::Notify,
+        programs: Programs::Native,
     },
-    Rule { name: "openat2", any_of: &[], action: Action::Notify },
-    Rule { name: "creat", any_of: &[], action: Action::Notify },
+    Rule { name: "openat2", any_of: &[], action: Action::Notify, programs: Programs::Native },
+    Rule { name: "creat", any_of: &[], action: Action::Notify, programs: Programs::Native },
 ];
-
-/// The filter for [`RULES`].
-pub(super) fn filter() -> Result<Arc<Filter>, RuntimeError> {
-    static FILTER: OnceLock<Arc<Filter>> = OnceLock::new();
-    notify::filter_once(&FILTER, RULES)
-}
 
 /// A file that holds `value` in memory, and that nobody can write to any more.
 pub(super) fn secret_file(value: &[u8], (uid, gid): (u32, u32), mode: u32) -> io::Result<OwnedFd> {
@@ -94,6 +90,8 @@ pub(super) struct Opens<'a> {
     pub(super) has_terminal: bool,
     /// The first path below `/proc` that the step has looked for.
     pub(super) missed: &'a Mutex<Option<PathBuf>>,
+    /// The process that watches over the step, once it is known.
+    pub(super) watcher: Option<i32>,
 }
 
 impl Handler for Opens<'_> {
@@ -107,7 +105,7 @@ impl Handler for Opens<'_> {
             "creat" => (libc::AT_FDCWD, 0, OpenHow::creat(0)),
             "openat" => (call.int(0), 1, OpenHow::new(call.argument(2), 0)),
             "openat2" => (call.int(0), 1, OpenHow::read(call, call.argument(2))?),
-            _ => return Ok(Answer::Continue),
+            _ => return others::answer(call, &mut self.watcher),
         };
         let flags = how.flags;
         // What wants its path resolved in an unusual way is none of ours.
@@ -203,14 +201,14 @@ fn open_here(path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 /// Who makes a call.
-struct Caller {
+pub(super) struct Caller {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
 }
 
 impl Caller {
-    fn of(call: &Call<'_>) -> Result<Self, Errno> {
+    pub(super) fn of(call: &Call<'_>) -> Result<Self, Errno> {
         // The last of four is the one for files.
         let last = |key: &str| {
             let numbers = call.status(key)?;
@@ -227,7 +225,7 @@ impl Caller {
 
     /// Does `looking` with the caller's rights, which let this thread look into the caller's processes, and nowhere that
     /// the caller could not.
-    fn look<T>(&self, looking: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    pub(super) fn look<T>(&self, looking: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         if self.uid == 0 {
             return looking();
         }

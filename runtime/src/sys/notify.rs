@@ -15,6 +15,8 @@ pub(crate) struct Notification {
     pub(crate) id: u64,
     /// The thread that made it, as this process's pid namespace numbers it.
     pub(crate) thread: i32,
+    /// `AUDIT_ARCH_*`.
+    pub(crate) architecture: u32,
     pub(crate) number: u32,
     pub(crate) arguments: [u64; 6],
 }
@@ -90,6 +92,7 @@ pub(crate) fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Notificatio
     Ok(Some(Notification {
         id,
         thread: pid.cast_signed(),
+        architecture: data.arch,
         number: data.nr.cast_unsigned(),
         arguments: data.args,
     }))
