@@ -8,6 +8,7 @@ third that accepts no connection. The three ports are printed on one line. `PUT 
 import gzip
 import hashlib
 import http.server
+import itertools
 import json
 import re
 import socket
@@ -24,6 +25,7 @@ LAYER = "application/vnd.oci.image.layer.v1.tar"
 
 lock = threading.Lock()
 blobs, manifests, tags, uploads, requests = {}, {}, {}, {}, []
+upload_numbers = itertools.count()
 settings = {"faults": [], "auth": None}
 
 
@@ -169,7 +171,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                     blobs[found[1], query["mount"][0]] = blobs[source, query["mount"][0]]
                 return self.answer(201)
             with lock:
-                place = f"/v2/{found[1]}/blobs/uploads/{len(uploads)}"
+                place = f"/v2/{found[1]}/blobs/uploads/{next(upload_numbers)}"
                 uploads[place] = b""
             where = place
             if self.fault and self.fault["do"] == "location":
