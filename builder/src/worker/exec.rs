@@ -1,7 +1,7 @@
 //! Executes an `ExecOp`: RUN.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
@@ -42,9 +42,12 @@ impl Worker<'_> {
         let run_error = |source| WorkerError::Run { command: command.clone(), source };
 
         let user = wharf_runtime::resolve_user(root, &op.meta.user).map_err(run_error)?;
-        let mut lacks_privileges = false;
+        let (mut lacks_privileges, mut lacks_proc) = (false, false);
         let mut log = |stream, data: &[u8]| {
-            lacks_privileges |= self.sandbox == Sandbox::Chroot && speaks_of_privileges(data);
+            if self.sandbox == Sandbox::Chroot {
+                lacks_privileges |= speaks_of_privileges(data);
+                lacks_proc |= speaks_of_proc(data);
+            }
             let stream = match stream {
                 Stream::Stdout => LogStream::Stdout,
                 Stream::Stderr => LogStream::Stderr,
@@ -64,12 +67,21 @@ impl Worker<'_> {
         .map_err(run_error)?;
         let refused = group.as_ref().and_then(Group::refused);
         drop(group);
+        let missed = missed.or_else(|| lacks_proc.then(|| PathBuf::from("/proc")));
         if !succeeded(op, status) {
             let is_kill = matches!(status, ExitStatus::Signaled(9) | ExitStatus::Exited(137));
             // Without a group that counts, a kill while the machine had to kill is as good as one of this step.
             let killed = (is_kill && oom_kills() > kills).then_some(Refused::Memory);
             let hint = what_is_missing(missed.as_deref(), lacks_privileges);
             return Err(WorkerError::Process { command, status, refused: refused.or(killed), hint });
+        }
+        if let Some(missed) = missed {
+            let message = format!(
+                "{command:?} looked for `{}`, and the sandbox chroot has no `/proc`: what it made may differ from what it \
+                 makes in a stronger sandbox (see `wharf doctor`)",
+                missed.display()
+            );
+            self.progress.send(Event::Warning { message });
         }
         Ok(vec![base.with(self.finish(digest, active)?.id)])
     }
@@ -174,7 +186,12 @@ impl Worker<'_> {
         }
         let hostname = if meta.hostname.is_empty() { HOSTNAME } else { &meta.hostname };
         spec.set_hostname(Some(hostname.to_owned()));
-        sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts, &reach)?;
+        let mut names = hostname.to_owned();
+        if self.sandbox == Sandbox::Chroot {
+            // The name of the place is the step's, too.
+            names = format!("{names} {}", rustix::system::uname().nodename().to_string_lossy());
+        }
+        sandbox_files::bind(&mut spec, &self.sandbox_dir, &names, &meta.extra_hosts, &reach)?;
         Ok(spec)
     }
 }
@@ -212,6 +229,14 @@ fn what_is_missing(missed: Option<&Path>, lacks_privileges: bool) -> Option<Stri
 fn speaks_of_privileges(output: &[u8]) -> bool {
     let output = String::from_utf8_lossy(output);
     ["no new privileges", "effective uid is not 0", "must be setuid root", "must be suid"]
+        .iter()
+        .any(|complaint| output.contains(complaint))
+}
+
+/// Whether a program says that it wants `/proc` mounted, as systemd's do.
+fn speaks_of_proc(output: &[u8]) -> bool {
+    let output = String::from_utf8_lossy(output);
+    ["/proc is not mounted", "/proc/ is not mounted", "/proc not mounted"]
         .iter()
         .any(|complaint| output.contains(complaint))
 }
