@@ -157,6 +157,29 @@ fn rare_calls_are_answered_too() {
 }
 
 #[test]
+fn programs_bring_their_owners() {
+    if !inside("programs_bring_their_owners") {
+        return;
+    }
+    let script = "cp usr/bin/perl sid; chmod 4755 sid; echo 'print qq($<:$>\\n)' >p";
+    let told = "su app -c '/sid /p'";
+    check_calls(&[
+        (&format!("{script}; {told}"), "1000:0\n"),
+        (
+            &format!("{script}; chmod 4750 sid; {told} 2>&1; chgrp 44 sid; chmod 4750 sid; {told}"),
+            "sh: /sid: Permission denied\n1000:0\n",
+        ),
+        ("echo 'id -u; id -u' >bad; chmod 4755 bad; su app -c /bad", "1000\n1000\n"),
+        ("cp bin/true t; chmod 700 t; su app -c /t 2>&1", "sh: /t: Permission denied\n"),
+        (
+            "cp bin/busybox id; chmod 4755 id
+         su app -c 'perl -e \"\\$p=qq(/id\\\\0); syscall(59,\\$p,1,0); print \\$>\"'",
+            "1000",
+        ),
+    ]);
+}
+
+#[test]
 fn modes_hold_for_other_users() {
     if !inside("modes_hold_for_other_users") {
         return;

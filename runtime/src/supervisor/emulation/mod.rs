@@ -27,6 +27,7 @@ mod owner;
 mod rules;
 mod stat;
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -45,6 +46,7 @@ pub(crate) use identities::{FIRST, LIMIT};
 pub(crate) use rules::RULES;
 
 use identities::Identities;
+use ids::Execution;
 use owner::Times;
 
 /// `AT_FDCWD` as an argument.
@@ -60,17 +62,20 @@ pub(crate) fn filter() -> Result<Arc<Filter>, RuntimeError> {
 pub(crate) struct Emulation<'a> {
     ownership: &'a dyn Ownership,
     identities: Identities,
+    /// What threads are about to execute, by their numbers.
+    executions: HashMap<i32, Execution>,
 }
 
 impl<'a> Emulation<'a> {
     /// For a step that begins as `first`.
     pub(crate) fn new(ownership: &'a dyn Ownership, first: Credentials) -> Self {
-        Self { ownership, identities: Identities::new(first) }
+        Self { ownership, identities: Identities::new(first), executions: HashMap::new() }
     }
 }
 
 impl Handler for Emulation<'_> {
     fn answer(&mut self, call: &Call<'_>) -> Result<Answer, Errno> {
+        self.settle(call)?;
         let links = |index| Links::unless_kept(call.word(index));
         match call.name {
             "stat" => self.stat(call, &path(call, 0, Links::Follow), 1),
