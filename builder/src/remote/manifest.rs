@@ -3,7 +3,7 @@
 //! It comes from a place that others may write to, so nothing of it is believed before [`CacheConfig::parse`] has looked
 //! at it: counts have limits, a key has to follow from what it is said to be made of, indexes lead to something.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use wharf_cache::diff::Variant;
@@ -83,6 +83,9 @@ pub struct CacheLayer {
     pub created_ns: i64,
     /// What its bytes depend on besides the files ([`Variant::key`]).
     pub variant: String,
+    /// What its descriptor says besides.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A result under its keys.
@@ -308,6 +311,7 @@ mod tests {
             unpacked_size: 7,
             created_ns: 1,
             variant: "gzip".to_owned(),
+            annotations: BTreeMap::new(),
         }
     }
 

@@ -542,7 +542,12 @@ fn the_number_of_threads_does_not_show() {
         }
         std::fs::write(root.join("large"), bytes).unwrap();
     });
-    for compression in [Compression::default(), Compression::Zstd { level: None }, Compression::None] {
+    for compression in [
+        Compression::default(),
+        Compression::Estargz { level: None },
+        Compression::Zstd { level: None },
+        Compression::None,
+    ] {
         let variant = Variant { compression, clamp_time_s: None };
         let mut layers = Vec::new();
         for threads in [1, 2, 7] {
