@@ -86,6 +86,7 @@ pub(super) fn forms(request: &BuildRequest, clamp_time_s: Option<u64>) -> Vec<Op
         }
         let compression = match compression {
             None | Some(spec::Compression::Gzip) => Compression::Gzip { level },
+            Some(spec::Compression::Estargz) => Compression::Estargz { level },
             Some(spec::Compression::Zstd) => Compression::Zstd { level },
             Some(spec::Compression::Uncompressed) => Compression::None,
         };

@@ -77,7 +77,7 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "SPEC")]
     cache_from: Vec<String>,
     /// Keep what was built for other machines: type=inline|registry|local|s3 with ref=NAME, dest=DIR or bucket=NAME, and
-    /// mode=min|max, compression=gzip|zstd|uncompressed, mounts=all|none|ID;ID, ignore-error=false; may be given several
+    /// mode=min|max, compression=gzip|zstd|estargz|uncompressed, mounts=all|none|ID;ID, ignore-error=false; may be given several
     /// times
     #[arg(long, value_name = "SPEC")]
     cache_to: Vec<String>,

@@ -200,21 +200,20 @@ impl CacheConfig {
 
     /// The blobs that it needs, each once.
     pub fn blobs(&self) -> Vec<Descriptor> {
-        let layers = self.layers.iter().map(|layer| (&*layer.media_type, layer.digest, layer.size));
+        let blob = |media_type: &str, digest, size, annotations: &BTreeMap<String, String>| Descriptor {
+            media_type: media_type.to_owned(),
+            digest,
+            size,
+            annotations: annotations.clone(),
+            platform: None,
+        };
+        let layers = self.layers.iter();
+        let layers =
+            layers.map(|layer| blob(&layer.media_type, layer.digest, layer.size, &layer.annotations));
         let mounts = self.mounts.iter().flat_map(|mount| &mount.chunks.chunks);
-        let mounts = mounts.map(|chunk| (MOUNT_TYPE, chunk.digest, chunk.size));
+        let mounts = mounts.map(|chunk| blob(MOUNT_TYPE, chunk.digest, chunk.size, &BTreeMap::new()));
         let mut seen = HashSet::new();
-        layers
-            .chain(mounts)
-            .filter(|(_, digest, _)| seen.insert(*digest))
-            .map(|(media_type, digest, size)| Descriptor {
-                media_type: media_type.to_owned(),
-                digest,
-                size,
-                annotations: Default::default(),
-                platform: None,
-            })
-            .collect()
+        layers.chain(mounts).filter(|blob| seen.insert(blob.digest)).collect()
     }
 }
 

@@ -21,10 +21,11 @@ mod whiteout;
 
 use std::ffi::OsStr;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::time::SystemTime;
 
 use crate::snapshot::{Layer, SnapshotError, SnapshotId};
-use crate::walk::{FileKind, Walk};
+use crate::walk::{self, FileKind, Walk};
 use crate::{Chain, ChainId, DiffId, Digest, Ids, Store, StoreError};
 use compress::{LIBDEFLATE_VERSION, LayerSink};
 use tar_writer::{TarWriter, WriteSink};
@@ -223,8 +224,10 @@ impl<'a> TreeWriter<'a> {
         let failed = |source| DiffError::Read { object: OBJECT.to_owned(), source };
         self.tar.begin_tree(&directory.map_or_else(String::new, |directory| format!("{directory}/")));
         if directory.is_some() {
-            let stat = ids.stat_of(root).map_err(failed)?;
-            let xattrs = crate::walk::xattrs_of(root).map_err(failed)?;
+            // A view may be a descriptor that only names the directory.
+            let root = walk::open_dir_at(root, OsStr::new(".")).map_err(failed)?;
+            let stat = ids.stat_of(root.as_fd()).map_err(failed)?;
+            let xattrs = walk::xattrs_of(root.as_fd()).map_err(failed)?;
             self.tar.dir(OsStr::new(""), &stat, &xattrs)?;
         }
         for visited in Walk::new(root, ids).map_err(failed)? {
