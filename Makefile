@@ -1,17 +1,18 @@
-# One profile for everything, so that build, demo, test and bench share what is compiled.
+# One profile and one set of flags for everything: build, demo, test, bench and dist share what is compiled, and what is
+# tested is what is delivered.
 CARGO ?= cargo
+MACHINE := $(shell rustc --print host-tuple 2>/dev/null || rustc -vV | sed -n 's/^host: //p')
+export CARGO_BUILD_TARGET := $(MACHINE)
+# Static, so that a file system with nothing else in it is enough. The system call for random numbers is in every kernel
+# that wharf runs on; looked up at run time it would not be found in a static program, and there may be no /dev.
+export RUSTFLAGS := -C target-feature=+crt-static --cfg getrandom_backend="linux_getrandom"
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-WHARF := $(TARGET)/release/wharf
+WHARF := $(TARGET)/$(MACHINE)/release/wharf
 # The base images of demo and bench belong to root.
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
-# The program for everywhere: static, so that a file system with nothing else in it is enough.
-MACHINE := $(shell rustc --print host-tuple 2>/dev/null || rustc -vV | sed -n 's/^host: //p')
-STATIC := $(TARGET)/$(MACHINE)/release/wharf
-DIST := $(TARGET)/dist
-# The system call for random numbers is in every kernel that wharf runs on; looked up at run time it would not be found
-# in a static program, and there may be no /dev.
-STATIC_FLAGS := -C target-feature=+crt-static -C link-arg=-s --cfg getrandom_backend="linux_getrandom"
+# The program for everywhere.
+DIST := $(TARGET)/$(MACHINE)/dist
 
 .PHONY: build test lint demo bench dist image deps clean
 
@@ -26,11 +27,11 @@ lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
 
-# The static program as it lies in an image: target/dist.
+# The program as it lies in an image.
 dist:
-	RUSTFLAGS='$(STATIC_FLAGS)' $(CARGO) build --release --target $(MACHINE) --package wharf
+	$(CARGO) build --release --package wharf
 	rm -rf $(DIST)
-	install -D -m 0755 $(STATIC) $(DIST)/usr/local/bin/wharf
+	install -D -s -m 0755 $(WHARF) $(DIST)/usr/local/bin/wharf
 	install -d $(DIST)/kaniko
 	ln -s ../usr/local/bin/wharf $(DIST)/kaniko/executor
 	testdata/dist/check.sh $(DIST)/usr/local/bin/wharf

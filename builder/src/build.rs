@@ -23,6 +23,7 @@ use serde::Serialize;
 use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
+use wharf_runtime::chroot::Devices;
 use wharf_runtime::{Cancel, Sandbox};
 use wharf_solver::llb::{Definition, ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
@@ -527,6 +528,9 @@ impl<'a> Build<'a> {
         definition: &'b Definition,
         stale: &'b AtomicBool,
     ) -> Result<Worker<'b>, Failure> {
+        let cannot_prepare = |error: &(dyn std::error::Error + 'static)| {
+            Failure::from_error(Kind::Environment, "cannot prepare the build", error)
+        };
         Ok(Worker {
             definition,
             store: &self.sources.store,
@@ -548,15 +552,18 @@ impl<'a> Build<'a> {
                     Failure::from_error(Kind::Environment, "steps cannot be limited as asked", &error);
                 error.hint().into_iter().fold(failure, Failure::hint)
             })?,
-            sandbox_dir: self.sources.store.temp_dir().map_err(|error| {
-                Failure::from_error(Kind::Environment, "cannot prepare the build", &error)
-            })?,
+            sandbox_dir: self.sources.store.temp_dir().map_err(|error| cannot_prepare(&error))?,
+            devices: self.devices().map_err(|error| cannot_prepare(error.as_ref()))?,
             secrets: &self.request.secrets,
             ssh: &self.request.ssh,
             used_mounts: &self.used_mounts,
             emptied_caches: Mutex::default(),
             said: Mutex::default(),
         })
+    }
+
+    fn devices(&self) -> Result<Devices, Box<dyn std::error::Error>> {
+        Ok(Devices::new(std::fs::File::open(self.sources.store.temp_dir()?)?.into()))
     }
 
     fn solve_failure(&self, targets: &Targets, error: SolveError) -> Failure {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wharf_cache::Store;
 use wharf_cache::state::Image;
 use wharf_frontend::image::{ContainerConfig, ImageConfig};
-use wharf_runtime::chroot::{self, ChrootRequest};
+use wharf_runtime::chroot::{self, ChrootRequest, Confinement};
 use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Sandbox, Stdio};
 use wharf_solver::llb::NetworkMode;
 
@@ -94,8 +94,10 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
                 spec,
                 root,
                 aside,
+                devices: None,
                 group,
                 placements,
+                confinement: Confinement::probe(),
                 network,
                 stdio,
                 cancel: &cancel,

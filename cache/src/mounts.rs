@@ -11,6 +11,7 @@
 mod archive;
 mod chunks;
 mod fingerprint;
+mod links;
 mod pack;
 #[cfg(test)]
 mod round_trip;
@@ -139,6 +140,11 @@ impl CacheMount {
     /// that is found without it begins anew.
     pub fn place(&self) -> (BorrowedFd<'_>, &'static str) {
         (self.dir.as_fd(), FILES)
+    }
+
+    /// Makes sure that no file in it is at the same time one elsewhere: those that are get copies in their places.
+    pub fn part(&self) -> io::Result<()> {
+        links::part(self.dir.as_fd(), FILES, links::NAMES_MAX)
     }
 
     /// Which instance it is.

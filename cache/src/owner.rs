@@ -246,11 +246,9 @@ fn record_of(place: &Place<'_>, raw: &Statx, kind: FileKind) -> io::Result<Recor
             let node = if kind == FileKind::File { node_of(place)? } else { None };
             Ok(Record { owner: parse_owner(&text).unwrap_or_default(), node })
         }
-        FileKind::Symlink
-        | FileKind::Fifo
-        | FileKind::Socket
-        | FileKind::CharDevice
-        | FileKind::BlockDevice => {
+        // The machine's own, bound into a step: those of images have stand-ins.
+        FileKind::CharDevice | FileKind::BlockDevice => Ok(Record::default()),
+        FileKind::Symlink | FileKind::Fifo | FileKind::Socket => {
             let owner = owner_of_time(raw.stx_atime.tv_sec, raw.stx_atime.tv_nsec).unwrap_or_default();
             Ok(Record { owner, node: None })
         }
@@ -275,7 +273,8 @@ fn write(place: &Place<'_>, owner: Owner) -> io::Result<()> {
             }
             place.remove_attribute(OWNER)
         }
-        _ => {
+        FileKind::CharDevice | FileKind::BlockDevice => Err(Errno::PERM.into()),
+        FileKind::Symlink | FileKind::Fifo | FileKind::Socket => {
             let is_recorded = owner_of_time(raw.stx_atime.tv_sec, raw.stx_atime.tv_nsec).is_some();
             let time = match owner {
                 (0, 0) if !is_recorded => None,

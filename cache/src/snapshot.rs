@@ -30,6 +30,7 @@ use crate::diff::normal;
 use crate::gc::lease::Leased;
 use crate::store::Damage;
 use crate::{ContentDigest, DiffId, Digest, Stacking, Store, StoreError, contenthash, diff, store, walk};
+use copy::Tree;
 pub use lazy::LazyLayer;
 use snapshotter::{Place, Snapshotter, Working};
 
@@ -112,6 +113,7 @@ pub struct Active {
     name: String,
     upper: OwnedFd,
     working: Option<Box<dyn Working>>,
+    is_built_on: bool,
 }
 
 impl Active {
@@ -131,23 +133,44 @@ impl Active {
         self.upper.as_fd()
     }
 
+    /// Says that nothing is going to be prepared on top of what this becomes, so that nothing is kept for that.
+    pub fn ends_here(&mut self) {
+        self.is_built_on = false;
+    }
+
     /// Ends the changing, hashes the diff, moves it under its final name and records it, atomically. What is no change
     /// against the chain below has no part in the content digest.
     /// `created` is the time kept for the history entry.
     pub fn commit(mut self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
-        let tree = match self.working.take() {
+        let store = &self.store;
+        let mut tree = match self.working.take() {
             Some(working) => working.finish()?,
             None => None,
         };
+        let discard = |tree: &mut Option<Tree>| tree.take().map(|tree| tree.discard(store)).is_some();
+        if !self.is_built_on {
+            discard(&mut tree);
+        }
+        let mut committed = self.commit_changes(created);
+        if committed.as_ref().is_err_and(SnapshotError::is_disk_full)
+            && (store.snapshotter().make_room(store) | discard(&mut tree))
+        {
+            committed = self.commit_changes(created);
+        }
+        match (&committed, tree) {
+            (Ok(snapshot), Some(tree)) => store.snapshotter().keep(store, self.chain.with(snapshot.id), tree),
+            (Err(_), Some(tree)) => tree.discard(store),
+            (_, None) => {}
+        }
+        committed
+    }
+
+    fn commit_changes(&self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
         let no_change =
             normal::no_change(&self.store, self.upper.as_fd(), &self.chain, "the changes of a step")
                 .map_err(|error| self.error("compare", io::Error::other(error)))?;
         let hashed = contenthash::hash_changes(self.upper.as_fd(), self.store.setup().ids, &no_change);
-        let snapshot = self.commit_hashed(created, hashed)?;
-        if let Some(tree) = tree {
-            self.store.snapshotter().keep(&self.store, self.chain.with(snapshot.id), tree);
-        }
-        Ok(snapshot)
+        self.commit_hashed(created, hashed)
     }
 
     /// As [`Self::commit`] for what was unpacked from a layer, all of which counts.
@@ -231,7 +254,14 @@ impl Store {
         let upper =
             rustix::fs::openat(self.process().fd(), format!("{name}/snapshot/fs"), DIRECTORY, Mode::empty())
                 .map_err(failed("open", &name))?;
-        let active = Active { store: self.clone(), chain: chain.clone(), name, upper, working: None };
+        let active = Active {
+            store: self.clone(),
+            chain: chain.clone(),
+            name,
+            upper,
+            working: None,
+            is_built_on: true,
+        };
         // The merged root is the upper one's: it has to look as it did below.
         match chain.0.last() {
             None => rustix::fs::fchmod(&active.upper, Mode::from_raw_mode(0o755))
@@ -385,6 +415,17 @@ pub enum SnapshotError {
     /// The database refused.
     #[error("{0}")]
     Store(#[from] StoreError),
+}
+
+impl SnapshotError {
+    /// Whether there was no room for what had to be written.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => store::is_disk_full(source),
+            Self::Store(error) => error.is_disk_full(),
+            Self::TooManyLayers { .. } | Self::Described { .. } => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -561,6 +561,11 @@ fn open_dir(path: &Path) -> Result<OwnedFd, StoreError> {
         .map_err(|errno| StoreError::io("open", path, errno))
 }
 
+/// Whether there was no room on the file system, or none for this user.
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Has ext4 put each directory that is made in `name` into a block group of its own choice (`chattr +T`), where it can.
 /// A group in which many inodes were deleted within the last minutes gives out new ones slowly, since ext4 steps over
 /// each of these: beside a deleted tree a step takes three times as long. Only speed depends on it.
@@ -709,7 +714,7 @@ impl StoreError {
             Self::Database { source, .. } => {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
             }
-            Self::Io { source, .. } => source.kind() == io::ErrorKind::StorageFull,
+            Self::Io { source, .. } => is_disk_full(source),
             _ => false,
         }
     }

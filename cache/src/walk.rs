@@ -103,25 +103,29 @@ pub(crate) fn read_dir_with(
     dir: BorrowedFd<'_>,
     stat: impl Fn(&OsStr) -> io::Result<Stat>,
 ) -> io::Result<Vec<Entry>> {
+    let with_stat = |name: OsString| Ok(Entry { stat: stat(&name)?, name });
+    let mut entries = names_in(dir)?.into_iter().map(with_stat).collect::<io::Result<Vec<_>>>()?;
+    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(entries)
+}
+
+/// The names in an open directory, without `.` and `..`, as they come.
+pub(crate) fn names_in(dir: BorrowedFd<'_>) -> io::Result<Vec<OsString>> {
     /// Large enough that few directories need a second `getdents64`, small enough for any stack.
     const BUFFER_BYTES: usize = 32 * 1024;
     let mut buffer = [MaybeUninit::uninit(); BUFFER_BYTES];
     // The offset belongs to the open file, which an earlier reader may have moved.
     rustix::fs::seek(dir, SeekFrom::Start(0))?;
     let mut raw = RawDir::new(dir, &mut buffer);
-    let mut entries = Vec::new();
+    let mut names = Vec::new();
     while let Some(entry) = raw.next() {
         let entry = entry?;
         let name = entry.file_name();
-        if name == c"." || name == c".." {
-            continue;
+        if name != c"." && name != c".." {
+            names.push(OsString::from_vec(name.to_bytes().to_vec()));
         }
-        let name = OsString::from_vec(name.to_bytes().to_vec());
-        let stat = stat(&name)?;
-        entries.push(Entry { name, stat });
     }
-    entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(entries)
+    Ok(names)
 }
 
 /// Stat of `name` in `dir` as the kernel gives it, symlinks not followed. For files of the store there is

@@ -91,12 +91,13 @@ pub(crate) fn stdout_was_closed() -> bool {
 /// Where other threads exist, the child has their locks in whatever state they were: `child` must make only the calls
 /// of this module, on `data`. Breaking that can hang the child, but cannot touch the parent's memory.
 ///
-/// With `group`, the directory of a v2 control group, the copy is made in that group.
+/// With `group`, the directory of a v2 control group, the copy is made in that group. Where the kernel's call for that is
+/// not to be had, `child` is told that it has to enter it by itself.
 pub(crate) fn clone_container<T>(
     flags: u64,
     group: Option<RawFd>,
     data: &mut T,
-    child: fn(&mut T) -> !,
+    child: fn(&mut T, Option<RawFd>) -> !,
 ) -> io::Result<OwnedFd> {
     /// `CLONE_INTO_CGROUP`.
     const INTO_GROUP: u64 = 0x2_0000_0000;
@@ -127,11 +128,13 @@ pub(crate) fn clone_container<T>(
     // child works on its own copy of this stack and never returns from `child`.
     let mut result =
         unsafe { syscall!(libc::SYS_clone3, &raw const arguments, size_of::<libc::clone_args>()) };
+    let mut to_enter = None;
     if result == Err(Errno(libc::ENOSYS)) {
+        to_enter = group;
         result = confine::clone_with_pidfd(flags, &mut pidfd);
     }
     if let Ok(0) = result {
-        child(data);
+        child(data, to_enter);
     }
     // SAFETY: as above.
     let restored = unsafe {
@@ -457,18 +460,19 @@ pub(crate) fn setresuid(uid: u32) -> Result<()> {
     unsafe { syscall!(libc::SYS_setresuid, uid, uid, uid) }.map(drop)
 }
 
-pub(crate) fn setrlimit(resource: u32, soft: u64, hard: u64) -> Result<()> {
-    let limit = [soft, hard];
-    // SAFETY: the kernel reads one `struct rlimit64`, which is two 64-bit words.
-    unsafe { syscall!(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), null_mut::<u64>()) }.map(drop)
+/// The soft and the hard limit of a process; 0 is this one.
+pub(crate) fn limit_of(thread: i32, resource: u32) -> Result<(u64, u64)> {
+    let mut limit = [0u64; 2];
+    // SAFETY: the kernel writes one `struct rlimit64`, which is two 64-bit words.
+    unsafe { syscall!(libc::SYS_prlimit64, thread, resource, null::<u64>(), limit.as_mut_ptr()) }?;
+    Ok((limit[0], limit[1]))
 }
 
-/// The most that this process may give itself or others of `resource`.
-pub(crate) fn hard_limit(resource: u32) -> Result<u64> {
-    let mut limit = [0_u64; 2];
-    // SAFETY: the kernel writes one `struct rlimit64`, which is two 64-bit words.
-    unsafe { syscall!(libc::SYS_prlimit64, 0, resource, null_mut::<u64>(), limit.as_mut_ptr()) }?;
-    Ok(limit[1])
+/// Sets the limits of a process; 0 is this one.
+pub(crate) fn set_limit_of(thread: i32, resource: u32, soft: u64, hard: u64) -> Result<()> {
+    let limit = [soft, hard];
+    // SAFETY: the kernel reads one `struct rlimit64`, which is two 64-bit words.
+    unsafe { syscall!(libc::SYS_prlimit64, thread, resource, limit.as_ptr(), null_mut::<u64>()) }.map(drop)
 }
 
 pub(crate) fn umask(mask: u32) {

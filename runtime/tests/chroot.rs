@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, UserBuilder};
-use wharf_runtime::chroot::{ChrootRequest, Confinement, Content, Ended, Network, Placement, run};
+use wharf_runtime::chroot::{ChrootRequest, Confinement, Content, Devices, Ended, Network, Placement, run};
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Spec, Stdio, Stream, default_spec};
 
 const APPLETS: &[&str] = &[
@@ -24,6 +24,8 @@ const APPLETS: &[&str] = &[
 /// A step's directory and the one beside it, which go when this does.
 struct World {
     directory: PathBuf,
+    /// What its processes take `/dev` from, if not each has a new one.
+    devices: Option<Devices>,
 }
 
 const OK: ExitStatus = ExitStatus::Exited(0);
@@ -51,7 +53,7 @@ impl World {
             return None;
         };
         let name = format!("wharf-chroot-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let world = Self { directory: std::env::temp_dir().join(name) };
+        let world = Self { directory: std::env::temp_dir().join(name), devices: None };
         for directory in ["root/bin", "root/etc", "root/tmp", "root/root", "given"] {
             fs::create_dir_all(world.path(directory)).unwrap();
         }
@@ -78,6 +80,17 @@ impl World {
         network: Network,
         cancel: &Cancel,
     ) -> Result<Outcome, RuntimeError> {
+        self.run_with(Confinement::probe(), spec, placements, network, cancel)
+    }
+
+    fn run_with(
+        &self,
+        confinement: Confinement,
+        spec: &Spec,
+        placements: Vec<Placement>,
+        network: Network,
+        cancel: &Cancel,
+    ) -> Result<Outcome, RuntimeError> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let _ = fs::remove_dir_all(self.path("aside"));
         fs::create_dir(self.path("aside")).unwrap();
@@ -91,7 +104,9 @@ impl World {
             spec,
             root: root.as_fd(),
             aside: aside.as_fd(),
+            devices: self.devices.as_ref(),
             placements,
+            confinement,
             network,
             stdio: Stdio::Captured(&mut sink),
             cancel,
@@ -345,6 +360,48 @@ fn what_leads_out_is_refused() {
     other.wait().unwrap();
 }
 
+/// What a step can do to processes outside and to its own, with Landlock's scopes and without.
+#[test]
+fn only_its_own_processes_are_a_steps_business() {
+    let Some(world) = World::new() else { return };
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../testdata/contained/others.c");
+    let probe = world.path("root/bin/others");
+    let compiled =
+        std::process::Command::new("gcc").args(["-static", "-O1", "-o"]).arg(&probe).arg(&source).status();
+    if !compiled.is_ok_and(|status| status.success()) {
+        println!("SKIP: gcc is missing");
+        return;
+    }
+    // This process, another thread of it, one of its children, and its group.
+    let mut child =
+        std::process::Command::new("sleep").arg("60").stdout(std::process::Stdio::null()).spawn().unwrap();
+    let (told, thread) = std::sync::mpsc::channel();
+    let (done, wait) = std::sync::mpsc::channel::<()>();
+    let other = std::thread::spawn(move || {
+        told.send(rustix::thread::gettid().as_raw_nonzero()).unwrap();
+        let _ = wait.recv();
+    });
+    let group = rustix::process::getpgrp().as_raw_nonzero();
+    let (own, thread, child_id) = (std::process::id(), thread.recv().unwrap(), child.id());
+    for (landlock, arguments) in [(5, "all"), (1, "all"), (0, "all"), (u32::MAX, "scoped")] {
+        let confinement = Confinement::probe().at_most(landlock);
+        for user in [0, 54_322_u32] {
+            let mut spec =
+                shell(&format!("exec /bin/others {arguments} {group} {own} {thread} {child_id} $PPID"));
+            let process = spec.process_mut().as_mut().unwrap();
+            process.set_user(UserBuilder::default().uid(user).gid(user).build().unwrap());
+            let cancel = Cancel::new().unwrap();
+            let outcome = world.run_with(confinement, &spec, vec![], Network::Host, &cancel).unwrap();
+            assert_eq!(outcome.stdout, "end\n", "Landlock {landlock}, user {user}: {}", outcome.stderr);
+        }
+    }
+    assert!(child.try_wait().unwrap().is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    drop(done);
+    other.join().unwrap();
+}
+
 #[test]
 fn descriptors_environment_and_arguments_stay_outside() {
     let Some(world) = World::new() else { return };
@@ -373,6 +430,62 @@ fn no_process_outlives_its_step() {
         let marker = format!("{}.{}", 200_000 + std::process::id(), 10 + index);
         world.shell(&script.replace('M', &marker), vec![]);
         assert!(!is_running(&marker), "{script}");
+    }
+}
+
+/// A process below this one that `is` so, with its parent.
+fn find(is: impl Fn(i32, &str) -> bool) -> Option<i32> {
+    fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let process = entry.file_name().to_str()?.parse().ok()?;
+        let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+        is(process, &stat).then_some(process)
+    })
+}
+
+fn parent_of(process: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// As a kernel does that runs out of memory.
+#[test]
+fn a_watcher_that_is_killed_sets_nobody_free() {
+    let Some(world) = World::new() else { return };
+    for (index, script) in [
+        "sleep M",
+        "cat /dev/zero & setsid cat /dev/zero & sleep M & setsid setsid sleep M & wait",
+        "setsid sh -c 'trap \"\" TERM HUP INT; while :; do echo x; (sleep 0.M &); done' & sleep M",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let marker = format!("{}{index}", 500_000 + std::process::id());
+        let ended = AtomicBool::new(false);
+        let spec = shell(&script.replace('M', &marker));
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // The watcher is the child of this process that the one with the marker descends from.
+                let is_marked = |process: i32, _: &str| {
+                    let arguments = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+                    arguments.split(|byte| *byte == 0).any(|argument| argument == marker.as_bytes())
+                };
+                let own = std::process::id().cast_signed();
+                while !ended.load(Ordering::SeqCst) {
+                    let Some(mut process) = find(is_marked) else { continue };
+                    while parent_of(process) != own {
+                        process = parent_of(process);
+                    }
+                    let watcher = rustix::process::Pid::from_raw(process).unwrap();
+                    rustix::process::kill_process(watcher, rustix::process::Signal::KILL).unwrap();
+                    break;
+                }
+            });
+            let outcome = world.run(&spec, vec![], Network::Host, &Cancel::new().unwrap());
+            ended.store(true, Ordering::SeqCst);
+            outcome
+        });
+        assert_eq!(outcome.unwrap().status, ExitStatus::Signaled(9), "{script}");
+        assert!(!is_running(&marker) && !is_running(&format!("0.{marker}")), "{script}");
     }
 }
 
@@ -437,6 +550,40 @@ fn without_a_network_there_are_local_sockets_alone() {
     });
     assert!(reached);
     assert!(!reach(Network::None));
+}
+
+#[test]
+fn devices_serve_again_unless_something_was_done_to_them() {
+    let Some(mut world) = World::new() else { return };
+    fs::create_dir(world.path("devices")).unwrap();
+    world.devices = Some(Devices::new(world.open("devices")));
+    let kept = |world: &World| {
+        let mut entries = fs::read_dir(world.path("devices")).unwrap().flatten();
+        let kept = entries.next().map(|entry| entry.file_name());
+        assert!(entries.next().is_none());
+        kept
+    };
+    world.check("echo gone > /dev/null; echo x > /dev/stdout", "x\n");
+    let mut before = kept(&world);
+    let whole = world.shell("ls -l /dev /dev/fd | wc -l; ls -ld /dev", vec![]).stdout;
+    assert_eq!(kept(&world), before);
+    for harm in [
+        "rm /dev/null",
+        "touch /dev/x",
+        "touch /dev/shm/x",
+        "chmod 600 /dev/fd/3",
+        "chmod 700 /dev",
+        "ln /dev/fd/7 /tmp/seven",
+        "mv /dev/fd/1 /dev/fd/x; mv /dev/fd/2 /dev/fd/1; mv /dev/fd/x /dev/fd/2",
+        "ln -sf fd/1 /dev/stderr",
+        "rm -rf /dev",
+    ] {
+        world.shell(harm, vec![]);
+        assert_eq!(kept(&world), None, "{harm}");
+        assert_eq!(world.shell("ls -l /dev /dev/fd | wc -l; ls -ld /dev", vec![]).stdout, whole, "{harm}");
+        assert!(kept(&world).is_some() && kept(&world) != before, "{harm}");
+        before = kept(&world);
+    }
 }
 
 #[test]

@@ -182,6 +182,7 @@ static int events(void) {
 }
 
 static int machine_sockets(void) { return socket(40 /* AF_VSOCK */, SOCK_STREAM, 0) >= 0 || socket(38 /* AF_ALG */, SOCK_SEQPACKET, 0) >= 0; }
+static int wide_sockets(void) { return syscall(SYS_socket, 1L << 32 | 38, SOCK_SEQPACKET, 0) >= 0; }
 
 static int type_into_terminal(void) {
     int fd = open("/dev/tty", O_RDWR);
@@ -244,6 +245,7 @@ int main(int argc, char **argv) {
     apart("programs in the kernel", programs);
     apart("events of the machine", events);
     apart("sockets past the network", machine_sockets);
+    apart("sockets past the network, by a wide number", wide_sockets);
     apart("typing into the terminal", type_into_terminal);
     static const char *const variables[] = {"/proc/sys/kernel/core_pattern", "/proc/sys/vm/drop_caches", "/proc/sysrq-trigger",
         "/proc/sys/kernel/modprobe", "/sys/kernel/uevent_helper", "/sys/power/state", "/proc/irq/default_smp_affinity",

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
 use wharf_cache::{IdMap, Ids, Setup, Stacking, Store, StoreError};
 use wharf_runtime::Sandbox;
+use wharf_runtime::chroot::Confinement;
 use wharf_runtime::sandbox::{self, NoSandbox, try_overlay};
 
 use super::{tell_damages, variable};
@@ -33,6 +34,8 @@ pub(super) struct Place {
     /// What steps are confined with.
     pub(super) sandbox: Sandbox,
     root: PathBuf,
+    /// Whether the store is where everybody may write, in a directory of this user's alone that may not be there yet.
+    is_shared: bool,
     setup: Setup,
     /// Who the ids here are outside.
     map: IdMap,
@@ -42,7 +45,7 @@ impl Wanted {
     /// Where the store is or would be, as far as that can be told without making it.
     pub(super) fn store_root(&self) -> PathBuf {
         let own = || own_root().filter(|own| can_be_written(own));
-        let shared = || shared_roots().into_iter().find(|dir| can_be_written(dir));
+        let shared = || shared_roots().into_iter().find(|dir| can_be_private(dir));
         let found = self.root.clone().or_else(own).or_else(shared).or_else(own_root);
         found.unwrap_or_else(|| PathBuf::from(ROOTS_STORE))
     }
@@ -52,8 +55,8 @@ impl Place {
     /// Enters the sandbox that was asked for, or the strongest there is. Before the process has threads.
     pub(super) fn enter(wanted: &Wanted) -> Result<Self, Failure> {
         // Whose store it is goes by who this is outside.
-        let root = match &wanted.root {
-            Some(root) => root.clone(),
+        let (root, is_shared) = match &wanted.root {
+            Some(root) => (root.clone(), false),
             None => default_root()?,
         };
         let sandbox = sandbox::enter(wanted.sandbox).map_err(|error| no_sandbox(&error))?;
@@ -76,11 +79,18 @@ impl Place {
                 )
             })?,
         };
-        Ok(Self { sandbox, root, setup: Setup { ids, stacking }, map })
+        Ok(Self { sandbox, root, is_shared, setup: Setup { ids, stacking }, map })
     }
 
-    /// Says what makes work slower here than it could be.
+    /// Says what makes work slower here than it could be, and what does not keep steps in as well as it could.
     pub(super) fn tell(&self) {
+        let lacks = if self.sandbox == Sandbox::Chroot { Confinement::probe().lacks() } else { Vec::new() };
+        if !lacks.is_empty() {
+            print_note(&format!(
+                "steps are confined by less than could be, as this kernel has no {}",
+                lacks.join("; no ")
+            ));
+        }
         if self.sandbox != Sandbox::Chroot && self.setup.stacking == Stacking::Copy {
             let root = self.root.display();
             print_note(&format!(
@@ -92,6 +102,12 @@ impl Place {
 
     /// Opens the store.
     pub(super) fn open_store(&self) -> Result<Store, Failure> {
+        if self.is_shared {
+            make_private(&self.root).map_err(|error| {
+                let doing = format!("cannot make the directory `{}` for the store", self.root.display());
+                Failure::from_error(Kind::Environment, &doing, &error)
+            })?;
+        }
         self.open().inspect(tell_damages).map_err(|error| {
             let root = self.root.display();
             let doing = match error.is_read_only() {
@@ -149,21 +165,21 @@ fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem)
 }
 
-/// The user's own place for data, or else, with a word about it, one that this user has made for itself where all may
-/// write: there may be no home directory, or it may be read-only.
-fn default_root() -> Result<PathBuf, Failure> {
+/// The user's own place for data, or else, with a word about it, one that is this user's alone where all may write, and
+/// whether it is such a one: there may be no home directory, or it may be read-only. Nothing is made yet.
+fn default_root() -> Result<(PathBuf, bool), Failure> {
     let own = own_root();
     if let Some(own) = own.as_ref().filter(|own| can_be_written(own)) {
-        return Ok(own.clone());
+        return Ok((own.clone(), false));
     }
     let why = match &own {
         Some(own) => format!("`{}` cannot be written", own.display()),
         None => "neither HOME nor XDG_DATA_HOME is set".to_owned(),
     };
     for dir in shared_roots() {
-        if make_private(&dir).is_ok() {
+        if can_be_private(&dir) {
             print_note(&format!("{why}: the store is `{}`; `--root` names another place", dir.display()));
-            return Ok(dir);
+            return Ok((dir, true));
         }
     }
     Err(Failure::new(Kind::Environment, format!("there is no place for the store: {why}"))
@@ -197,15 +213,26 @@ fn can_be_written(path: &Path) -> bool {
 /// Makes a directory of this user's alone. One that is there already has to be just that: others may have made it.
 fn make_private(dir: &Path) -> io::Result<()> {
     match rustix::fs::mkdir(dir, Mode::RWXU) {
-        Ok(()) => return Ok(()),
-        Err(rustix::io::Errno::EXIST) => {}
-        Err(errno) => return Err(errno.into()),
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::EXIST) if is_private(dir)? => Ok(()),
+        Err(rustix::io::Errno::EXIST) => Err(io::ErrorKind::PermissionDenied.into()),
+        Err(errno) => Err(errno.into()),
     }
+}
+
+/// Whether [`make_private`] would succeed.
+fn can_be_private(dir: &Path) -> bool {
+    match is_private(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => can_be_written(dir),
+        found => found.unwrap_or(false),
+    }
+}
+
+fn is_private(dir: &Path) -> io::Result<bool> {
     let found = rustix::fs::lstat(dir)?;
-    let is_own = FileType::from_raw_mode(found.st_mode) == FileType::Directory
+    Ok(FileType::from_raw_mode(found.st_mode) == FileType::Directory
         && found.st_uid == rustix::process::geteuid().as_raw()
-        && found.st_mode & 0o077 == 0;
-    if is_own { Ok(()) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+        && found.st_mode & 0o077 == 0)
 }
 
 #[cfg(test)]
@@ -218,12 +245,14 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("wharf-place-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let private = dir.join("private");
+        assert!(can_be_private(&private) && !private.exists());
         make_private(&private).unwrap();
         make_private(&private).unwrap();
+        assert!(can_be_private(&private));
         symlink(&private, dir.join("link")).unwrap();
-        assert!(make_private(&dir.join("link")).is_err(), "a link");
+        assert!(make_private(&dir.join("link")).is_err() && !can_be_private(&dir.join("link")), "a link");
         std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o770)).unwrap();
-        assert!(make_private(&private).is_err(), "open to a group");
+        assert!(make_private(&private).is_err() && !can_be_private(&private), "open to a group");
         std::fs::write(dir.join("file"), "").unwrap();
         assert!(make_private(&dir.join("file")).is_err(), "a file");
         assert!(can_be_written(&dir.join("a/b")) && !can_be_written(&dir.join("file/b")));

@@ -39,22 +39,7 @@ pub struct RequestSummary {
 impl RequestSummary {
     /// Of a request for `platform`.
     pub fn of(request: &BuildRequest, platform: &impl fmt::Display) -> Self {
-        let mut project = blake3::Hasher::new_derive_key("wharf project, version 1");
-        let mut part = |kind: u8, text: &OsStr| {
-            project.update(&[kind]).update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
-        };
-        match &request.context {
-            ContextSpec::Path(path) => part(0, place(path).as_os_str()),
-            ContextSpec::Stdin => part(1, OsStr::new("")),
-            ContextSpec::Http(text) | ContextSpec::Git(text) => part(2, OsStr::new(text)),
-            ContextSpec::Image(text) | ContextSpec::Stage(text) => part(3, OsStr::new(text)),
-        }
-        match &request.dockerfile {
-            None => part(4, OsStr::new("")),
-            Some(DockerfileSpec::Stdin) => part(5, OsStr::new("")),
-            Some(DockerfileSpec::Http(url)) => part(6, OsStr::new(url)),
-            Some(DockerfileSpec::Path(path)) => part(7, place(path).as_os_str()),
-        }
+        let project = project(&request.context, request.dockerfile.as_ref());
         let context = match &request.context {
             ContextSpec::Path(path) => place(path).display().to_string(),
             other => other.to_string(),
@@ -78,8 +63,38 @@ impl RequestSummary {
             no_cache: request.no_cache,
             no_cache_stages: request.no_cache_stages.clone(),
         };
-        Self { project: Key(*project.finalize().as_bytes()), request }
+        Self { project, request }
     }
+}
+
+/// What tells projects apart: context and Dockerfile. Who asks for them is no part of that, and nothing is kept of it.
+fn project(context: &ContextSpec, dockerfile: Option<&DockerfileSpec>) -> Key {
+    let mut project = blake3::Hasher::new_derive_key("wharf project, version 1");
+    let mut part = |kind: u8, text: &OsStr| {
+        project.update(&[kind]).update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    };
+    match context {
+        ContextSpec::Path(path) => part(0, place(path).as_os_str()),
+        ContextSpec::Stdin => part(1, OsStr::new("")),
+        ContextSpec::Http(text) | ContextSpec::Git(text) => part(2, OsStr::new(&place_of(text))),
+        ContextSpec::Image(text) | ContextSpec::Stage(text) => part(3, OsStr::new(text)),
+    }
+    match dockerfile {
+        None => part(4, OsStr::new("")),
+        Some(DockerfileSpec::Stdin) => part(5, OsStr::new("")),
+        Some(DockerfileSpec::Http(url)) => part(6, OsStr::new(&place_of(url))),
+        Some(DockerfileSpec::Path(path)) => part(7, place(path).as_os_str()),
+    }
+    Key(*project.finalize().as_bytes())
+}
+
+/// A URL without anything that says who asks.
+fn place_of(url: &str) -> String {
+    let shown = redacted(url);
+    let Some((scheme, rest)) = shown.split_once("://") else { return shown };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}{path}")
 }
 
 /// Where a path leads; itself if it leads nowhere.
@@ -365,4 +380,29 @@ pub(super) fn describe<O>(definition: &Definition, steps: &[StepReport<O>]) -> V
 
 fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_is_the_same_whoever_builds_it() {
+        let git = |text: &str| project(&ContextSpec::Git(text.to_owned()), None);
+        let http = |text: &str| {
+            let dockerfile = DockerfileSpec::Http(format!("{text}/Dockerfile"));
+            project(&ContextSpec::Http(text.to_owned()), Some(&dockerfile))
+        };
+        let one = git("https://user:secret@a.io/b.git#main");
+        for other in [
+            "https://token:other@a.io/b.git#main",
+            "https://token@a.io/b.git#main",
+            "https://a.io/b.git#main",
+        ] {
+            assert_eq!(one, git(other), "{other}");
+        }
+        assert_ne!(one, git("https://user:secret@a.io/b.git#next"));
+        assert_eq!(http("https://u:p@a.io/x?signature=1"), http("https://u:q@a.io/x?signature=2"));
+        assert_ne!(http("https://a.io/x"), http("https://a.io/y"));
+    }
 }

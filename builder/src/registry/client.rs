@@ -15,6 +15,7 @@ use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_IND
 use super::reference::Reference;
 use super::transport::{Call, CallBody, RegistryOptions, Transport, no_answer, protocol};
 use super::{FetchedManifest, OpenBlob, Registry};
+use crate::progress::print_note;
 
 /// The header with which registries state a manifest's digest.
 const DIGEST_HEADER: &str = "docker-content-digest";
@@ -34,7 +35,8 @@ impl OciRegistry {
 
 impl Registry for OciRegistry {
     fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
-        self.at_mirrors(reference, |reference| self.own_manifest(reference))
+        let found = self.transport.rules().places(reference).find(|place| self.own_manifest(place));
+        found.map(|(_, manifest)| manifest)
     }
 
     fn blob(
@@ -43,10 +45,9 @@ impl Registry for OciRegistry {
         digest: &Digest,
         size: u64,
     ) -> Result<Box<dyn Read + Send>, RegistryError> {
-        self.at_mirrors(name, |name| {
-            let download = Download::start(Arc::clone(&self.transport), name, *digest, size)?;
-            Ok(Box::new(VerifyingReader::new(download, *digest, size)) as Box<dyn Read + Send>)
-        })
+        let places = self.transport.rules().places(name);
+        let download = Download::start(Arc::clone(&self.transport), places, *digest, size)?;
+        Ok(Box::new(VerifyingReader::new(download, *digest, size)))
     }
 
     fn has_blob(&self, name: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
@@ -106,7 +107,11 @@ impl Registry for OciRegistry {
             if !response.status().is_success() {
                 let refusal = self.transport.refusal(&call, response);
                 let is_ignored = self.transport.rules().ignore_immutable_tags && refusal.is_immutable_tag();
-                return if is_ignored { Ok(()) } else { Err(refusal) };
+                if !is_ignored {
+                    return Err(refusal);
+                }
+                print_note(&format!("{refusal}: the tag is left as it is, as was asked for"));
+                return Ok(());
             }
             check_digest(&call, response.headers().get(DIGEST_HEADER), Digest::of(bytes))
         })
@@ -114,17 +119,6 @@ impl Registry for OciRegistry {
 }
 
 impl OciRegistry {
-    /// Does `read` where the mirrors of the registry keep `name`, in their order, then at the registry itself, until one
-    /// of them has it. What a mirror gives under a digest is verified like everything else.
-    fn at_mirrors<T>(
-        &self,
-        name: &Reference,
-        read: impl Fn(&Reference) -> Result<T, RegistryError>,
-    ) -> Result<T, RegistryError> {
-        let (mirrors, last) = self.transport.rules().places(name);
-        mirrors.iter().find_map(|mirror| read(mirror).ok()).map_or_else(|| read(&last), Ok)
-    }
-
     /// The manifest that `reference`'s own registry has.
     fn own_manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
         let path = format!("{}/manifests/{}", reference.repository(), reference.manifest_selector());

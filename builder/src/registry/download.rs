@@ -11,16 +11,23 @@ use wharf_cache::Digest;
 use super::client::{blob_object, scope};
 use super::error::RegistryError;
 use super::reference::Reference;
+use super::rules::Places;
 use super::transport::{Call, Transport, no_answer, protocol};
 
 /// So much in one go means that the connection is good: failures before it are forgotten.
 const PROGRESS_BYTES: u64 = 4 << 20;
 
-/// Reads a blob from a registry. Not verified here: whoever reads it must.
+/// What is done, for messages.
+const OPERATION: &str = "download";
+
+/// Reads a blob from a registry, or from its mirrors. Not verified here: whoever reads it must.
 #[derive(Debug)]
 pub(super) struct Download {
     transport: Arc<Transport>,
+    /// Where it comes from now.
     name: Reference,
+    /// Where the rest comes from if that fails.
+    others: Places,
     digest: Digest,
     size: u64,
     position: u64,
@@ -34,30 +41,45 @@ impl Download {
     /// Asks for the blob; its bytes come with `read`.
     pub(super) fn start(
         transport: Arc<Transport>,
-        name: &Reference,
+        mut places: Places,
         digest: Digest,
         size: u64,
     ) -> Result<Self, RegistryError> {
-        let response = transport.repeat(|| open_at(&transport, name, &digest, size, 0))?;
-        let name = name.clone();
-        Ok(Self { transport, name, digest, size, position: 0, response, breaks: 0, broke_at: 0 })
+        let (name, response) =
+            places.find(|place| transport.repeat(|| open_at(&transport, place, &digest, size, 0)))?;
+        let others = places;
+        Ok(Self { transport, name, others, digest, size, position: 0, response, breaks: 0, broke_at: 0 })
     }
 
-    /// Opens the rest after a break, unless there were too many.
-    fn resume(&mut self, cause: io::Error) -> io::Result<()> {
+    /// Opens the rest after a break; elsewhere if there were too many.
+    fn resume(&mut self, cause: io::Error) -> Result<(), RegistryError> {
         if self.position >= self.broke_at + PROGRESS_BYTES {
             self.breaks = 0;
         }
         self.breaks += 1;
         self.broke_at = self.position;
-        if self.breaks >= self.transport.tries() {
-            return Err(cause);
-        }
-        self.transport.pause(self.breaks);
-        let rest = self
-            .transport
-            .repeat(|| open_at(&self.transport, &self.name, &self.digest, self.size, self.position));
-        self.response = rest.map_err(io::Error::other)?;
+        let (transport, digest, size, position) = (&self.transport, self.digest, self.size, self.position);
+        let open = |name: &Reference| transport.repeat(|| open_at(transport, name, &digest, size, position));
+        let failure = if self.breaks >= transport.tries() {
+            RegistryError::Unreachable {
+                registry: self.name.registry().to_owned(),
+                operation: OPERATION,
+                object: blob_object(&self.name, &digest),
+                source: Box::new(cause),
+            }
+        } else {
+            transport.pause(self.breaks);
+            match open(&self.name) {
+                Ok(response) => {
+                    self.response = response;
+                    return Ok(());
+                }
+                Err(error) => error,
+            }
+        };
+        self.others.fail(failure);
+        (self.name, self.response) = self.others.find(open)?;
+        self.breaks = 0;
         Ok(())
     }
 }
@@ -85,7 +107,7 @@ impl Read for Download {
                 Err(_) if complete => return Ok(0),
                 Err(error) => error,
             };
-            self.resume(cause)?;
+            self.resume(cause).map_err(io::Error::other)?;
         }
     }
 }
@@ -101,7 +123,7 @@ fn open_at(
     let path = format!("{}/blobs/{digest}", name.repository());
     let mut call = Call {
         scopes: vec![scope(name.repository(), "pull")],
-        ..transport.call(name.registry(), &path, "download", blob_object(name, digest))?
+        ..transport.call(name.registry(), &path, OPERATION, blob_object(name, digest))?
     };
     if position > 0 {
         call.headers.push((RANGE, format!("bytes={position}-")));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wharf_cache::Digest;
 
+use crate::error::causes;
 use crate::source::OFFLINE_HINT;
 
 /// Why a registry did not do what it was asked.
@@ -123,6 +124,15 @@ pub enum RegistryError {
         /// The limit.
         max: u64,
     },
+    /// Neither mirrors nor, if it was asked, the registry itself.
+    #[error("{}; {last}", others.iter().map(|error| causes(error)).collect::<Vec<_>>().join("; "))]
+    Everywhere {
+        /// Why each place but the last one that was asked did not, in their order.
+        others: Vec<RegistryError>,
+        /// Why the last one did not.
+        #[source]
+        last: Box<RegistryError>,
+    },
     /// What was to be uploaded could not be read.
     #[error("cannot read {object} for the upload")]
     Upload {
@@ -138,6 +148,24 @@ fn detail_suffix(detail: &str) -> String {
 }
 
 impl RegistryError {
+    /// The error of whoever asked several places, each of which failed.
+    pub(super) fn of_places(mut failures: Vec<Self>) -> Self {
+        match failures.pop() {
+            Some(last) if failures.is_empty() => last,
+            Some(last) => Self::Everywhere { others: failures, last: Box::new(last) },
+            None => unreachable!("a name is looked for in one place at least"),
+        }
+    }
+
+    /// Whether there is no such thing, as far as could be found out.
+    pub(crate) fn is_not_found(&self) -> bool {
+        match self {
+            Self::NotFound { .. } => true,
+            Self::Everywhere { last, .. } => last.is_not_found(),
+            _ => false,
+        }
+    }
+
     /// Whether the registry refuses to let a tag name something else. There is no code for it, only the words of those
     /// that have such tags.
     pub(super) fn is_immutable_tag(&self) -> bool {
@@ -157,7 +185,8 @@ impl RegistryError {
             Self::Unreachable { registry, .. } => Some(format!(
                 "check the name and the network; a registry without TLS must be listed as insecure ({registry})"
             )),
-            Self::Client { .. } => Some("install the CA certificates (package ca-certificates)".to_owned()),
+            Self::Client { .. } => Some(crate::certificates::HINT.to_owned()),
+            Self::Everywhere { last, .. } => last.hint(),
             Self::Unauthorized { registry, with_credentials: false, .. } => Some(format!(
                 "log in first (`docker login {registry}` writes what wharf reads); \
                  some registries answer like this for names that do not exist"

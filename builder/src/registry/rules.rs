@@ -1,7 +1,9 @@
 //! What is said of single registries: how far their TLS is trusted, whether it may be missing, where copies are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::vec;
 
+use super::error::RegistryError;
 use super::reference::Reference;
 
 /// Some registries, by host with port as in names of images, or all of them.
@@ -105,12 +107,43 @@ impl Rules {
             || self.identities.contains_key(registry)
     }
 
-    /// Where `name` is looked for: places that may fail, and the last one.
-    pub(super) fn places(&self, name: &Reference) -> (Vec<Reference>, Reference) {
+    /// Where `name` is looked for: the mirrors of its registry in their order, then the registry itself.
+    pub(super) fn places(&self, name: &Reference) -> Places {
         let mirrors = self.mirrors.get(name.registry()).map_or(&[][..], Vec::as_slice);
         let mut places: Vec<Reference> = mirrors.iter().filter_map(|mirror| mirror.place_of(name)).collect();
-        let last = if self.only_mirrors { places.pop() } else { None };
-        (places, last.unwrap_or_else(|| name.clone()))
+        if !self.only_mirrors || places.is_empty() {
+            places.push(name.clone());
+        }
+        Places { left: places.into_iter(), failures: Vec::new() }
+    }
+}
+
+/// Where something is looked for, one place after the other.
+#[derive(Debug)]
+pub(super) struct Places {
+    left: vec::IntoIter<Reference>,
+    failures: Vec<RegistryError>,
+}
+
+impl Places {
+    /// Does `read` at the places that are left until one of them has it, and says which one. If none has, the error
+    /// tells of all.
+    pub(super) fn find<T>(
+        &mut self,
+        read: impl Fn(&Reference) -> Result<T, RegistryError>,
+    ) -> Result<(Reference, T), RegistryError> {
+        for place in self.left.by_ref() {
+            match read(&place) {
+                Ok(found) => return Ok((place, found)),
+                Err(error) => self.failures.push(error),
+            }
+        }
+        Err(RegistryError::of_places(std::mem::take(&mut self.failures)))
+    }
+
+    /// Notes that a place that had been found failed after all.
+    pub(super) fn fail(&mut self, error: RegistryError) {
+        self.failures.push(error);
     }
 }
 
@@ -151,9 +184,8 @@ mod tests {
         let mirrors = ["a.io", "b.io"].map(|text| text.parse().unwrap()).to_vec();
         let mut rules = Rules { mirrors: [("docker.io".to_owned(), mirrors)].into(), ..Rules::default() };
         let places = |rules: &Rules, name: &str| {
-            let (mut places, last) = rules.places(&name.parse().unwrap());
-            places.push(last);
-            places.iter().map(|it| it.registry().to_owned()).collect::<Vec<_>>()
+            let places = rules.places(&name.parse().unwrap());
+            places.left.map(|it| it.registry().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!(places(&rules, "busybox"), ["a.io", "b.io", "docker.io"]);
         assert_eq!(places(&rules, "c.io/x"), ["c.io"]);

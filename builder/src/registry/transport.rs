@@ -16,7 +16,7 @@ use super::credentials::{self, Credential};
 use super::error::{RegistryError, is_transient_status};
 use super::reference::{self, DEFAULT_REGISTRY};
 use super::rules::Rules;
-use crate::certificates;
+use crate::certificates::{self, CertificateError};
 use crate::progress::printable;
 
 /// A request that may be repeated is sent at most this often, unless more is asked for.
@@ -139,7 +139,8 @@ impl Transport {
             && *lock(&self.plain).entry(registry.to_owned()).or_insert_with(|| self.lacks_https(registry))
     }
 
-    /// Whether no HTTPS answers at `registry`.
+    /// Whether what answers at `registry`, if anything, does not speak TLS. A certificate that is not trusted is another
+    /// matter, and so is silence.
     fn lacks_https(&self, registry: &str) -> bool {
         if self.options.offline {
             return false;
@@ -147,7 +148,8 @@ impl Transport {
         let (Ok(url), near) = (url("https", registry, ""), reference::is_loopback(registry)) else {
             return false;
         };
-        self.client(registry, near).is_ok_and(|client| client.get(url).send().is_err())
+        let Ok(client) = self.client(registry, near) else { return false };
+        client.get(url).send().is_err_and(|error| speaks_no_tls(&error))
     }
 
     /// A GET of `path` in `registry`; the caller changes what differs.
@@ -393,7 +395,7 @@ impl Transport {
         Ok(clients.entry(key).or_insert(client).clone())
     }
 
-    fn new_client(&self, key: &ClientKey) -> Result<Client, reqwest::Error> {
+    fn new_client(&self, key: &ClientKey) -> Result<Client, CertificateError> {
         let rules = &self.options.rules;
         let own = key.own_tls.as_deref();
         let mut authorities = Vec::new();
@@ -412,6 +414,22 @@ impl Transport {
             if key.near { builder.no_proxy() } else { builder }
         };
         certificates::client(builder, &authorities)
+    }
+}
+
+/// Whether nobody listened, or somebody who took the beginning of TLS for something else: who answered it with
+/// anything but TLS, or hung up.
+fn speaks_no_tls(error: &reqwest::Error) -> bool {
+    if !error.is_connect() {
+        return false;
+    }
+    let tls = crate::error::chain(error).find_map(|error| error.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(error) => matches!(error, rustls::Error::InvalidMessage(_)),
+        None => crate::error::io_kinds(error).any(|kind| {
+            use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, UnexpectedEof};
+            matches!(kind, ConnectionAborted | ConnectionRefused | ConnectionReset | UnexpectedEof)
+        }),
     }
 }
 

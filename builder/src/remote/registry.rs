@@ -42,7 +42,7 @@ impl Backend for RegistryBackend {
         let failed = |error: RegistryError| BackendError::of("read the cache of", self.name())(error);
         let fetched = match self.registry.manifest(&self.reference) {
             Ok(fetched) => fetched,
-            Err(RegistryError::NotFound { .. }) => return Ok(None),
+            Err(error) if error.is_not_found() => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
         let parsed = Manifest::parse(&fetched.bytes, &fetched.media_type);

@@ -2,11 +2,10 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
-use std::time::SystemTime;
 
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
-use wharf_runtime::chroot::{self, ChrootRequest, Ended};
+use wharf_runtime::chroot::{self, ChrootRequest, Confinement, Ended};
 use wharf_runtime::{ExitStatus, Request, RuntimeError, Sandbox, Spec, Stdio, Stream, User};
 use wharf_solver::llb::{ExecOp, Mount, MountKind, NetworkMode, SecurityMode, Vertex, VertexDigest};
 use wharf_solver::op::ResultRef;
@@ -72,7 +71,7 @@ impl Worker<'_> {
             let hint = what_is_missing(missed.as_deref(), lacks_privileges);
             return Err(WorkerError::Process { command, status, refused: refused.or(killed), hint });
         }
-        Ok(vec![base.with(active.commit(SystemTime::now())?.id)])
+        Ok(vec![base.with(self.finish(digest, active)?.id)])
     }
 
     /// Runs the process of an operation on the mounts that it asks for.
@@ -122,8 +121,10 @@ impl Worker<'_> {
             spec: &spec,
             root,
             aside: aside.as_fd(),
+            devices: Some(&self.devices),
             group,
             placements: std::mem::take(&mut placed.placements),
+            confinement: Confinement::probe(),
             network: match op.network {
                 NetworkMode::None => chroot::Network::None,
                 NetworkMode::Sandbox | NetworkMode::Host => chroot::Network::Host,

@@ -18,10 +18,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use wharf_cache::mounts::MountName;
-use wharf_cache::snapshot::{Active, SnapshotError};
+use wharf_cache::snapshot::{Active, Snapshot, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Digest, Ids, Key, Store, StoreError};
 use wharf_runtime::cgroup::{GroupError, Refused};
+use wharf_runtime::chroot::Devices;
 use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Sandbox};
 use wharf_solver::cache_map::{self, Reads, RecordKey};
 use wharf_solver::llb::{
@@ -87,6 +88,8 @@ pub struct Worker<'a> {
     pub groups: Groups<'a>,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
     pub sandbox_dir: PathBuf,
+    /// What steps without mounts have as `/dev`.
+    pub devices: Devices,
     /// What `--secret` gave.
     pub secrets: &'a Secrets,
     /// What `--ssh` gave.
@@ -250,7 +253,7 @@ impl OpResolver for Worker<'_> {
                 self.compare_with_key(vertex, inputs)?;
                 Ok(chains)
             }),
-            Op::File(file) => self.file(file, inputs).and_then(|chain| {
+            Op::File(file) => self.file(digest, file, inputs).and_then(|chain| {
                 self.compare_with_key(vertex, inputs)?;
                 Ok(vec![chain])
             }),
@@ -437,7 +440,7 @@ impl Worker<'_> {
     }
 
     /// Does the actions of a file operation, each on the file system it names, and commits the last one's.
-    fn file(&self, op: &FileOp, inputs: &[ResultRef]) -> Result<Chain, WorkerError> {
+    fn file(&self, digest: &VertexDigest, op: &FileOp, inputs: &[ResultRef]) -> Result<Chain, WorkerError> {
         let mut changing = Changing::default();
         for action in &op.actions {
             let system = match action.base {
@@ -469,7 +472,33 @@ impl Worker<'_> {
         let last =
             *changing.of_action.last().ok_or(FileError::Unsupported("a file operation without actions"))?;
         let (chain, active) = changing.systems.swap_remove(last);
-        Ok(chain.with(active.commit(SystemTime::now())?.id))
+        Ok(chain.with(self.finish(digest, active)?.id))
+    }
+
+    /// Commits what a vertex has made.
+    fn finish(&self, digest: &VertexDigest, mut active: Active) -> Result<Snapshot, SnapshotError> {
+        if !self.is_built_on(digest) {
+            active.ends_here();
+        }
+        active.commit(SystemTime::now())
+    }
+
+    /// Whether another vertex changes the files that this one gives.
+    fn is_built_on(&self, digest: &VertexDigest) -> bool {
+        self.definition.iter().any(|(_, vertex)| {
+            let is_it = |input: usize| vertex.inputs.get(input).is_some_and(|edge| edge.vertex == *digest);
+            match &vertex.op {
+                Op::Exec(exec) => {
+                    exec.mounts.iter().any(|mount| mount.target == "/" && mount.input.is_some_and(is_it))
+                }
+                Op::File(file) => {
+                    let is_base =
+                        |base: ActionInput| matches!(base, ActionInput::Input(input) if is_it(input));
+                    file.actions.iter().any(|action| is_base(action.base))
+                }
+                Op::Source(_) | Op::Merge(_) | Op::Diff(_) => false,
+            }
+        })
     }
 }
 

@@ -217,6 +217,8 @@ fn flags_without_a_meaning_say_why() {
             "--cache-ttl=6h",
             "--cache-copy-layers",
             "--log-format=json",
+            "--image-format=docker",
+            "--git=branch=main",
             "--force",
             "--skip-unused-stages=false",
             "--verbosity=debug",
@@ -230,6 +232,8 @@ fn flags_without_a_meaning_say_why() {
         "--ignore-path",
         "--cache-ttl",
         "--log-format",
+        "--image-format",
+        "--git",
         "--force",
         "--skip-unused-stages",
     ] {
@@ -241,6 +245,53 @@ fn flags_without_a_meaning_say_why() {
     assert!(!outcome.stderr.contains("--ignore-var-run") && !outcome.stderr.contains("--cache-copy-layers"));
     let quiet = executor(&wharf, "store", &["--context=context", "--no-push", "-v", "error"]).success();
     assert_eq!(quiet.stderr, "");
+}
+
+#[test]
+fn newer_flags_have_a_meaning() {
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.dockerfile("FROM scratch AS one\nLABEL a=one\nFROM scratch AS two\nLABEL a=two\nFROM one\n");
+    let run = |arguments: &[&str]| {
+        let all = [&["--context=context", "--destination=localhost:1/app"][..], arguments].concat();
+        executor(&wharf, "store", &all)
+    };
+    run(&["--push=false", "--image-format=OCI"]).success();
+    run(&["--push", "--no-push"]).fails_with(USAGE, &["contradict"]);
+    let of_two = run(&["--no-push", "--target=one", "--target=two", "--tar-path=two.tar"]).success();
+    assert!(of_two.stderr.contains("the last of these stages: one, two"), "{}", of_two.stderr);
+    let config =
+        tool("sh", &["-c", &format!("tar -xOf {} --wildcards '*'", wharf.path("two.tar").display())]);
+    assert!(config.contains("\"a\":\"two\""), "{config}");
+    // Nothing is built, and so nothing pushed.
+    let plan = run(&["--dryrun", "--digest-file=digest"]).success();
+    assert!(!plan.stdout.is_empty() && !wharf.path("digest").exists(), "{plan:?}");
+    // kaniko reads such a directory.
+    let closed = ["--no-push", "--cache", "--cache-repo=oci:cache", "--cache-dir=/proc/none"];
+    let outcome = run(&closed).success();
+    assert!(
+        outcome.stderr.contains("--cache-dir is not used: `/proc/none` cannot be made"),
+        "{}",
+        outcome.stderr
+    );
+}
+
+#[test]
+fn a_tag_that_cannot_change_is_left_if_that_was_asked_for() {
+    use crate::registry_fixture::{Answer, ScriptedRegistry};
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.dockerfile("FROM scratch\nLABEL a=b\n");
+    let registry = ScriptedRegistry::start(|request, _| {
+        if request.line.starts_with("HEAD") {
+            return Answer::status(200, &[]);
+        }
+        let words = "{\"errors\": [{\"code\": \"TAG_INVALID\", \"message\": \"the tag is immutable\"}]}";
+        Answer::Whole(400, Vec::new(), words.into())
+    });
+    let destination = format!("--destination={}/app:1", registry.host());
+    let push = |flag: &str| executor(&wharf, "store", &["--context=context", &destination, flag]);
+    push("--force").failure();
+    let outcome = push("--push-ignore-immutable-tag-errors").success();
+    assert!(outcome.stderr.contains("immutable: the tag is left as it is"), "{}", outcome.stderr);
 }
 
 #[test]

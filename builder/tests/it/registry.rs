@@ -6,8 +6,11 @@ use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use wharf::error::causes;
 use wharf::registry::push::{PushError, push_image};
-use wharf::registry::{OciRegistry, Reference, Registry, RegistryError, RegistryOptions, Transfer};
+use wharf::registry::{
+    Hosts, OciRegistry, Reference, Registry, RegistryError, RegistryOptions, Rules, Transfer,
+};
 use wharf::source::{ImageSources, SourceError};
 use wharf_cache::{Digest, Store};
 use wharf_solver::llb::Platform;
@@ -384,6 +387,91 @@ fn a_broken_download_goes_on() {
     check_blob(&bytes, vec![cut.clone(), range(40_001)], Err("another range"));
     check_blob(&bytes, vec![cut.clone()], Err(""));
     check_blob(&bytes, vec![cut, Answer::status(404, &[])], Err("is not in registry"));
+}
+
+/// A client that looks for images of `docker.io` in these mirrors and nowhere else.
+fn client_with_mirrors(mirrors: &[&str]) -> OciRegistry {
+    let mirrors = mirrors.iter().map(|host| host.parse().unwrap()).collect();
+    let mirrors = [("docker.io".to_owned(), mirrors)].into();
+    let rules = Rules { mirrors, only_mirrors: true, ..Rules::default() };
+    OciRegistry::new(RegistryOptions { retry_delay: Duration::ZERO, rules, ..RegistryOptions::default() })
+}
+
+#[test]
+fn every_failure_of_every_mirror_is_told() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let closed = format!("127.0.0.1:{port}");
+    let missing = ScriptedRegistry::with_answers(vec![Answer::status(404, &[])]);
+    let denied = ScriptedRegistry::with_answers(vec![Answer::status(403, &[])]);
+    let client = client_with_mirrors(&[&closed, &denied.host(), &missing.host()]);
+    let (name, digest) = ("busybox".parse().unwrap(), Digest::of(b""));
+    let errors = [client.manifest(&name).unwrap_err(), client.blob(&name, &digest, 0).map(drop).unwrap_err()];
+    for error in errors {
+        let text = causes(&error);
+        let words =
+            [&*format!("cannot reach registry {closed}"), "refused", &*denied.host(), "is not in registry"];
+        let places: Vec<Option<usize>> = words.iter().map(|word| text.find(word)).collect();
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}: {text}");
+        assert!(text.contains(&missing.host()), "{text}");
+        assert!(error.hint().is_some());
+    }
+}
+
+#[test]
+fn what_a_mirror_breaks_off_comes_from_the_next_one() {
+    let bytes = noise(100_000);
+    let size = bytes.len() as u64;
+    let broken = ScriptedRegistry::start({
+        let bytes = bytes.clone();
+        move |_, number| match number {
+            0 => Answer::Cut(bytes.len() as u64, bytes[..40_000].to_vec()),
+            _ => Answer::status(404, &[]),
+        }
+    });
+    let whole = ScriptedRegistry::with_answers(vec![Answer::Whole(
+        206,
+        vec![format!("Content-Range: bytes 40000-{}/{size}", size - 1)],
+        bytes[40_000..].to_vec(),
+    )]);
+    let mut back = Vec::new();
+    let name = "busybox".parse().unwrap();
+    let read = |mirrors: &[&str], back: &mut Vec<u8>| {
+        let blob = client_with_mirrors(mirrors).blob(&name, &Digest::of(&bytes), size);
+        blob.unwrap().read_to_end(back)
+    };
+    read(&[&broken.host(), &whole.host()], &mut back).unwrap();
+    assert_eq!(back, bytes);
+    assert_eq!(whole.requests().len(), 1);
+    // Where nobody has the rest, all are named.
+    let cut = Answer::Cut(size, bytes[..40_000].to_vec());
+    let (one, two) = (
+        ScriptedRegistry::with_answers(vec![cut.clone()]),
+        ScriptedRegistry::with_answers(vec![Answer::status(404, &[])]),
+    );
+    let error = causes(&read(&[&one.host(), &two.host()], &mut Vec::new()).unwrap_err());
+    assert!(error.contains(&one.host()) && error.contains(&two.host()), "{error}");
+}
+
+#[test]
+fn plain_http_is_for_those_who_speak_no_tls() {
+    let with = |host: &str, by_certificate: bool| {
+        let hosts = Hosts::These([host.to_owned()].into());
+        let rules = Rules { may_be_plain: hosts, ..Rules::default() };
+        let client =
+            OciRegistry::new(RegistryOptions { retry_delay: Duration::ZERO, rules, ..Default::default() });
+        let error = causes(&client.manifest(&reference(host, "app")).unwrap_err());
+        assert_eq!(error.contains("certificate"), by_certificate, "{error}");
+    };
+    // Who hangs up, or speaks HTTP to whoever asks for TLS.
+    let plain = ScriptedRegistry::with_answers(vec![Answer::status(404, &[])]);
+    with(&plain.host(), false);
+    assert!(plain.requests().iter().any(|request| request.line.starts_with("GET /v2/app/manifests/")));
+    if let Some(registry) = DockerRegistry::start() {
+        with(&registry.host(), false);
+    }
+    if let Some((registry, _)) = DockerRegistry::start_with_tls() {
+        with(&registry.host(), true);
+    }
 }
 
 #[test]

@@ -289,8 +289,15 @@ fn without_a_home_the_store_is_a_private_directory() {
     fs::set_permissions(&home, fs::Permissions::from_mode(0o555)).unwrap();
     chown(&home, Some(0), Some(0)).unwrap();
     let user = &BUILDERS[2];
-    let outcome = world.wharf(user, &["images"]).success();
     let store = format!("/var/tmp/wharf-{UID}");
+    // A question makes nothing, and what somebody else made is nobody's store.
+    world.dockerfile("FROM busybox\n").wharf(user, &["build", "--check", "context"]).success();
+    assert!(!Path::new(&store).exists());
+    fs::create_dir(&store).unwrap();
+    let doctor = world.wharf(user, &["doctor"]).success().text();
+    assert!(doctor.contains(&format!("/tmp/wharf-{UID}")) && !doctor.contains(&store), "{doctor}");
+    fs::remove_dir(&store).unwrap();
+    let outcome = world.wharf(user, &["images"]).success();
     assert!(outcome.stderr.contains(&format!("the store is `{store}`")), "{}", outcome.stderr);
     let found = fs::symlink_metadata(&store).unwrap();
     assert_eq!((found.uid(), found.mode() & 0o777), (UID, 0o700));

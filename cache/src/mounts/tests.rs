@@ -117,6 +117,58 @@ fn a_cache_that_cannot_be_filled_is_not_there() {
 }
 
 #[test]
+fn files_that_are_elsewhere_too_are_parted() {
+    use std::os::fd::AsRawFd;
+    use std::os::unix::ffi::OsStrExt;
+    use std::os::unix::fs::{MetadataExt, symlink};
+    // How many names are remembered makes no difference to anybody else.
+    for names_max in [links::NAMES_MAX, 4, 0] {
+        let scratch = Scratch::new();
+        let store = store(&scratch);
+        let mount = take(&store, &MountName::new("x", None, [None; 3]), Sharing::Locked, false).unwrap();
+        let inside = PathBuf::from(format!("/proc/self/fd/{}", mount.root().as_raw_fd()));
+        let outside = scratch.path("outside");
+        std::fs::create_dir(&outside).unwrap();
+        let odd = inside.join(std::ffi::OsStr::from_bytes(b"\xff\xfe \n"));
+        // Below more than a path can have.
+        let mut deepest = mount.root().try_clone_to_owned().unwrap();
+        for _ in 0..200 {
+            let name = "a-directory-with-a-name";
+            rustix::fs::mkdirat(&deepest, name, Mode::RWXU).unwrap();
+            deepest = rustix::fs::openat(&deepest, name, DIRECTORY, Mode::empty()).unwrap();
+        }
+        let deep = PathBuf::from(format!("/proc/self/fd/{}", deepest.as_raw_fd()));
+        for path in [odd.clone(), inside.join(".wharf-0"), inside.join("plain"), deep.join("file")] {
+            std::fs::write(&path, "text").unwrap();
+        }
+        symlink("text", inside.join("link")).unwrap();
+        std::fs::hard_link(&odd, outside.join("odd")).unwrap();
+        std::fs::hard_link(inside.join(".wharf-0"), outside.join("0")).unwrap();
+        std::fs::hard_link(inside.join(".wharf-0"), inside.join("another")).unwrap();
+        std::fs::hard_link(inside.join("link"), outside.join("link")).unwrap();
+        std::fs::hard_link(inside.join("plain"), inside.join("plain-2")).unwrap();
+        std::fs::hard_link(deep.join("file"), outside.join("deep")).unwrap();
+        let kept = std::fs::metadata(inside.join("plain")).unwrap().ino();
+        links::part(mount.place().0, mount.place().1, names_max).unwrap();
+        for name in ["odd", "0", "link", "deep"] {
+            assert_eq!(std::fs::symlink_metadata(outside.join(name)).unwrap().nlink(), 1, "{name}");
+        }
+        for path in [odd, inside.join("another"), deep.join("file"), inside.join("plain-2")] {
+            assert_eq!(std::fs::read(&path).unwrap(), b"text", "{path:?}");
+        }
+        assert_eq!(std::fs::read_link(inside.join("link")).unwrap(), PathBuf::from("text"));
+        if names_max == links::NAMES_MAX {
+            let ino = |name: &str| std::fs::metadata(inside.join(name)).unwrap().ino();
+            assert_eq!((ino("plain"), ino("plain-2")), (kept, kept));
+            assert_eq!(ino("another"), ino(".wharf-0"));
+        }
+        let beside = std::fs::read_dir(inside.join("..")).unwrap();
+        let beside = beside.map(|entry| entry.unwrap().file_name()).filter(|name| name == "copy").count();
+        assert_eq!(beside, 0);
+    }
+}
+
+#[test]
 fn many_threads_make_one_instance() {
     let scratch = Scratch::new();
     let store = store(&scratch);

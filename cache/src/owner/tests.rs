@@ -125,6 +125,9 @@ fn devices_have_stand_ins() {
     Ids::Recorded.make_node(dir.as_fd(), OsStr::new("wh"), FileKind::CharDevice, (0, 0)).unwrap();
     assert!(Ids::Kernel.stat_at(dir.as_fd(), OsStr::new("wh")).unwrap().is_whiteout());
     assert!(Ids::Recorded.stat_at(dir.as_fd(), OsStr::new("wh")).unwrap().is_whiteout());
+    // What is a device to the kernel is none of the image's.
+    assert!(set(dir.as_fd(), OsStr::new("wh"), (4, 1)).is_err());
+    assert_eq!(get(dir.as_fd(), OsStr::new("wh")).unwrap(), Record::default());
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod table;
 mod writer;
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -24,14 +24,16 @@ use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 
 use super::snapshotter::{InPlace, Place, Snapshotter, Working, topmost_first};
 use super::{Chain, SnapshotError, SnapshotId};
-use crate::walk::Walk;
+use crate::store::remove_tree;
+use crate::walk::{self, Walk};
 use crate::{Store, diff};
 use changes::write_changes;
 use merge::{Files, merge};
-use table::{Table, changes};
+use table::{Table, Time, changes};
 use writer::split;
 
-/// Working trees that wait for a next step. Each takes the space of its file system.
+/// Working trees that wait for a next step. Each takes the space of its file system; together they never take more than
+/// is free.
 const KEPT_MAX: usize = 4;
 
 /// Snapshots stacked by copying.
@@ -65,12 +67,15 @@ impl Snapshotter for Copying {
         let tree = match self.take(chain) {
             Some(tree) => tree,
             None => match Tree::new(store, chain) {
-                Err(error) if is_disk_full(&error) && self.discard_kept(store) => Tree::new(store, chain)?,
+                Err(error) if error.is_disk_full() && self.make_room(store) => Tree::new(store, chain)?,
                 made => made?,
             },
         };
-        tree.table.settle();
-        Ok(Box::new(Copied { store: store.clone(), chain: chain.clone(), upper, tree: Some(tree) }))
+        self.leave_space(store);
+        let mut working =
+            Copied { store: store.clone(), chain: chain.clone(), upper, settled: (0, 0), tree: Some(tree) };
+        working.settle().map_err(failed("look at the clock of", place.name))?;
+        Ok(Box::new(working))
     }
 
     fn view(&self, store: &Store, chain: &Chain) -> Result<OwnedFd, SnapshotError> {
@@ -96,8 +101,16 @@ impl Snapshotter for Copying {
         kept.push((chain, tree));
         drop(kept);
         if let Some((_, tree)) = removed {
-            store.discard(&tree.name);
+            tree.discard(store);
         }
+        self.leave_space(store);
+    }
+
+    fn make_room(&self, store: &Store) -> bool {
+        let all = std::mem::take(&mut *lock(&self.kept));
+        let is_some = !all.is_empty();
+        all.into_iter().for_each(|(_, tree)| tree.discard(store));
+        is_some
     }
 }
 
@@ -108,11 +121,20 @@ impl Copying {
         Some(kept.remove(position).1)
     }
 
-    /// Says whether there were some.
-    fn discard_kept(&self, store: &Store) -> bool {
-        let all = std::mem::take(&mut *lock(&self.kept));
-        all.iter().for_each(|(_, tree)| store.discard(&tree.name));
-        !all.is_empty()
+    /// Lets go of kept trees, the oldest first, until they take no more than is free: a step should not find the disk full
+    /// because of what only saves time.
+    fn leave_space(&self, store: &Store) {
+        loop {
+            let mut kept = lock(&self.kept);
+            let taken: u64 = kept.iter().map(|(_, tree)| tree.table.size()).sum();
+            let Ok(free) = rustix::fs::fstatvfs(store.process().fd()) else { return };
+            if taken <= free.f_bavail.saturating_mul(free.f_frsize) {
+                return;
+            }
+            let (_, oldest) = kept.remove(0);
+            drop(kept);
+            oldest.discard(store);
+        }
     }
 }
 
@@ -130,6 +152,11 @@ impl Tree {
             }
         }
     }
+
+    /// Deletes it.
+    pub(crate) fn discard(self, store: &Store) {
+        store.discard(&self.name);
+    }
 }
 
 /// A tree that somebody changes.
@@ -138,8 +165,19 @@ struct Copied {
     store: Store,
     chain: Chain,
     upper: OwnedFd,
+    /// What is changed has a change time that is not before this one.
+    settled: Time,
     /// Until it is finished.
     tree: Option<Tree>,
+}
+
+impl Copied {
+    fn settle(&mut self) -> io::Result<()> {
+        if let Some(tree) = &self.tree {
+            self.settled = tree.table.settle(self.upper.as_fd())?;
+        }
+        Ok(())
+    }
 }
 
 impl Working for Copied {
@@ -149,14 +187,21 @@ impl Working for Copied {
 
     fn finish(mut self: Box<Self>) -> Result<Option<Tree>, SnapshotError> {
         let Some(tree) = &mut self.tree else { return Ok(None) };
-        let now = Table::read(tree.root.as_fd(), self.store.setup().ids)
-            .map_err(failed("look through", &tree.name))?;
-        let made_last = tree.table.newest();
+        let settled = self.settled;
+        let now = tree.table.again(tree.root.as_fd(), settled).map_err(failed("look through", &tree.name))?;
         let is_made_since =
-            |path: &OsStr| Ok(made_at(tree.root.as_fd(), path)?.is_some_and(|time| time > made_last));
-        let changes =
-            changes(&tree.table, &now, &is_made_since).map_err(failed("look through", &tree.name))?;
-        write_changes(&self.store, &self.chain, tree.root.as_fd(), &changes, self.upper.as_fd())?;
+            |path: &OsStr| Ok(made_at(tree.root.as_fd(), path)?.is_some_and(|time| time >= settled));
+        let changes = changes(&tree.table, &now, settled, &is_made_since)
+            .map_err(failed("look through", &tree.name))?;
+        let write =
+            || write_changes(&self.store, &self.chain, tree.root.as_fd(), &changes, self.upper.as_fd());
+        match write() {
+            Err(error) if error.is_disk_full() && self.store.snapshotter().make_room(&self.store) => {
+                empty(&self.upper).map_err(failed("empty", "the changes of a step"))?;
+                write()?;
+            }
+            written => written?,
+        }
         // The next step would see another tree than the snapshot gives.
         if !changes.exact {
             return Ok(None);
@@ -175,7 +220,7 @@ impl Drop for Copied {
 }
 
 /// When the file at `path` was made, where the file system knows.
-fn made_at(root: BorrowedFd<'_>, path: &OsStr) -> io::Result<Option<(i64, u32)>> {
+fn made_at(root: BorrowedFd<'_>, path: &OsStr) -> io::Result<Option<Time>> {
     let (dir, name) = split(path);
     let dir = diff::open_dir_below(root, dir.as_bytes())?.ok_or(io::ErrorKind::NotFound)?;
     let stat = rustix::fs::statx(&dir, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME)?;
@@ -235,11 +280,17 @@ fn failed(operation: &'static str, object: &str) -> impl FnOnce(io::Error) -> Sn
     move |source| SnapshotError::Io { operation, object, source }
 }
 
-fn is_disk_full(error: &SnapshotError) -> bool {
-    matches!(error, SnapshotError::Io { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+fn empty(dir: &OwnedFd) -> io::Result<()> {
+    for entry in walk::read_dir(dir.as_fd())? {
+        remove_tree(dir, &CString::new(entry.name.into_encoded_bytes())?)?;
+    }
+    Ok(())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is kept here is whole between any two statements.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

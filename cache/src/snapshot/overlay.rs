@@ -72,6 +72,10 @@ impl Snapshotter for Overlay {
     }
 
     fn keep(&self, _: &Store, _: Chain, _: Tree) {}
+
+    fn make_room(&self, _: &Store) -> bool {
+        false
+    }
 }
 
 fn mount_chain(store: &Store, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {

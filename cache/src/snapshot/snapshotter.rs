@@ -47,6 +47,9 @@ pub(crate) trait Snapshotter: fmt::Debug + Send + Sync {
 
     /// Takes over the working tree of a step that has been committed as `chain`.
     fn keep(&self, store: &Store, chain: Chain, tree: Tree);
+
+    /// Lets go of everything that only saves time. Says whether there was something.
+    fn make_room(&self, store: &Store) -> bool;
 }
 
 /// Where an active snapshot lies.

@@ -290,9 +290,12 @@ fn enable(group: &Path, controllers: &[Controller]) -> Result<(), NoGroups> {
 
 /// Whether the v2 group `group` has limits itself.
 fn is_limited(group: &Path) -> bool {
-    ["memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max"].iter().any(|file| {
-        fs::read_to_string(group.join(file)).is_ok_and(|limit| !limit.trim_start().starts_with("max"))
-    })
+    let amounts = ["memory.max", "memory.high", "memory.swap.max", "pids.max", "cpu.max"];
+    // Empty where nothing was said.
+    let lists = ["cpuset.cpus", "cpuset.mems", "io.max"];
+    let read = |file: &&str| fs::read_to_string(group.join(file)).ok();
+    amounts.iter().filter_map(read).any(|limit| !limit.trim_start().starts_with("max"))
+        || lists.iter().filter_map(read).any(|list| !list.trim().is_empty())
 }
 
 fn parent_of(path: &Path) -> PathBuf {
@@ -336,6 +339,27 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_group_has_of_its_own_is_a_limit() {
+        let dir = std::env::temp_dir().join(format!("wharf-limited-{}", std::process::id()));
+        for (file, text, expected) in [
+            ("memory.max", "max\n", false),
+            ("memory.max", "1048576\n", true),
+            ("cpu.max", "max 100000\n", false),
+            ("cpu.max", "50000 100000\n", true),
+            ("cpuset.cpus", "\n", false),
+            ("cpuset.cpus", "0-1\n", true),
+            ("cpuset.mems", "0\n", true),
+            ("io.max", "", false),
+            ("io.max", "8:0 rbps=1048576 wbps=max riops=max wiops=max\n", true),
+        ] {
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join(file), text).unwrap();
+            assert_eq!(is_limited(&dir), expected, "{file}: {text}");
+            fs::remove_dir_all(&dir).unwrap();
+        }
+    }
 
     #[test]
     fn parents_are_paths_from_the_top() {

@@ -20,6 +20,11 @@ impl Confinement {
         Self { version: *VERSION.get_or_init(|| sys::landlock_version().unwrap_or(0)) }
     }
 
+    /// What there would be if the kernel had no newer Landlock than that of `version`.
+    pub fn at_most(self, version: u32) -> Self {
+        Self { version: self.version.min(version) }
+    }
+
     /// The version of Landlock, where there is one.
     pub fn landlock(self) -> Option<u32> {
         (self.version > 0).then_some(self.version)
@@ -82,7 +87,8 @@ const MISSING: [(u32, &str); 5] = [
     (5, "Landlock's rules on devices (Linux 6.10)"),
     (
         SCOPES,
-        "Landlock's scopes (Linux 6.12): a step can signal other programs of this place, though not wharf itself",
+        "Landlock's scopes (Linux 6.12): a step can connect to abstract sockets of this place, and is kept from signalling \
+         its programs by wharf alone",
     ),
 ];
 

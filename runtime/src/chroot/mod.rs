@@ -13,6 +13,7 @@
 mod devices;
 mod landlock;
 mod opens;
+mod others;
 mod place;
 
 use std::collections::HashMap;
@@ -25,6 +26,8 @@ use std::sync::{Mutex, PoisonError};
 use oci_spec::runtime::Capability;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
 
+pub use devices::Devices;
+use devices::Made;
 pub use landlock::Confinement;
 use opens::{Opens, Served};
 use place::Places;
@@ -88,10 +91,14 @@ pub struct ChrootRequest<'a> {
     pub root: BorrowedFd<'a>,
     /// An empty directory on the same file system, outside the root. What is left in it afterwards is rubbish.
     pub aside: BorrowedFd<'a>,
+    /// Where its `/dev` is taken from; without, one is made for it.
+    pub devices: Option<&'a Devices>,
     /// The control group that it is in.
     pub group: Option<&'a Group>,
     /// What is put in place, in this order.
     pub placements: Vec<Placement>,
+    /// What of its confinement the kernel is to see to.
+    pub confinement: Confinement,
     /// What it can reach.
     pub network: Network,
     /// Standard streams.
@@ -112,12 +119,13 @@ pub struct Ended {
 /// Runs the process to its end, and that of all its descendants; then the root is as the process has left it, without
 /// what was put in place.
 pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
-    let ChrootRequest { spec, root, aside, group, placements, network, stdio, cancel } = request;
+    let ChrootRequest { spec, root, aside, devices, group, placements, confinement, network, stdio, cancel } =
+        request;
     let process = spec.process().as_ref().ok_or_else(|| unsupported("a spec without a `process` section"))?;
     let host = process::host()?;
     let mut process = plan::plan_process(process, &host)?;
     limit_capabilities(&mut process);
-    let confinement = Confinement::probe();
+    let rules = others::rules(confinement);
     let profile = seccomp::chroot_profile(process.bounding, network == Network::Host, confinement);
     let (socket, step_socket) = supervisor::channel()?;
     let confined = Confined {
@@ -126,7 +134,7 @@ pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
         root,
         watcher_rules: confinement.watcher(root)?,
         rules: confinement.step(root, network == Network::Host)?,
-        supervised: Supervised { filter: opens::filter()?, socket: step_socket },
+        supervised: Supervised { filter: others::filter(confinement)?, socket: step_socket },
         process,
         host,
     };
@@ -137,18 +145,27 @@ pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
         secrets: Vec::new(),
         made: 0,
     };
+    let made = furniture.put_devices(devices)?;
     furniture.put_all(placements)?;
     let missed = Mutex::new(None);
     let handler = Opens {
         served: std::mem::take(&mut furniture.served),
         has_terminal: process::is_at_terminal(&stdio),
         missed: &missed,
+        watcher: None,
     };
     let run = || process::run_confined(confined, stdio, cancel);
-    let status = supervisor::beside(socket, opens::RULES, handler, run).and_then(|status| status);
+    let status = supervisor::beside(socket, &rules, handler, run).and_then(|status| status);
     // Nobody may take the root for what the command left while something is in it that is not the command's.
     let emptied = furniture.empty_secrets();
-    let status = furniture.places.take_away().and(emptied).and(status)?;
+    let taken = furniture.places.take_away();
+    let given_back = match (devices, &taken) {
+        (Some(devices), Ok(())) => {
+            devices.give_back(made, aside).map_err(failed("keep the devices of the step"))
+        }
+        _ => Ok(()),
+    };
+    let status = taken.and(emptied).and(given_back).and(status)?;
     Ok(Ended { status, missed: missed.into_inner().unwrap_or_else(PoisonError::into_inner) })
 }
 
@@ -164,13 +181,21 @@ struct Furniture<'a> {
 }
 
 impl Furniture<'_> {
-    fn put_all(&mut self, placements: Vec<Placement>) -> Result<(), RuntimeError> {
+    fn put_devices(&mut self, devices: Option<&Devices>) -> Result<Made, RuntimeError> {
         for empty in ["/proc", "/sys"] {
             self.places.ensure_directory(Path::new(empty))?;
         }
-        let devices = devices::make(self.aside).map_err(failed("make the devices of the step"))?;
-        self.served.extend(devices);
-        self.places.put(Path::new("/dev"), self.aside, devices::NAME.as_ref(), false)?;
+        let (place, made) = match devices {
+            Some(devices) => (devices.place(), devices.take()),
+            None => (self.aside, Made::new(self.aside, devices::NAME.as_ref())),
+        };
+        let made = made.map_err(failed("make the devices of the step"))?;
+        self.served.extend(made.served());
+        self.places.put(Path::new("/dev"), place, &made.name, devices.is_some())?;
+        Ok(made)
+    }
+
+    fn put_all(&mut self, placements: Vec<Placement>) -> Result<(), RuntimeError> {
         for Placement { target, content } in placements {
             let target = plan::absolute(&target);
             match content {

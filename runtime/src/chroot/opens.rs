@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{
     CWD, Gid, MemfdFlags, Mode, OFlags, SealFlags, Stat, Uid, fcntl_add_seals, fcntl_setfl, memfd_create,
@@ -23,11 +23,11 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::RuntimeError;
+use super::others;
 use crate::rootfs::identity;
-use crate::seccomp::notify::{self, Action, Rule};
-use crate::seccomp::{Comparison, Condition, Filter};
-use crate::supervisor::call::Call;
+use crate::seccomp::notify::{Action, Programs, Rule};
+use crate::seccomp::{Comparison, Condition, Width};
+use crate::supervisor::call::{Call, OpenHow};
 use crate::supervisor::paths::{self, Links};
 use crate::supervisor::{Answer, Handler};
 
@@ -51,23 +51,19 @@ const UNLESS_DIRECTORY: Comparison = Comparison::MaskedEqual { mask: libc::O_DIR
 pub(super) const RULES: &[Rule] = &[
     Rule {
         name: "open",
-        any_of: &[Condition { argument: 1, comparison: UNLESS_DIRECTORY }],
+        any_of: &[Condition { argument: 1, width: Width::Word, comparison: UNLESS_DIRECTORY }],
         action: Action::Notify,
+        programs: Programs::Native,
     },
     Rule {
         name: "openat",
-        any_of: &[Condition { argument: 2, comparison: UNLESS_DIRECTORY }],
+        any_of: &[Condition { argument: 2, width: Width::Word, comparison: UNLESS_DIRECTORY }],
         action: Action::Notify,
+        programs: Programs::Native,
     },
-    Rule { name: "openat2", any_of: &[], action: Action::Notify },
-    Rule { name: "creat", any_of: &[], action: Action::Notify },
+    Rule { name: "openat2", any_of: &[], action: Action::Notify, programs: Programs::Native },
+    Rule { name: "creat", any_of: &[], action: Action::Notify, programs: Programs::Native },
 ];
-
-/// The filter for [`RULES`].
-pub(super) fn filter() -> Result<Arc<Filter>, RuntimeError> {
-    static FILTER: OnceLock<Arc<Filter>> = OnceLock::new();
-    notify::filter_once(&FILTER, RULES)
-}
 
 /// A file that holds `value` in memory, and that nobody can write to any more.
 pub(super) fn secret_file(value: &[u8], (uid, gid): (u32, u32), mode: u32) -> io::Result<OwnedFd> {
@@ -94,6 +90,8 @@ pub(super) struct Opens<'a> {
     pub(super) has_terminal: bool,
     /// The first path below `/proc` that the step has looked for.
     pub(super) missed: &'a Mutex<Option<PathBuf>>,
+    /// The process that watches over the step, once it is known.
+    pub(super) watcher: Option<i32>,
 }
 
 impl Handler for Opens<'_> {
@@ -102,16 +100,18 @@ impl Handler for Opens<'_> {
     }
 
     fn answer(&mut self, call: &Call<'_>) -> Result<Answer, Errno> {
-        let (fd, path, flags) = match call.name {
-            "open" => (libc::AT_FDCWD, 0, call.word(1)),
-            "creat" => {
-                (libc::AT_FDCWD, 0, OFlags::CREATE.bits() | OFlags::TRUNC.bits() | OFlags::WRONLY.bits())
-            }
-            "openat" => (call.int(0), 1, call.word(2)),
-            "openat2" => (call.int(0), 1, how(call)?),
-            _ => return Ok(Answer::Continue),
+        let (fd, path, how) = match call.name {
+            "open" => (libc::AT_FDCWD, 0, OpenHow::new(call.argument(1), 0)),
+            "creat" => (libc::AT_FDCWD, 0, OpenHow::creat(0)),
+            "openat" => (call.int(0), 1, OpenHow::new(call.argument(2), 0)),
+            "openat2" => (call.int(0), 1, OpenHow::read(call, call.argument(2))?),
+            _ => return others::answer(call, &mut self.watcher),
         };
-        let flags = OFlags::from_bits_retain(flags);
+        let flags = how.flags;
+        // What wants its path resolved in an unusual way is none of ours.
+        if how.resolve != 0 {
+            return Ok(Answer::Continue);
+        }
         if flags.intersects(OFlags::PATH | OFlags::DIRECTORY) || flags.contains(OFlags::CREATE | OFlags::EXCL)
         {
             return Ok(Answer::Continue);
@@ -121,7 +121,7 @@ impl Handler for Opens<'_> {
         let found = caller.look(|| {
             let path = call.string(call.argument(path))?;
             self.note_missed(&path);
-            if let (Some(number), Links::Follow) = (descriptor_number(&path), links) {
+            if let (Some(number), Links::Follow) = (paths::own_descriptor(&path), links) {
                 return Ok(Found::Descriptor(number));
             }
             let place = paths::resolve(call, fd, &path, links, 0)?;
@@ -183,22 +183,6 @@ fn is_for_reading(flags: OFlags) -> bool {
     flags & OFlags::RWMODE == OFlags::RDONLY && !flags.contains(OFlags::TRUNC)
 }
 
-/// The flags in the structure that `openat2` takes. What wants its path resolved in an unusual way is none of ours.
-fn how(call: &Call<'_>) -> Result<u32, Errno> {
-    let mut how = [0; 24];
-    call.read(call.argument(2), &mut how)?;
-    let word =
-        |at: usize| how.get(at..at + 8).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes);
-    let flags = (word(0) & u64::from(u32::MAX)) as u32;
-    Ok(if word(16) == 0 { flags } else { OFlags::PATH.bits() })
-}
-
-/// The number in `/dev/fd/N`.
-fn descriptor_number(path: &CStr) -> Option<u32> {
-    let number = path.to_str().ok()?.strip_prefix("/dev/fd/")?;
-    number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?
-}
-
 /// Opens what a descriptor of the caller leads to once more, as the link in `/proc` would.
 fn own_descriptor(call: &Call<'_>, caller: &Caller, number: u32, flags: OFlags) -> Result<OwnedFd, Errno> {
     let name = CString::new(format!("fd/{number}")).map_err(|_| Errno::INVAL)?;
@@ -217,14 +201,14 @@ fn open_here(path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
 }
 
 /// Who makes a call.
-struct Caller {
+pub(super) struct Caller {
     uid: u32,
     gid: u32,
     groups: Vec<u32>,
 }
 
 impl Caller {
-    fn of(call: &Call<'_>) -> Result<Self, Errno> {
+    pub(super) fn of(call: &Call<'_>) -> Result<Self, Errno> {
         // The last of four is the one for files.
         let last = |key: &str| {
             let numbers = call.status(key)?;
@@ -241,7 +225,7 @@ impl Caller {
 
     /// Does `looking` with the caller's rights, which let this thread look into the caller's processes, and nowhere that
     /// the caller could not.
-    fn look<T>(&self, looking: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    pub(super) fn look<T>(&self, looking: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
         if self.uid == 0 {
             return looking();
         }
@@ -284,16 +268,6 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_of_descriptors_are_read() {
-        let check = |path: &CStr, number| assert_eq!(descriptor_number(path), number, "{path:?}");
-        check(c"/dev/fd/63", Some(63));
-        check(c"/dev/fd/", None);
-        check(c"/dev/fd/6/3", None);
-        check(c"/dev/fd/99999999999", None);
-        check(c"/dev/null", None);
-    }
 
     #[test]
     fn a_secret_cannot_be_written_to() {

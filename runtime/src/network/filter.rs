@@ -87,6 +87,8 @@ impl Family {
 /// Where packets pass a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hook {
+    /// On their way to the host itself.
+    Input,
     /// On their way through the host.
     Forward,
     /// On their way out, where addresses are translated.
@@ -149,6 +151,7 @@ impl<'a> Table<'a> {
     /// Adds a chain.
     pub(super) fn chain(&mut self, name: &str, hook: Hook) -> &mut Self {
         let (number, priority, kind) = match hook {
+            Hook::Input => (libc::NF_INET_LOCAL_IN, 0, "filter"),
             Hook::Forward => (libc::NF_INET_FORWARD, 0, "filter"),
             Hook::Translate => (libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC, "nat"),
         };

@@ -8,6 +8,9 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::FlockOperation;
 
@@ -27,6 +30,13 @@ const TABLE: &str = "wharf-forwarding";
 /// The network namespace that this thread is in.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
 
+/// How long another build is waited for. It keeps the lock for some milliseconds; but who has no right to set up
+/// networks can take it, too, and keep it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pause between two tries to get the lock.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Forwarding of one protocol while it is held.
 #[derive(Debug)]
 pub(super) struct Forwarding {
@@ -41,31 +51,42 @@ impl Forwarding {
     /// Sees to it that what arrives at any of `links` is forwarded to and from `own`, the caller's interface, which it
     /// keeps for as long as it keeps this.
     pub(super) fn hold(family: Family, own: &str, links: &[String]) -> io::Result<Self> {
-        let _lock = lock()?;
+        let _lock = lock(PATIENCE)?;
         let mut netlink = Netlink::netfilter()?;
-        let admitted = admission::admit(&mut netlink, family, own)?;
-        if admitted {
+        let mut held = Self { family, switched: false, admitted: false };
+        match held.take(&mut netlink, own, links) {
+            Ok(()) => Ok(held),
+            Err(error) => {
+                // The reason is worth more than what else goes wrong.
+                let _ = held.undo(&mut netlink, own);
+                Err(error)
+            }
+        }
+    }
+
+    /// Each change is noted before it is made: a part of one is undone, too.
+    fn take(&mut self, netlink: &mut Netlink, own: &str, links: &[String]) -> io::Result<()> {
+        let family = self.family;
+        self.admitted = true;
+        self.admitted = admission::admit(netlink, family, own)?;
+        if self.admitted {
             let links = route::links(&mut Netlink::route()?)?;
             let is_gone = |name: &str| !links.iter().any(|link| link.name == name);
-            admission::dismiss(&mut netlink, family, is_gone)?;
+            admission::dismiss(netlink, family, is_gone)?;
         }
-        let held = Self { family, switched: false, admitted };
-        let known = filter::chains(&mut netlink, family, TABLE)?;
+        let known = filter::chains(netlink, family, TABLE)?;
         let off: Vec<&String> = links.iter().filter(|link| !is_on(family, link)).collect();
-        if known.is_empty() && off.is_empty() {
-            return Ok(held);
-        }
-        let held = Self { switched: true, ..held };
+        self.switched = !known.is_empty() || !off.is_empty();
         for link in off {
             if !known.contains(link) {
                 let mut table = Table::lasting(family, TABLE);
                 table.chain(link, Hook::Forward);
                 table.rule(link, &[Match::In(link), Match::NotOutPrefix(LINK_PREFIX)], Action::Drop);
-                table.make(&mut netlink)?;
+                table.make(netlink)?;
             }
             switch(family, link, true)?;
         }
-        Ok(held)
+        Ok(())
     }
 
     /// Lets go of it. `own` is the caller's interface, which goes by itself, but later; `netlink` any socket for rules.
@@ -73,17 +94,25 @@ impl Forwarding {
         if !self.switched && !self.admitted {
             return Ok(());
         }
-        let _lock = lock()?;
+        let _lock = lock(PATIENCE)?;
+        if self.switched {
+            route::set_alias(&mut Netlink::route()?, own.index, ENDED)?;
+        }
+        self.undo(netlink, &own.name)
+    }
+
+    /// Takes back what the interface `own` needed, as far as no other build needs it.
+    fn undo(&self, netlink: &mut Netlink, own: &str) -> io::Result<()> {
         if self.admitted {
-            admission::dismiss(netlink, self.family, |name| name == own.name)?;
+            admission::dismiss(netlink, self.family, |name| name == own)?;
         }
         if !self.switched {
             return Ok(());
         }
-        let mut links = Netlink::route()?;
-        route::set_alias(&mut links, own.index, ENDED)?;
-        let needs = |link: &route::Link| link.name.starts_with(LINK_PREFIX) && link.alias != ENDED;
-        if route::links(&mut links)?.iter().any(needs) {
+        let needs = |link: &route::Link| {
+            link.name.starts_with(LINK_PREFIX) && link.name != own && link.alias != ENDED
+        };
+        if route::links(&mut Netlink::route()?)?.iter().any(needs) {
             return Ok(());
         }
         // Somebody may have made a router of this host meanwhile.
@@ -128,13 +157,54 @@ pub(super) fn switch(family: Family, link: &str, on: bool) -> io::Result<()> {
     }
 }
 
-/// Keeps other builds of this network namespace away until it is dropped.
-fn lock() -> io::Result<File> {
+/// Has the host believe nothing that a router says on the interface `link`. It is fine if it does not know IPv6.
+pub(super) fn believe_no_router(link: &str) -> io::Result<()> {
+    set_ip6(link, "accept_ra", "0")?;
+    set_ip6(link, "autoconf", "0")
+}
+
+/// Has the host neither take nor send IPv6 on the interface `link`.
+pub(super) fn disable_ip6(link: &str) -> io::Result<()> {
+    set_ip6(link, "disable_ipv6", "1")
+}
+
+fn set_ip6(link: &str, name: &str, value: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/net/ipv6/conf/{link}/{name}"), value) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Keeps other builds of this network namespace away until it is dropped. Whoever keeps this one away for longer than
+/// `patience` is named in the error.
+pub(super) fn lock(patience: Duration) -> io::Result<File> {
     let namespace = File::open(NAMESPACE)?;
+    let end = Instant::now() + patience;
     loop {
-        match rustix::fs::flock(&namespace, FlockOperation::LockExclusive) {
+        match rustix::fs::flock(&namespace, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < end => thread::sleep(PAUSE),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let reason = format!("{} holds the lock on this network namespace", holder(&namespace));
+                return Err(io::Error::new(io::ErrorKind::WouldBlock, reason));
+            }
             result => return Ok(result.map(|()| namespace)?),
         }
     }
+}
+
+/// Who holds the lock on a file, as far as that can be seen: `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE 0 EOF`.
+fn holder(file: &File) -> String {
+    let found = || {
+        let inode = format!(":{}", file.metadata().ok()?.ino());
+        let locks = fs::read_to_string("/proc/locks").ok()?;
+        let held = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let pid = held
+            .filter(|fields| fields.get(1) == Some(&"FLOCK"))
+            .find(|fields| fields.get(5).is_some_and(|place| place.ends_with(&inode)))
+            .and_then(|fields| fields.get(4)?.parse::<u32>().ok())?;
+        let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+        Some(format!("process {pid} ({})", name.trim_end()))
+    };
+    found().unwrap_or_else(|| "a process that cannot be seen from here".to_owned())
 }

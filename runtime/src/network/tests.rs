@@ -1,12 +1,13 @@
 //! Networks on hosts that are network namespaces of their own: nothing here touches the machine's.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use super::forwarding::Forwarding;
 use super::*;
 
 /// The host's address, and that of somebody elsewhere who is the host's gateway.
@@ -172,6 +173,108 @@ fn what_a_killed_build_left_is_collected() {
         assert_eq!((guards(), forwards("up0")), (vec!["up0".to_owned()], true));
         drop(open(&[]));
         assert_eq!((guards().len(), forwards("up0")), (0, false));
+    });
+}
+
+/// Says on `eth0` again and again that it is the router to everywhere, until the reader is satisfied.
+const ROUTER: &str = r#"
+import socket, struct, sys
+index = socket.if_nametoindex('eth0')
+prefix = socket.inet_pton(socket.AF_INET6, '2001:db8:bad::')
+options = struct.pack('!BBBBIII', 3, 4, 64, 0xc0, 3600, 3600, 0) + prefix
+packet = struct.pack('!BBHBBHII', 134, 0, 0, 64, 0, 1800, 0, 0) + options
+router = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
+router.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, 255)
+router.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
+rows = [line.split() for line in open('/proc/thread-self/net/if_inet6')]
+own = [row[0] for row in rows if row[5] == 'eth0' and row[0].startswith('fe80')][0]
+own = socket.inet_ntop(socket.AF_INET6, bytes.fromhex(own))
+bound = False
+for attempt in range(400):
+    try:
+        if not bound:
+            router.bind((own, 0, 0, index))
+            bound = True
+        router.sendto(packet, ('ff02::1', 0, 0, index))
+        sent = True
+    except OSError:
+        # Its address is not settled yet.
+        sent = False
+    print(int(sent), flush=True)
+    if not sys.stdin.readline():
+        break
+"#;
+
+/// What a step says as a router, in IPv6, does not change the host's routes.
+#[test]
+fn a_step_is_no_router_of_the_host() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        eprintln!("SKIP: python3 is not installed");
+        return;
+    }
+    for (leads_out, is_guarded) in [(false, true), (true, true), (true, false)] {
+        on_a_host(|_| {
+            if leads_out {
+                let mut netlink = Netlink::route().unwrap();
+                let index = route::index("up0").unwrap();
+                route::add_address(&mut netlink, index, "2001:db8::1".parse().unwrap(), 64).unwrap();
+                route::add_default_route(&mut netlink, index, "2001:db8::2".parse().unwrap()).unwrap();
+            }
+            let network = open(&[]);
+            let link = own_links().remove(0);
+            if !is_guarded {
+                fs::write(format!("/proc/sys/net/ipv6/conf/{link}/accept_ra"), "2").unwrap();
+            }
+            let python = || {
+                let mut command = Command::new("python3");
+                command.args(["-c", ROUTER]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+            };
+            let mut router = in_network(&network, python);
+            let mut answers = BufReader::new(router.stdout.take().unwrap()).lines();
+            let index = route::index(&link).unwrap();
+            let is_believed = || {
+                let routes = route::routes(&mut Netlink::route().unwrap()).unwrap();
+                routes.iter().any(|it| it.link == Some(index) && it.destination.is_ipv6() && it.is_default())
+            };
+            let mut sent = 0;
+            while sent < 20 && !is_believed() {
+                let Some(answer) = answers.next() else { break };
+                sent += u32::from(answer.unwrap() == "1");
+                thread::sleep(Duration::from_millis(20));
+                writeln!(router.stdin.as_mut().unwrap()).unwrap();
+            }
+            drop(router.stdin.take());
+            router.wait().unwrap();
+            assert!(sent > 0, "the test proves nothing");
+            assert_eq!(is_believed(), !is_guarded, "leads out: {leads_out}");
+        });
+    }
+}
+
+#[test]
+fn what_was_begun_is_undone() {
+    on_a_host(|_| {
+        let links = ["up0", "gone0"].map(str::to_owned);
+        Forwarding::hold(filter::Family::Ip4, "wharf0", &links).unwrap_err();
+        assert_eq!((guards().len(), forwards("up0")), (0, false));
+        // Not while somebody needs it.
+        let network = open(&[]);
+        Forwarding::hold(filter::Family::Ip4, "wharf0", &links).unwrap_err();
+        assert!(guards().contains(&"up0".to_owned()) && forwards("up0"));
+        drop(network);
+        assert_eq!((guards().len(), forwards("up0")), (0, false));
+    });
+}
+
+#[test]
+fn who_keeps_the_lock_is_named() {
+    on_a_host(|_| {
+        let held = forwarding::lock(Duration::ZERO).unwrap();
+        let error = forwarding::lock(SHORT).unwrap_err().to_string();
+        let own = format!("process {} (", std::process::id());
+        assert!(error.contains(&own) && error.contains("holds the lock"), "{error}");
+        drop(held);
+        forwarding::lock(SHORT).unwrap();
     });
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use super::filter::{Action, Family, Hook, Match, Table};
-use super::forwarding::{Forwarding, LINK_PREFIX, switch};
+use super::forwarding::{self, Forwarding, LINK_PREFIX, switch};
 use super::netlink::Netlink;
 use super::route::{self, Link, Route};
 use super::subnet::{self, Subnet};
@@ -49,14 +49,15 @@ impl Wire {
         let routes = route::routes(&mut netlink).map_err(failed("list the routes"))?;
         let mtu = mtu(&links, &routes);
         let mut wire = Self::add(&mut netlink, namespace, mtu)?;
+        let mut rules = Netlink::netfilter().map_err(failed("open a netlink socket"))?;
+        // A host without IPv6, or a kernel that cannot forward it without changing what else the host does with it.
+        let leads_out = routes.iter().any(|route| route.is_default() && route.destination.is_ipv6());
+        let leads_out = wire.guard(&mut rules, leads_out)?;
         let subnet = wire.claim(&mut netlink, &routes, avoid)?;
         let index = find(inside, INSIDE)?.index;
         configure(inside, index, subnet)?;
-        let mut rules = Netlink::netfilter().map_err(failed("open a netlink socket"))?;
         wire.lead_out(&mut rules, subnet, &uplinks(&links, &routes, Family::Ip4))?;
         wire.host.push(subnet.host);
-        // A host without IPv6, or a kernel that cannot forward it without changing what else the host does with it.
-        let leads_out = routes.iter().any(|route| route.is_default() && route.destination.is_ipv6());
         if leads_out {
             let subnet = subnet::unique_local(random()?);
             let links = uplinks(&links, &routes, Family::Ip6);
@@ -84,6 +85,22 @@ impl Wire {
         made.map_err(failed("make a pair of network interfaces (veth)"))?;
         let link = find(netlink, &name_now)?;
         Ok(Self { link, forwarding: vec![], rules: None, host: vec![] })
+    }
+
+    /// Sees to it, before this end is up, that a step is no router to the host: routes and name servers that it
+    /// announces are not for the host to use. Says whether IPv6 may be spoken.
+    fn guard(&self, rules: &mut Netlink, leads_out: bool) -> Result<bool, NetworkError> {
+        let name = self.link.name.as_str();
+        if leads_out && forwarding::believe_no_router(name).is_ok() {
+            return Ok(true);
+        }
+        // Where /proc/sys is read-only, as in containers, the packets are dropped.
+        if forwarding::disable_ip6(name).is_err() {
+            let mut table = Table::owned(Family::Ip6, name);
+            table.chain("input", Hook::Input).rule("input", &[Match::In(name)], Action::Drop);
+            table.make(rules).map_err(failed(format!("drop what comes in on {name} by IPv6 (nf_tables)")))?;
+        }
+        Ok(false)
     }
 
     /// Gives this end an address in a subnet of its own. Where two processes take the same one the older interface

@@ -52,10 +52,13 @@ pub(super) struct Command {
 /// The name of PID 1, as `ps` shows it.
 const INIT_NAME: &std::ffi::CStr = c"wharf-init";
 
-/// What PID 1 does, from `clone3` to its end.
-pub(super) fn run_init(container: &mut Container) -> ! {
+/// What PID 1 does, from `clone3` to its end. `group` is a control group that it is not in yet.
+pub(super) fn run_init(container: &mut Container, group: Option<RawFd>) -> ! {
     let Container { init, command, stack } = container;
     let report = init.report;
+    if let Some(Err(Errno(errno))) = group.map(sys::enter_group) {
+        fail(Report::Init { errno }, report);
+    }
     let signals = match enter(init) {
         Ok(signals) => signals,
         Err(Errno(errno)) => fail(Report::Init { errno }, report),
@@ -126,22 +129,19 @@ fn watch(command: i32, signals: RawFd, init: &mut Init) -> ! {
     loop {
         while let Ok(Some((pid, status))) = sys::wait_any() {
             if pid == command {
-                init.end_descendants();
-                finish(Report::Ended { status }, init.report);
+                let end = init.end_descendants(0);
+                Report::Ended { status }.send(init.report);
+                sys::exit(end)
             }
         }
         match sys::wait_readable([signals, init.caller]) {
             Ok([_, false]) => {}
             // The caller has died, or cannot be watched any more.
-            Ok([_, true]) | Err(_) => {
-                init.end_descendants();
-                sys::exit(1)
-            }
+            Ok([_, true]) | Err(_) => sys::exit(init.end_descendants(1)),
         }
         while let Ok(Arrived { signal, sent }) = sys::read_signal(signals) {
             if signal == END.as_raw() && init.descendants.is_some() {
-                init.end_descendants();
-                sys::exit(1);
+                sys::exit(init.end_descendants(1));
             }
             // What the terminal sends reaches the command anyway.
             if sent && FORWARDED.contains(&signal) {
@@ -152,12 +152,23 @@ fn watch(command: i32, signals: RawFd, init: &mut Init) -> ! {
 }
 
 impl Init {
-    fn end_descendants(&mut self) {
-        if let Some(descendants) = &mut self.descendants {
-            descendants.end();
+    /// The status to end with: `status`, or [`LEFT`].
+    fn end_descendants(&mut self, status: i32) -> i32 {
+        match &mut self.descendants {
+            None => status,
+            Some(descendants) => {
+                if descendants.end() {
+                    status
+                } else {
+                    LEFT
+                }
+            }
         }
     }
 }
+
+/// What a process with [`Init::descendants`] ends with that could not end them all.
+pub(super) const LEFT: i32 = 3;
 
 /// Tells a process with [`Init::descendants`] to end them and itself.
 pub(super) const END: Signal = Signal::POWER;
@@ -177,11 +188,6 @@ fn close_all_but(mut kept: [RawFd; 3]) {
         first = fd.saturating_add(1);
     }
     let _ = sys::close_range(first, RawFd::MAX);
-}
-
-fn finish(report: Report, fd: RawFd) -> ! {
-    report.send(fd);
-    sys::exit(0)
 }
 
 fn fail(report: Report, fd: RawFd) -> ! {

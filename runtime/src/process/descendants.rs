@@ -1,4 +1,5 @@
-//! Ending all descendants of a process that has no pid namespace to do it.
+//! Ending all descendants of a process that has no pid namespace to do it; or, when the process that does so was killed
+//! itself, those that came to the builder as its children.
 //!
 //! Part of the child: what is said in [`super::child`] holds here.
 
@@ -16,19 +17,44 @@ const BUFFER_BYTES: usize = 32 << 10;
 /// How long a killed process may take before it is looked for again.
 const PAUSE_NANOSECONDS: i64 = 1_000_000;
 
+/// How long processes are looked for where new ones can come to be meanwhile: on a machine of many processors they may be
+/// faster than one who stops them.
+const LOOKING_SECONDS: i64 = 20;
+
+/// What is read of a process's `status`.
+const STATUS_BYTES_MAX: usize = 4096;
+
 /// The descendants of this process, which adopts those whose parents end.
 pub(super) struct Descendants {
     /// Whether a signal to all reaches them alone. Checked before it is believed.
     scoped: bool,
+    /// Which children of this process they begin with.
+    children: Children,
     /// A bit for each process id.
     known: Vec<u64>,
     buffer: Vec<u8>,
 }
 
+/// Which children of a process are meant.
+enum Children {
+    All,
+    /// Those of a step, which are under more seccomp filters than this many.
+    Filtered {
+        more_than: u32,
+    },
+}
+
 impl Descendants {
+    /// Those that a step has left to this process when its watcher was killed.
+    pub(super) fn left_behind() -> Self {
+        let more_than = filters_of(sys::process_id()).unwrap_or(0);
+        Self { children: Children::Filtered { more_than }, ..Self::new(false) }
+    }
+
     /// `scoped`: this process comes to be under rules that let it signal nobody else.
     pub(super) fn new(scoped: bool) -> Self {
-        Self { scoped, known: vec![0; PROCESS_ID_MAX / 64], buffer: vec![0; BUFFER_BYTES] }
+        let children = Children::All;
+        Self { scoped, children, known: vec![0; PROCESS_ID_MAX / 64], buffer: vec![0; BUFFER_BYTES] }
     }
 
     /// Makes sure of the rules: could the process that made this one be signalled, so could everybody.
@@ -37,34 +63,56 @@ impl Descendants {
         self.scoped &= parent > 0 && sys::kill(parent, 0) == Err(Errno(libc::EPERM));
     }
 
-    /// Kills and reaps them, those too that come to be meanwhile.
-    pub(super) fn end(&mut self) {
+    /// Kills and reaps them, those too that come to be meanwhile. Says whether nobody is left.
+    pub(super) fn end(&mut self) -> bool {
+        let last = sys::seconds().saturating_add(LOOKING_SECONDS);
         loop {
-            let looked = if self.scoped { end_scoped() } else { self.end_listed() };
-            loop {
-                match sys::wait_any() {
-                    Ok(Some(_)) => {}
-                    Ok(None) => break,
-                    // No child: nobody is left.
-                    Err(_) => return,
-                }
-            }
-            if looked.is_err() {
+            let looked = if self.scoped { end_scoped().map(|()| true) } else { self.end_listed() };
+            match (self.reap(), looked) {
+                (Reaped::NoChild, _) => return true,
+                (Reaped::Known, Ok(false)) => return true,
                 // Who they are cannot be found out.
-                return;
+                (_, Err(_)) => return false,
+                _ if !self.scoped && sys::seconds() > last => return false,
+                _ => sys::pause(PAUSE_NANOSECONDS),
             }
-            sys::pause(PAUSE_NANOSECONDS);
         }
     }
 
-    /// Stops all of them, so that none can fork, until no new one is found; and then kills them.
-    fn end_listed(&mut self) -> Result<(), Errno> {
+    fn reap(&self) -> Reaped {
+        match self.children {
+            Children::All => loop {
+                match sys::wait_any() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => return Reaped::Some,
+                    Err(_) => return Reaped::NoChild,
+                }
+            },
+            // Others wait for the other children of this process.
+            Children::Filtered { .. } => {
+                for (word, bits) in self.known.iter().enumerate().filter(|(_, bits)| **bits != 0) {
+                    for bit in (0..u64::BITS as usize).filter(|bit| bits >> bit & 1 == 1) {
+                        sys::reap((word * 64 + bit) as i32);
+                    }
+                }
+                Reaped::Known
+            }
+        }
+    }
+
+    /// Stops all of them, so that none can fork, until no new one is found; and then kills them. Says
+    /// whether there was one.
+    fn end_listed(&mut self) -> Result<bool, Errno> {
         self.known.fill(0);
         let proc = sys::open_to_read(c"/proc")?;
-        while self.signal_listed(proc, libc::SIGSTOP)? {}
-        let killed = self.signal_listed(proc, libc::SIGKILL);
+        let last = sys::seconds().saturating_add(LOOKING_SECONDS);
+        let mut stopped = Ok(true);
+        while stopped == Ok(true) && sys::seconds() <= last {
+            stopped = self.signal_listed(proc, libc::SIGSTOP);
+        }
+        let killed = stopped.and_then(|_| self.signal_listed(proc, libc::SIGKILL));
         sys::close_range(proc, proc)?;
-        killed.map(drop)
+        killed
     }
 
     /// Signals descendants: to stop them, those that are not known yet; to kill them, those that are. Says whether there
@@ -89,7 +137,9 @@ impl Descendants {
                 }
                 // Whatever has this number once it is open is what is looked at and signalled.
                 let Ok(fd) = sys::open_process(process) else { continue };
-                let is_ours = parent_of(process).is_some_and(|parent| parent == own || self.is_known(parent));
+                let is_ours = family_of(process).is_some_and(|Family { parent, .. }| {
+                    self.is_known(parent) || parent == own && self.is_meant(process)
+                });
                 if is_ours && sys::signal_process(fd, signal).is_ok() {
                     self.note(process);
                     found = true;
@@ -99,6 +149,14 @@ impl Descendants {
         };
         self.buffer = buffer;
         read.map(|()| found)
+    }
+
+    /// Whether a child of this process is one of those that are to end.
+    fn is_meant(&self, child: i32) -> bool {
+        match self.children {
+            Children::All => true,
+            Children::Filtered { more_than } => filters_of(child).is_some_and(|filters| filters > more_than),
+        }
     }
 
     fn is_known(&self, process: i32) -> bool {
@@ -112,6 +170,15 @@ impl Descendants {
             *word |= 1 << bit;
         }
     }
+}
+
+/// What reaping saw.
+enum Reaped {
+    Some,
+    /// Nobody is left.
+    NoChild,
+    /// What was known has been reaped as far as it has ended.
+    Known,
 }
 
 /// Kills everybody in scope, which no fork can slip through.
@@ -139,23 +206,44 @@ fn next_process(entries: &[u8]) -> Option<(Option<i32>, &[u8])> {
     Some((number(name), entries.get(length..)?))
 }
 
-/// The parent of a process, from the fourth field of its `stat`. The second one, the name, may hold anything but ends with
-/// the last `)`.
-fn parent_of(process: i32) -> Option<i32> {
-    let mut path = [0; 32];
-    let path = stat_path(process, &mut path)?;
-    let fd = sys::open_to_read(path).ok()?;
-    let mut stat = [0; 256];
-    let length = sys::read(fd, &mut stat);
-    let _ = sys::close_range(fd, fd);
-    let stat = stat.get(..length.ok()?)?;
-    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
-    let mut fields = stat.get(name_end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
-    fields.nth(1).and_then(number)
+/// Whom a process, or the one that a thread is of, belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Family {
+    pub(crate) parent: i32,
+    /// Its process group.
+    pub(crate) group: i32,
 }
 
-/// `/proc/<process>/stat`, written into `room`.
-fn stat_path(process: i32, room: &mut [u8; 32]) -> Option<&CStr> {
+/// The family of a process, from the fourth field of its `stat` on. The second one, the name, may hold anything but ends
+/// with the last `)`.
+pub(crate) fn family_of(process: i32) -> Option<Family> {
+    let mut stat = [0; 256];
+    let stat = read_of(process, b"/stat\0", &mut stat)?;
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = stat.get(name_end + 1..)?.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
+    Some(Family { parent: fields.nth(1).and_then(number)?, group: fields.next().and_then(number)? })
+}
+
+/// How many seccomp filters a process is under.
+fn filters_of(process: i32) -> Option<u32> {
+    const KEY: &[u8] = b"Seccomp_filters:";
+    let mut status = [0; STATUS_BYTES_MAX];
+    let status = read_of(process, b"/status\0", &mut status)?;
+    let value = status.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(KEY))?;
+    number(value.trim_ascii()).map(i32::unsigned_abs)
+}
+
+/// The beginning of a file in a process's directory.
+fn read_of<'a>(process: i32, file: &[u8], room: &'a mut [u8]) -> Option<&'a [u8]> {
+    let mut path = [0; 32];
+    let fd = sys::open_to_read(path_of(process, file, &mut path)?).ok()?;
+    let length = sys::read(fd, room);
+    let _ = sys::close_range(fd, fd);
+    room.get(..length.ok()?)
+}
+
+/// `/proc/<process>` and `file`, written into `room`.
+fn path_of<'a>(process: i32, file: &[u8], room: &'a mut [u8; 32]) -> Option<&'a CStr> {
     let mut digits = [0; 10];
     let (mut rest, mut first) = (process.unsigned_abs(), digits.len());
     loop {
@@ -166,7 +254,7 @@ fn stat_path(process: i32, room: &mut [u8; 32]) -> Option<&CStr> {
             break;
         }
     }
-    let parts = [&b"/proc/"[..], digits.get(first..)?, b"/stat\0"];
+    let parts = [&b"/proc/"[..], digits.get(first..)?, file];
     for (to, from) in room.iter_mut().zip(parts.into_iter().flatten()) {
         *to = *from;
     }
@@ -190,10 +278,12 @@ mod tests {
     #[test]
     fn processes_and_their_parents_are_read() {
         let own = sys::process_id();
-        assert_eq!(parent_of(own), Some(sys::parent_process_id()));
-        assert_eq!(parent_of(1), Some(0));
+        let group = rustix::process::getpgrp().as_raw_nonzero().get();
+        assert_eq!(family_of(own), Some(Family { parent: sys::parent_process_id(), group }));
+        assert_eq!(family_of(1).map(|family| family.parent), Some(0));
+        assert!(filters_of(own).is_some());
         let mut room = [0; 32];
-        assert_eq!(stat_path(4_194_303, &mut room), Some(c"/proc/4194303/stat"));
+        assert_eq!(path_of(4_194_303, b"/status\0", &mut room), Some(c"/proc/4194303/status"));
         let check = |text: &str, expected| assert_eq!(number(text.as_bytes()), expected, "{text}");
         check("17", Some(17));
         check("", None);

@@ -3,6 +3,7 @@
 mod child;
 mod chroot;
 mod descendants;
+mod orphans;
 mod prepare;
 pub(crate) mod program;
 mod report;
@@ -14,11 +15,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 pub(crate) use self::chroot::Confined;
+pub(crate) use self::descendants::{Family, family_of};
+use self::orphans::Orphans;
 use self::prepare::{Parts, Prepared, Streams};
 pub(crate) use self::prepare::{Supervised, cgroup_version};
 use self::report::{REPORT_SIZE, Report};
@@ -73,7 +76,7 @@ fn run_plan(
     let Request { root, binds, .. } = request;
     let parts = Parts { root, binds, group, filter, supervised, streams, report: report_end, host };
     let prepared = prepare::prepare(plan, parts, &mut points)?;
-    let result = execute(prepared, &report, output, request.stdio, terminal, request.cancel, command);
+    let result = execute(prepared, None, &report, output, request.stdio, terminal, request.cancel, command);
     match (result, points.remove()) {
         // Nobody may take the root for what the command left.
         (Ok(ExitStatus::Exited(0)), Err(error)) => Err(error),
@@ -94,13 +97,16 @@ pub(crate) fn run_confined(
     let (output, streams) = streams(&stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
     let command = confined.process.command.clone();
+    let orphans = Orphans::adopt(confined.group)?;
     let prepared = chroot::prepare(confined, streams, report_end)?;
-    execute(prepared, &report, output, stdio, terminal, cancel, command)
+    execute(prepared, Some(orphans), &report, output, stdio, terminal, cancel, command)
 }
 
 /// Starts what is prepared and waits for its end.
+#[expect(clippy::too_many_arguments, reason = "each is a part of one execution")]
 fn execute(
     mut prepared: Prepared,
+    orphans: Option<Orphans<'_>>,
     report: &OwnedFd,
     output: Output,
     stdio: Stdio<'_>,
@@ -109,7 +115,7 @@ fn execute(
     command: String,
 ) -> Result<ExitStatus, RuntimeError> {
     let foreground = if terminal { Some(terminal::Foreground::lend()?) } else { None };
-    let mut init = Init::start(&mut prepared)?;
+    let mut init = Init::start(&mut prepared, orphans)?;
     let ended = init.watch(output, stdio, cancel)?;
     drop(foreground);
     match ended {
@@ -151,9 +157,11 @@ fn pipe(flags: PipeFlags) -> Result<(OwnedFd, OwnedFd), RuntimeError> {
 }
 
 /// The container while it runs. Dropping it kills it.
-struct Init {
+struct Init<'a> {
     pidfd: OwnedFd,
     ended: bool,
+    /// What it may leave, where it is not the kernel that ends all processes with it.
+    orphans: Option<Orphans<'a>>,
     /// What ends it and everything in it.
     end: Signal,
 }
@@ -164,9 +172,9 @@ enum Ended {
     Cancelled,
 }
 
-impl Init {
+impl<'a> Init<'a> {
     /// Clones the child and lets go of what is only for it.
-    fn start(prepared: &mut Prepared) -> Result<Self, RuntimeError> {
+    fn start(prepared: &mut Prepared, orphans: Option<Orphans<'a>>) -> Result<Self, RuntimeError> {
         let pidfd = sys::clone_container(
             prepared.namespaces,
             prepared.group,
@@ -176,7 +184,7 @@ impl Init {
         .map_err(failed("make the container's process"))?;
         prepared.release();
         let end = if prepared.container.init.descendants.is_some() { child::END } else { Signal::KILL };
-        Ok(Self { pidfd, ended: false, end })
+        Ok(Self { pidfd, ended: false, orphans, end })
     }
 
     /// Hands on output until the container has ended, and ends it when `cancel` says so.
@@ -231,15 +239,19 @@ impl Init {
             });
             result.map_err(failed("read the output of the command"))?;
         }
-        self.wait().map_err(failed("wait for the container"))?;
-        // Nobody is left to write more.
+        let all_ended = self.wait();
+        // Nobody is left to write more. If somebody is, what is there now is enough.
         for (stream, fd) in &output {
-            while let Chunk::Data(length) =
-                read(fd, &mut buffer).map_err(failed("read the output of the command"))?
+            let mut left = ioctl_fionread(fd).map_err(failed("read the output of the command"))?;
+            while left > 0
+                && let Chunk::Data(length) =
+                    read(fd, &mut buffer).map_err(failed("read the output of the command"))?
             {
                 sink(*stream, &buffer[..length]);
+                left = left.saturating_sub(length as u64);
             }
         }
+        all_ended?;
         Ok(ended)
     }
 
@@ -257,21 +269,28 @@ impl Init {
         }
     }
 
-    /// Waits for PID 1; the kernel has then ended all other processes of its namespace.
-    fn wait(&mut self) -> io::Result<()> {
+    /// Waits for PID 1; the kernel has then ended all other processes of its namespace, or it has done so itself. If it
+    /// could not, that is done here.
+    fn wait(&mut self) -> Result<(), RuntimeError> {
         self.ended = true;
-        loop {
+        let status = loop {
             match waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
                 Err(Errno::INTR) => {}
                 // The caller ignores SIGCHLD, so the kernel has reaped it.
-                Ok(_) | Err(Errno::CHILD) => return Ok(()),
-                Err(error) => return Err(error.into()),
+                Err(Errno::CHILD) => break None,
+                status => break status.map_err(failed("wait for the container"))?,
             }
+        };
+        let has_ended_them =
+            status.is_some_and(|status| status.exit_status().is_some_and(|status| status != child::LEFT));
+        match &self.orphans {
+            Some(orphans) if !has_ended_them => orphans.end(),
+            _ => Ok(()),
         }
     }
 }
 
-impl Drop for Init {
+impl Drop for Init<'_> {
     fn drop(&mut self) {
         if !self.ended {
             self.kill();
@@ -395,7 +414,7 @@ fn outcome(
 /// Why `resource` cannot be limited as high as `hard`.
 fn limit_too_high(resource: u32, hard: u64) -> RuntimeError {
     const OPEN_FILES: &str = "/proc/sys/fs/nr_open";
-    let own = || sys::hard_limit(resource).unwrap_or_default();
+    let own = || sys::limit_of(0, resource).map_or(0, |(_, hard)| hard);
     let of_machine = || std::fs::read_to_string(OPEN_FILES).ok()?.trim().parse::<u64>().ok();
     let why = match of_machine().filter(|&most| resource == libc::RLIMIT_NOFILE && hard > most) {
         Some(most) => format!("this machine allows {most} at most (sysctl fs.nr_open)"),

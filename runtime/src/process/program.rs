@@ -34,7 +34,7 @@ pub(crate) fn run(
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (pipes, streams) = streams(&stdio)?;
     let (prepared, command) = prepare(program, streams, report_end)?;
-    execute(prepared, &report, pipes, stdio, false, cancel, command)
+    execute(prepared, None, &report, pipes, stdio, false, cancel, command)
 }
 
 fn prepare(program: Program, streams: Streams, report: OwnedFd) -> Result<(Prepared, String), RuntimeError> {

@@ -205,7 +205,7 @@ impl Step {
             Self::NewSession => sys::setsid(),
             Self::OwnStream { fd, uid, gid } => sys::fchown(*fd, *uid, *gid),
             Self::Stream { from, to } => sys::dup2(*from, *to),
-            Self::Limit { resource, soft, hard } => sys::setrlimit(*resource, *soft, *hard),
+            Self::Limit { resource, soft, hard } => sys::set_limit_of(0, *resource, *soft, *hard),
             Self::Bounding { keep } => drop_bounding(*keep),
             Self::NoNewPrivileges => sys::set_no_new_privileges(),
             Self::KeepCapabilities => sys::keep_capabilities(),

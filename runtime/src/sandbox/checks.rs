@@ -119,15 +119,35 @@ fn mount_overlay(lower: &Path, upper: &Path, work: &Path) -> io::Result<OwnedFd>
     Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }
 
+/// So many names are tried for a directory to try something in.
+const SCRATCHES_MAX: u32 = 1000;
+
 /// A directory that goes when this does.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn make(dir: &Path) -> io::Result<Self> {
-        let path = std::path::absolute(dir)?.join(format!(".wharf-trial-{}", std::process::id()));
-        fs::create_dir(&path)?;
-        Ok(Self(path))
+        let dir = std::path::absolute(dir)?;
+        // Containers that share the place have each a process 1, and one that was killed has left its directory.
+        let mut number = 0;
+        loop {
+            let path = dir.join(format!(".wharf-trial-{}-{number}", std::process::id()));
+            match fs::create_dir(&path) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < SCRATCHES_MAX => {
+                    number += 1;
+                }
+                made => return made.map(|()| Self(path)),
+            }
+        }
     }
+}
+
+#[cfg(test)]
+#[test]
+fn a_directory_that_is_there_already_is_another_ones() {
+    let dir = std::env::temp_dir();
+    let (one, two) = (Scratch::make(&dir).unwrap(), Scratch::make(&dir).unwrap());
+    assert_ne!(one.0, two.0);
 }
 
 impl Drop for Scratch {

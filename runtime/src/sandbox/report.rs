@@ -11,6 +11,7 @@ use super::choose::{Thoroughness, attempt};
 use super::ids::in_user_namespace;
 use super::obstacle::{Obstacle, errno_name};
 use super::place::{Place, Range};
+use crate::chroot::Confinement;
 use crate::process::cgroup_version;
 use crate::spec::plan::CgroupVersion;
 
@@ -119,6 +120,13 @@ fn facts(place: &Place, store: &Path, checked: Option<(Sandbox, Option<Checks>)>
         fact("sysfs", sysfs);
         fact("network", network);
         fact("stacking", stacking);
+        if sandbox == Sandbox::Chroot {
+            let lacks = Confinement::probe().lacks();
+            fact(
+                "landlock",
+                if lacks.is_empty() { "whole".to_owned() } else { format!("no {}", lacks.join("; no ")) },
+            );
+        }
     }
     fact("pasta", program("pasta").map_or("not installed".to_owned(), |path| path.display().to_string()));
     fact("store", store.display().to_string());

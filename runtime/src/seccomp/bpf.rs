@@ -10,7 +10,7 @@ pub(super) type Code = Vec<sock_filter>;
 /// The most instructions that the kernel takes (`BPF_MAXINSNS`).
 pub(super) const INSTRUCTIONS_MAX: usize = 4096;
 
-/// How an argument is compared with a constant, both 64 bits wide and unsigned.
+/// How an argument is compared with a constant, both unsigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Comparison {
     Equal(u64),
@@ -26,7 +26,17 @@ pub(crate) enum Comparison {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Condition {
     pub(crate) argument: u32,
+    pub(crate) width: Width,
     pub(crate) comparison: Comparison,
+}
+
+/// What of an argument's register the kernel looks at, and so what is to be compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Width {
+    /// The lower half: an `int`, a process id, flags. A program may put anything into the upper one.
+    Word,
+    /// All of it: a `long`, a pointer.
+    Register,
 }
 
 /// Answers `action`.
@@ -90,6 +100,9 @@ fn compare(condition: &Condition, rest: usize) -> Code {
     let high = low + 4;
     let fail = u8::try_from(rest).unwrap_or(u8::MAX);
     let load = |offset| statement(LOAD, offset);
+    if condition.width == Width::Word {
+        return compare_word(load(low), condition.comparison, fail);
+    }
     match condition.comparison {
         Comparison::Equal(value) => vec![
             load(high),
@@ -115,6 +128,25 @@ fn compare(condition: &Condition, rest: usize) -> Code {
             statement(AND, lower(mask)),
             jump(JUMP_EQUAL, lower(value), 0, fail),
         ],
+    }
+}
+
+/// The same for the lower half alone.
+fn compare_word(load: sock_filter, comparison: Comparison, fail: u8) -> Code {
+    let test = |operation, value, expected| {
+        let (holds, fails) = if expected { (0, fail) } else { (fail, 0) };
+        jump(operation, lower(value), holds, fails)
+    };
+    match comparison {
+        Comparison::Equal(value) => vec![load, test(JUMP_EQUAL, value, true)],
+        Comparison::NotEqual(value) => vec![load, test(JUMP_EQUAL, value, false)],
+        Comparison::Greater(value) => vec![load, test(JUMP_GREATER, value, true)],
+        Comparison::GreaterOrEqual(value) => vec![load, test(JUMP_GREATER_EQUAL, value, true)],
+        Comparison::Less(value) => vec![load, test(JUMP_GREATER_EQUAL, value, false)],
+        Comparison::LessOrEqual(value) => vec![load, test(JUMP_GREATER, value, false)],
+        Comparison::MaskedEqual { mask, value } => {
+            vec![load, statement(AND, lower(mask)), test(JUMP_EQUAL, value, true)]
+        }
     }
 }
 
@@ -214,26 +246,33 @@ mod tests {
     const NO: u32 = 2;
 
     #[test]
-    fn comparisons_are_64_bits_wide() {
+    fn comparisons_are_as_wide_as_the_argument() {
         let words =
             [0, 1, 5, 6, 7, 0xffff_ffff, 1 << 32, (1 << 32) + 6, (6 << 32) + 6, (7 << 32) + 5, u64::MAX];
         for &value in &words {
             for &given in &words {
-                let check = |comparison, expected: bool| {
-                    // Two equal conditions: the first one's way out crosses the second.
-                    let condition = Condition { argument: 3, comparison };
-                    let program = when(&[condition, condition], YES, answer(NO));
-                    let answer = interpret(&program, 0, 0, [9, 9, 9, given, 9, 9]);
-                    assert_eq!(answer == YES, expected, "{comparison:?} of {given}");
-                };
-                check(Comparison::Equal(value), given == value);
-                check(Comparison::NotEqual(value), given != value);
-                check(Comparison::Less(value), given < value);
-                check(Comparison::LessOrEqual(value), given <= value);
-                check(Comparison::Greater(value), given > value);
-                check(Comparison::GreaterOrEqual(value), given >= value);
-                check(Comparison::MaskedEqual { mask: value, value: 0 }, given & value == 0);
-                check(Comparison::MaskedEqual { mask: 0xff, value }, given & 0xff == value);
+                for width in [Width::Word, Width::Register] {
+                    let check = |comparison, expected: bool| {
+                        // Two equal conditions: the first one's way out crosses the second.
+                        let condition = Condition { argument: 3, width, comparison };
+                        let program = when(&[condition, condition], YES, answer(NO));
+                        let answer = interpret(&program, 0, 0, [9, 9, 9, given, 9, 9]);
+                        assert_eq!(answer == YES, expected, "{width:?} {comparison:?} of {given}");
+                    };
+                    let cut = |number: u64| match width {
+                        Width::Word => number & 0xffff_ffff,
+                        Width::Register => number,
+                    };
+                    let (seen, known) = (cut(given), cut(value));
+                    check(Comparison::Equal(value), seen == known);
+                    check(Comparison::NotEqual(value), seen != known);
+                    check(Comparison::Less(value), seen < known);
+                    check(Comparison::LessOrEqual(value), seen <= known);
+                    check(Comparison::Greater(value), seen > known);
+                    check(Comparison::GreaterOrEqual(value), seen >= known);
+                    check(Comparison::MaskedEqual { mask: value, value: 0 }, seen & known == 0);
+                    check(Comparison::MaskedEqual { mask: 0xff, value }, seen & 0xff == known);
+                }
             }
         }
     }

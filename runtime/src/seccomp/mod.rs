@@ -20,7 +20,7 @@ use crate::RuntimeError;
 use bpf::Code;
 use numbers::Architecture;
 
-pub(crate) use bpf::{Comparison, Condition};
+pub(crate) use bpf::{Comparison, Condition, Width};
 pub(crate) use profile::{chroot_profile, default_profile};
 
 /// A filter ready to be installed.
@@ -91,9 +91,10 @@ fn section(profile: &LinuxSeccomp, architecture: Architecture, default: u32) -> 
     let mut rules: BTreeMap<u32, Vec<(Vec<Condition>, u32)>> = BTreeMap::new();
     for syscall in profile.syscalls().iter().flatten() {
         let action = action(syscall.action(), syscall.errno_ret().or(profile.default_errno_ret()))?;
-        let alternatives = conditions(syscall.args().as_deref().unwrap_or_default())?;
-        // A name that the architecture does not have cannot be called there.
-        for number in syscall.names().iter().filter_map(|name| numbers::number(name, architecture)) {
+        for name in syscall.names() {
+            // A name that the architecture does not have cannot be called there.
+            let Some(number) = numbers::number(name, architecture) else { continue };
+            let alternatives = conditions(name, syscall.args().as_deref().unwrap_or_default())?;
             let entry = rules.entry(number).or_default();
             entry.extend(alternatives.iter().map(|conditions| (conditions.clone(), action)));
         }
@@ -155,8 +156,9 @@ fn same(a: &Code, b: &Code) -> bool {
 
 /// What must hold for a rule to apply: one of the lists, wholly. Conditions on different arguments go together;
 /// when an argument is named twice, each condition stands for itself.
-fn conditions(arguments: &[LinuxSeccompArg]) -> Result<Vec<Vec<Condition>>, RuntimeError> {
-    let conditions = arguments.iter().map(condition).collect::<Result<Vec<_>, _>>()?;
+fn conditions(name: &str, arguments: &[LinuxSeccompArg]) -> Result<Vec<Vec<Condition>>, RuntimeError> {
+    let conditions =
+        arguments.iter().map(|argument| condition(name, argument)).collect::<Result<Vec<_>, _>>()?;
     let mut indices: Vec<u32> = conditions.iter().map(|condition| condition.argument).collect();
     indices.sort_unstable();
     indices.dedup();
@@ -166,7 +168,7 @@ fn conditions(arguments: &[LinuxSeccompArg]) -> Result<Vec<Vec<Condition>>, Runt
     Ok(vec![conditions])
 }
 
-fn condition(argument: &LinuxSeccompArg) -> Result<Condition, RuntimeError> {
+fn condition(name: &str, argument: &LinuxSeccompArg) -> Result<Condition, RuntimeError> {
     if argument.index() >= CONDITIONS_MAX {
         return Err(unsupported(format!("a seccomp rule on argument {}", argument.index())));
     }
@@ -182,7 +184,16 @@ fn condition(argument: &LinuxSeccompArg) -> Result<Condition, RuntimeError> {
             Comparison::MaskedEqual { mask: value, value: argument.value_two().unwrap_or(0) }
         }
     };
-    Ok(Condition { argument: argument.index() as u32, comparison })
+    Ok(Condition { argument: argument.index() as u32, width: width(name, argument.index()), comparison })
+}
+
+/// How the kernel takes an argument. A profile's numbers are 64 bits wide, and one that refuses by what is greater or less
+/// would let through what the kernel then cuts off.
+fn width(name: &str, argument: usize) -> Width {
+    match (name, argument) {
+        ("socket" | "socketpair", 0..=2) | ("personality", 0) => Width::Word,
+        _ => Width::Register,
+    }
 }
 
 fn action(action: LinuxSeccompAction, errno: Option<u32>) -> Result<u32, RuntimeError> {
@@ -259,6 +270,10 @@ mod tests {
             ("chroot", 0, EPERM),
             ("bpf", 0, EPERM),
             ("io_uring_setup", 0, EPERM),
+            ("process_madvise", 0, EPERM),
+            ("migrate_pages", 0, EPERM),
+            ("move_pages", 0, EPERM),
+            ("kcmp", 0, EPERM),
             ("clone3", 0, ENOSYS),
             ("clone", libc::SIGCHLD as u64, ALLOW),
             ("clone", libc::CLONE_NEWUSER as u64, EPERM),
@@ -267,10 +282,15 @@ mod tests {
             ("socket", libc::AF_ALG as u64, EPERM),
             ("socket", 39, ALLOW),
             ("socket", libc::AF_VSOCK as u64, EPERM),
+            ("socket", 1 << 32 | libc::AF_ALG as u64, EPERM),
+            ("socket", 5 << 32 | libc::AF_VSOCK as u64, EPERM),
+            ("socket", 1 << 63 | libc::AF_INET as u64, ALLOW),
             ("socket", 41, ALLOW),
             ("personality", 0, ALLOW),
             ("personality", 0xffff_ffff, ALLOW),
             ("personality", 0x004_0000, EPERM),
+            ("personality", u64::MAX, ALLOW),
+            ("clone", 1 << 32 | libc::CLONE_NEWUSER as u64, EPERM),
         ] {
             check(&filter, native, name, first, expected);
         }

@@ -11,7 +11,7 @@ use super::numbers::{self, Architecture};
 use super::{Condition, Filter, ranges, unsupported};
 use crate::RuntimeError;
 
-/// What becomes of a call, for programs of this build's own architecture. Those of others (32 bits) are not asked about.
+/// What becomes of a call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rule {
     /// The call's name. One that the architecture does not have cannot be made there.
@@ -19,6 +19,16 @@ pub(crate) struct Rule {
     /// Applies when one of these holds, or always when there are none.
     pub(crate) any_of: &'static [Condition],
     pub(crate) action: Action,
+    pub(crate) programs: Programs,
+}
+
+/// Whose calls a [`Rule`] is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Programs {
+    /// Programs of this build's own architecture. Those of 32 bits are not asked.
+    Native,
+    /// All of them. The call's arguments are numbers that have the same meaning everywhere.
+    All,
 }
 
 /// What a [`Rule`] does.
@@ -40,11 +50,27 @@ pub(crate) fn filter_once(made: &OnceLock<Arc<Filter>>, rules: &[Rule]) -> Resul
 
 /// The filter for `rules`.
 pub(crate) fn filter(rules: &[Rule]) -> Result<Filter, RuntimeError> {
-    let native = native()?;
+    let sections = Architecture::here().iter().map(|&(architecture, programs)| {
+        let rules = rules.iter().filter(|rule| programs == Programs::Native || rule.programs == programs);
+        (architecture.audit(), section(rules, architecture))
+    });
+    let sections: Vec<(u32, Code)> = sections.collect();
+    if sections.is_empty() {
+        return Err(unsupported("seccomp on this architecture".to_owned()));
+    }
+    let program = bpf::by_architecture(&sections, libc::SECCOMP_RET_ALLOW);
+    if program.len() > bpf::INSTRUCTIONS_MAX {
+        return Err(unsupported(format!("a seccomp filter of {} instructions", program.len())));
+    }
+    Ok(Filter { program, flags: 0 })
+}
+
+/// The part of the filter for one architecture.
+fn section<'a>(rules: impl Iterator<Item = &'a Rule>, architecture: Architecture) -> Code {
     let allow = bpf::answer(libc::SECCOMP_RET_ALLOW);
     let mut codes: BTreeMap<u32, Code> = BTreeMap::new();
-    for Rule { name, any_of, action } in rules {
-        let Some(number) = numbers::number(name, native) else { continue };
+    for Rule { name, any_of, action, .. } in rules {
+        let Some(number) = numbers::number(name, architecture) else { continue };
         let answer = match action {
             Action::Notify => libc::SECCOMP_RET_USER_NOTIF,
             Action::Refuse(errno) => libc::SECCOMP_RET_ERRNO | errno.unsigned_abs(),
@@ -57,44 +83,46 @@ pub(crate) fn filter(rules: &[Rule]) -> Result<Filter, RuntimeError> {
         };
         codes.insert(number, code);
     }
-    let section = bpf::by_number(&ranges(&codes, &allow, &allow));
-    let program = bpf::by_architecture(&[(native.audit(), section)], libc::SECCOMP_RET_ALLOW);
-    if program.len() > bpf::INSTRUCTIONS_MAX {
-        return Err(unsupported(format!("a seccomp filter of {} instructions", program.len())));
+    bpf::by_number(&ranges(&codes, &allow, &allow))
+}
+
+/// The names that `rules` use for calls, by architecture (`AUDIT_ARCH_*`) and number.
+pub(crate) type Names = BTreeMap<(u32, u32), &'static str>;
+
+/// The [`Names`] of `rules`.
+pub(crate) fn names(rules: &[Rule]) -> Names {
+    let mut names = Names::new();
+    for &(architecture, _) in Architecture::here() {
+        let numbered = rules.iter().map(|rule| (numbers::number(rule.name, architecture), rule.name));
+        names.extend(numbered.filter_map(|(number, name)| Some(((architecture.audit(), number?), name))));
     }
-    Ok(Filter { program, flags: 0 })
-}
-
-/// The name that `rules` use for the call `number`, by number.
-pub(crate) fn names(rules: &[Rule]) -> Result<BTreeMap<u32, &'static str>, RuntimeError> {
-    let native = native()?;
-    let numbered = rules.iter().map(|rule| (numbers::number(rule.name, native), rule.name));
-    Ok(numbered.filter_map(|(number, name)| Some((number?, name))).collect())
-}
-
-fn native() -> Result<Architecture, RuntimeError> {
-    Architecture::native().ok_or_else(|| unsupported("seccomp on this architecture".to_owned()))
+    names
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seccomp::Comparison;
+    use crate::seccomp::{Comparison, Width};
 
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
     const NOTIFY: u32 = libc::SECCOMP_RET_USER_NOTIF;
 
     #[test]
     fn only_what_the_rules_say_is_asked_about() {
-        const CREATE: &[Condition] =
-            &[Condition { argument: 1, comparison: Comparison::MaskedEqual { mask: 0o100, value: 0o100 } }];
+        const CREATE: &[Condition] = &[Condition {
+            argument: 1,
+            width: Width::Word,
+            comparison: Comparison::MaskedEqual { mask: 0o100, value: 0o100 },
+        }];
         let rules = [
-            Rule { name: "getuid", any_of: &[], action: Action::Notify },
-            Rule { name: "openat", any_of: CREATE, action: Action::Notify },
-            Rule { name: "openat2", any_of: &[], action: Action::Refuse(38) },
-            Rule { name: "no_such_call", any_of: &[], action: Action::Notify },
+            Rule { name: "getuid", any_of: &[], action: Action::Notify, programs: Programs::Native },
+            Rule { name: "openat", any_of: CREATE, action: Action::Notify, programs: Programs::Native },
+            Rule { name: "openat2", any_of: &[], action: Action::Refuse(38), programs: Programs::Native },
+            Rule { name: "kill", any_of: &[], action: Action::Notify, programs: Programs::All },
+            Rule { name: "no_such_call", any_of: &[], action: Action::Notify, programs: Programs::Native },
         ];
-        let (filter, native) = (filter(&rules).unwrap(), native().unwrap());
+        let filter = filter(&rules).unwrap();
+        let [(native, _), (other, _)] = Architecture::here() else { return };
         for (name, second, expected) in [
             ("getuid", 0, NOTIFY),
             ("getgid", 0, ALLOW),
@@ -103,13 +131,18 @@ mod tests {
             ("openat", 0o101, NOTIFY),
             ("openat2", 0, libc::SECCOMP_RET_ERRNO | 38),
         ] {
-            let number = numbers::number(name, native).unwrap();
+            let number = numbers::number(name, *native).unwrap();
             let answer = bpf::interpret(&filter.program, native.audit(), number, [0, second, 0, 0, 0, 0]);
             assert_eq!(answer, expected, "{name} {second:#o}");
         }
         assert_eq!(bpf::interpret(&filter.program, 0x1234, 102, [0; 6]), ALLOW);
         assert_eq!(bpf::interpret(&filter.program, native.audit(), 4000, [0; 6]), ALLOW);
-        let names = names(&rules).unwrap();
-        assert_eq!(names.len(), 3);
+        let ask_other = |name| {
+            let number = numbers::number(name, *other).unwrap();
+            bpf::interpret(&filter.program, other.audit(), number, [0; 6])
+        };
+        assert_eq!((ask_other("kill"), ask_other("getuid")), (NOTIFY, ALLOW));
+        let kill = (other.audit(), numbers::number("kill", *other).unwrap());
+        assert_eq!(names(&rules).get(&kill), Some(&"kill"));
     }
 }

@@ -1,5 +1,7 @@
 //! System call numbers by name, for the architectures a filter can speak about.
 
+use super::notify::Programs;
+
 /// The architecture does not have the call.
 const NONE: i32 = -1;
 
@@ -20,6 +22,17 @@ impl Architecture {
             Self::X86 => 0x4000_0003,
             Self::Aarch64 => 0xc000_00b7,
             Self::Arm => 0x4000_0028,
+        }
+    }
+
+    /// The architectures of programs that can run here, this build's own first.
+    pub(super) const fn here() -> &'static [(Self, Programs)] {
+        if cfg!(target_arch = "x86_64") {
+            &[(Self::X86_64, Programs::Native), (Self::X86, Programs::All)]
+        } else if cfg!(target_arch = "aarch64") {
+            &[(Self::Aarch64, Programs::Native), (Self::Arm, Programs::All)]
+        } else {
+            &[]
         }
     }
 

@@ -49,27 +49,22 @@ pub(crate) fn default_profile(capabilities: CapabilitySet) -> LinuxSeccomp {
 }
 
 /// The profile for a process without namespaces. What the default one refuses is refused, and so is what reaches the
-/// builder and its neighbours as long as kernel namespaces do not keep them apart.
+/// builder and its neighbours as long as kernel namespaces do not keep them apart. Signals and scheduling are the
+/// supervisor's business.
 pub(crate) fn chroot_profile(
     capabilities: CapabilitySet,
     network: bool,
     confinement: Confinement,
 ) -> LinuxSeccomp {
-    let mut refused = vec![
-        // Limits of another process of the same user can be set by its number.
-        refuse("prlimit64", Some((Operator::ScmpCmpNe, 0, None)), libc::EPERM),
-    ];
+    let mut refused = Vec::new();
     if !network {
         let unix = libc::AF_UNIX as u64;
-        refused.push(refuse("socket", Some((Operator::ScmpCmpNe, unix, None)), libc::EAFNOSUPPORT));
+        refused.push(refuse("socket", Some((Operator::ScmpCmpNe, unix)), libc::EAFNOSUPPORT));
         // The family lies in memory where no filter can see it.
         refused.push(refuse("socketcall", None, libc::EAFNOSUPPORT));
     }
     if !confinement.scopes_tracing() {
         refused.push(refuse("ptrace process_vm_readv process_vm_writev", None, libc::EPERM));
-    }
-    if !confinement.scopes_signals() {
-        refused.extend(refuse_signals_to(std::process::id()));
     }
     let mut profile = default_profile(capabilities);
     // The first rule that applies decides.
@@ -78,25 +73,10 @@ pub(crate) fn chroot_profile(
     profile
 }
 
-/// Refuses signals to `process` and to everybody.
-fn refuse_signals_to(process: u32) -> Vec<LinuxSyscall> {
-    const INT: u64 = 0xffff_ffff;
-    let names = "kill tgkill tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open";
-    let number = |number: i32| (Operator::ScmpCmpMaskedEq, INT, Some(u64::from(number.cast_unsigned())));
-    let process = process.cast_signed();
-    // A negative number is that of a process group.
-    [process, process.wrapping_neg(), -1]
-        .map(|target| refuse(names, Some(number(target)), libc::EPERM))
-        .to_vec()
-}
-
 /// Refuses `names` with `errno`, always or when the first argument compares so.
-fn refuse(names: &str, when: Option<(Operator, u64, Option<u64>)>, errno: i32) -> LinuxSyscall {
-    let argument = when.map(|(operator, value, value_two)| {
-        let mut argument = LinuxSeccompArgBuilder::default().index(0usize).value(value).op(operator);
-        if let Some(value_two) = value_two {
-            argument = argument.value_two(value_two);
-        }
+fn refuse(names: &str, when: Option<(Operator, u64)>, errno: i32) -> LinuxSyscall {
+    let argument = when.map(|(operator, value)| {
+        let argument = LinuxSeccompArgBuilder::default().index(0usize).value(value).op(operator);
         argument.build().expect("every field has a default")
     });
     syscall(names, LinuxSeccompAction::ScmpActErrno, Some(errno.unsigned_abs()), argument)

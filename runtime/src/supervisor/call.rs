@@ -10,6 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::RuntimeError;
+use crate::sys;
 use crate::sys::notify::{self, Notification};
 
 /// The longest string that the kernel takes as a path, with its end.
@@ -20,6 +21,41 @@ const PAGE_BYTES: u64 = 4096;
 
 /// The most that is read of a process's `status`.
 const STATUS_BYTES_MAX: u64 = 64 << 10;
+
+/// The permissions of a mode.
+pub(crate) const PERMISSIONS: u32 = 0o7777;
+
+/// How `open` and its relations are to open.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenHow {
+    pub(crate) flags: OFlags,
+    pub(crate) mode: u32,
+    /// Ways that the path may not take.
+    pub(crate) resolve: u64,
+}
+
+impl OpenHow {
+    /// As `open` takes it.
+    pub(crate) fn new(flags: u64, mode: u64) -> Self {
+        let flags = OFlags::from_bits_retain((flags & 0xffff_ffff) as u32);
+        Self { flags, mode: (mode & u64::from(PERMISSIONS)) as u32, resolve: 0 }
+    }
+
+    /// As `creat` takes it.
+    pub(crate) fn creat(mode: u64) -> Self {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC;
+        Self::new(flags.bits().into(), mode)
+    }
+
+    /// As `openat2` takes it.
+    pub(crate) fn read(call: &Call<'_>, address: u64) -> Result<Self, Errno> {
+        let mut bytes = [0; 24];
+        call.read(address, &mut bytes)?;
+        let (words, _) = bytes.as_chunks();
+        let word = |at: usize| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word));
+        Ok(Self { resolve: word(2), ..Self::new(word(0), word(1)) })
+    }
+}
 
 /// `/proc`, as it shows the processes that this one can see.
 #[derive(Debug)]
@@ -154,16 +190,16 @@ impl<'a> Call<'a> {
 
     /// The soft limit `resource` of the process.
     pub(crate) fn limit(&self, resource: u32) -> Result<u64, Errno> {
-        let (soft, _) = notify::limit_of(self.thread(), resource).map_err(errno)?;
+        let (soft, _) = sys::limit_of(self.thread(), resource).map_err(|error| errno(error.into()))?;
         self.still_waits()?;
         Ok(soft)
     }
 
     /// Sets the soft limit `resource` of the process.
     pub(crate) fn set_limit(&self, resource: u32, soft: u64) -> Result<(), Errno> {
-        let (_, hard) = notify::limit_of(self.thread(), resource).map_err(errno)?;
+        let (_, hard) = sys::limit_of(self.thread(), resource).map_err(|error| errno(error.into()))?;
         self.still_waits()?;
-        notify::set_limit_of(self.thread(), resource, soft, hard).map_err(errno)
+        sys::set_limit_of(self.thread(), resource, soft, hard).map_err(|error| errno(error.into()))
     }
 
     /// The value of a line of the process's `status`, such as `Umask`.

@@ -16,7 +16,6 @@ pub(crate) mod emulation;
 pub(crate) mod ownership;
 pub(crate) mod paths;
 
-use std::collections::BTreeMap;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -31,7 +30,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use self::call::{Call, Processes};
 use crate::RuntimeError;
-use crate::seccomp::notify::{self, Rule};
+use crate::seccomp::notify::{self, Names, Rule};
 use crate::sys;
 
 /// What a supervisor answers.
@@ -76,7 +75,7 @@ pub(crate) fn beside<R>(
     mut handler: impl Handler + Send,
     body: impl FnOnce() -> R,
 ) -> Result<R, RuntimeError> {
-    let names = notify::names(rules)?;
+    let names = notify::names(rules);
     let processes = Processes::open()?;
     let (stop, running) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|source| step("make a pipe for the supervisor", source))?;
@@ -104,7 +103,7 @@ fn step(what: &str, source: Errno) -> RuntimeError {
 fn serve(
     socket: &OwnedFd,
     stop: &OwnedFd,
-    names: &BTreeMap<u32, &'static str>,
+    names: &Names,
     processes: &Processes,
     handler: &mut dyn Handler,
 ) -> io::Result<()> {
@@ -121,7 +120,7 @@ fn serve(
     let _ = sys::notify::wake_synchronously(listener);
     while wait(listener, stop.as_fd())? == Ready::First {
         let Some(notification) = sys::notify::receive(listener)? else { continue };
-        let answer = match names.get(&notification.number) {
+        let answer = match names.get(&(notification.architecture, notification.number)) {
             Some(name) => handler.answer(&Call::new(listener, notification, name, processes)),
             None => Ok(Answer::Continue),
         };

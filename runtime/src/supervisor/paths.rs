@@ -107,7 +107,7 @@ fn through_own_descriptor(call: &Call<'_>, fd: i32, path: &CStr) -> Option<Resul
     let mut path = path.to_owned();
     for _ in 0..LINKS_MAX {
         if let Some(own) = own_descriptor(&path) {
-            return Some(descriptor(call, own));
+            return Some(i32::try_from(own).map_err(|_| Errno::BADF).and_then(|own| descriptor(call, own)));
         }
         let link = open(call, fd, &path, PLACE | OFlags::NOFOLLOW).ok()?;
         path = rustix::fs::readlinkat(&link, c"", Vec::new()).ok()?;
@@ -200,11 +200,11 @@ fn relative(root: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> 
 
 /// The descriptor of its own that a process names by `/proc/self/fd/N` or `/dev/fd/N`: this process's own `/proc/self`
 /// is another one.
-fn own_descriptor(path: &CStr) -> Option<i32> {
+pub(crate) fn own_descriptor(path: &CStr) -> Option<u32> {
     const PLACES: [&str; 3] = ["/proc/self/fd/", "/proc/thread-self/fd/", "/dev/fd/"];
     let path = path.to_str().ok()?;
     if let Some(stream) = ["/dev/stdin", "/dev/stdout", "/dev/stderr"].iter().position(|name| *name == path) {
-        return i32::try_from(stream).ok();
+        return u32::try_from(stream).ok();
     }
     let number = PLACES.iter().find_map(|place| path.strip_prefix(place))?;
     number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())?

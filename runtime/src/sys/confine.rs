@@ -49,6 +49,20 @@ pub(crate) fn signal_process(fd: RawFd, signal: i32) -> Result<()> {
     unsafe { syscall!(libc::SYS_pidfd_send_signal, fd, signal, null::<u8>(), 0) }.map(drop)
 }
 
+/// Reaps a child of this process if it has ended; nothing otherwise.
+pub(crate) fn reap(process: i32) {
+    // SAFETY: neither a status nor usage is asked for. An error is that it is no child.
+    let _ = unsafe { syscall!(libc::SYS_wait4, process, null_mut::<u8>(), libc::WNOHANG, null_mut::<u8>()) };
+}
+
+/// Seconds on a clock that nobody sets.
+pub(crate) fn seconds() -> i64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a structure that outlives the call, which cannot fail.
+    let _ = unsafe { syscall!(libc::SYS_clock_gettime, libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec
+}
+
 /// Sleeps about so long.
 pub(crate) fn pause(nanoseconds: i64) {
     let time = libc::timespec { tv_sec: 0, tv_nsec: nanoseconds };
@@ -63,6 +77,17 @@ pub(crate) fn pause(nanoseconds: i64) {
             SIGNAL_SET_SIZE
         )
     };
+}
+
+/// Moves the calling process into the v2 control group whose directory `group` is.
+pub(crate) fn enter_group(group: RawFd) -> Result<()> {
+    let flags = libc::O_WRONLY | libc::O_CLOEXEC;
+    // SAFETY: a string that outlives the call.
+    let fd = unsafe { syscall!(libc::SYS_openat, group, c"cgroup.procs".as_ptr(), flags, 0) }? as RawFd;
+    // 0 is the process itself.
+    let entered = super::write(fd, b"0");
+    super::close_range(fd, fd)?;
+    entered.map(drop)
 }
 
 /// Opens an existing file for reading.

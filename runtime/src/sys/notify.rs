@@ -5,7 +5,6 @@
 use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
-use std::ptr::{null, null_mut};
 
 use super::{Errno, Result, check};
 
@@ -16,6 +15,8 @@ pub(crate) struct Notification {
     pub(crate) id: u64,
     /// The thread that made it, as this process's pid namespace numbers it.
     pub(crate) thread: i32,
+    /// `AUDIT_ARCH_*`.
+    pub(crate) architecture: u32,
     pub(crate) number: u32,
     pub(crate) arguments: [u64; 6],
 }
@@ -91,6 +92,7 @@ pub(crate) fn receive(listener: BorrowedFd<'_>) -> io::Result<Option<Notificatio
     Ok(Some(Notification {
         id,
         thread: pid.cast_signed(),
+        architecture: data.arch,
         number: data.nr.cast_unsigned(),
         arguments: data.args,
     }))
@@ -169,22 +171,6 @@ pub(crate) fn read_memory(thread: i32, address: u64, buffer: &mut [u8]) -> io::R
         )
     }?;
     Ok(count as usize)
-}
-
-/// The soft and the hard limit of another process.
-pub(crate) fn limit_of(thread: i32, resource: u32) -> io::Result<(u64, u64)> {
-    let mut limit = [0u64; 2];
-    // SAFETY: the kernel writes one `struct rlimit64`, which is two 64-bit words.
-    unsafe { syscall!(libc::SYS_prlimit64, thread, resource, null::<u64>(), limit.as_mut_ptr()) }?;
-    Ok((limit[0], limit[1]))
-}
-
-/// Sets the limits of another process.
-pub(crate) fn set_limit_of(thread: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
-    let limit = [soft, hard];
-    // SAFETY: the kernel reads one `struct rlimit64`, which is two 64-bit words.
-    unsafe { syscall!(libc::SYS_prlimit64, thread, resource, limit.as_ptr(), null_mut::<u64>()) }?;
-    Ok(())
 }
 
 /// Gives the calling thread a umask, a working directory and a root of its own, and lets it make files with any mode.

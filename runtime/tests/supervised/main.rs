@@ -75,6 +75,7 @@ fn owners_are_remembered() {
         ("chown 33 nowhere; echo $?", "1\n"),
         ("mkdir -p t/u; touch t/u/f; chown -R 33:44 t; stat -c %u:%g t t/u t/u/f", "33:44\n33:44\n33:44\n"),
         ("stat -c %u:%g /proc /dev/null /", "0:0\n0:0\n0:0\n"),
+        ("chown 4:1 /dev/null; echo $?; stat -c %u:%g /dev/null", "1\n0:0\n"),
         ("stat -L -c %u:%g /proc/self/fd/0", "0:0\n"),
         ("ln -s /dev/stdout log; chown 33 log && stat -L -c %u log", "33\n"),
         ("touch f; ln f g; chown 33 f; stat -c %u g; rm f; touch f; stat -c %u f", "33\n0\n"),

@@ -23,6 +23,9 @@ impl Ownership for Records {
             let device = numbers(file, NODE)?.map(|n| Device { is_block: n[0] == 1, number: (n[1], n[2]) });
             return Ok(Recorded { owner, device });
         }
+        if is_device(stat.st_mode) {
+            return Ok(Recorded { owner: (0, 0), device: None });
+        }
         let user = u32::try_from(stat.st_atime - LINK_EPOCH_S);
         let owner = user.map_or((0, 0), |user| (user, u32::try_from(stat.st_atime_nsec).unwrap()));
         Ok(Recorded { owner, device: None })
@@ -30,6 +33,9 @@ impl Ownership for Records {
 
     fn set(&self, file: BorrowedFd<'_>, owner: (u32, u32)) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+        if is_device(rustix::fs::fstat(file)?.st_mode) {
+            return Err(rustix::io::Errno::PERM.into());
+        }
         rustix::fs::chownat(file, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
         if has_attributes(rustix::fs::fstat(file)?.st_mode) {
             let text = format!("{}:{}", owner.0, owner.1);
@@ -58,6 +64,11 @@ impl Ownership for Records {
     fn hides(&self, name: &[u8]) -> bool {
         name.starts_with(b"user.wharf.")
     }
+}
+
+/// Of the machine: those of images are regular files.
+fn is_device(mode: u32) -> bool {
+    matches!(FileType::from_raw_mode(mode), FileType::CharacterDevice | FileType::BlockDevice)
 }
 
 fn has_attributes(mode: u32) -> bool {

@@ -86,13 +86,22 @@ impl GitAccess {
     }
 }
 
-/// What `wharf build` calls the context `text`, of which `sub_path` is meant.
+/// A context.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Context {
+    /// What `wharf build` calls it.
+    pub(super) name: PathBuf,
+    /// Whether it is a repository, also where the name does not tell.
+    pub(super) is_repository: bool,
+}
+
+/// What the context `text` is, of which `sub_path` is meant.
 pub(super) fn translate(
     text: &str,
     sub_path: Option<&Path>,
     git: &GitOptions,
     access: &GitAccess,
-) -> Result<PathBuf, Failure> {
+) -> Result<Context, Failure> {
     let usage = |message: String| Failure::new(Kind::Usage, message);
     let (scheme, rest) = text.split_once("://").unwrap_or(("dir", text));
     let is_alone = |what: &str| match sub_path {
@@ -100,20 +109,21 @@ pub(super) fn translate(
             .hint("it is for directories and repositories; make an archive of the directory itself")),
         None => Ok(()),
     };
-    match scheme {
+    let is_repository = scheme == "git" || scheme == "https" && is_repository(rest);
+    let name = match scheme {
+        _ if is_repository => Ok(repository(rest, sub_path, git, access).into()),
         "dir" if rest.is_empty() => Err(usage(format!("--context {text}: the directory has no name"))),
         "dir" => Ok(below(rest, sub_path)),
         "tar" if rest == "stdin" => is_alone("standard input").map(|()| "-".into()),
         "tar" if rest.is_empty() => Err(usage(format!("--context {text}: the archive has no name"))),
         "tar" => is_alone("an archive").map(|()| below(rest, None)),
-        "git" => Ok(repository(rest, sub_path, git, access).into()),
-        "https" if is_repository(rest) => Ok(repository(rest, sub_path, git, access).into()),
         "http" | "https" => is_alone("an archive").map(|()| text.into()),
         "gs" | "s3" => Err(usage(format!("--context: `{scheme}://` is not read by wharf"))
             .hint("give a signed https:// URL of the archive, or unpack it in an init container and give its directory")),
         _ => Err(usage(format!("--context: `{scheme}://` is no kind of context"))
             .hint("a context is dir://PATH, tar://PATH, tar://stdin, git://HOST/PATH or https://…")),
-    }
+    }?;
+    Ok(Context { name, is_repository })
 }
 
 /// A path as nothing but a path.
@@ -138,10 +148,6 @@ fn repository(rest: &str, sub_path: Option<&Path>, git: &GitOptions, access: &Gi
     let commit = parts.next().filter(|commit| !commit.is_empty());
     let wanted = commit.or(git.branch.as_deref()).or(reference).unwrap_or_default();
     let mut url = access.url(place);
-    // What is given with a scheme of git is a repository whatever its name is.
-    if !is_repository(place) {
-        url.push_str(".git");
-    }
     let directory = sub_path.map(|path| path.to_string_lossy()).unwrap_or_default();
     let directory = directory.trim_matches('/');
     if !wanted.is_empty() || !directory.is_empty() {
@@ -164,7 +170,7 @@ mod tests {
         let git = GitOptions::default();
         let found = translate(text, sub_path.map(Path::new), &git, &GitAccess::default());
         match (found, expected) {
-            (Ok(found), Ok(expected)) => assert_eq!(found.to_str(), Some(expected), "{text}"),
+            (Ok(found), Ok(expected)) => assert_eq!(found.name.to_str(), Some(expected), "{text}"),
             (Err(error), Err(word)) => assert!(error.message.contains(word), "{error}"),
             (found, _) => panic!("{text}: {found:?}"),
         }
@@ -181,7 +187,7 @@ mod tests {
             ("tar:///x.tar.gz", None, Ok("/x.tar.gz")),
             ("tar://stdin", None, Ok("-")),
             ("tar://x.tar", Some("a"), Err("no directories")),
-            ("git://a.io/b/c", None, Ok("https://a.io/b/c.git")),
+            ("git://a.io/b/c", None, Ok("https://a.io/b/c")),
             ("git://a.io/b/c.git#refs/heads/x", None, Ok("https://a.io/b/c.git#refs/heads/x")),
             ("git://a.io/b/c.git#refs/heads/x#0123", Some("d/e/"), Ok("https://a.io/b/c.git#0123:d/e")),
             ("git://a.io/b/c.git", Some("d"), Ok("https://a.io/b/c.git#:d")),
@@ -205,7 +211,7 @@ mod tests {
             ("git://a.io/b.git#refs/heads/x#0123", "https://a.io/b.git#0123"),
         ] {
             let found = translate(text, None, &git, &GitAccess::default()).unwrap();
-            assert_eq!(found.to_str(), Some(expected));
+            assert_eq!(found.name.to_str(), Some(expected));
         }
     }
 
@@ -232,7 +238,7 @@ mod tests {
             (&[("GIT_TOKEN", "t")], "git://u:p@a.io/b.git", "https://u:p@a.io/b.git"),
         ] {
             let found = translate(text, None, &GitOptions::default(), &access(variables)).unwrap();
-            assert_eq!(found.to_str(), Some(expected), "{variables:?}");
+            assert_eq!(found.name.to_str(), Some(expected), "{variables:?}");
         }
     }
 

@@ -67,6 +67,9 @@ pub(super) struct IdleArgs {
     /// Credentials of Azure's registry
     #[arg(long, value_name = "FILE", hide = true)]
     azure_container_registry_config: Option<String>,
+    /// The format of the image
+    #[arg(long, value_name = "oci|docker", ignore_case = true, value_parser = ["oci", "docker"])]
+    image_format: Option<String>,
     /// How progress is shown
     #[arg(long, value_name = "text|color|json", value_parser = ["text", "color", "json"])]
     log_format: Option<String>,
@@ -146,6 +149,12 @@ impl IdleArgs {
                 "--azure-container-registry-config",
                 self.azure_container_registry_config.is_some(),
                 "no helper is built in; the programs docker-credential-* that config.json names are run",
+            ),
+            (
+                "--image-format",
+                self.image_format.as_deref().is_some_and(|format| format.eq_ignore_ascii_case("docker")),
+                "images have the OCI format, which every registry and engine takes; the file of --tar-path is what \
+                 `docker load` reads",
             ),
             (
                 "--log-format",

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
+use rustix::fs::{Access, AtFlags, CWD};
 use wharf_cache::Digest;
 use wharf_cache::diff::Compression;
 
@@ -19,6 +20,7 @@ use super::config::Config;
 use super::place::Wanted;
 use super::variable;
 use crate::build::BuildRequest;
+use crate::context::ContextSpec;
 use crate::csv;
 use crate::error::{Failure, Kind};
 use crate::exporter::Destination;
@@ -27,7 +29,7 @@ use crate::exporter::form::ImageForm;
 use crate::exporter::spec::{ImageOutput, ImageSpec, Output, Push};
 use crate::progress::print_note;
 use crate::registry::Reference;
-use context::{GitAccess, GitOptions};
+use context::{Context, GitAccess, GitOptions};
 use idle::IdleArgs;
 use registries::RegistryArgs;
 
@@ -57,6 +59,12 @@ pub(super) struct ExecutorArgs {
     /// Push the image under this name; may be given several times
     #[arg(short, long, value_name = "NAME")]
     destination: Vec<String>,
+    /// Whether the image is pushed
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
+    push: Option<bool>,
+    /// Build nothing, and say what would be built
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = switch)]
+    dryrun: bool,
     /// Push nothing
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = switch)]
     no_push: bool,
@@ -69,9 +77,9 @@ pub(super) struct ExecutorArgs {
     /// Set a build argument; without a value it is taken from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     build_arg: Vec<String>,
-    /// Build this stage [default: the last one]
-    #[arg(long, value_name = "STAGE", default_value = "", hide_default_value = true)]
-    target: String,
+    /// Build this stage; of several the last one given [default: the last one of the Dockerfile]
+    #[arg(long, value_name = "STAGE")]
+    target: Vec<String>,
     /// Set a label of the image
     #[arg(long, value_name = "NAME=VALUE")]
     label: Vec<String>,
@@ -149,7 +157,8 @@ pub(super) fn executor(args: ExecutorArgs, wanted: Wanted, config: &Config) -> R
         print_note(&note);
     }
     let flags = plan.flags(&args)?;
-    let wanted = Wanted { root: wanted.root.or_else(|| plan.store.clone()), ..wanted };
+    let store = plan.store.as_ref().and_then(|store| store.as_ref().ok());
+    let wanted = Wanted { root: wanted.root.or_else(|| store.cloned()), ..wanted };
     let change = |request| plan.complete(request, &args, &text);
     let (code, outcome) = build_changed(BuildArgs::from_flags(flags)?, &wanted, config, change)?;
     if let Some(digest) = outcome.and_then(|outcome| outcome.manifest) {
@@ -163,14 +172,13 @@ pub(super) fn executor(args: ExecutorArgs, wanted: Wanted, config: &Config) -> R
 struct Plan {
     destinations: Vec<Reference>,
     push: bool,
-    /// The context as `wharf build` calls it.
-    context: PathBuf,
+    context: Context,
     /// Whether submodules are brought although nobody asked for them.
     brings_submodules: bool,
     dockerfile: Option<PathBuf>,
     cache: Option<CachePlace>,
-    /// Where the store is, if the flags say it.
-    store: Option<PathBuf>,
+    /// Where the store is, if the flags say it, or why it is not there.
+    store: Option<Result<PathBuf, String>>,
 }
 
 /// Where the cache is.
@@ -187,13 +195,20 @@ impl Plan {
             Some(text) => switch(&text).map_err(|error| usage(format!("KANIKO_NO_PUSH={text}: {error}")))?,
             None => args.no_push,
         };
+        let no_push = match args.push {
+            Some(true) if no_push => {
+                return Err(usage("--push and --no-push contradict each other".to_owned()));
+            }
+            Some(push) => !push,
+            None => no_push,
+        };
         let read = |name: &String| match name.parse::<Reference>() {
             Ok(reference) if reference.digest().is_none() => Ok(reference),
             Ok(_) => Err(usage(format!("--destination {name}: a name cannot have a digest"))),
             Err(error) => Err(usage(format!("--destination {name}: {error}"))),
         };
         let destinations = args.destination.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        if destinations.is_empty() && !no_push {
+        if destinations.is_empty() && !no_push && !args.dryrun {
             return Err(usage("the image is to be pushed and has no name".to_owned())
                 .hint("give `--destination NAME`, or `--no-push`"));
         }
@@ -228,11 +243,12 @@ impl Plan {
         let given = bucket.as_deref().unwrap_or(&args.context);
         let access = GitAccess::from_variables(variable);
         let context = context::translate(given, args.context_sub_path.as_deref(), &git, &access)?;
-        let dockerfile = args.dockerfile.as_deref().map(|file| dockerfile(file, &context)).transpose()?;
+        let dockerfile =
+            args.dockerfile.as_deref().map(|file| dockerfile(file, &context.name)).transpose()?;
         Ok(Self {
             push: !no_push,
-            brings_submodules: !git.submodules && context.to_string_lossy().contains("://"),
-            store: args.cache_dir.as_deref().filter(|_| args.cache).map(|dir| dir.join("wharf")),
+            brings_submodules: !git.submodules && context.is_repository,
+            store: args.cache_dir.as_deref().filter(|_| args.cache).map(store_in),
             destinations,
             context,
             dockerfile,
@@ -251,8 +267,22 @@ impl Plan {
                 self.brings_submodules && !args.git.is_empty(),
                 "--git: submodules come with their repository, asked for or not".to_owned(),
             ),
+            (
+                !args.git.is_empty() && !self.context.is_repository,
+                "--git has no effect: the context is no repository".to_owned(),
+            ),
+            (
+                args.target.len() > 1,
+                format!(
+                    "--target: one image is built, of the last of these stages: {}",
+                    args.target.join(", ")
+                ),
+            ),
         ];
-        notes.into_iter().filter(|(is_said, _)| *is_said).map(|(_, note)| note).collect()
+        let no_store = self.store.as_ref().and_then(|store| store.as_ref().err());
+        let no_store = no_store.map(|why| format!("--cache-dir is not used: {why}"));
+        let said = notes.into_iter().filter(|(is_said, _)| *is_said).map(|(_, note)| note);
+        said.chain(no_store).collect()
     }
 
     /// What is said to `wharf build`.
@@ -270,7 +300,7 @@ impl Plan {
         args.build_arg.iter().for_each(|text| add("build-arg", text));
         args.label.iter().for_each(|text| add("label", text));
         args.secret.iter().for_each(|text| add("secret", text));
-        add("target", &args.target);
+        add("target", &args.target.last().map_or("", String::as_str));
         if let Some(file) = &self.dockerfile {
             add("file", file);
         }
@@ -284,8 +314,11 @@ impl Plan {
         if !args.cache {
             flags.push("--no-cache".into());
         }
+        if args.dryrun {
+            flags.push("--plan".into());
+        }
         flags.push("--".into());
-        flags.push(self.context.clone().into());
+        flags.push(self.context.name.clone().into());
         Ok(flags)
     }
 
@@ -296,6 +329,11 @@ impl Plan {
         args: &ExecutorArgs,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<BuildRequest, Failure> {
+        if let ContextSpec::Http(url) = &request.context
+            && self.context.is_repository
+        {
+            request.context = ContextSpec::Git(url.clone());
+        }
         let names: Vec<String> = self.destinations.iter().map(Reference::to_string).collect();
         let form = ImageForm {
             compression: args.compression()?,
@@ -436,6 +474,37 @@ impl CachePlace {
             Self::Directory(dir) => format!("type=local,\"{path_key}={}\"", dir.replace('"', "\"\"")),
         }
     }
+}
+
+/// The store in a directory that is kept from build to build; or why it cannot be there. kaniko only reads such a
+/// directory, so that it may be mounted read-only, or from another machine.
+fn store_in(dir: &Path) -> Result<PathBuf, String> {
+    // 9p, AFS, Ceph, CIFS, FUSE, Lustre, NFS, SMB, SMB 2: of `linux/magic.h`.
+    const REMOTE: [u32; 9] = [
+        0x0102_1997,
+        0x5346_414f,
+        0x00c3_6400,
+        0xff53_4d42,
+        0x6573_5546,
+        0x0bd0_0bd0,
+        0x6969,
+        0x517b,
+        0xfe53_4d42,
+    ];
+    let refused = |why: &dyn std::fmt::Display| {
+        format!("`{}` {why}; base images and steps are kept in the usual store", dir.display())
+    };
+    fs::create_dir_all(dir).map_err(|error| refused(&format_args!("cannot be made: {error}")))?;
+    let is_remote = |kind: u32| REMOTE.contains(&kind);
+    match rustix::fs::statfs(dir) {
+        Ok(on) if is_remote(on.f_type as u32) => return Err(refused(&"is not on a disk of this machine")),
+        Ok(_) => {}
+        Err(error) => return Err(refused(&format_args!("cannot be looked at: {error}"))),
+    }
+    let rights = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(CWD, dir, rights, AtFlags::EACCESS)
+        .map_err(|error| refused(&format_args!("cannot be written: {error}")))?;
+    Ok(dir.join("wharf"))
 }
 
 /// A Dockerfile as `wharf build` finds it: it stands here, else in the context.

@@ -13,7 +13,7 @@ use wharf_runtime::Cancel;
 
 use super::place::{RetryMode, S3Place};
 use super::sign::{Signer, encode_path, encode_query};
-use crate::certificates;
+use crate::certificates::{self, CertificateError};
 use crate::progress::printable;
 use crate::registry::OpenBlob;
 
@@ -41,7 +41,7 @@ pub enum S3Error {
     #[error("{0}")]
     Place(String),
     #[error("cannot set up the connection to {host}")]
-    Client { host: String, source: reqwest::Error },
+    Client { host: String, source: CertificateError },
     #[error("no answer from {host}")]
     NoAnswer { host: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{host} answered {status}{}", words(code, message, region.as_deref()))]

@@ -16,7 +16,6 @@
 
 mod cache;
 mod files;
-mod links;
 mod memory;
 pub(crate) mod placed;
 mod target;

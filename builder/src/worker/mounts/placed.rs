@@ -26,7 +26,7 @@ use wharf_solver::llb::{ActionInput, CopyAction, ExecOp, FileChange, Mount, Moun
 use wharf_solver::op::ResultRef;
 use wharf_solver::progress::Event;
 
-use super::{MountError, Part, Worker, at, cache, in_order, links, target};
+use super::{MountError, Part, Worker, at, cache, in_order, target};
 use crate::context::resolve;
 use crate::ssh::{Agent, Serving};
 use crate::worker::file::{self, Source};
@@ -120,8 +120,7 @@ impl Placed<'_> {
     pub(in crate::worker) fn part_from_caches(&self) -> Result<(), WorkerError> {
         for (name, _, _) in &self.moved {
             let Some(cache) = self.caches.get(name) else { continue };
-            let (dir, files) = cache.place();
-            links::part(dir, files).map_err(|source| WorkerError::Prepare {
+            cache.part().map_err(|source| WorkerError::Prepare {
                 operation: "part a cache from the image",
                 source,
             })?;

@@ -331,6 +331,28 @@ fn check_layer(change: impl FnOnce(PathBuf), expected: Expect) {
     assert_eq!(other.dump(&unpacked), world.dump(&chain));
 }
 
+/// What a step that belongs to nobody's records writes as one changes neither owner nor kind, and does not travel.
+#[test]
+fn what_a_step_forges_is_no_record() {
+    let put = |path: PathBuf, name: &str, value: &[u8]| {
+        let file = std::fs::File::open(path).unwrap();
+        rustix::fs::fsetxattr(&file, name, value, rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    check_layer(
+        |root| {
+            std::fs::write(root.join("etc/forged"), "1").unwrap();
+            put(root.join("etc/forged"), "user.wharf.owner", b"7:7");
+            put(root.join("etc/forged"), "user.wharf.node", b"b:8:0");
+            put(root.join("etc/forged"), "user.other", b"1");
+            put(root.join("etc"), "user.wharf.owner", b"7:7");
+        },
+        expect![[r#"
+            etc/ Dir 755 0:0
+            etc/forged File 644 0:0 1 bytes user.other="1"
+        "#]],
+    );
+}
+
 #[test]
 fn a_layer_holds_the_changes() {
     check_layer(

@@ -12,49 +12,16 @@ use rustix::io::Errno;
 use super::credentials::Credentials;
 use super::{Emulation, Target};
 use crate::supervisor::Answer;
-use crate::supervisor::call::{Call, errno};
+use crate::supervisor::call::{Call, OpenHow, PERMISSIONS, errno};
 use crate::supervisor::ownership::Device;
 use crate::supervisor::paths::{self, Entry, Links};
-
-/// The permissions of a mode.
-const PERMISSIONS: u32 = 0o7777;
 
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// To write to a directory and to enter it: what it takes to make something there.
 const WRITE_AND_SEARCH: u32 = 3;
 
-/// How `open` is to open.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct How {
-    flags: OFlags,
-    mode: u32,
-    /// Ways that the path may not take.
-    resolve: u64,
-}
-
-impl How {
-    /// As `open` takes it.
-    pub(super) fn new(flags: u64, mode: u64) -> Self {
-        let flags = OFlags::from_bits_retain((flags & 0xffff_ffff) as u32);
-        Self { flags, mode: (mode & u64::from(PERMISSIONS)) as u32, resolve: 0 }
-    }
-
-    /// As `creat` takes it.
-    pub(super) fn creat(mode: u64) -> Self {
-        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::TRUNC;
-        Self::new(flags.bits().into(), mode)
-    }
-
-    /// As `openat2` takes it.
-    pub(super) fn read(call: &Call<'_>, address: u64) -> Result<Self, Errno> {
-        let mut bytes = [0; 24];
-        call.read(address, &mut bytes)?;
-        let (words, _) = bytes.as_chunks();
-        let word = |at: usize| words.get(at).map_or(0, |word| u64::from_ne_bytes(*word));
-        Ok(Self { resolve: word(2), ..Self::new(word(0), word(1)) })
-    }
-
+impl OpenHow {
     /// Whether a file without a name is made.
     fn is_temporary(self) -> bool {
         self.flags.contains(OFlags::TMPFILE)
@@ -79,7 +46,7 @@ impl How {
 
 impl Emulation<'_> {
     /// `open` and its relations, of the path that argument `index` points to.
-    pub(super) fn open(&self, call: &Call<'_>, fd: i32, index: usize, how: How) -> Result<Answer, Errno> {
+    pub(super) fn open(&self, call: &Call<'_>, fd: i32, index: usize, how: OpenHow) -> Result<Answer, Errno> {
         if !how.creates() || how.resolve != 0 {
             return Ok(Answer::Continue);
         }
@@ -124,7 +91,7 @@ impl Emulation<'_> {
         credentials: &Credentials,
         fd: i32,
         path: &CStr,
-        how: How,
+        how: OpenHow,
     ) -> Result<Answer, Errno> {
         let Ok(directory) = paths::resolve(call, fd, path, Links::Follow, 0) else {
             return Ok(Answer::Continue);
@@ -283,7 +250,7 @@ mod tests {
 
     #[test]
     fn flags_of_open_say_what_is_made_and_wanted() {
-        let how = |flags: OFlags| How::new(flags.bits().into(), 0o107_777);
+        let how = |flags: OFlags| OpenHow::new(flags.bits().into(), 0o107_777);
         assert_eq!(how(OFlags::CREATE).mode, 0o7777);
         for (flags, creates, wanted) in [
             (OFlags::CREATE, true, 4),
@@ -297,6 +264,6 @@ mod tests {
         ] {
             assert_eq!((how(flags).creates(), how(flags).wanted()), (creates, wanted), "{flags:?}");
         }
-        assert!(How::creat(0).creates() && How::creat(0).wanted() == 2);
+        assert!(OpenHow::creat(0).creates() && OpenHow::creat(0).wanted() == 2);
     }
 }

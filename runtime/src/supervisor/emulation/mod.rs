@@ -31,7 +31,7 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::io::Errno;
 
-use super::call::Call;
+use super::call::{Call, OpenHow};
 use super::ownership::Ownership;
 use super::paths::{self, Links};
 use super::{Answer, Handler};
@@ -89,10 +89,10 @@ impl Handler for Emulation<'_> {
             "faccessat" => self.access(call, &path_from(call, Links::Follow, 0), 2, 0),
             "faccessat2" => self.access(call, &path_at(call, links(3), 3), 2, call.word(3)),
 
-            "open" => self.open(call, CWD, 0, create::How::new(call.argument(1), call.argument(2))),
-            "openat" => self.open(call, call.int(0), 1, create::How::new(call.argument(2), call.argument(3))),
-            "openat2" => self.open(call, call.int(0), 1, create::How::read(call, call.argument(2))?),
-            "creat" => self.open(call, CWD, 0, create::How::creat(call.argument(1))),
+            "open" => self.open(call, CWD, 0, OpenHow::new(call.argument(1), call.argument(2))),
+            "openat" => self.open(call, call.int(0), 1, OpenHow::new(call.argument(2), call.argument(3))),
+            "openat2" => self.open(call, call.int(0), 1, OpenHow::read(call, call.argument(2))?),
+            "creat" => self.open(call, CWD, 0, OpenHow::creat(call.argument(1))),
             "mkdir" => self.mkdir(call, CWD, 0),
             "mkdirat" => self.mkdir(call, call.int(0), 1),
             "symlink" => self.symlink(call, CWD, 1),

@@ -1,18 +1,22 @@
 //! The calls that the emulation is asked about.
 
-use crate::seccomp::notify::{Action, Rule};
-use crate::seccomp::{Comparison, Condition};
+use crate::seccomp::notify::{Action, Programs, Rule};
+use crate::seccomp::{Comparison, Condition, Width};
 
 use super::identities::LIMIT;
 
 /// A bit in an argument.
 const fn has(argument: u32, bits: u64) -> Condition {
-    Condition { argument, comparison: Comparison::MaskedEqual { mask: bits, value: bits } }
+    Condition {
+        argument,
+        width: Width::Word,
+        comparison: Comparison::MaskedEqual { mask: bits, value: bits },
+    }
 }
 
-/// A value of the lower half of an argument.
+/// An argument of type `int`.
 const fn is(argument: u32, value: u64) -> Condition {
-    Condition { argument, comparison: Comparison::MaskedEqual { mask: 0xffff_ffff, value } }
+    Condition { argument, width: Width::Word, comparison: Comparison::Equal(value) }
 }
 
 const CREATES: u64 = libc::O_CREAT as u64;
@@ -24,12 +28,12 @@ const fn ask(name: &'static str) -> Rule {
 }
 
 const fn ask_if(name: &'static str, any_of: &'static [Condition]) -> Rule {
-    Rule { name, any_of, action: Action::Notify }
+    Rule { name, any_of, action: Action::Notify, programs: Programs::Native }
 }
 
 /// Programs take their older way then, which is asked about.
 const fn missing(name: &'static str) -> Rule {
-    Rule { name, any_of: ALWAYS, action: Action::Refuse(libc::ENOSYS) }
+    Rule { name, any_of: ALWAYS, action: Action::Refuse(libc::ENOSYS), programs: Programs::Native }
 }
 
 /// All of them.
@@ -68,7 +72,10 @@ pub(crate) const RULES: &[Rule] = &[
     ask("fchmodat"),
     ask("fchmodat2"),
     // Without a path it is about an open file, whose owner is not kept in its times.
-    ask_if("utimensat", &[Condition { argument: 1, comparison: Comparison::NotEqual(0) }]),
+    ask_if(
+        "utimensat",
+        &[Condition { argument: 1, width: Width::Register, comparison: Comparison::NotEqual(0) }],
+    ),
     ask("access"),
     ask("faccessat"),
     ask("faccessat2"),
