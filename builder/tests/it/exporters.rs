@@ -280,7 +280,8 @@ fn a_cache_of_estargz_layers_is_a_cache() {
     let to = format!("{to},compression=estargz,reset=true");
     wharf.build(&["-t", "app:v1", "-o", "type=oci,dest=gzip.tar", "--cache-to", &to]).success();
     let cache = layout(&wharf, "cache").top();
-    let has_table = |layer: &Value| layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"].is_string();
+    let has_table =
+        |layer: &Value| layer["annotations"]["containerd.io/snapshot/stargz/toc.digest"].is_string();
     assert!(cache["layers"].as_array().unwrap().iter().any(has_table), "{cache:#}");
 }
 

@@ -601,7 +601,8 @@ fn the_number_of_threads_does_not_show() {
 #[test]
 fn the_version_of_the_compressor_is_the_one_that_is_built() {
     let lock = include_str!("../../../../Cargo.lock");
-    let version = lock.split("name = \"libdeflate-sys\"\nversion = \"").nth(1).unwrap().split('"').next().unwrap();
+    let version =
+        lock.split("name = \"libdeflate-sys\"\nversion = \"").nth(1).unwrap().split('"').next().unwrap();
     let key = Variant::default().key();
     let named = key.split("libdeflate-").nth(1).unwrap();
     assert!(version.strip_prefix(named).is_some_and(|rest| rest.starts_with('.')), "{key} is not {version}");
