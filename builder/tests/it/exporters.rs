@@ -98,11 +98,11 @@ fn unpacked(wharf: &Wharf, layout: &Layout) -> BTreeMap<std::ffi::OsString, Stri
     let mut image = format!("{}:v1", layout.0.display());
     if layout.layer_types().iter().any(|media_type| media_type.ends_with("zstd")) {
         // umoci knows no zstd; skopeo unpacks it on the way.
-        let through = |from: &str, to: &str| tool("skopeo", &["copy", "-q", from, to]);
-        let archive = format!("docker-archive:{}:app:v1", layout.0.with_extension("tar").display());
-        through(&format!("oci:{image}"), &archive);
-        image = format!("{}:v1", layout.0.with_extension("gzip").display());
-        through(&archive, &format!("oci:{image}"));
+        let through = |from: &str, to: &str| tool("skopeo", &["copy", "-q", "--dest-decompress", from, to]);
+        let dir = format!("dir:{}", layout.0.with_extension("dir").display());
+        through(&format!("oci:{image}"), &dir);
+        image = format!("{}:v1", layout.0.with_extension("plain").display());
+        through(&dir, &format!("oci:{image}"));
     }
     tool("umoci", &["unpack", "--image", &image, &bundle.display().to_string()]);
     let mut files = tree(&bundle.join("rootfs"), Look::Everything);
