@@ -172,13 +172,9 @@ fn one_build_makes_an_image_in_every_form() {
     for layout in &all[1..] {
         check_equal(&layout.0.display().to_string(), &expected, &unpacked(&wharf, layout));
     }
-    for reference in [
-        "oci:gzip:v1",
-        "oci:zstd:v1",
-        "oci:estargz:v1",
-        "oci:docker:v1",
-        "docker-archive:docker.tar:docker.io/library/app:v1",
-    ] {
+    for reference in
+        ["oci:gzip:v1", "oci:zstd:v1", "oci:estargz:v1", "docker-archive:docker.tar:docker.io/library/app:v1"]
+    {
         let (transport, rest) = reference.split_once(':').unwrap();
         let reference = format!("{transport}:{}", wharf.path(rest).display());
         let config = json(&tool("skopeo", &["inspect", "--config", &reference]));
@@ -473,6 +469,13 @@ fn names_in_the_store_and_in_a_registry_are_as_asked() {
     let tags = String::from_utf8_lossy(&tags.stdout).into_owned();
     assert!(!tags.contains("latest"), "a tag was made: {tags}");
     assert!(!listed().contains("team/app"), "{}", listed());
+
+    // Docker's media types, through a registry.
+    build(&[&format!("type=registry,name={name}:typed,oci-mediatypes=false")]);
+    let raw = tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &format!("docker://{name}:typed")]);
+    assert_eq!(json(&raw)["mediaType"], "application/vnd.docker.distribution.manifest.v2+json");
+    let to = format!("docker-archive:{}:typed:v1", wharf.path("typed.tar").display());
+    tool("skopeo", &["copy", "-q", "--src-tls-verify=false", &format!("docker://{name}:typed"), &to]);
 
     build(&["type=image,\"name=one,two:x\",name-canonical=true,unpack=true"]);
     build(&["type=image,dangling-name-prefix=built/thing,annotation.other=image"]);
