@@ -7,7 +7,7 @@
 //! `-o` is parsed by [`spec`]; an archive reaches its place through [`output::Destination`], whole or not at all.
 
 pub mod annotations;
-mod archive;
+pub(crate) mod archive;
 mod artifact;
 pub mod docker;
 pub mod form;
