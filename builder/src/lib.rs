@@ -11,6 +11,7 @@ pub mod csv;
 pub mod error;
 pub mod exporter;
 pub mod history;
+pub mod images;
 pub mod layers;
 pub mod limits;
 pub mod progress;

@@ -175,7 +175,7 @@ impl Blobs {
         let digest = Digest::of(bytes);
         self.process.lease([Leased::Blob(digest)]).map_err(|error| io_error("lease", digest, error))?;
         // What is put is small enough to look whether the blob still has these bytes.
-        if self.touch(&digest, bytes.len())? && self.read(&digest, bytes.len() as u64).is_ok() {
+        if self.touch(&digest, bytes.len() as u64)? && self.read(&digest, bytes.len() as u64).is_ok() {
             return Ok(digest);
         }
         let mut writer = self.writer()?;
@@ -183,10 +183,20 @@ impl Blobs {
         writer.commit().map(|(digest, _)| digest)
     }
 
+    /// Keeps a blob that is there with this size from being collected until something names it, as long as this process
+    /// lives. Says whether it is there.
+    pub fn keep(&self, digest: &Digest, size: u64) -> Result<bool, ContentError> {
+        if self.size(digest)? != Some(size) {
+            return Ok(false);
+        }
+        self.process.lease([Leased::Blob(*digest)]).map_err(|error| io_error("lease", digest, error))?;
+        self.touch(digest, size)
+    }
+
     /// Marks a blob that is there with this size as written now, so that garbage collection sees that somebody wants
     /// it. Says whether it is there.
-    fn touch(&self, digest: &Digest, size: usize) -> Result<bool, ContentError> {
-        if self.size(digest)? != u64::try_from(size).ok() {
+    fn touch(&self, digest: &Digest, size: u64) -> Result<bool, ContentError> {
+        if self.size(digest)? != Some(size) {
             return Ok(false);
         }
         match rustix::fs::utimensat(&*self.dir, digest.hex(), &written_now(), AtFlags::SYMLINK_NOFOLLOW) {

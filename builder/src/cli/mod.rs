@@ -54,9 +54,21 @@ enum Command {
     /// Run a command in a new container of an image
     Run(run::RunArgs),
     /// List the images in the store
-    Images,
+    Images(image::ListArgs),
     /// Remove images from the store
     Rmi(image::RmiArgs),
+    /// Work with images
+    Image {
+        #[command(subcommand)]
+        command: image::ImageCommand,
+    },
+    #[command(flatten)]
+    Both(image::Both),
+    /// Put indexes of several images together
+    Manifest {
+        #[command(subcommand)]
+        command: image::ManifestCommand,
+    },
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
@@ -99,7 +111,10 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Build(args) => build::build(*args, &wanted, &config),
         Command::Executor(args) => executor::executor(*args, wanted, &config),
         Command::Run(args) => run::run(&args, &wanted, &config),
-        Command::Images => image::images(&wanted),
+        Command::Images(args) => image::images(&args, &wanted),
+        Command::Image { command } => image::image(command, &wanted, &config),
+        Command::Manifest { command } => image::manifest(command, &wanted, &config),
+        Command::Both(command) => image::both(command, &wanted, &config),
         Command::Rmi(args) => image::rmi(&args, &wanted),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),

@@ -10,27 +10,27 @@ const BLOCK_BYTES: u64 = 512;
 const COPY_BYTES: usize = 256 * 1024;
 
 /// Writes entries one after the other to `out`.
-pub(super) struct Archive<'a> {
+pub(crate) struct Archive<'a> {
     out: &'a mut dyn Write,
 }
 
 impl<'a> Archive<'a> {
-    pub(super) fn new(out: &'a mut dyn Write) -> Self {
+    pub(crate) fn new(out: &'a mut dyn Write) -> Self {
         Self { out }
     }
 
     /// A directory; `path` ends with `/`.
-    pub(super) fn directory(&mut self, path: &str) -> Result<(), ExportError> {
+    pub(crate) fn directory(&mut self, path: &str) -> Result<(), ExportError> {
         self.header(path, EntryType::Directory, 0o755, 0)
     }
 
     /// A file of these bytes.
-    pub(super) fn bytes(&mut self, path: &str, bytes: &[u8]) -> Result<(), ExportError> {
+    pub(crate) fn bytes(&mut self, path: &str, bytes: &[u8]) -> Result<(), ExportError> {
         self.file(path, 0o644, bytes.len() as u64, &mut &*bytes)
     }
 
     /// A file of the `size` bytes that `content` gives; another number of them is an error.
-    pub(super) fn file(
+    pub(crate) fn file(
         &mut self,
         path: &str,
         mode: u32,
@@ -59,7 +59,7 @@ impl<'a> Archive<'a> {
     }
 
     /// Ends the archive.
-    pub(super) fn finish(self) -> Result<(), ExportError> {
+    pub(crate) fn finish(self) -> Result<(), ExportError> {
         let end = [0; 2 * BLOCK_BYTES as usize];
         self.out
             .write_all(&end)

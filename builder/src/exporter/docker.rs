@@ -35,7 +35,7 @@ pub fn write_archive(
 }
 
 /// `docker.io/library/app:1` as people write it: `app:1`.
-fn familiar(name: &str) -> &str {
+pub(crate) fn familiar(name: &str) -> &str {
     match name.strip_prefix("docker.io/") {
         None => name,
         Some(path) => match path.strip_prefix("library/") {

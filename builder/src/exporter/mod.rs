@@ -6,7 +6,7 @@
 //! ```
 //! `-o` is parsed by [`spec`]; an archive reaches its place through [`output::Destination`], whole or not at all.
 
-mod archive;
+pub(crate) mod archive;
 mod artifact;
 pub mod docker;
 pub mod image;

@@ -16,7 +16,7 @@ use super::output::{OutputFile, create_directory};
 use super::{Artifact, Descriptor, ExportError};
 
 /// The bytes of the file `oci-layout`.
-const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+pub(crate) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Most bytes of an `index.json` that is added to.
 const INDEX_BYTES_MAX: u64 = 16 << 20;
@@ -175,7 +175,7 @@ fn descriptors(artifact: &Artifact, names: &[String]) -> Vec<Descriptor> {
 }
 
 /// The tag of a full name, or the whole name when it has none.
-fn tag(name: &str) -> &str {
+pub(crate) fn tag(name: &str) -> &str {
     let without_digest = name.split_once('@').map_or(name, |(name, _)| name);
     let last = without_digest.rsplit_once('/').map_or(without_digest, |(_, last)| last);
     last.split_once(':').map_or(name, |(_, tag)| tag)

@@ -25,7 +25,7 @@ impl Destination {
     /// still there.
     pub fn write(
         &self,
-        produce: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>,
+        produce: impl FnOnce(&mut (dyn Write + Send)) -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
         match self {
             Self::Stdout => {

@@ -125,7 +125,7 @@ fn check_umoci(layout: &Path, tag: &str, scratch: &Scratch) {
 }
 
 /// The bytes that `export` writes to a file, the same twice.
-fn bytes_of(path: &Path, export: impl Fn(&mut dyn Write) -> Result<(), ExportError>) -> Vec<u8> {
+fn bytes_of(path: &Path, export: impl Fn(&mut (dyn Write + Send)) -> Result<(), ExportError>) -> Vec<u8> {
     let mut exports = (0..2).map(|_| {
         Destination::File(path.to_owned()).write(&export).unwrap();
         fs::read(path).unwrap()

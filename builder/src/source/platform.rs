@@ -61,7 +61,7 @@ pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Option
 }
 
 /// The platforms an index has images for, in its order.
-pub(super) fn available(entries: &[Descriptor]) -> Vec<String> {
+pub(crate) fn available(entries: &[Descriptor]) -> Vec<String> {
     let mut names = Vec::new();
     for platform in entries.iter().filter(|entry| !entry.is_attestation()).filter_map(|e| e.platform.as_ref())
     {

@@ -23,6 +23,8 @@ mod git_fixture;
 mod harness;
 mod history;
 mod hostile;
+mod images;
+mod images_hostile;
 mod interrupt;
 mod killed;
 mod layers;

@@ -15,12 +15,16 @@ const XZ_MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
 
 /// How a stream is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Format {
+pub enum Format {
     /// Not at all, or not in a way known here.
     Plain,
+    /// RFC 1952.
     Gzip,
+    /// As `bzip2` writes it.
     Bzip2,
+    /// As `xz` writes it.
     Xz,
+    /// RFC 8878.
     Zstd,
 }
 

@@ -15,6 +15,7 @@ mod sparse;
 mod tar_header;
 mod tar_reader;
 mod tar_writer;
+mod trees;
 mod unpack;
 mod whiteout;
 
@@ -202,6 +203,9 @@ pub fn write_tree(
     sink.write(&last)
 }
 
+pub use decompress::Format as StreamCompression;
+pub use trees::{Difference, Kind as DifferenceKind, differences};
+
 pub(crate) use compare::Lower;
 pub(crate) use copy_up::{copy_file, set_dir, set_dir_time};
 pub(crate) use mount::{empty_dir, extract_mount, write_mount};
@@ -279,6 +283,21 @@ pub fn extract_archive(
     owner: (u32, u32),
 ) -> Result<bool, DiffError> {
     archive::extract(archive, dest, ids, owner)
+}
+
+/// Whether a stream that begins like this is compressed in a way known here; [`COMPRESSION_START_BYTES`] are enough to tell.
+pub fn compression_of(start: &[u8]) -> StreamCompression {
+    decompress::Format::detect(start)
+}
+
+/// How much of a stream [`compression_of`] wants to see.
+pub const COMPRESSION_START_BYTES: usize = decompress::Format::MAGIC_BYTES;
+
+/// What `input` (plain, gzip, bzip2, xz or zstd, told by its first bytes) unpacks to, in bounded memory. Not to be trusted: a
+/// small stream may unpack to a large one, up to a limit far beyond anything real.
+pub fn decoded<'a>(input: impl Read + 'a) -> std::io::Result<Box<dyn Read + 'a>> {
+    let (start, stream) = decompress::peek(input)?;
+    decompress::Format::detect(&start).decoder(stream)
 }
 
 /// The time of the newest file of a local archive, seconds since 1970; `None` when `archive` is none, not to its end, or

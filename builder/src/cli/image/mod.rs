@@ -1,0 +1,268 @@
+//! Image commands: `wharf image …`, and their short forms `wharf images`, `rmi`, `tag`, `save` and so on.
+
+mod files;
+mod inspect;
+mod list;
+mod manifest;
+mod remove;
+mod session;
+mod template;
+mod transfer;
+
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::{Args, Subcommand};
+use serde_json::Value;
+use wharf_cache::state::Image;
+use wharf_cache::{Digest, Store};
+use wharf_frontend::dockerfile2llb::platform;
+use wharf_solver::llb::Platform;
+
+use super::config::Config;
+use super::place::{Place, Wanted};
+use super::with_store;
+use crate::build::host_platform;
+use crate::error::{Failure, Kind};
+use crate::images::ImagesError;
+use crate::images::stored::Stored;
+use crate::registry::Reference;
+use crate::registry::manifest::{MANIFEST_BYTES_MAX, Manifest};
+
+pub(super) use list::ListArgs;
+pub(super) use manifest::{ManifestCommand, manifest};
+pub(super) use remove::RmiArgs;
+
+/// Digits of a digest that are shown and that are enough to name an image.
+const SHORT_DIGITS: usize = 12;
+
+/// `wharf image …`.
+#[derive(Debug, Subcommand)]
+pub(super) enum ImageCommand {
+    /// List the images in the store
+    #[command(visible_alias = "list")]
+    Ls(ListArgs),
+    /// Remove images from the store
+    #[command(visible_alias = "remove")]
+    Rm(RmiArgs),
+    /// Remove images that have no name, or all that are given
+    Prune(remove::PruneArgs),
+    /// Show what each instruction added to an image
+    History(inspect::HistoryArgs),
+    #[command(flatten)]
+    Both(Both),
+}
+
+/// What is a command by itself too.
+#[derive(Debug, Subcommand)]
+pub(super) enum Both {
+    /// Give an image of the store another name
+    Tag(TagArgs),
+    /// Show everything about images
+    Inspect(inspect::InspectArgs),
+    /// Write images to an archive
+    Save(transfer::SaveArgs),
+    /// Take the images of an archive or layout into the store
+    Load(transfer::LoadArgs),
+    /// Bring an image from a registry into the store
+    Pull(transfer::PullArgs),
+    /// Send an image of the store to its registry
+    Push(transfer::PushArgs),
+    /// Copy an image between registries, layouts, archives and the store, without unpacking it
+    Copy(transfer::CopyArgs),
+    /// Make an image of a tar of a root file system
+    Import(files::ImportArgs),
+    /// Write the files of an image as a tar
+    Export(files::ExportArgs),
+    /// Show in what two images differ: layers, config, files
+    Diff(files::DiffArgs),
+    /// Show the layers of an image, what made them and who shares them
+    Tree(files::TreeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TagArgs {
+    /// The image: a name, a digest, or at least four digits of a digest
+    image: String,
+    /// Its new name
+    name: String,
+}
+
+pub(super) fn image(command: ImageCommand, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    match command {
+        ImageCommand::Ls(args) => list::images(&args, wanted),
+        ImageCommand::Rm(args) => remove::rmi(&args, wanted),
+        ImageCommand::Prune(args) => remove::prune(&args, wanted),
+        ImageCommand::History(args) => inspect::history(&args, wanted),
+        ImageCommand::Both(command) => both(command, wanted, config),
+    }
+}
+
+pub(super) fn both(command: Both, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    match command {
+        Both::Tag(args) => tag(&args, wanted),
+        Both::Inspect(args) => inspect::inspect(&args, wanted),
+        Both::Save(args) => transfer::save(&args, wanted, config),
+        Both::Load(args) => transfer::load(&args, wanted, config),
+        Both::Pull(args) => transfer::pull(&args, wanted, config),
+        Both::Push(args) => transfer::push(&args, wanted, config),
+        Both::Copy(args) => transfer::copy(&args, wanted, config),
+        Both::Import(args) => files::import(&args, wanted, config),
+        Both::Export(args) => files::export(&args, wanted, config),
+        Both::Diff(args) => files::diff(&args, wanted, config),
+        Both::Tree(args) => files::tree(&args, wanted),
+    }
+}
+
+pub(super) fn images(args: &ListArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
+    list::images(args, wanted)
+}
+
+pub(super) fn rmi(args: &RmiArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
+    remove::rmi(args, wanted)
+}
+
+fn tag(args: &TagArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
+    let name = name_with_tag(&args.name)?;
+    with_store(&Place::enter(wanted)?, |store| {
+        let image = find_leased(store, &args.image)?;
+        let tagged = Image { name: Some(name.to_string()), created: SystemTime::now(), ..image };
+        store.put_image(&tagged).map_err(|error| {
+            Failure::from_error(Kind::Environment, &format!("cannot name the image `{name}`"), &error)
+        })
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A name that an image can have in the store.
+fn name_with_tag(text: &str) -> Result<Reference, Failure> {
+    let name: Reference =
+        text.parse().map_err(|error| failed("cannot use the name", ImagesError::Reference(error)))?;
+    match (name.tag(), name.digest()) {
+        (Some(_), None) => Ok(name),
+        _ => {
+            Err(Failure::new(Kind::Usage, format!("`{text}` has a digest: a new name has a tag or nothing")))
+        }
+    }
+}
+
+/// The name of the same tag without a digest, if there is a tag.
+fn tagged(reference: &Reference) -> Option<Reference> {
+    let tag = reference.tag()?;
+    format!("{}/{}:{tag}", reference.registry(), reference.repository()).parse().ok()
+}
+
+/// What an image command says when it fails.
+fn failed(doing: &str, error: ImagesError) -> Failure {
+    let hint = error.hint();
+    let mut failure = Failure::from_error(error.kind(), doing, &error);
+    failure.hints.extend(hint);
+    failure
+}
+
+/// `--platform` of a command that takes one.
+fn one_platform(text: Option<&str>) -> Result<Option<Platform>, Failure> {
+    let parse = |text: &str| match text.trim() {
+        "local" => Ok(host_platform()),
+        text => platform::parse(text, &host_platform())
+            .map_err(|error| Failure::new(Kind::Usage, format!("--platform: {error}"))),
+    };
+    text.map(parse).transpose()
+}
+
+/// As JSON, with two blanks a level.
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_default()
+}
+
+/// The first digits of a digest.
+fn short(digest: &Digest) -> String {
+    digest.hex()[..SHORT_DIGITS].to_owned()
+}
+
+/// Looks at an image of the store.
+fn look(store: &Store, image: &Image) -> Result<Stored, Failure> {
+    let name = image.name.as_deref().map_or_else(|| image.digest.to_string(), familiar);
+    Stored::look(store, image.digest)
+        .map_err(|error| failed(&format!("cannot read the image `{name}`"), error))
+}
+
+/// [`find`], kept from being collected as long as the process lives.
+fn find_leased(store: &Store, name: &str) -> Result<Image, Failure> {
+    let image = find(store, name)?;
+    let is_here = store.lease_image(&image).map_err(|error| {
+        Failure::from_error(Kind::Environment, &format!("cannot use the image `{name}`"), &error)
+    })?;
+    if is_here {
+        return Ok(image);
+    }
+    let message = format!("the image `{name}` has just been removed by somebody else");
+    Err(Failure::new(Kind::Environment, message))
+}
+
+/// The image a user means: by name, or by its digest or id or some first digits of one.
+pub(super) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
+    Ok(find_all(store, name)?.swap_remove(0))
+}
+
+/// The same with all the names that it has, if it was not asked for by one of them. Never empty.
+fn find_all(store: &Store, name: &str) -> Result<Vec<Image>, Failure> {
+    let images = all(store)?;
+    let full = name.parse::<Reference>().ok().map(|reference| reference.to_string());
+    if let Some(image) = images.iter().find(|image| image.name.is_some() && image.name == full) {
+        return Ok(vec![image.clone()]);
+    }
+    let digits = name.rsplit_once('@').map_or(name, |(_, digest)| digest);
+    let digits = digits.strip_prefix("sha256:").unwrap_or(digits);
+    let named_by = |image: &&Image| {
+        image.digest.hex().starts_with(digits)
+            || image_id(store, image).is_some_and(|id| id.hex().starts_with(digits))
+    };
+    let hits: Vec<&Image> =
+        if digits.len() < 4 { Vec::new() } else { images.iter().filter(named_by).collect() };
+    match hits.as_slice() {
+        [first, rest @ ..] if rest.iter().all(|image| image.digest == first.digest) => {
+            Ok(hits.into_iter().cloned().collect())
+        }
+        [] => Err(Failure::new(Kind::Usage, format!("there is no image `{name}` in the store"))
+            .hint("`wharf images` lists them; `wharf build -t NAME .` builds one")),
+        _ => Err(Failure::new(Kind::Usage, format!("`{name}` is the beginning of several digests"))
+            .hint("give more digits")),
+    }
+}
+
+/// The digest of an image's config: what `--iidfile` and `--quiet` tell. Of an index they tell its own.
+fn image_id(store: &Store, image: &Image) -> Option<Digest> {
+    let manifest = store.blobs().read(&image.digest, MANIFEST_BYTES_MAX).ok()?;
+    match Manifest::parse(&manifest, &image.media_type) {
+        Ok(Manifest::Image { config, .. }) => Some(config.digest),
+        _ => None,
+    }
+}
+
+fn all(store: &Store) -> Result<Vec<Image>, Failure> {
+    store.images().map_err(|error| Failure::from_error(Kind::Environment, "cannot list the images", &error))
+}
+
+pub(super) fn familiar(name: &str) -> String {
+    name.parse::<Reference>().map_or_else(|_| name.to_owned(), |reference| reference.familiar())
+}
+
+/// How long ago something was, in one unit.
+pub(super) fn age(created: SystemTime) -> String {
+    const DAY_S: u64 = 86_400;
+    let seconds = created.elapsed().map_or(0, |age| age.as_secs());
+    let days = seconds / DAY_S;
+    let (count, unit) = match days {
+        0 => match seconds {
+            0..60 => (seconds, "second"),
+            60..3600 => (seconds / 60, "minute"),
+            _ => (seconds / 3600, "hour"),
+        },
+        1..14 => (days, "day"),
+        14..60 => (days / 7, "week"),
+        60..730 => (days / 30, "month"),
+        _ => (days / 365, "year"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}

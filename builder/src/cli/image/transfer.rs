@@ -1,0 +1,477 @@
+//! `wharf save`, `load`, `pull`, `push` and `copy`.
+
+use std::io::{self, IsTerminal as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use wharf_cache::state::Image;
+
+use super::session::Session;
+use super::{Config, Wanted, all, failed, familiar, find_leased, name_with_tag, one_platform, tagged};
+use crate::build::host_platform;
+use crate::error::{Failure, Kind, causes};
+use crate::exporter::output::open_stdout;
+use crate::exporter::{Destination, ExportError};
+use crate::images::ImagesError;
+use crate::images::bundle::{Bundle, InBundle};
+use crate::images::places::{Blob, Document, InRegistry, InStore, IntoLayout, IntoStore, Source, Target};
+use crate::images::transfer::{Choice, Transfer};
+use crate::images::writer::{ArchiveWriter, Label};
+use crate::progress::print_result;
+use crate::registry::{OpenBlob, Reference};
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct SaveArgs {
+    /// Names, digests, or at least four digits of a digest
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<String>,
+    /// The archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// What reads it: Docker (and everything that reads OCI layouts), or only the latter
+    #[arg(long, value_enum, default_value_t = ArchiveFormat::Docker)]
+    format: ArchiveFormat,
+    /// Only the image for this platform of each index
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ArchiveFormat {
+    Docker,
+    #[value(alias = "oci-archive")]
+    Oci,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct LoadArgs {
+    /// The archive, or the directory of an OCI layout [default: standard input]
+    #[arg(short, long, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Only the image for this platform of each index
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PullArgs {
+    /// The image
+    image: String,
+    /// For this platform [default: this machine's]
+    #[arg(long, value_name = "PLATFORM", conflicts_with = "all_platforms")]
+    platform: Option<String>,
+    /// For all platforms, with their index
+    #[arg(long)]
+    all_platforms: bool,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct PushArgs {
+    /// The name that the image has in the store
+    name: String,
+    /// All tags of the repository that are in the store
+    #[arg(short, long)]
+    all_tags: bool,
+    /// Only the image for this platform of an index
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct CopyArgs {
+    /// docker://NAME, oci:DIR[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], or an image of the store
+    source: String,
+    /// The same; a name without a prefix is one in the store
+    dest: String,
+    /// All platforms of an index
+    #[arg(short, long, conflicts_with = "platform")]
+    all: bool,
+    /// Only this platform of an index [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
+    /// Show no progress
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+/// A place that was named on the command line.
+#[derive(Debug, PartialEq, Eq)]
+enum Spec {
+    Registry(String),
+    Layout { path: PathBuf, tag: Option<String> },
+    OciArchive { path: PathBuf, tag: Option<String> },
+    DockerArchive { path: PathBuf, name: Option<String> },
+    Store(String),
+}
+
+pub(super) fn save(args: &SaveArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let choice = all_or(args.platform.as_deref())?;
+    let dest = destination(args.output.as_deref())?;
+    Session::run(wanted, config, args.quiet, |session| {
+        // What is asked for by its name is saved under it, an image that is asked for by its digest has no name there.
+        let mut sources: Vec<(InStore<'_>, Vec<Label>)> = Vec::new();
+        for text in &args.images {
+            let image = find_leased(session.store, text)?;
+            let is_by_name = text.parse::<Reference>().ok().map(|name| name.to_string()) == image.name;
+            let label = image.name.clone().filter(|_| is_by_name).map(Label::Name);
+            match sources.iter_mut().find(|(source, _)| source.digest == image.digest) {
+                Some((_, labels)) => {
+                    labels.extend(label.filter(|label| !labels.contains(label)));
+                }
+                None => sources.push((in_store(session, image), label.into_iter().collect())),
+            }
+        }
+        let docker = (args.format == ArchiveFormat::Docker).then(host_platform);
+        session.step("writing the archive", |progress| {
+            write_archive(&dest, docker, |writer| {
+                for (source, labels) in &sources {
+                    let target = writer.target(labels.clone());
+                    let (choice, cancel) = (&choice, &session.cancel);
+                    Transfer { source, target: &target, choice, cancel, progress, strict: false }.run()?;
+                }
+                Ok(())
+            })
+        })
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn load(args: &LoadArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let choice = all_or(args.platform.as_deref())?;
+    let path = args.input.as_deref().filter(|path| *path != Path::new("-"));
+    require_input(path)?;
+    Session::run(wanted, config, args.quiet, |session| {
+        let bundle =
+            session.step("reading the archive", |_| Bundle::open(path, session.store, &session.cancel))?;
+        if bundle.images().is_empty() {
+            return Err(failed("cannot load", no_images(&bundle)));
+        }
+        // First all of them come, then they are named: a broken archive leaves none of its images.
+        let mut loaded = Vec::new();
+        for image in bundle.images() {
+            let source = InBundle { bundle: &bundle, image };
+            let target = Unnamed(IntoStore { store: session.store, names: &[] });
+            let step = format!("loading {}", source.name());
+            loaded.push((session.transfer(&step, &source, &target, &choice, true)?, image));
+        }
+        for (root, image) in loaded {
+            let target = IntoStore { store: session.store, names: &image.names };
+            name_root(&target, &root)?;
+            for name in &image.names {
+                print_result(&format!("Loaded image: {}", name.familiar()))?;
+            }
+            if image.names.is_empty() {
+                print_result(&format!("Loaded image ID: {}", id_of(session, &root)?))?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn pull(args: &PullArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let reference = parse_name(&args.image)?;
+    let choice = match args.all_platforms {
+        true => Choice::All,
+        false => Choice::One(one_platform(args.platform.as_deref())?.unwrap_or_else(host_platform)),
+    };
+    let names: Vec<Reference> = tagged(&reference).into_iter().collect();
+    Session::run(wanted, config, args.quiet, |session| {
+        let source = InRegistry { registry: session.registry.clone(), reference: reference.clone() };
+        let target = IntoStore { store: session.store, names: &names };
+        session.transfer(&format!("pulling {reference}"), &source, &target, &choice, true)
+    })?;
+    print_result(&reference.to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn push(args: &PushArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let choice = all_or(args.platform.as_deref())?;
+    let name = parse_name(&args.name)?;
+    Session::run(wanted, config, args.quiet, |session| {
+        let references = match args.all_tags {
+            false => vec![name],
+            true => {
+                let of_repository = |image: Image| {
+                    let other: Reference = image.name?.parse().ok()?;
+                    let is_same =
+                        other.registry() == name.registry() && other.repository() == name.repository();
+                    is_same.then_some(other)
+                };
+                all(session.store)?.into_iter().filter_map(of_repository).collect()
+            }
+        };
+        if references.is_empty() {
+            let message = format!("there is no image of the repository `{}` in the store", args.name);
+            return Err(Failure::new(Kind::Usage, message));
+        }
+        for reference in references {
+            let image = find_leased(session.store, &reference.to_string())?;
+            let source = in_store(session, image);
+            let target = InRegistry { registry: session.registry.clone(), reference: reference.clone() };
+            let pushed =
+                session.transfer(&format!("pushing {reference}"), &source, &target, &choice, false)?;
+            print_result(&format!("{reference}@{}", pushed.descriptor.digest))?;
+        }
+        Ok(())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn copy(args: &CopyArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let (from, to) = (Spec::parse(&args.source)?, Spec::parse(&args.dest)?);
+    let choice = match args.all {
+        true => Choice::All,
+        false => Choice::One(one_platform(args.platform.as_deref())?.unwrap_or_else(host_platform)),
+    };
+    let from_name = match &from {
+        Spec::Registry(text) | Spec::Store(text) => Some(parse_name(text)),
+        _ => None,
+    };
+    Session::run(wanted, config, args.quiet, |session| {
+        let step = format!("copying {} to {}", args.source, args.dest);
+        let send = |source: &dyn Source| send(session, &step, source, &to, &choice);
+        let copied = match &from {
+            Spec::Registry(_) => {
+                let reference = from_name.expect("it has a name")?;
+                send(&InRegistry { registry: session.registry.clone(), reference })
+            }
+            Spec::Store(text) => send(&in_store(session, find_leased(session.store, text)?)),
+            Spec::Layout { path, tag: label }
+            | Spec::OciArchive { path, tag: label }
+            | Spec::DockerArchive { path, name: label } => {
+                let path = Some(path.as_path()).filter(|path| *path != Path::new("-"));
+                require_input(path)?;
+                let bundle = session
+                    .step("reading the archive", |_| Bundle::open(path, session.store, &session.cancel))?;
+                let image = bundle.find(label.as_deref()).map_err(|error| failed("cannot copy", error))?;
+                send(&InBundle { bundle: &bundle, image })
+            }
+        }?;
+        print_result(&copied.descriptor.digest.to_string())
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies `source` to a place that was named.
+fn send(
+    session: &Session<'_>,
+    step: &str,
+    source: &dyn Source,
+    to: &Spec,
+    choice: &Choice,
+) -> Result<Document, Failure> {
+    match to {
+        Spec::Registry(text) => {
+            let target = InRegistry { registry: session.registry.clone(), reference: parse_name(text)? };
+            session.transfer(step, source, &target, choice, false)
+        }
+        Spec::Store(text) => {
+            let names = [name_with_tag(text)?];
+            session.transfer(step, source, &IntoStore { store: session.store, names: &names }, choice, true)
+        }
+        Spec::Layout { path, tag } => {
+            let target = IntoLayout { path: path.clone(), tag: tag.clone() };
+            session.transfer(step, source, &target, choice, false)
+        }
+        Spec::OciArchive { path, tag } => {
+            let labels = tag.clone().map(Label::Tag).into_iter().collect();
+            send_to_archive(session, step, source, (path, None, labels), choice)
+        }
+        Spec::DockerArchive { path, name } => {
+            let name = name.as_deref().map(name_with_tag).transpose()?;
+            let labels = name.map(|name| Label::Name(name.to_string())).into_iter().collect();
+            send_to_archive(session, step, source, (path, Some(host_platform()), labels), choice)
+        }
+    }
+}
+
+fn send_to_archive(
+    session: &Session<'_>,
+    step: &str,
+    source: &dyn Source,
+    (path, docker, labels): (&Path, Option<wharf_solver::llb::Platform>, Vec<Label>),
+    choice: &Choice,
+) -> Result<Document, Failure> {
+    let dest = destination(Some(path))?;
+    session.step(step, |progress| {
+        write_archive(&dest, docker, |writer| {
+            let target = writer.target(labels);
+            let cancel = &session.cancel;
+            Transfer { source, target: &target, choice, cancel, progress, strict: false }.run()
+        })
+    })
+}
+
+/// Writes an archive, which is there whole or not at all.
+fn write_archive<T>(
+    dest: &Destination,
+    docker: Option<wharf_solver::llb::Platform>,
+    fill: impl FnOnce(&ArchiveWriter<'_>) -> Result<T, ImagesError>,
+) -> Result<T, ImagesError> {
+    let mut filled = None;
+    let written = dest.write(|out| {
+        let writer = ArchiveWriter::begin(out, docker)?;
+        match fill(&writer) {
+            Ok(value) => {
+                filled = Some(Ok(value));
+                writer.finish()
+            }
+            Err(ImagesError::Export(error)) => Err(error),
+            Err(error) => {
+                filled = Some(Err(error));
+                let source = io::Error::other("what should go into it cannot be had");
+                Err(ExportError::io("write", "the archive")(source))
+            }
+        }
+    });
+    match (filled, written) {
+        (Some(Err(error)), _) => Err(error),
+        (Some(Ok(value)), Ok(())) => Ok(value),
+        (_, Err(error)) => Err(error.into()),
+        (None, Ok(())) => unreachable!("an archive is written by filling it"),
+    }
+}
+
+/// A file, or standard output, which must not be a terminal.
+pub(super) fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
+    match path.filter(|path| *path != Path::new("-")) {
+        Some(path) => Ok(Destination::File(path.to_owned())),
+        None => match open_stdout() {
+            Ok(_) => Ok(Destination::Stdout),
+            Err(ExportError::Terminal) => {
+                Err(Failure::new(Kind::Usage, "refusing to write an archive to the terminal")
+                    .hint("give `--output FILE`, or redirect standard output"))
+            }
+            Err(error) => Err(Failure::new(Kind::Environment, causes(&error))),
+        },
+    }
+}
+
+pub(super) fn require_input(path: Option<&Path>) -> Result<(), Failure> {
+    match path {
+        None if io::stdin().is_terminal() => {
+            Err(Failure::new(Kind::Usage, "refusing to read an archive from the terminal")
+                .hint("give `--input FILE`, or redirect standard input"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn no_images(bundle: &Bundle) -> ImagesError {
+    ImagesError::Bundle { bundle: bundle.name(), reason: "has no images".to_owned() }
+}
+
+/// Brings what an image consists of and names nothing.
+struct Unnamed<'a>(IntoStore<'a>);
+
+impl Target for Unnamed<'_> {
+    fn has(&self, blob: &Blob) -> Result<bool, ImagesError> {
+        self.0.has(blob)
+    }
+
+    fn put(&self, blob: &Blob, open: &OpenBlob<'_>, source: &dyn Source) -> Result<(), ImagesError> {
+        self.0.put(blob, open, source)
+    }
+
+    fn put_manifest(&self, document: &Document) -> Result<(), ImagesError> {
+        self.0.put_manifest(document)
+    }
+
+    fn name_root(&self, _: &Document) -> Result<(), ImagesError> {
+        Ok(())
+    }
+}
+
+fn name_root(target: &IntoStore<'_>, root: &Document) -> Result<(), Failure> {
+    target.name_root(root).map_err(|error| failed("cannot name the image", error))
+}
+
+/// What an image that came has as its id.
+fn id_of(session: &Session<'_>, root: &Document) -> Result<wharf_cache::Digest, Failure> {
+    let stored = crate::images::stored::Stored::look(session.store, root.descriptor.digest);
+    Ok(stored.map_err(|error| failed("cannot read the image", error))?.id())
+}
+
+fn in_store<'a>(session: &Session<'a>, image: Image) -> InStore<'a> {
+    let name = image.name.as_deref().map_or_else(|| image.digest.to_string(), familiar);
+    InStore { store: session.store, name, digest: image.digest }
+}
+
+fn parse_name(text: &str) -> Result<Reference, Failure> {
+    text.parse().map_err(|error| failed("cannot use the name", ImagesError::Reference(error)))
+}
+
+/// All platforms, unless one was asked for.
+fn all_or(platform: Option<&str>) -> Result<Choice, Failure> {
+    Ok(one_platform(platform)?.map_or(Choice::All, Choice::One))
+}
+
+impl Spec {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let wrong =
+            |why: &str| Failure::new(Kind::Usage, format!("`{text}` names no place of an image: {why}"));
+        if let Some(name) = text.strip_prefix("docker://") {
+            return Ok(Self::Registry(name.to_owned()));
+        }
+        let Some((kind, rest)) = text.split_once(':').filter(|(kind, _)| KINDS.contains(kind)) else {
+            if text.contains("://") {
+                return Err(wrong(
+                    "there are docker://, oci:, oci-archive:, docker-archive: and names of the store",
+                ));
+            }
+            return Ok(Self::Store(text.to_owned()));
+        };
+        let (path, label) = match rest.split_once(':') {
+            Some((_, "")) => return Err(wrong("nothing follows the last `:`")),
+            Some((path, label)) => (path, Some(label.to_owned())),
+            None => (rest, None),
+        };
+        if path.is_empty() {
+            return Err(wrong("the path is missing"));
+        }
+        let path = PathBuf::from(path);
+        Ok(match kind {
+            "oci" => Self::Layout { path, tag: label },
+            "oci-archive" => Self::OciArchive { path, tag: label },
+            "docker-archive" => Self::DockerArchive { path, name: label },
+            _ => Self::Store(rest.to_owned()),
+        })
+    }
+}
+
+const KINDS: [&str; 4] = ["oci", "oci-archive", "docker-archive", "store"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_read() {
+        let layout =
+            |path: &str, tag: Option<&str>| Spec::Layout { path: path.into(), tag: tag.map(str::to_owned) };
+        let check = |text: &str, expected: Spec| assert_eq!(Spec::parse(text).unwrap(), expected, "{text}");
+        check("docker://r.io/a:1", Spec::Registry("r.io/a:1".to_owned()));
+        check("oci:/a/b", layout("/a/b", None));
+        check("oci:a:r.io/b:1", layout("a", Some("r.io/b:1")));
+        check("docker-archive:-", Spec::DockerArchive { path: "-".into(), name: None });
+        check("app:1", Spec::Store("app:1".to_owned()));
+        check("store:oci:1", Spec::Store("oci:1".to_owned()));
+        for text in ["oci:", "oci:a:", "docker-archive:", "https://x", "dir://x"] {
+            assert!(Spec::parse(text).is_err(), "{text}");
+        }
+    }
+}
