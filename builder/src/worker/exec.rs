@@ -1,7 +1,7 @@
 //! Executes an `ExecOp`: RUN.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
@@ -42,9 +42,10 @@ impl Worker<'_> {
         let run_error = |source| WorkerError::Run { command: command.clone(), source };
 
         let user = wharf_runtime::resolve_user(root, &op.meta.user).map_err(run_error)?;
-        let mut complaint = None;
+        let (mut complaint, mut lacks_proc) = (None, false);
         let mut log = |stream, data: &[u8]| {
             complaint = complaint.or_else(|| Complaint::of(self.sandbox, data));
+            lacks_proc |= self.sandbox == Sandbox::Chroot && speaks_of_proc(data);
             let stream = match stream {
                 Stream::Stdout => LogStream::Stdout,
                 Stream::Stderr => LogStream::Stderr,
@@ -64,6 +65,7 @@ impl Worker<'_> {
         .map_err(run_error)?;
         let refused = group.as_ref().and_then(Group::refused);
         drop(group);
+        let missed = missed.or_else(|| lacks_proc.then(|| PathBuf::from("/proc")));
         if !succeeded(op, status) {
             let is_kill = matches!(status, ExitStatus::Signaled(9) | ExitStatus::Exited(137));
             // Without a group that counts, a kill while the machine had to kill is as good as one of this step.
@@ -73,6 +75,14 @@ impl Worker<'_> {
         }
         if let Some(refused) = refused {
             let message = format!("{command:?} ended well, but something that it started did not: {refused}");
+            self.progress.send(Event::Warning { message });
+        }
+        if let Some(missed) = missed {
+            let message = format!(
+                "{command:?} looked for `{}`, and the sandbox chroot has no `/proc`: what it made may differ from what it \
+                 makes in a stronger sandbox (see `wharf doctor`)",
+                missed.display()
+            );
             self.progress.send(Event::Warning { message });
         }
         Ok(vec![base.with(self.finish(digest, active)?.id)])
@@ -178,7 +188,12 @@ impl Worker<'_> {
         }
         let hostname = if meta.hostname.is_empty() { HOSTNAME } else { &meta.hostname };
         spec.set_hostname(Some(hostname.to_owned()));
-        sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts, &reach)?;
+        let mut names = hostname.to_owned();
+        if self.sandbox == Sandbox::Chroot {
+            // The name of the place is the step's, too.
+            names = format!("{names} {}", rustix::system::uname().nodename().to_string_lossy());
+        }
+        sandbox_files::bind(&mut spec, &self.sandbox_dir, &names, &meta.extra_hosts, &reach)?;
         Ok(spec)
     }
 }
@@ -241,6 +256,14 @@ fn what_is_missing(missed: Option<&Path>, complaint: Option<Complaint>) -> Optio
                 .to_owned()
         })
     })
+}
+
+/// Whether a program says that it wants `/proc` mounted, as systemd's do.
+fn speaks_of_proc(output: &[u8]) -> bool {
+    let output = String::from_utf8_lossy(output);
+    ["/proc is not mounted", "/proc/ is not mounted", "/proc not mounted"]
+        .iter()
+        .any(|complaint| output.contains(complaint))
 }
 
 /// How many processes of the machine the kernel has killed for want of memory, where it says.

@@ -282,6 +282,41 @@ fn who_is_not_there_is_named() {
     world.wharf(&with(user(true, true), "docker"), &["images"]).fails_with(2, &words);
 }
 
+/// Has a listener of its own, which stays, on the program that it becomes.
+const UNDER_A_LISTENER: &str = "$filter = pack('SCCL', 6, 0, 0, 0x7fff0000);
+$program = pack('Sx6P', 1, $filter);
+syscall(157, 38, 1, 0, 0, 0);
+$listener = syscall(317, 1, 8, $program);
+syscall(72, $listener, 2, 0);
+exec @ARGV;";
+
+#[test]
+fn a_place_that_answers_calls_itself_is_named() {
+    let Some(wharf) = Wharf::new() else { return };
+    if !cfg!(target_arch = "x86_64") || !have(&["perl"]) {
+        return;
+    }
+    let under = |arguments: &[&str]| {
+        let command = wharf.command("listened", arguments);
+        let mut perl = Command::new("perl");
+        perl.args(["-e", UNDER_A_LISTENER]).arg(command.get_program()).args(command.get_args());
+        let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        Outcome::of({
+            perl.envs(variables);
+            perl
+        })
+    };
+    for sandbox in ["rootless-single", "chroot"] {
+        let words = [
+            "cannot be had here: system calls of steps cannot be answered",
+            "gives EBUSY (another program answers system calls of this process already)",
+        ];
+        under(&["--sandbox", sandbox, "images"]).fails_with(ENVIRONMENT, &words);
+    }
+    let report = under(&["doctor"]).text();
+    assert_eq!(report.matches("gives EBUSY").count(), 2, "{report}");
+}
+
 #[test]
 fn without_a_home_the_store_is_a_private_directory() {
     let Some(world) = World::new() else { return };

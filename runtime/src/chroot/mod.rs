@@ -112,7 +112,7 @@ pub struct ChrootRequest<'a> {
 pub struct Ended {
     /// Its status.
     pub status: ExitStatus,
-    /// The first file of `/proc`, which is empty here, that it or a descendant wanted to open.
+    /// The first file of `/proc`, which is empty here, that it or a descendant wanted to open and may have needed.
     pub missed: Option<PathBuf>,
 }
 

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::thread::CapabilitySet as ThreadCapabilities;
 
 use super::Sandbox;
+use super::listener::try_listener;
 use super::namespace::{Mapping, Namespace};
 use super::obstacle::{Call, HelperProblem, Obstacle};
 use super::place::{self, Place};
@@ -84,8 +85,14 @@ pub(super) fn attempt(
                 Err(obstacles)
             }
         },
-        Sandbox::RootlessSingle => namespace(place, &Mapping::One).map(Some).map_err(one),
-        Sandbox::Chroot => chroot(place).map(|()| None),
+        Sandbox::RootlessSingle => {
+            let namespace = namespace(place, &Mapping::One).map_err(one)?;
+            try_listener(place).map(|()| Some(namespace)).map_err(one)
+        }
+        Sandbox::Chroot => {
+            chroot(place)?;
+            try_listener(place).map(|()| None).map_err(one)
+        }
     }
 }
 

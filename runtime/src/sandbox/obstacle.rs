@@ -28,10 +28,14 @@ pub enum Call {
     Join,
     /// The root directory was to be changed.
     Chroot,
+    /// A process's system calls were to be answered by another.
+    Listener,
+    /// One was to be answered with a descriptor.
+    AnswerDescriptor,
 }
 
 impl Call {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Fork,
         Self::UserNamespace,
         Self::UidMap,
@@ -41,6 +45,8 @@ impl Call {
         Self::Mount,
         Self::Join,
         Self::Chroot,
+        Self::Listener,
+        Self::AnswerDescriptor,
     ];
 
     pub(super) fn from_number(number: u8) -> Self {
@@ -59,6 +65,8 @@ impl Call {
             Self::Mount => "mount()",
             Self::Join => "setns(CLONE_NEWUSER)",
             Self::Chroot => "chroot()",
+            Self::Listener => "seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER)",
+            Self::AnswerDescriptor => "ioctl(SECCOMP_IOCTL_NOTIF_ADDFD)",
         }
     }
 
@@ -71,6 +79,7 @@ impl Call {
             Self::Mount => "mounting is refused",
             Self::Join => "the user namespace cannot be entered",
             Self::Chroot => "changing the root directory is refused",
+            Self::Listener | Self::AnswerDescriptor => "system calls of steps cannot be answered",
         }
     }
 }
@@ -93,6 +102,10 @@ pub enum Cause {
     Kernel,
     /// The process is in a chroot.
     InChroot,
+    /// A kernel that is too old for it.
+    OldKernel,
+    /// Another program answers system calls of this process already.
+    Supervised,
     /// A capability of the map's writer.
     MissingCapability(&'static str),
     /// It cannot be told.
@@ -188,6 +201,9 @@ fn cause(call: Call, errno: i32, place: &Place) -> Cause {
     let is = |path: &str, value: &str| read(Path::new(path)).trim() == value;
     let refused = matches!(errno, libc::EPERM | libc::EACCES);
     match call {
+        Call::Listener if errno == libc::EBUSY => Cause::Supervised,
+        Call::Listener | Call::AnswerDescriptor if errno == libc::EINVAL => Cause::OldKernel,
+        Call::Listener | Call::AnswerDescriptor if place.filtered => Cause::Seccomp,
         Call::UserNamespace if matches!(errno, libc::EINVAL | libc::ENOSYS) && !place.filtered => {
             Cause::Kernel
         }
@@ -287,6 +303,10 @@ impl fmt::Display for Obstacle {
                     }
                     Cause::AppArmorProfile => f.write_str(" (an AppArmor profile is on this process)"),
                     Cause::Kernel => f.write_str(" (the kernel was built without user namespaces)"),
+                    Cause::OldKernel => f.write_str(" (the kernel is too old for it)"),
+                    Cause::Supervised => {
+                        f.write_str(" (another program answers system calls of this process already)")
+                    }
                     Cause::InChroot => f.write_str(" (this process is in a chroot)"),
                     Cause::MissingCapability(name) => write!(f, " (this process lacks {name})"),
                     Cause::Unknown => Ok(()),

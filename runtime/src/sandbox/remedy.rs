@@ -118,6 +118,11 @@ impl Changes {
                 self.command("sysctl -w kernel.unprivileged_userns_clone=1".to_owned());
             }
             Cause::Kernel => self.advice.push("a kernel that is built with CONFIG_USER_NS=y"),
+            Cause::OldKernel => self.advice.push("Linux 5.14 or later"),
+            Cause::Supervised => self.advice.push(
+                "start wharf where the container engine answers no system calls itself (no seccomp notifier in the \
+                 container's profile)",
+            ),
             Cause::InChroot => self.advice.push("start wharf outside of the chroot"),
             Cause::MissingCapability(_) => {
                 self.capabilities(["CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"].into_iter());
@@ -258,6 +263,8 @@ mod tests {
         rootless(refused(Cause::UnprivilegedUsernsClone), Commands, "unprivileged_userns_clone=1");
         rootless(refused(Cause::MissingCapability("CAP_SETFCAP")), Pod, "SETFCAP");
         rootless(refused(Cause::Kernel), Advice, "CONFIG_USER_NS");
+        rootless(refused(Cause::OldKernel), Advice, "Linux 5.14");
+        rootless(refused(Cause::Supervised), Advice, "notifier");
         rootless(refused(Cause::InChroot), Advice, "chroot");
         rootless(refused(Cause::Unknown), Advice, "ask");
         check(Sandbox::Root, vec![Obstacle::NoProc], &[(Commands, "mount -t proc proc /proc")]);

@@ -507,6 +507,10 @@ fn dockerfile(file: &Path, context: &Path) -> Result<PathBuf, Failure> {
     if inside.exists() {
         return Ok(inside);
     }
-    let (file, inside) = (file.display(), inside.display());
-    Err(Failure::new(Kind::Usage, format!("--dockerfile: there is neither `{file}` nor `{inside}`")))
+    let inside = inside.display();
+    let missing = match file.is_absolute() {
+        true => format!("is no `{inside}`"),
+        false => format!("is neither `{}` nor `{inside}`", file.display()),
+    };
+    Err(Failure::new(Kind::Usage, format!("--dockerfile: there {missing}")))
 }
