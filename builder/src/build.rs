@@ -24,7 +24,7 @@ use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
 use wharf_runtime::chroot::Devices;
-use wharf_runtime::{Cancel, Sandbox};
+use wharf_runtime::{Cancel, RuntimeError, Sandbox};
 use wharf_solver::llb::{Definition, ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Limits, Solve, SolveError, solve};
@@ -33,8 +33,8 @@ use crate::context::digest::DigestError;
 use crate::context::open::{Opener, Reach};
 use crate::context::select::SelectError;
 use crate::context::{ContextSpec, DirectoryId, DockerfileSpec, LocalContext};
-use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_warnings};
 use crate::exporter::metadata;
+use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_of_machine, render_warnings};
 use crate::exporter::spec::Output;
 use crate::history::{Recorder, RequestSummary, text};
 use crate::layers::{Form, LayerForms, Layers, make_as_they_come};
@@ -574,8 +574,9 @@ impl<'a> Build<'a> {
         let converted = &targets.of(&vertex).converted;
         let OpError(error) = &error;
         let kind = match error.downcast_ref::<WorkerError>() {
-            _ if is_disk_full(error.as_ref()) => Kind::Environment,
+            _ if is_of_machine(error.as_ref()) => Kind::Environment,
             Some(WorkerError::Mount { error, .. }) if error.is_environment() => Kind::Environment,
+            Some(WorkerError::Run { source: RuntimeError::NoDevice { .. }, .. }) => Kind::Environment,
             Some(WorkerError::Process { .. } | WorkerError::Run { .. } | WorkerError::Mount { .. }) => {
                 Kind::Step
             }
@@ -712,7 +713,7 @@ fn forbidden(exec: &ExecOp, allowed: Allowed, places: &RunPlaces, run: &Range<us
     }
     if exec.security == SecurityMode::Insecure && !allowed.insecure {
         let message = "security.insecure is not allowed";
-        let hint = "allow it with `--allow security.insecure`: the step then has every right on this machine";
+        let hint = "allow it with `--allow security.insecure`: the step then has every right that wharf has";
         problems.push(Diagnostic::error(place(places.security.as_ref()), message).with_hint(hint));
     }
     for number in 0..exec.devices.len() {

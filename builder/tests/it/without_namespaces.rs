@@ -49,6 +49,7 @@ fn what_cannot_be_had_is_said() {
         assert!(outcome.stderr.contains(words), "{step}: {}", outcome.stderr);
     };
     check("cat /proc/cpuinfo", "has no `/proc`");
+    check("mknod /x c 1 3", "in the sandbox chroot no device nodes can be made");
     check("echo /proc/ is not mounted, but required >&2; false", "has no `/proc`");
     check("--security=insecure true", "cannot be had in the sandbox chroot");
     check("echo sudo: effective uid is not 0 >&2; false", "no program gains privileges");
@@ -76,6 +77,19 @@ fn the_name_of_the_host_has_an_address() {
         "FROM busybox\nRUN grep -w \"$(uname -n)\" /etc/hosts && grep -w buildkitsandbox /etc/hosts\n",
     );
     Outcome::of(build(&wharf, "chroot", &[])).success();
+}
+
+#[test]
+fn nothing_of_proc_and_sys_is_in_the_image() {
+    let (Some(wharf), Some(_)) = (Wharf::new(), busybox_layout()) else { return };
+    wharf.dockerfile("FROM busybox\nRUN mkdir /sys/x && touch /sys/x/y /proc/z\nRUN test -z \"$(ls -A /sys /proc | grep -v :)\"\n");
+    let out = wharf.path("out").display().to_string();
+    Outcome::of(build(&wharf, "chroot", &["-o", &out])).success();
+    for name in ["proc", "sys"] {
+        let left: Vec<_> =
+            std::fs::read_dir(wharf.path("out").join(name)).into_iter().flatten().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }
 
 #[test]

@@ -177,6 +177,8 @@ pub enum Obstacle {
         /// The user.
         user: String,
     },
+    /// `/proc` is not mounted.
+    NoProc,
     /// The process has several threads, and cannot enter a user namespace any more.
     Threads,
 }
@@ -210,21 +212,18 @@ fn cause(call: Call, errno: i32, place: &Place) -> Cause {
             Cause::UnprivilegedUsernsClone
         }
         Call::UserNamespace | Call::MountNamespace | Call::Mount | Call::Chroot
-            if place.filtered && (refused || errno == libc::ENOSYS) && call != Call::Chroot =>
+            if place.filtered && (refused || errno == libc::ENOSYS) =>
         {
             Cause::Seccomp
         }
-        Call::Mount | Call::MountNamespace | Call::UidMap | Call::GidMap
+        Call::UserNamespace | Call::MountNamespace | Call::Mount | Call::UidMap | Call::GidMap
             if refused && is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") =>
         {
             Cause::AppArmorRestriction
         }
-        Call::UserNamespace
-            if refused && is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") =>
-        {
-            Cause::AppArmorRestriction
+        Call::Mount | Call::UserNamespace | Call::Chroot if refused && is_confined() => {
+            Cause::AppArmorProfile
         }
-        Call::Mount | Call::UserNamespace if refused && is_confined() => Cause::AppArmorProfile,
         Call::UidMap | Call::GidMap if refused && place.uid == 0 => {
             let missing = [
                 (oci_spec::runtime::Capability::Setfcap, "CAP_SETFCAP"),
@@ -313,9 +312,7 @@ impl fmt::Display for Obstacle {
                     Cause::Unknown => Ok(()),
                 }
             }
-            Self::Killed => f.write_str(
-                "the process that tried to make a user namespace was killed (by a seccomp filter, it seems)",
-            ),
+            Self::Killed => f.write_str("the process that tried was killed (by a seccomp filter, it seems)"),
             Self::Helper { program, problem } => match problem {
                 HelperProblem::Missing => write!(f, "the program {program} is not installed"),
                 HelperProblem::NotPrivileged => {
@@ -337,6 +334,7 @@ impl fmt::Display for Obstacle {
             Self::NoSubordinateIds { file, user } => {
                 write!(f, "the user {user} has no subordinate ids in {file}")
             }
+            Self::NoProc => f.write_str("`/proc` is not mounted here, which every sandbox goes by"),
             Self::Threads => f.write_str("the process has threads already"),
         }
     }
