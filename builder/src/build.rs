@@ -16,16 +16,15 @@ use std::error::Error;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use serde::Serialize;
-use wharf_cache::diff::{Compression, Variant};
 use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
 use wharf_runtime::chroot::Devices;
-use wharf_runtime::{Cancel, Sandbox};
+use wharf_runtime::{Cancel, RuntimeError, Sandbox};
 use wharf_solver::llb::{Definition, ExecOp, Mount, NetworkMode, Op, Platform, SecurityMode, VertexDigest};
 use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Limits, Solve, SolveError, solve};
@@ -34,10 +33,11 @@ use crate::context::digest::DigestError;
 use crate::context::open::{Opener, Reach};
 use crate::context::select::SelectError;
 use crate::context::{ContextSpec, DirectoryId, DockerfileSpec, LocalContext};
-use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_disk_full, render_warnings};
+use crate::error::{Evidence, Failure, Kind, SourceText, causes, is_of_machine, render_warnings};
+use crate::exporter::metadata;
 use crate::exporter::spec::Output;
 use crate::history::{Recorder, RequestSummary, text};
-use crate::layers::{Form, Layers};
+use crate::layers::{Form, LayerForms, Layers, make_as_they_come};
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, Progress, print_result, print_talk};
 use crate::registry::{Credentials, OciRegistry, RegistryOptions, Rules};
@@ -108,16 +108,14 @@ pub struct BuildRequest {
     pub iidfile: Option<PathBuf>,
     /// Where digests and descriptor go.
     pub metadata_file: Option<PathBuf>,
+    /// Whether what there is to say of the Dockerfile goes there, too.
+    pub metadata_warnings: bool,
     /// Steps at once.
     pub jobs: usize,
     /// Registries spoken to in plain HTTP.
     pub insecure_registries: Vec<String>,
     /// What else is said of single registries.
     pub registries: Rules,
-    /// How new layers of the image are compressed.
-    pub compression: Compression,
-    /// Annotations of the image's manifest.
-    pub annotations: BTreeMap<String, String>,
     /// Who we are to registries.
     pub credentials: Credentials,
     /// The limit of open files that steps get.
@@ -143,6 +141,8 @@ pub struct Allowed {
     pub host_network: bool,
     /// `security.insecure`, for `RUN --security=insecure`.
     pub insecure: bool,
+    /// `buildx.local.delete`, for `type=local,mode=delete` outside the working directory.
+    pub local_delete: bool,
 }
 
 /// What a build gave.
@@ -241,6 +241,8 @@ struct Build<'a> {
     source: SourceText,
     contexts: HashMap<String, LocalContext>,
     ignore: Vec<String>,
+    /// What there is to say of the Dockerfile.
+    warnings: Mutex<Vec<metadata::Warning>>,
     /// The time that the main context stands for, in seconds since 1970.
     main_time_s: Option<i64>,
     /// The machine's.
@@ -286,6 +288,7 @@ impl<'a> Build<'a> {
             source: SourceText::new("", ""),
             contexts: HashMap::new(),
             ignore: Vec::new(),
+            warnings: Mutex::default(),
             main_time_s: None,
             platform,
             cancel,
@@ -357,20 +360,25 @@ impl<'a> Build<'a> {
         let targets = &self.convert()?;
         let definition = &*targets.definition();
         self.refuse_forbidden(targets)?;
+        self.refuse_senseless_outputs(targets)?;
         self.load_named(definition)?;
-        let clamp_time_s = targets.source_date_epoch();
-        let variant = Variant { compression: self.request.compression, clamp_time_s };
-        let make = |form| Layers::new(&self.sources.store, &self.imports, self.cancel.clone(), form);
-        let layers = &make(Form { variant, force: false });
-        let own: Vec<_> =
-            caches::forms(&self.request, clamp_time_s).into_iter().map(|it| it.map(make)).collect();
-        let exports = &self.exports(layers, &own);
+        let epoch = targets.source_date_epoch();
+        let of_images: Vec<Form> = self.image_forms().iter().map(|form| form.layers(epoch)).collect();
+        let of_caches = caches::forms(&self.request, epoch).into_iter();
+        let of_caches: Vec<Form> = of_caches.map(|form| form.unwrap_or(of_images[0])).collect();
+        let layers = &LayerForms::new(of_images.iter().chain(&of_caches).copied(), |form| {
+            Layers::new(&self.sources.store, &self.imports, self.cancel.clone(), form)
+        });
+        let all =
+            |forms: &[Form]| -> Vec<&Layers<'_>> { forms.iter().map(|form| layers.get(*form)).collect() };
+        let exports = &self.exports(&all(&of_caches));
+        let made_early = all(&of_images);
         let cancelled = &|| self.cancel.is_cancelled();
         std::thread::scope(|scope| {
             let (made, chains) = mpsc::channel();
             let maker = std::thread::Builder::new().name("layers".to_owned());
             // Where there is no thread to be had, the export makes the layers.
-            let _ = maker.spawn_scoped(scope, move || layers.make_as_they_come(&chains, cancelled));
+            let _ = maker.spawn_scoped(scope, move || make_as_they_come(&made_early, &chains, cancelled));
             let uploads = exports.start(scope);
             let solution = self.solve(targets, definition, made, &uploads)?;
             let outcome = self.export(targets, &solution, layers)?;
@@ -410,6 +418,16 @@ impl<'a> Build<'a> {
                 self.progress.warn(warning);
             }
         }
+        let told =
+            report.warnings.iter().map(|it| metadata::Warning::of(it, &self.source.name, &self.source.text));
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in told {
+            // Those of another platform, or of an earlier attempt, are the same.
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        drop(warnings);
         if let Some(violation) = report.violation.filter(|_| report.errors.is_empty()) {
             let hint = "the Dockerfile says `check=error=true`; `check=skip=RULE` leaves a rule out";
             return Err(Failure::new(Kind::Dockerfile, violation).hint(hint));
@@ -556,8 +574,9 @@ impl<'a> Build<'a> {
         let converted = &targets.of(&vertex).converted;
         let OpError(error) = &error;
         let kind = match error.downcast_ref::<WorkerError>() {
-            _ if is_disk_full(error.as_ref()) => Kind::Environment,
+            _ if is_of_machine(error.as_ref()) => Kind::Environment,
             Some(WorkerError::Mount { error, .. }) if error.is_environment() => Kind::Environment,
+            Some(WorkerError::Run { source: RuntimeError::NoDevice { .. }, .. }) => Kind::Environment,
             Some(WorkerError::Process { .. } | WorkerError::Run { .. } | WorkerError::Mount { .. }) => {
                 Kind::Step
             }
@@ -694,7 +713,7 @@ fn forbidden(exec: &ExecOp, allowed: Allowed, places: &RunPlaces, run: &Range<us
     }
     if exec.security == SecurityMode::Insecure && !allowed.insecure {
         let message = "security.insecure is not allowed";
-        let hint = "allow it with `--allow security.insecure`: the step then has every right on this machine";
+        let hint = "allow it with `--allow security.insecure`: the step then has every right that wharf has";
         problems.push(Diagnostic::error(place(places.security.as_ref()), message).with_hint(hint));
     }
     for number in 0..exec.devices.len() {

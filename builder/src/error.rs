@@ -314,6 +314,8 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         "the disk is full: free some space (`wharf rmi` removes images) or give another `--root`"
     } else if chain(error).filter_map(<dyn Error>::downcast_ref).any(StoreError::is_disk) {
         "the disk of the store is full, or fails: free some space there"
+    } else if io_errors(error).any(is_too_many_open_files) {
+        "let wharf open more files: `ulimit -n 4096`"
     } else if chain(error).filter_map(<dyn Error>::downcast_ref).any(StoreError::is_read_only) {
         "its file system is mounted read-only, or its rights forbid it: mend that, or give another `--root`"
     } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(StoreError::NotAStore { .. }))) {
@@ -331,6 +333,21 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
 /// Whether an error comes from a disk without space: then it is nobody's but the machine's.
 pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     io_kinds(error).any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+}
+
+/// Whether an error is nobody's but the machine's: it has no room left, on its disk, in memory, or for open files.
+pub fn is_of_machine(error: &(dyn Error + 'static)) -> bool {
+    is_disk_full(error) || io_errors(error).any(is_out_of_room)
+}
+
+/// Whether something that a process needs was used up.
+fn is_out_of_room(error: &std::io::Error) -> bool {
+    error.kind() == ErrorKind::OutOfMemory || is_too_many_open_files(error)
+}
+
+fn is_too_many_open_files(error: &std::io::Error) -> bool {
+    let errno = rustix::io::Errno::from_io_error(error);
+    matches!(errno, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 /// Whether an error says that something of the store is no longer there, or no longer what it was.
@@ -354,7 +371,11 @@ pub(crate) fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item 
 
 /// What the operating system said among them.
 pub(crate) fn io_kinds<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = ErrorKind> + 'a {
-    chain(error).filter_map(|error| error.downcast_ref::<std::io::Error>()).map(std::io::Error::kind)
+    io_errors(error).map(std::io::Error::kind)
+}
+
+fn io_errors<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a std::io::Error> + 'a {
+    chain(error).filter_map(|error| error.downcast_ref())
 }
 
 #[cfg(test)]

@@ -42,14 +42,9 @@ impl<'a> Layers<'a> {
         self.form.variant
     }
 
-    /// Makes the layers of every chain that arrives until no more can, or the build is `cancelled`. A failure here is
-    /// found again, and then told, by [`Self::of`].
-    pub fn make_as_they_come(&self, chains: &Receiver<Chain>, cancelled: &dyn Fn() -> bool) {
-        for chain in chains {
-            if cancelled() || self.of(&chain).is_err() {
-                return;
-            }
-        }
+    /// What they are like.
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     /// The layers of a chain, lowest first: those it was unpacked from, and new ones for what was built. The blobs of those
@@ -113,6 +108,41 @@ impl<'a> Layers<'a> {
             add(made, lazy, described);
         }
         Ok(())
+    }
+}
+
+/// The layers of chains in several forms.
+#[derive(Debug)]
+pub struct LayerForms<'a>(Vec<Layers<'a>>);
+
+impl<'a> LayerForms<'a> {
+    /// In each of `forms`, as often as it is named, by what `make` makes for it.
+    pub fn new(forms: impl IntoIterator<Item = Form>, make: impl Fn(Form) -> Layers<'a>) -> Self {
+        let mut known: Vec<Layers<'a>> = Vec::new();
+        for form in forms {
+            if !known.iter().any(|layers| layers.form == form) {
+                known.push(make(form));
+            }
+        }
+        Self(known)
+    }
+
+    /// Those in `form`, which was named.
+    pub fn get(&self, form: Form) -> &Layers<'a> {
+        let found = self.0.iter().find(|layers| layers.form == form);
+        found.expect("a form was named before layers are wanted in it")
+    }
+}
+
+/// Makes the layers of every chain that arrives, in each of `forms`, until no more can, or the build is `cancelled`. A
+/// failure here is found again, and then told, by [`Layers::of`].
+pub fn make_as_they_come(forms: &[&Layers<'_>], chains: &Receiver<Chain>, cancelled: &dyn Fn() -> bool) {
+    for chain in chains {
+        for layers in forms {
+            if cancelled() || layers.of(&chain).is_err() {
+                return;
+            }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod overlay;
 pub(crate) mod rows;
 pub(crate) mod snapshotter;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -99,6 +100,8 @@ pub struct Layer {
     pub size: u64,
     /// OCI media type of the blob.
     pub media_type: String,
+    /// What its descriptor says besides (the table of contents of an estargz layer).
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A diff being written on top of a chain. Dropped without commit it leaves nothing.

@@ -15,6 +15,13 @@ pub fn stdout_was_closed() -> bool {
     crate::sys::stdout_was_closed()
 }
 
+/// What would make a file longer than `ulimit -f` allows is an error from now on (EFBIG), and not the end of this process.
+/// What is run in a container has the signal as usual.
+pub fn survive_long_files() {
+    // Without it there is one word less.
+    let _ = crate::sys::ignore_signal(libc::SIGXFSZ);
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt as _;

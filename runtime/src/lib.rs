@@ -38,7 +38,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use cancel::Cancel;
-pub use host::{spawn_on_host, stdout_was_closed};
+pub use host::{spawn_on_host, stdout_was_closed, survive_long_files};
 pub use network::{Network, NetworkError, name_server};
 pub use oci_spec::runtime::Spec;
 pub use process::{run, run_in};
@@ -121,6 +121,14 @@ pub enum RuntimeError {
         /// What was to be done.
         step: String,
         /// Why it could not be.
+        source: std::io::Error,
+    },
+    /// This machine lacks a device that every process needs.
+    #[error("cannot open {path} of this machine")]
+    NoDevice {
+        /// Which.
+        path: &'static str,
+        /// Why.
         source: std::io::Error,
     },
     /// The command does not exist in the container or cannot be executed (shell convention 127 and 126).

@@ -162,14 +162,14 @@ pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<i32> {
     }
 }
 
-/// Waits until the child `pid` has ended.
-pub(crate) fn wait_for(pid: i32) {
+/// Waits until the child `pid` has ended. Returns the status that it ended with, if it did so itself.
+pub(crate) fn wait_for(pid: i32) -> Option<i32> {
     loop {
         let mut status: c_int = 0;
         // SAFETY: `status` outlives the call; no usage is asked for.
         let ended = unsafe { syscall!(libc::SYS_wait4, pid, &raw mut status, 0, null::<c_void>()) };
         if ended != Err(Errno(libc::EINTR)) {
-            return;
+            return (ended.is_ok() && libc::WIFEXITED(status)).then(|| libc::WEXITSTATUS(status));
         }
     }
 }

@@ -659,4 +659,8 @@ fn a_step_that_looks_for_processes_is_known() {
     let outcome = world.shell("cat /proc/cpuinfo || exit 3", vec![]);
     assert_eq!(outcome.missed.as_deref(), Some(Path::new("/proc/cpuinfo")));
     assert_eq!(world.shell("cat /etc/none; exit 3", vec![]).missed, None);
+    let probes = "cat /proc/filesystems /proc/mounts /proc/self/attr/current /proc/sys/crypto/fips_enabled";
+    assert_eq!(world.shell(&format!("{probes}; exit 3"), vec![]).missed, None);
+    let outcome = world.shell(&format!("{probes}; cat /proc/self/status; exit 0"), vec![]);
+    assert_eq!((outcome.status, outcome.missed.as_deref()), (OK, Some(Path::new("/proc/self/status"))));
 }

@@ -12,8 +12,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/ipc.h>
 #include <sys/mount.h>
+#include <sys/msg.h>
 #include <sys/ptrace.h>
+#include <sys/shm.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -38,6 +41,16 @@ static void apart(const char *name, int (*attempt)(void)) {
     int status = 0;
     waitpid(child, &status, 0);
     if (WIFEXITED(status) && WEXITSTATUS(status) == 42) worked(name);
+}
+
+// What has a number in the namespace of the victim.
+static int shared_memory(void) { return shmget(0x57410000 | victim, 1, 0) >= 0; }
+static int message_queue(void) { return msgget(0x57410000 | victim, 0) >= 0; }
+
+// Stays where nobody takes it away: looked for from outside.
+static int lasting_queue(void) {
+    msgget(0x57420000 | victim, IPC_CREAT | 0666);
+    return 0;
 }
 
 static int readable(const char *path) {
@@ -215,6 +228,9 @@ int main(int argc, char **argv) {
     apart("a signal by descriptor", signal_pidfd);
     apart("a descriptor of the victim", take_descriptor);
     apart("tracing", trace);
+    apart("shared memory outside", shared_memory);
+    apart("a message queue outside", message_queue);
+    apart("a message queue that stays", lasting_queue);
     apart("memory of the victim", read_memory);
     apart("out of a root in the root", leave_root);
     apart("out of a root by a descriptor", leave_by_descriptor);

@@ -86,6 +86,7 @@ pub(super) fn forms(request: &BuildRequest, clamp_time_s: Option<u64>) -> Vec<Op
         }
         let compression = match compression {
             None | Some(spec::Compression::Gzip) => Compression::Gzip { level },
+            Some(spec::Compression::Estargz) => Compression::Estargz { level },
             Some(spec::Compression::Zstd) => Compression::Zstd { level },
             Some(spec::Compression::Uncompressed) => Compression::None,
         };
@@ -95,9 +96,9 @@ pub(super) fn forms(request: &BuildRequest, clamp_time_s: Option<u64>) -> Vec<Op
 }
 
 impl Build<'_> {
-    /// The places that `--cache-to` names. `own` has the layers of those that get others than the image's.
-    pub(super) fn exports<'b>(&'b self, image: &'b Layers<'b>, own: &'b [Option<Layers<'b>>]) -> Exports<'b> {
-        let place = |(to, own): (&'b spec::CacheTo, &'b Option<Layers<'b>>)| {
+    /// The places that `--cache-to` names, with the layers that each of them gets.
+    pub(super) fn exports<'b>(&'b self, layers: &[&'b Layers<'b>]) -> Exports<'b> {
+        let place = |(to, layers): (&'b spec::CacheTo, &&'b Layers<'b>)| {
             let backend: Arc<dyn Backend> = match &to.target {
                 Target::Inline => return None,
                 Target::Registry(reference) => Arc::new(RegistryBackend::new(
@@ -112,9 +113,9 @@ impl Build<'_> {
                     Arc::new(S3::new(S3Place::clone(place)).cancelled_by(self.cancel.clone()))
                 }
             };
-            Some(Place::new(to, backend, own.as_ref().unwrap_or(image)))
+            Some(Place::new(to, backend, layers))
         };
-        let places = self.request.cache_to.iter().zip(own).filter_map(place).collect();
+        let places = self.request.cache_to.iter().zip(layers).filter_map(place).collect();
         let (store, cancel) = (&self.sources.store, self.cancel.clone());
         Exports::new(store, &self.imports, self.progress, &self.used_mounts, places, cancel)
     }

@@ -1,8 +1,10 @@
 //! What becomes of the result: image, archive, directory, registry.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::sync::{LazyLock, PoisonError};
 use std::time::SystemTime;
 
 use wharf_cache::Chain;
@@ -18,38 +20,94 @@ use super::targets::{Target, Targets};
 use super::{Build, Outcome};
 use crate::csv;
 use crate::error::{Failure, Kind, causes};
-use crate::exporter::spec::Output;
+use crate::exporter::form::ImageForm;
+use crate::exporter::metadata::About;
+use crate::exporter::spec::{ImageOutput, Output, Push};
 use crate::exporter::{
-    Artifact, Built, BuiltImage, ExportError, assemble, docker, local, metadata, oci, store, tar,
+    Artifact, Built, ExportError, Tree, assemble, docker, local, metadata, oci, store, tar,
 };
-use crate::layers::{LayerError, Layers};
+use crate::layers::{LayerError, LayerForms, Layers};
 use crate::registry::{Reference, push};
 use crate::remote::manifest::CacheConfig;
 use crate::source::{SourceError, transfer_events};
 
+/// What outputs get that say nothing.
+static DEFAULT_FORM: LazyLock<ImageForm> = LazyLock::new(ImageForm::default);
+
 impl Build<'_> {
+    /// The forms that outputs want images in, each once; the first is the one that is told of. Without an image there is one
+    /// for what else needs layers.
+    pub(super) fn image_forms(&self) -> Vec<&ImageForm> {
+        let mut forms: Vec<&ImageForm> = Vec::new();
+        for image in self.request.outputs.iter().filter_map(Output::image) {
+            if !forms.contains(&&image.form) {
+                forms.push(&image.form);
+            }
+        }
+        if forms.is_empty() {
+            forms.push(&DEFAULT_FORM);
+        }
+        forms
+    }
+
+    /// Refuses what outputs ask for and cannot be, as far as only the Dockerfile tells.
+    pub(super) fn refuse_senseless_outputs(&self, targets: &Targets) -> Result<(), Failure> {
+        let usage = |message: String| Failure::new(Kind::Usage, message);
+        let wants_times = |output: &Output| {
+            let times = output.times();
+            times.rewrite == Some(true) && times.epoch(targets.source_date_epoch()).is_none()
+        };
+        if self.request.outputs.iter().any(wants_times) {
+            let message = "`rewrite-timestamp=true` has no time to set";
+            return Err(usage(message.to_owned())
+                .hint("give one: `source-date-epoch=SECONDS`, or SOURCE_DATE_EPOCH in the environment"));
+        }
+        let has_index = self.has_index(targets);
+        for annotation in self.image_forms().iter().flat_map(|form| &form.annotations.0) {
+            let annotation_target = &annotation.target;
+            if annotation_target.level.needs_index() && !has_index {
+                let message = format!(
+                    "annotation `{}` of the {annotation_target}: there is none above a single image",
+                    annotation.key
+                );
+                return Err(
+                    usage(message).hint("an image for one platform is a plain manifest: annotate `manifest`")
+                );
+            }
+            let Some(platform) = &annotation_target.platform else { continue };
+            if !targets.iter().any(|target| target.platform == *platform) {
+                let message = format!(
+                    "annotation `{}` of the {annotation_target}: no image is built for {platform}",
+                    annotation.key
+                );
+                return Err(usage(message));
+            }
+        }
+        Ok(())
+    }
+
     /// Does every output, then writes the files that tell scripts about it.
     pub(super) fn export(
         &self,
         targets: &Targets,
         solution: &Solution,
-        layers: &Layers<'_>,
+        layers: &LayerForms<'_>,
     ) -> Result<Outcome, Failure> {
         let needs_image = self.request.outputs.iter().any(Output::needs_image);
-        let artifact = match needs_image || self.request.iidfile.is_some() {
-            true => Some(
-                self.progress
-                    .internal("exporting layers", || self.assemble_all(targets, solution, layers))?,
-            ),
+        let artifacts = match needs_image || self.request.iidfile.is_some() {
+            true => self
+                .progress
+                .internal("exporting layers", || self.assemble_forms(targets, solution, layers))?,
             false => {
                 self.note_idle_inline_cache()?;
-                None
+                Vec::new()
             }
         };
         // What was written to standard output cannot be taken back; nor does what follows begin again.
         let is_final = self.request.outputs.iter().any(Output::takes_stdout);
-        self.export_all(targets, solution, artifact.as_ref())
+        self.export_all(targets, solution, &artifacts)
             .map_err(|failure| Failure { lost: failure.lost && !is_final, ..failure })?;
+        let artifact = artifacts.into_iter().next().map(|(_, artifact)| artifact);
         let written = |what: &str, done: Result<(), ExportError>| {
             done.map_err(|error| export_failure(&format!("cannot write the {what}"), &error))
         };
@@ -57,8 +115,13 @@ impl Build<'_> {
             written("image id file", metadata::write_iidfile(path, artifact))?;
         }
         if let Some(path) = &self.request.metadata_file {
-            let names = self.image_names();
-            written("metadata file", metadata::write_metadata_file(path, artifact.as_ref(), &names))?;
+            let warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+            let about = About {
+                names: &self.image_names(),
+                build: self.recorder.id().to_string(),
+                warnings: self.request.metadata_warnings.then_some(&warnings),
+            };
+            written("metadata file", metadata::write_metadata_file(path, artifact.as_ref(), &about))?;
         }
         Ok(Outcome {
             image_id: artifact.as_ref().map(Artifact::id),
@@ -70,85 +133,125 @@ impl Build<'_> {
         &self,
         targets: &Targets,
         solution: &Solution,
-        artifact: Option<&Artifact>,
+        artifacts: &[(&ImageForm, Artifact)],
     ) -> Result<(), Failure> {
         for output in &self.request.outputs {
             if self.signals.interrupted() {
                 return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
             }
-            match (output, artifact) {
-                (Output::Tar { .. } | Output::Local { .. }, _) => {
-                    self.export_files(targets, solution, output)?
+            match output.image() {
+                Some(image) => {
+                    let of_form = artifacts.iter().find(|(form, _)| **form == image.form);
+                    let (_, artifact) = of_form.expect("there is an image in each form that an output wants");
+                    self.export_image(targets, solution, artifact, output)?;
                 }
-                (_, Some(artifact)) => self.export_image(artifact, output)?,
-                (_, None) => unreachable!("an image was assembled because an output needs it"),
+                None => self.export_files(targets, solution, output)?,
             }
         }
         Ok(())
     }
 
-    fn export_image(&self, artifact: &Artifact, output: &Output) -> Result<(), Failure> {
+    fn export_image(
+        &self,
+        targets: &Targets,
+        solution: &Solution,
+        artifact: &Artifact,
+        output: &Output,
+    ) -> Result<(), Failure> {
+        let store = &self.sources.store;
         match output {
-            Output::Image { names, push } => {
-                let names = full_names(names)?;
-                self.progress.internal("exporting to image", || {
-                    store::put(&self.sources.store, artifact, &texts(&names), SystemTime::now())
-                        .map_err(|error| export_failure("cannot put the image into the store", &error))
-                })?;
-                if *push {
-                    names.iter().try_for_each(|name| self.push(artifact, name))?;
-                }
-                Ok(())
-            }
-            Output::OciArchive { names, dest } => {
-                let names = texts(&full_names(names)?);
+            Output::Image(image) => self.export_to_store(targets, solution, artifact, image),
+            Output::OciArchive(image, dest) => {
+                let names = texts(&full_names(&image.names)?);
                 self.exporting("oci image format", || {
-                    dest.write(|out| oci::write_archive(&self.sources.store, artifact, &names, out))
+                    dest.write(|out| oci::write_archive(store, artifact, &names, out))
                 })
             }
-            Output::OciDirectory { names, dest } => {
-                let names = texts(&full_names(names)?);
-                self.exporting("oci image layout", || {
-                    oci::write_directory(&self.sources.store, artifact, &names, dest)
-                })
+            Output::OciDirectory(image, dest) => {
+                let names = texts(&full_names(&image.names)?);
+                self.exporting("oci image layout", || oci::write_directory(store, artifact, &names, dest))
             }
-            Output::DockerArchive { names, dest } => {
-                let names = texts(&full_names(names)?);
+            Output::DockerArchive(image, dest) => {
+                let names = texts(&full_names(&image.names)?);
                 self.exporting("docker image format", || {
-                    dest.write(|out| docker::write_archive(&self.sources.store, artifact, &names, out))
+                    dest.write(|out| docker::write_archive(store, artifact, &names, out))
                 })
             }
-            Output::Tar { .. } | Output::Local { .. } => unreachable!("these are no images"),
+            Output::Load(image, engine) => {
+                let names = texts(&full_names(&image.names)?);
+                self.progress.internal(&format!("loading into {engine}"), || {
+                    let loaded =
+                        engine.load(&self.cancel, |out| docker::write_archive(store, artifact, &names, out));
+                    loaded.map_err(|error| {
+                        let failure = Failure::from_error(Kind::Environment, "cannot load the image", &error);
+                        error.hint().into_iter().fold(failure, |failure, hint| failure.hint(hint))
+                    })
+                })
+            }
+            Output::Tar(..) | Output::Local(..) | Output::CacheOnly => unreachable!("these are no images"),
+        }
+    }
+
+    fn export_to_store(
+        &self,
+        targets: &Targets,
+        solution: &Solution,
+        artifact: &Artifact,
+        output: &ImageOutput,
+    ) -> Result<(), Failure> {
+        let digest = artifact.descriptor().digest;
+        let mut names = full_names(&output.image.names)?;
+        if output.push == Push::ByDigest {
+            names.iter_mut().for_each(|name| *name = name.by_digest(digest));
+        }
+        let mut stored = names.clone();
+        if output.canonical_names {
+            stored.extend(
+                names.iter().filter(|name| name.digest().is_none()).map(|name| name.with_digest(digest)),
+            );
+        }
+        if let (Some(prefix), true) = (&output.dangling_prefix, names.is_empty()) {
+            let prefixes = full_names(std::slice::from_ref(prefix))?;
+            stored.extend(prefixes.iter().map(|prefix| prefix.by_digest(digest)));
+        }
+        self.progress.internal("exporting to image", || {
+            let store = &self.sources.store;
+            let put = match output.store {
+                true => store::put(store, artifact, &texts(&stored), SystemTime::now()),
+                false => store::put_documents(store, artifact),
+            };
+            put.map_err(|error| export_failure("cannot put the image into the store", &error))
+        })?;
+        if output.unpack {
+            for (target, result) in targets.iter().zip(&solution.results) {
+                self.view(target, result.as_ref())?;
+            }
+        }
+        match output.push {
+            Push::No => Ok(()),
+            Push::ByName | Push::ByDigest => names.iter().try_for_each(|name| self.push(artifact, name)),
         }
     }
 
     fn export_files(&self, targets: &Targets, solution: &Solution, output: &Output) -> Result<(), Failure> {
-        let several = targets.iter().count() > 1;
-        for (target, result) in targets.iter().zip(&solution.results) {
-            let below = several.then(|| directory_name(&target.platform));
-            self.export_files_of(target, result.as_ref(), output, below.as_deref())?;
-        }
-        Ok(())
-    }
-
-    /// Exports the files of one platform, into the directory `below` where there are several.
-    fn export_files_of(
-        &self,
-        converted: &Converted,
-        result: Option<&ResultRef>,
-        output: &Output,
-        below: Option<&str>,
-    ) -> Result<(), Failure> {
-        let view = self.view(converted, result)?;
+        let (Output::Tar(files, _) | Output::Local(files, ..)) = output else { return Ok(()) };
+        let split = files.split.unwrap_or(targets.iter().count() > 1);
+        let tree = |(target, result): (&Target, &Option<ResultRef>)| {
+            Ok(Tree {
+                root: self.view(target, result.as_ref())?,
+                platform: target.platform.to_string(),
+                below: split.then(|| directory_name(&target.platform)),
+            })
+        };
+        let trees = targets.iter().zip(&solution.results).map(tree).collect::<Result<Vec<_>, Failure>>()?;
         let ids = self.sources.store.setup().ids;
-        let epoch = converted.source_date_epoch;
+        let epoch = match files.times.rewrite {
+            Some(false) => None,
+            _ => files.times.epoch(targets.source_date_epoch()),
+        };
         match output {
-            Output::Tar { dest } => {
-                self.exporting("tar", || dest.write(|out| tar::write(view.as_fd(), ids, epoch, out)))
-            }
-            Output::Local { dest } => self.progress.internal("exporting to client directory", || {
-                let dest = &below.map_or_else(|| dest.clone(), |below| dest.join(below));
-                let written = local::write(view.as_fd(), ids, epoch, dest).map_err(|error| {
+            Output::Local(_, dest, mode) => self.progress.internal("exporting to client directory", || {
+                let written = local::write(&trees, ids, epoch, dest, *mode).map_err(|error| {
                     export_failure(&format!("cannot export to `{}`", dest.display()), &error)
                 })?;
                 for note in written.notes {
@@ -156,7 +259,10 @@ impl Build<'_> {
                 }
                 Ok(())
             }),
-            _ => unreachable!("images are exported by export_image"),
+            Output::Tar(_, dest) => {
+                self.exporting("tar", || dest.write(|out| tar::write(&trees, ids, epoch, out)))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -186,63 +292,97 @@ impl Build<'_> {
         })
     }
 
-    /// The image of every platform, and the index above them where there are several or one is asked for.
+    /// What was built, in each form that an output wants, the first one first.
+    fn assemble_forms(
+        &self,
+        targets: &Targets,
+        solution: &Solution,
+        layers: &LayerForms<'_>,
+    ) -> Result<Vec<(&ImageForm, Artifact)>, Failure> {
+        // One time for what has no other, so that the same image is the same in every form.
+        let now = SystemTime::now();
+        let epoch = targets.source_date_epoch();
+        let artifact = |form| {
+            let layers = layers.get(ImageForm::layers(form, epoch));
+            Ok((form, self.assemble_all(targets, solution, layers, form, now)?))
+        };
+        self.image_forms().into_iter().map(artifact).collect()
+    }
+
+    /// The image of every platform, and the index above them where there is to be one.
     fn assemble_all(
         &self,
         targets: &Targets,
         solution: &Solution,
         layers: &Layers<'_>,
+        form: &ImageForm,
+        now: SystemTime,
     ) -> Result<Artifact, Failure> {
         let mut images = Vec::new();
         for (target, result) in targets.iter().zip(&solution.results) {
             let inline = self.inline_cache(targets, (result.as_ref(), &solution.steps), layers)?;
-            images.push(self.assemble(target, result.as_ref(), layers, inline)?);
+            let built = self.built(target, result.as_ref(), layers, form, inline)?;
+            images.push(assemble(&built, now));
         }
-        let asks_for_index = self.request.build_args.get("BUILDKIT_MULTI_PLATFORM");
-        let wants_index = asks_for_index.and_then(|value| csv::boolean(value)).unwrap_or(false);
-        if let ([_], false) = (images.as_slice(), wants_index) {
-            return Ok(Artifact::image(images.remove(0)));
-        }
-        Ok(Artifact::index(images, &BTreeMap::new()))
+        Ok(match self.has_index(targets) {
+            false => Artifact::image(images.remove(0)),
+            true => Artifact::index(images, form),
+        })
     }
 
-    /// Layers and config → an image's documents; all its layers are blobs of the store afterwards.
-    fn assemble(
+    /// Whether there is an index: above several images, or where one is asked for.
+    fn has_index(&self, targets: &Targets) -> bool {
+        let asks_for_index = self.request.build_args.get("BUILDKIT_MULTI_PLATFORM");
+        targets.iter().count() > 1 || asks_for_index.and_then(|value| csv::boolean(value)).unwrap_or(false)
+    }
+
+    /// Layers and config of an image; all its layers are blobs of the store afterwards.
+    fn built(
         &self,
         target: &Target,
         result: Option<&ResultRef>,
         layers: &Layers<'_>,
+        form: &ImageForm,
         inline_cache: Option<CacheConfig>,
-    ) -> Result<BuiltImage, Failure> {
+    ) -> Result<Built, Failure> {
         let converted = &target.converted;
         let failed = |error: &(dyn Error + 'static)| {
             Failure::from_error(Kind::Environment, "cannot make the layers", error)
         };
-        let (base_layers, new_layers) = match result {
-            None => (Vec::new(), Vec::new()),
-            Some(ResultRef::Snapshots(chain)) => {
-                let mut all = layers.of(chain).map_err(|error| self.layer_failure(converted, &error))?;
-                let brought = self.imports.bring_blobs(chain, &all, &self.cancel);
+        let chain = match result {
+            Some(ResultRef::Snapshots(chain)) => Some(Cow::Borrowed(chain)),
+            // Its layers are to have another form, and are made of its files.
+            Some(_) if layers.form().force => Some(Cow::Owned(self.chain(converted, result)?)),
+            _ => None,
+        };
+        let (base_layers, new_layers) = match (result, chain) {
+            (None, _) => (Vec::new(), Vec::new()),
+            (Some(_), Some(chain)) => {
+                let mut all = layers.of(&chain).map_err(|error| self.layer_failure(converted, &error))?;
+                let brought = self.imports.bring_blobs(&chain, &all, &self.cancel);
                 brought.map_err(|error| failed(&error))?;
-                let new = all.split_off(converted.base_layers.min(all.len()));
-                let snapshots = self.sources.store.snapshots(chain).map_err(|error| failed(&error))?;
+                let base = match result {
+                    Some(ResultRef::Snapshots(_)) => converted.base_layers.min(all.len()),
+                    _ => all.len(),
+                };
+                let new = all.split_off(base);
+                let snapshots = self.sources.store.snapshots(&chain).map_err(|error| failed(&error))?;
                 let created = snapshots[all.len()..].iter().map(|snapshot| snapshot.created);
                 (all, new.into_iter().zip(created).collect())
             }
-            Some(_) => (self.base_layers(converted)?, Vec::new()),
+            (Some(_), None) => (self.base_layers(converted)?, Vec::new()),
         };
         self.bring_missing_blobs(converted, &base_layers)?;
-        let built = Built {
+        Ok(Built {
             config: converted.config.clone(),
             base_history: converted.base_history,
             base_layers,
             layers: new_layers,
-            source_date_epoch: converted.source_date_epoch,
+            source_date_epoch: form.times.epoch(converted.source_date_epoch),
             platform: target.platform.clone(),
             inline_cache,
-            annotations: self.request.annotations.clone(),
-        };
-        Ok(assemble(&built, SystemTime::now()))
+            form: form.clone(),
+        })
     }
 
     /// A layer that cannot be is the fault of the step that made its files.
@@ -272,6 +412,7 @@ impl Build<'_> {
                 digest: layer.digest,
                 size: layer.size,
                 media_type: layer.media_type,
+                annotations: BTreeMap::new(),
             })
             .collect())
     }
@@ -293,18 +434,23 @@ impl Build<'_> {
         }
     }
 
-    /// The result's file system for reading.
-    fn view(&self, converted: &Converted, result: Option<&ResultRef>) -> Result<OwnedFd, Failure> {
-        let chain = match (result, base_identifier(converted)) {
-            (Some(ResultRef::Snapshots(chain)), _) => chain.clone(),
+    /// The snapshots of the result.
+    fn chain(&self, converted: &Converted, result: Option<&ResultRef>) -> Result<Chain, Failure> {
+        match (result, base_identifier(converted)) {
+            (Some(ResultRef::Snapshots(chain)), _) => Ok(chain.clone()),
             (Some(_), Some(identifier)) => {
                 self.progress.internal_with("unpacking the base image", |digest| {
                     let report = transfer_events(digest, self.progress);
                     self.sources.images.pull(identifier, &report).map_err(|error| self.source_failure(&error))
-                })?
+                })
             }
-            _ => Chain::default(),
-        };
+            _ => Ok(Chain::default()),
+        }
+    }
+
+    /// The result's file system for reading.
+    fn view(&self, converted: &Converted, result: Option<&ResultRef>) -> Result<OwnedFd, Failure> {
+        let chain = self.chain(converted, result)?;
         self.imports.bring_files(&chain, &self.cancel).map_err(|error| {
             Failure::from_error(Kind::Environment, "cannot bring the result's files", &error)
         })?;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, ValueEnum};
-use wharf_cache::diff::Compression;
 use wharf_frontend::dockerfile2llb::platform;
 use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
@@ -20,11 +19,15 @@ use super::registries::{credentials, require_host, rules};
 use super::steps::StepArgs;
 use super::{variable, with_store};
 use crate::build::call::{Call, Question, Stores};
-use crate::build::{self, BuildRequest, ExplainFormat, Outcome, host_platform};
+use crate::build::{self, Allowed, BuildRequest, ExplainFormat, Outcome, host_platform};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
+use crate::csv;
 use crate::error::{Failure, Kind, causes};
+use crate::exporter::annotations;
+use crate::exporter::form::ImageForm;
+use crate::exporter::load::Engine;
 use crate::exporter::output::open_stdout;
-use crate::exporter::spec::Output;
+use crate::exporter::spec::{ImageOutput, ImageSpec, LocalMode, Output, Push};
 use crate::limits::OpenFiles;
 use crate::progress::{Mode, print_note, print_result};
 use crate::registry::Reference;
@@ -52,6 +55,10 @@ pub(super) struct BuildArgs {
     /// Set a label of the image; it wins over the Dockerfile's
     #[arg(long, value_name = "NAME[=VALUE]")]
     label: Vec<String>,
+    /// Annotate the image: TYPE is manifest (the default), index, manifest-descriptor or index-descriptor, with [PLATFORM] for one
+    /// platform alone; may be given several times
+    #[arg(long, value_name = "[TYPE[,TYPE]:]NAME=VALUE")]
+    annotation: Vec<String>,
     /// A further context: NAME=DIR, URL, docker-image://IMAGE, oci-layout://PATH[:TAG] or target:STAGE
     #[arg(long, value_name = "NAME=CONTEXT")]
     build_context: Vec<String>,
@@ -70,7 +77,7 @@ pub(super) struct BuildArgs {
     #[arg(long, value_name = "SPEC")]
     cache_from: Vec<String>,
     /// Keep what was built for other machines: type=inline|registry|local|s3 with ref=NAME, dest=DIR or bucket=NAME, and
-    /// mode=min|max, compression=gzip|zstd|uncompressed, mounts=all|none|ID;ID, ignore-error=false; may be given several
+    /// mode=min|max, compression=gzip|zstd|estargz|uncompressed, mounts=all|none|ID;ID, ignore-error=false; may be given several
     /// times
     #[arg(long, value_name = "SPEC")]
     cache_to: Vec<String>,
@@ -84,13 +91,17 @@ pub(super) struct BuildArgs {
     /// the network that they have
     #[arg(long, conflicts_with_all = ["pull", "push"])]
     offline: bool,
-    /// Where the result goes: type=image|oci|docker|tar|local|registry[,dest=PATH][,name=NAME][,push=true]; DIR is
-    /// type=local,dest=DIR and `-` is a tar on standard output
+    /// Where the result goes: type=image|registry|oci|docker|tar|local|cacheonly[,dest=PATH][,name=NAME][,push=true]
+    /// [,compression=gzip|zstd|estargz|uncompressed]…; DIR is type=local,dest=DIR and `-` is a tar on standard output; may be
+    /// given several times
     #[arg(short, long, value_name = "SPEC")]
     output: Vec<String>,
     /// Push the image to the registry of its name
     #[arg(long)]
     push: bool,
+    /// Load the image into the Docker or containerd that runs here
+    #[arg(long)]
+    load: bool,
     /// Show what the checks say of the Dockerfile and build nothing: short for --call=check
     #[arg(long, conflicts_with = "call")]
     check: bool,
@@ -247,7 +258,9 @@ fn note_idle(flags: &[&str]) {
 fn idle_flags(args: &BuildArgs) -> Vec<&'static str> {
     let flags = [
         ("--cache-to", !args.cache_to.is_empty()),
+        ("--annotation", !args.annotation.is_empty()),
         ("--iidfile", args.iidfile.is_some()),
+        ("--load", args.load),
         ("--metadata-file", args.metadata_file.is_some()),
         ("--output", !args.output.is_empty()),
         ("--push", args.push),
@@ -286,21 +299,26 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
         .collect::<Result<Vec<_>, _>>()?;
     require_own_places(&args, &outputs)?;
     let platforms = platforms(&args.platform)?;
-    require_one_platform(&platforms, &outputs)?;
     if outputs.is_empty() {
-        outputs.push(Output::Image { names: tags, push: false });
+        let image = ImageSpec { names: tags.clone(), form: ImageForm::default() };
+        outputs.push(Output::Image(ImageOutput::stored(image)));
     }
     if args.push {
         push_all(&mut outputs)?;
     }
     let text = |name: &str| variable(name).and_then(|value| value.into_string().ok());
+    if args.load && is_built(&args) {
+        outputs.push(load(tags, &outputs, &text)?);
+    }
+    require_one_platform(&platforms, &outputs)?;
+    annotate_all(&args.annotation, &mut outputs)?;
     let cache_from = args.cache_from.iter().map(|spec| CacheFrom::parse(spec)?.with_environment(&text));
     let cache_from = cache_from.collect::<Result<Vec<_>, _>>();
     let cache_from = cache_from.map_err(|error| usage(error.to_string()))?;
     let cache_to = args.cache_to.iter().map(|spec| CacheTo::parse(spec)?.with_environment(&text));
     let cache_to = cache_to.collect::<Result<Vec<_>, _>>();
     let cache_to = cache_to.map_err(|error| usage(error.to_string()))?;
-    if args.offline && outputs.iter().any(|output| matches!(output, Output::Image { push: true, .. })) {
+    if args.offline && outputs.iter().any(Output::is_pushed) {
         return Err(usage("--offline: an image is to be pushed, which needs its registry".to_owned())
             .hint("leave one of them out"));
     }
@@ -311,6 +329,8 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
     require_names("--build-arg", &args.build_arg)?;
     require_names("--label", &args.label)?;
     args.insecure_registry.iter().try_for_each(|host| require_host(host))?;
+    let mut insecure_registries = args.insecure_registry;
+    insecure_registries.extend(outputs.iter().flat_map(insecure_hosts));
     let mut build_args = args.build_arg.iter().filter_map(|arg| build_arg(arg)).collect::<BTreeMap<_, _>>();
     if let Some(epoch) = variable("SOURCE_DATE_EPOCH").and_then(|value| value.into_string().ok()) {
         build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
@@ -338,7 +358,7 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
         ProgressMode::Plain => Mode::Plain,
         ProgressMode::Quiet => Mode::Quiet,
     };
-    let pushed = outputs.iter().filter(|output| matches!(output, Output::Image { push: true, .. }));
+    let pushed = outputs.iter().filter(|output| output.is_pushed());
     let pushed: Vec<Reference> =
         pushed.flat_map(Output::names).filter_map(|name| name.parse().ok()).collect();
     let credentials = credentials(&args.creds, &pushed)?;
@@ -348,6 +368,7 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
         steps.give_own_agent();
     }
     let steps = steps.parse()?;
+    require_leave_to_delete(&outputs, steps.allowed)?;
     Ok(BuildRequest {
         context,
         dockerfile: args.file.map(DockerfileSpec::parse),
@@ -367,11 +388,10 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
         explain: args.explain.map(ExplainFormat::from),
         iidfile: args.iidfile,
         metadata_file: args.metadata_file,
+        metadata_warnings: text("BUILDX_METADATA_WARNINGS").is_some_and(|it| csv::boolean(&it) == Some(true)),
         jobs: args.jobs.into(),
-        insecure_registries: args.insecure_registry,
+        insecure_registries,
         registries: rules(config)?,
-        compression: Compression::default(),
-        annotations: BTreeMap::new(),
         credentials,
         open_files: OpenFiles::raise(),
         home: variable("HOME").map(PathBuf::from),
@@ -393,7 +413,7 @@ fn require_own_places(args: &BuildArgs, outputs: &[Output]) -> Result<(), Failur
     });
     let outputs = args.output.iter().zip(outputs).filter_map(|(spec, output)| {
         let place = if output.takes_stdout() { None } else { Some(output.path()?) };
-        if let (Output::Local { .. }, Some(path)) = (output, place)
+        if let (Output::Local(..), Some(path)) = (output, place)
             && place_of(path).is_some_and(|path| path == Path::new("/"))
         {
             return Some(Err(Failure::new(
@@ -459,18 +479,17 @@ pub(super) fn platforms(texts: &[String]) -> Result<Vec<Platform>, Failure> {
 
 /// Refuses outputs that hold one platform only.
 fn require_one_platform(platforms: &[Platform], outputs: &[Output]) -> Result<(), Failure> {
-    let single = |output: &Output| matches!(output, Output::DockerArchive { .. } | Output::Tar { .. });
-    match outputs.iter().find(|output| platforms.len() > 1 && single(output)) {
-        None => Ok(()),
-        Some(output) => {
-            let (kind, instead) = match output {
-                Output::Tar { .. } => ("tar", "`type=local` makes a directory for each"),
-                _ => ("docker", "`type=oci` holds several"),
-            };
-            let message =
-                format!("`type={kind}` holds one platform, and --platform names {}", platforms.len());
-            Err(Failure::new(Kind::Usage, message).hint(instead))
+    let what = outputs.iter().find_map(|output| match output {
+        Output::DockerArchive(..) => Some("`type=docker` holds"),
+        Output::Load(..) => Some("`--load` takes"),
+        _ => None,
+    });
+    match what {
+        Some(what) if platforms.len() > 1 => {
+            let message = format!("{what} one platform, and --platform names {}", platforms.len());
+            Err(Failure::new(Kind::Usage, message).hint("`type=oci` holds several"))
         }
+        _ => Ok(()),
     }
 }
 
@@ -488,12 +507,14 @@ fn require_names(flag: &str, texts: &[String]) -> Result<(), Failure> {
 fn push_all(outputs: &mut [Output]) -> Result<(), Failure> {
     let mut pushed = false;
     for output in outputs {
-        if let Output::Image { names, push } = output {
-            if names.is_empty() {
+        if let Output::Image(ImageOutput { image, push, .. }) = output {
+            if image.names.is_empty() {
                 return Err(Failure::new(Kind::Usage, "--push: the image has no name")
                     .hint("give one with `-t NAME`"));
             }
-            *push = true;
+            if *push == Push::No {
+                *push = Push::ByName;
+            }
             pushed = true;
         }
     }
@@ -502,6 +523,84 @@ fn push_all(outputs: &mut [Output]) -> Result<(), Failure> {
     }
     Err(Failure::new(Kind::Usage, "--push: none of the outputs is an image")
         .hint("leave `-o` out, or use type=image"))
+}
+
+/// Whether flags ask for a build, and not for answers about it.
+fn is_built(args: &BuildArgs) -> bool {
+    let asks = args.call.as_ref().is_some_and(|call| call.question != Question::Build);
+    !asks && !args.check && args.plan.is_none()
+}
+
+/// `--load`: the image in the form of the first one that is exported otherwise.
+fn load(
+    tags: Vec<String>,
+    outputs: &[Output],
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<Output, Failure> {
+    let engine = Engine::find(variable).map_err(|error| {
+        let failure = Failure::new(Kind::Environment, format!("--load: {error}"));
+        error.hint().into_iter().fold(failure, |failure, hint| failure.hint(hint))
+    })?;
+    let other = outputs.iter().find_map(Output::image);
+    let form = other.map(|image| image.form.clone()).unwrap_or_default();
+    let names = match (tags.is_empty(), other) {
+        (true, Some(other)) => other.names.clone(),
+        _ => tags,
+    };
+    Ok(Output::Load(ImageSpec { names, form }, engine))
+}
+
+/// `--annotation`: of every image. What an output says itself counts more.
+fn annotate_all(texts: &[String], outputs: &mut [Output]) -> Result<(), Failure> {
+    let mut given = Vec::new();
+    for text in texts {
+        let parsed = annotations::parse_flag(text);
+        given.extend(
+            parsed.map_err(|error| Failure::new(Kind::Usage, format!("--annotation {text}: {error}")))?,
+        );
+    }
+    let mut images: Vec<_> = outputs.iter_mut().filter_map(Output::image_mut).collect();
+    if images.is_empty() && !given.is_empty() {
+        return Err(Failure::new(Kind::Usage, "--annotation: none of the outputs is an image"));
+    }
+    for image in &mut images {
+        image.form.annotations.0.splice(0..0, given.iter().cloned());
+        if let Some(reason) = image.form.contradiction() {
+            return Err(Failure::new(Kind::Usage, format!("--annotation: {reason}")));
+        }
+    }
+    Ok(())
+}
+
+/// The registries of an output that says that they may speak plain HTTP.
+fn insecure_hosts(output: &Output) -> Vec<String> {
+    let Output::Image(ImageOutput { image, insecure: true, .. }) = output else { return Vec::new() };
+    let names = image.names.iter().filter_map(|name| name.parse::<Reference>().ok());
+    names.map(|name| name.registry().to_owned()).collect()
+}
+
+/// Refuses to delete what is outside the working directory, or all of it, unless that was allowed.
+fn require_leave_to_delete(outputs: &[Output], allowed: Allowed) -> Result<(), Failure> {
+    if allowed.local_delete {
+        return Ok(());
+    }
+    let here = std::env::current_dir().ok().and_then(|here| here.canonicalize().ok());
+    for output in outputs {
+        let Output::Local(_, dest, LocalMode::Delete) = output else { continue };
+        let place = place_of(dest);
+        let is_inside =
+            place.zip(here.as_ref()).is_some_and(|(place, here)| place != *here && place.starts_with(here));
+        if !is_inside {
+            let message = format!(
+                "`mode=delete` would delete files in `{}`, which is not below the working directory",
+                dest.display()
+            );
+            return Err(
+                Failure::new(Kind::Usage, message).hint("allow it with `--allow buildx.local.delete`")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// `NAME=VALUE`, or `NAME` with the value of the environment; nothing where that has none.

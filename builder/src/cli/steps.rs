@@ -23,7 +23,7 @@ pub(super) struct StepArgs {
     /// An SSH agent or keys for RUN --mount=type=ssh: default, or ID[=SOCKET|KEY[,KEY…]]
     #[arg(long, value_name = "default|ID[=PATH]")]
     ssh: Vec<String>,
-    /// What steps may ask for: network.host, security.insecure
+    /// What steps may ask for: network.host, security.insecure; and for mode=delete of an output: buildx.local.delete
     #[arg(long, value_name = "RIGHT", value_delimiter = ',')]
     allow: Vec<String>,
     /// Network of the RUN steps that do not say
@@ -106,9 +106,10 @@ fn allowed(rights: &[String]) -> Result<Allowed, String> {
         match right.trim() {
             "network.host" => allowed.host_network = true,
             "security.insecure" => allowed.insecure = true,
+            "buildx.local.delete" => allowed.local_delete = true,
             other => {
                 return Err(format!(
-                    "--allow {other}: there is no such right; there are network.host and security.insecure"
+                    "--allow {other}: there is no such right; there are network.host, security.insecure and buildx.local.delete"
                 ));
             }
         }
@@ -217,10 +218,10 @@ mod tests {
     fn rights_are_known() {
         let parse =
             |texts: &[&str]| allowed(&texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>()).ok();
-        assert_eq!(parse(&["network.host"]), Some(Allowed { host_network: true, insecure: false }));
+        assert_eq!(parse(&["network.host"]), Some(Allowed { host_network: true, ..Allowed::default() }));
         assert_eq!(
             parse(&["security.insecure", "network.host"]),
-            Some(Allowed { host_network: true, insecure: true })
+            Some(Allowed { host_network: true, insecure: true, local_delete: false })
         );
         assert_eq!(parse(&["network"]), None);
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use wharf_cache::Digest;
 
-use super::image::INDEX_TYPE;
+use super::annotations::Level;
+use super::form::{ImageForm, MediaTypes};
 use super::{BuiltImage, Descriptor};
 
 /// One image, or several and the index above them.
@@ -30,7 +31,7 @@ pub struct Document {
 struct Index<'a> {
     schema_version: u8,
     media_type: &'a str,
-    manifests: Vec<&'a Descriptor>,
+    manifests: Vec<Descriptor>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     annotations: &'a BTreeMap<String, String>,
 }
@@ -41,12 +42,23 @@ impl Artifact {
         Self { images: vec![image], index: None }
     }
 
-    /// An index of `images`, in their order (OCI image-spec, image-index.md). There must be one at least.
-    pub fn index(images: Vec<BuiltImage>, annotations: &BTreeMap<String, String>) -> Self {
-        let manifests = images.iter().map(|image| &image.descriptor).collect();
-        let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests, annotations };
+    /// An index of `images`, in their order (OCI image-spec, image-index.md), as `form` has it. There must be one at least.
+    pub fn index(images: Vec<BuiltImage>, form: &ImageForm) -> Self {
+        let ImageForm { types, annotations, .. } = form;
+        let entry = |image: &BuiltImage| match types {
+            MediaTypes::Oci => image.descriptor.clone(),
+            // Docker's have none.
+            MediaTypes::Docker => Descriptor { annotations: BTreeMap::new(), ..image.descriptor.clone() },
+        };
+        let manifests = images.iter().map(entry).collect();
+        let annotated = annotations.of_index(Level::Index);
+        let index =
+            Index { schema_version: 2, media_type: types.index(), manifests, annotations: &annotated };
         let bytes = serde_json::to_vec_pretty(&index).expect("an index has string keys only");
-        let descriptor = Descriptor::of(INDEX_TYPE, &bytes);
+        let descriptor = Descriptor {
+            annotations: annotations.of_index(Level::IndexDescriptor),
+            ..Descriptor::of(types.index(), &bytes)
+        };
         Self { images, index: Some(Document { bytes, descriptor }) }
     }
 

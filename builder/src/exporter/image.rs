@@ -9,6 +9,8 @@ use wharf_cache::snapshot::Layer;
 use wharf_frontend::image::{History, ImageConfig};
 use wharf_solver::llb;
 
+use super::annotations::Level;
+use super::form::{ImageForm, MediaTypes};
 use super::rfc3339;
 use crate::remote::manifest::{CacheConfig, INLINE_FIELD};
 
@@ -39,8 +41,8 @@ pub struct Built {
     pub platform: llb::Platform,
     /// The cache that the image carries.
     pub inline_cache: Option<CacheConfig>,
-    /// Annotations of its manifest.
-    pub annotations: BTreeMap<String, String>,
+    /// What it is to be like. Its layers have that form already.
+    pub form: ImageForm,
 }
 
 /// An image ready to be exported: its documents as bytes, its layers as blobs of the store.
@@ -121,28 +123,34 @@ pub fn assemble(built: &Built, now: SystemTime) -> BuiltImage {
         Some(cache) => with_field(config.to_json(), INLINE_FIELD, &cache.to_json()),
         None => config.to_json(),
     };
-    let config_descriptor = Descriptor::of(CONFIG_TYPE, &config);
+    let ImageForm { types, annotations, .. } = &built.form;
+    let config_descriptor = Descriptor::of(types.config(), &config);
 
     let layers: Vec<_> = all_layers()
         .map(|layer| Descriptor {
-            media_type: oci_layer_type(&layer.media_type).to_owned(),
+            media_type: types.layer(&layer.media_type).to_owned(),
             digest: layer.digest,
             size: layer.size,
-            annotations: BTreeMap::new(),
+            // Docker's descriptors have none.
+            annotations: match types {
+                MediaTypes::Oci => layer.annotations.clone(),
+                MediaTypes::Docker => BTreeMap::new(),
+            },
             platform: None,
         })
         .collect();
     let manifest = Manifest {
         schema_version: 2,
-        media_type: MANIFEST_TYPE,
+        media_type: types.manifest(),
         config: &config_descriptor,
         layers: &layers,
-        annotations: &built.annotations,
+        annotations: &annotations.of(Level::Manifest, &built.platform),
     };
     let manifest = serde_json::to_vec_pretty(&manifest).expect("a manifest has string keys only");
     let descriptor = Descriptor {
+        annotations: annotations.of(Level::ManifestDescriptor, &built.platform),
         platform: Some(Platform::from(&built.platform)),
-        ..Descriptor::of(MANIFEST_TYPE, &manifest)
+        ..Descriptor::of(types.manifest(), &manifest)
     };
     BuiltImage { config, config_descriptor, manifest, descriptor, layers, created }
 }
@@ -178,22 +186,6 @@ impl From<&llb::Platform> for Platform {
             os_version: platform.os_version.clone(),
             variant: platform.variant.clone(),
         }
-    }
-}
-
-/// Docker's layer media types have the same content as OCI's; a manifest must not mix them.
-pub fn oci_layer_type(media_type: &str) -> &str {
-    match media_type {
-        "application/vnd.docker.image.rootfs.diff.tar" => "application/vnd.oci.image.layer.v1.tar",
-        "application/vnd.docker.image.rootfs.diff.tar.gzip" => "application/vnd.oci.image.layer.v1.tar+gzip",
-        "application/vnd.docker.image.rootfs.diff.tar.zstd" => "application/vnd.oci.image.layer.v1.tar+zstd",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar" => {
-            "application/vnd.oci.image.layer.nondistributable.v1.tar"
-        }
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => {
-            "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
-        }
-        other => other,
     }
 }
 
@@ -266,6 +258,7 @@ pub(super) mod tests {
             digest: Digest::of(name.as_bytes()),
             size: 100,
             media_type: media_type.to_owned(),
+            annotations: BTreeMap::new(),
         }
     }
 
@@ -295,7 +288,7 @@ pub(super) mod tests {
             source_date_epoch: epoch,
             platform: linux(),
             inline_cache: None,
-            annotations: BTreeMap::new(),
+            form: ImageForm::default(),
         }
     }
 
@@ -466,7 +459,7 @@ pub(super) mod tests {
             (GZIP, GZIP),
             ("application/x-other", "application/x-other"),
         ] {
-            assert_eq!(oci_layer_type(docker), oci);
+            assert_eq!(MediaTypes::Oci.layer(docker), oci);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The `local` exporter: the image's files, written into a directory.
 //!
 //! They belong to whoever runs the build, as BuildKit has it, and keep their modes, times, symlinks and hard links.
-//! What is in the directory already stays, unless a file of the same name replaces it.
+//! What is in the directory already stays, unless a file of the same name replaces it, or all that the result does not have
+//! is to be deleted.
 //!
 //! Threat model: the image is hostile, and so may be what another user has put into the directory. Below `dest` every
 //! name is looked up in the descriptor of its own directory without following a symlink, so nothing is written
 //! elsewhere. A file is written under a temporary name and renamed, so one that is there is never written *through*.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -24,6 +25,8 @@ use wharf_cache::walk::{self, Entry, FileKind, Stat};
 
 use super::ExportError;
 use super::output::{create_directory, temporary_name};
+use super::spec::LocalMode;
+use super::tree::{Merged, Tree};
 
 /// Deepest nesting of directories. Each level holds two descriptors open, and a process may have 1,024.
 const DEPTH_MAX: usize = 256;
@@ -42,41 +45,134 @@ pub struct Written {
     pub notes: Vec<String>,
 }
 
-/// Writes everything below `root` (a view of the file system) into the directory `dest`, which is made when it is
-/// missing. Times later than `source_date_epoch` become it.
+/// Writes everything below the roots of `trees` into the directory `dest`, which is made when it is missing. Times later
+/// than `source_date_epoch` become it.
 pub fn write(
-    root: BorrowedFd<'_>,
+    trees: &[Tree],
     ids: Ids,
     source_date_epoch: Option<u64>,
     dest: &Path,
+    mode: LocalMode,
 ) -> Result<Written, ExportError> {
     create_directory(dest)?;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = fd::open(dest, flags, Mode::empty())
-        .map_err(|error| ExportError::io("open", dest.display())(error.into()))?;
-    // A view may be a descriptor that names the directory without being able to read it (`O_PATH`).
-    let root = walk::open_dir_at(root, OsStr::new(".")).map_err(ExportError::io("open", "/"))?;
-    let mut writer = Writer {
-        ids,
-        dest,
-        dest_fd: directory.as_fd(),
-        source_date_epoch,
-        temporary: temporary_name()?,
-        links: HashMap::new(),
-        left_out: 0,
-        written: Written::default(),
-    };
-    writer
-        .directory(root.as_fd(), directory.as_fd(), Path::new(""), 0)
-        .map_err(|error| error.name_full_disk(dest))?;
-    let mut written = writer.written;
-    if writer.left_out > NOTES_MAX {
-        written.notes.push(format!("left out {} more", writer.left_out - NOTES_MAX));
+    let mut merged = Merged::of(trees);
+    let mut kept = Kept::default();
+    let mut written = Written::default();
+    for tree in trees {
+        let dest = match &tree.below {
+            Some(below) => {
+                kept.0.entry(PathBuf::new()).or_default().insert(below.into());
+                &make_below(dest, below)?
+            }
+            None => dest,
+        };
+        let directory = open_directory(dest)?;
+        // A view may be a descriptor that names the directory without being able to read it (`O_PATH`).
+        let root = walk::open_dir_at(tree.root(), OsStr::new(".")).map_err(ExportError::io("open", "/"))?;
+        let mut writer = Writer {
+            ids,
+            dest,
+            dest_fd: directory.as_fd(),
+            source_date_epoch,
+            temporary: temporary_name()?,
+            links: HashMap::new(),
+            left_out: 0,
+            written,
+            tree,
+            merged: &mut merged,
+            kept: (mode == LocalMode::Delete).then_some(&mut kept),
+        };
+        writer
+            .directory(root.as_fd(), directory.as_fd(), Path::new(""), 0)
+            .map_err(|error| error.name_full_disk(dest))?;
+        let left_out = writer.left_out;
+        written = writer.written;
+        if left_out > NOTES_MAX {
+            written.notes.push(format!("left out {} more", left_out - NOTES_MAX));
+        }
+    }
+    if mode == LocalMode::Delete {
+        kept.delete_others(open_directory(dest)?.as_fd(), dest, Path::new(""), 0)?;
     }
     Ok(written)
 }
 
-struct Writer<'a> {
+/// The directory of one platform. A link in its place would lead somewhere else.
+fn make_below(dest: &Path, below: &str) -> Result<PathBuf, ExportError> {
+    let path = dest.join(below);
+    match std::fs::symlink_metadata(&path) {
+        Ok(there) if !there.is_dir() => {
+            return Err(ExportError::InTheWay { path, obstacle: "something that is no directory" });
+        }
+        _ => create_directory(&path)?,
+    }
+    Ok(path)
+}
+
+fn open_directory(path: &Path) -> Result<OwnedFd, ExportError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fd::open(path, flags, Mode::empty())
+        .map_err(|error| ExportError::io("open", path.display())(error.into()))
+}
+
+/// What the result has, directory by directory.
+#[derive(Debug, Default)]
+struct Kept(HashMap<PathBuf, HashSet<OsString>>);
+
+impl Kept {
+    /// Deletes below `dir`, which is `path`, what the result does not have.
+    fn delete_others(
+        &self,
+        dir: BorrowedFd<'_>,
+        dest: &Path,
+        path: &Path,
+        depth: usize,
+    ) -> Result<(), ExportError> {
+        let place = dest.join(path);
+        if depth > DEPTH_MAX {
+            return Err(ExportError::TooDeep { path: place, max: DEPTH_MAX });
+        }
+        let Some(names) = self.0.get(path) else { return Ok(()) };
+        for Entry { name, stat } in walk::read_dir(dir).map_err(ExportError::io("list", place.display()))? {
+            let path = path.join(&name);
+            let place = place.join(&name).display().to_string();
+            let is_dir = stat.kind == FileKind::Dir;
+            if names.contains(&name) {
+                if is_dir {
+                    let dir = walk::open_dir_at(dir, &name).map_err(ExportError::io("open", &place))?;
+                    self.delete_others(dir.as_fd(), dest, &path, depth + 1)?;
+                }
+            } else if is_dir {
+                remove_tree(dir, &name, &place, depth + 1)?;
+            } else {
+                fd::unlinkat(dir, &name, AtFlags::empty())
+                    .map_err(|error| ExportError::io("delete", &place)(error.into()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Deletes a directory and all in it; no link is followed.
+fn remove_tree(parent: BorrowedFd<'_>, name: &OsStr, place: &str, depth: usize) -> Result<(), ExportError> {
+    if depth > DEPTH_MAX {
+        return Err(ExportError::TooDeep { path: place.into(), max: DEPTH_MAX });
+    }
+    let dir = walk::open_dir_at(parent, name).map_err(ExportError::io("open", place))?;
+    for Entry { name, stat } in walk::read_dir(dir.as_fd()).map_err(ExportError::io("list", place))? {
+        let place = format!("{place}/{}", name.display());
+        if stat.kind == FileKind::Dir {
+            remove_tree(dir.as_fd(), &name, &place, depth + 1)?;
+        } else {
+            fd::unlinkat(&dir, &name, AtFlags::empty())
+                .map_err(|error| ExportError::io("delete", &place)(error.into()))?;
+        }
+    }
+    fd::unlinkat(parent, name, AtFlags::REMOVEDIR)
+        .map_err(|error| ExportError::io("delete", place)(error.into()))
+}
+
+struct Writer<'a, 'm> {
     /// How the files of the view belong to users, and which of them stand for devices.
     ids: Ids,
     dest: &'a Path,
@@ -88,9 +184,15 @@ struct Writer<'a> {
     links: HashMap<(u64, u64), PathBuf>,
     left_out: usize,
     written: Written,
+    /// What is being written.
+    tree: &'m Tree,
+    /// What other platforms have in the same place.
+    merged: &'a mut Merged<'m>,
+    /// What is not to be deleted, if the rest is.
+    kept: Option<&'a mut Kept>,
 }
 
-impl Writer<'_> {
+impl Writer<'_, '_> {
     /// Writes what is in `from` into `to`, which are both the directory `path`.
     fn directory(
         &mut self,
@@ -104,8 +206,24 @@ impl Writer<'_> {
         }
         let entries =
             self.ids.read_dir(from).map_err(ExportError::io("list", format!("/{}", path.display())))?;
+        let kept_path = match &self.tree.below {
+            Some(below) => Path::new(below).join(path),
+            None => path.to_owned(),
+        };
+        if let Some(kept) = self.kept.as_mut() {
+            // An empty directory is known, too: what is in it is deleted.
+            kept.0.entry(kept_path.clone()).or_default();
+        }
         for Entry { name, stat } in entries {
             let path = path.join(&name);
+            let is_nothing = stat.kind == FileKind::CharDevice && stat.rdev == (0, 0);
+            if let Some(kept) = self.kept.as_mut().filter(|_| !is_nothing) {
+                kept.0.entry(kept_path.clone()).or_default().insert(name.clone());
+            }
+            if !is_nothing {
+                // A directory that two platforms have ends as the second has it.
+                self.merged.add(self.tree, &path, stat.kind == FileKind::Dir)?;
+            }
             match stat.kind {
                 FileKind::Dir => self.sub_directory(from, to, &name, &stat, &path, depth)?,
                 FileKind::CharDevice if stat.rdev == (0, 0) => continue, // overlayfs: there is nothing here

@@ -1,15 +1,18 @@
 //! Exporters: what was built, as an image in the store, an archive, a directory, or in a registry.
 //!
 //! ```text
-//! Built ──image::assemble──▶ BuiltImage ──▶ Artifact ──▶ store::put · oci::write_archive · docker::write_archive ──▶ Destination
-//! view of the file system ────────────────▶ tar::write · local::write
+//! Built ──image::assemble──▶ BuiltImage ──▶ Artifact ──▶ store::put · oci::write_archive · docker::write_archive ──▶ Destination · load::Engine
+//! views of file systems ──────────────────▶ Tree ──────▶ tar::write · local::write
 //! ```
 //! `-o` is parsed by [`spec`]; an archive reaches its place through [`output::Destination`], whole or not at all.
 
+pub mod annotations;
 pub(crate) mod archive;
 mod artifact;
 pub mod docker;
+pub mod form;
 pub mod image;
+pub mod load;
 pub mod local;
 pub mod metadata;
 pub mod oci;
@@ -18,6 +21,7 @@ pub mod rfc3339;
 pub mod spec;
 pub mod store;
 pub mod tar;
+mod tree;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +38,7 @@ use wharf_cache::{Digest, StoreError};
 pub use artifact::{Artifact, Document};
 pub use image::{Built, BuiltImage, Descriptor, assemble};
 pub use output::Destination;
+pub use tree::Tree;
 
 /// Why something could not be exported.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +60,9 @@ pub enum ExportError {
     /// Something that cannot be replaced stands where a file is to be written.
     #[error("cannot write `{}`: {obstacle} is in the way", path.display())]
     InTheWay { path: PathBuf, obstacle: &'static str },
+    /// Two platforms have something at the same path, where both are written into one place.
+    #[error("{} and {} both have `/{}`, and `platform-split=false` puts them into one place", platforms[0], platforms[1], path.display())]
+    BothHave { path: PathBuf, platforms: [String; 2] },
     /// The tree nests deeper than is supported.
     #[error("cannot export `{}`: directories nest deeper than {max}", path.display())]
     TooDeep { path: PathBuf, max: usize },

@@ -7,12 +7,18 @@ use wharf_cache::state::Image;
 
 use super::{Artifact, ExportError};
 
-/// Puts the documents into the store and names what they are by each of `names` (full names with tag); without a
-/// name it is there as a dangling one. `now` is the time the store remembers.
-pub fn put(store: &Store, artifact: &Artifact, names: &[String], now: SystemTime) -> Result<(), ExportError> {
+/// Puts the documents into the store, without a name: they are there to be read as long as this process lives.
+pub fn put_documents(store: &Store, artifact: &Artifact) -> Result<(), ExportError> {
     for (_, bytes) in artifact.documents() {
         store.blobs().put(bytes)?;
     }
+    Ok(())
+}
+
+/// Puts the documents into the store and names what they are by each of `names` (full names with tag or digest); without a
+/// name it is there as a dangling one. `now` is the time the store remembers.
+pub fn put(store: &Store, artifact: &Artifact, names: &[String], now: SystemTime) -> Result<(), ExportError> {
+    put_documents(store, artifact)?;
     let descriptor = artifact.descriptor();
     let entry = |name: Option<String>| Image {
         name,

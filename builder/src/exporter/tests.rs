@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,8 +15,11 @@ use wharf_cache::{Chain, DiffId, Digest, Ids, Store};
 use wharf_frontend::image::{History, ImageConfig};
 use wharf_solver::llb::Platform;
 
+use super::form::ImageForm;
+use super::spec::LocalMode;
 use super::{
-    Artifact, Built, BuiltImage, Destination, ExportError, assemble, docker, local, metadata, oci, store,
+    Artifact, Built, BuiltImage, Destination, ExportError, Tree, assemble, docker, local, metadata, oci,
+    store,
 };
 
 const NAME: &str = "docker.io/library/app:v1";
@@ -61,7 +64,13 @@ fn layer(store: &Store, file: &str, content: &str, media_type: &str) -> Layer {
     let blob = gzip.finish().unwrap();
     let digest = store.blobs().put(&blob).unwrap();
     let size = blob.len() as u64;
-    Layer { diff_id: DiffId(Digest::of(&tar)), digest, size, media_type: media_type.to_owned() }
+    Layer {
+        diff_id: DiffId(Digest::of(&tar)),
+        digest,
+        size,
+        media_type: media_type.to_owned(),
+        annotations: BTreeMap::new(),
+    }
 }
 
 fn image(store: &Store) -> Artifact {
@@ -83,7 +92,7 @@ fn image(store: &Store) -> Artifact {
         source_date_epoch: None,
         platform,
         inline_cache: None,
-        annotations: BTreeMap::new(),
+        form: ImageForm::default(),
     };
     Artifact::image(assemble(&built, UNIX_EPOCH))
 }
@@ -232,7 +241,9 @@ fn scripts_are_told_digests_and_names() {
     metadata::write_iidfile(&iid, &image).unwrap();
     assert_eq!(fs::read_to_string(iid).unwrap(), Digest::of(&image.images()[0].config).to_string());
 
-    metadata::write_metadata_file(&json, Some(&image), &[NAME.to_owned(), "b".to_owned()]).unwrap();
+    let names = [NAME.to_owned(), "b".to_owned()];
+    let about = |names| metadata::About { names, build: "1234".to_owned(), warnings: None };
+    metadata::write_metadata_file(&json, Some(&image), &about(&names)).unwrap();
     let said: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     assert_eq!(said["containerimage.digest"], Digest::of(&image.images()[0].manifest).to_string());
     assert_eq!(said["containerimage.config.digest"], Digest::of(&image.images()[0].config).to_string());
@@ -240,8 +251,9 @@ fn scripts_are_told_digests_and_names() {
     assert_eq!(said["containerimage.descriptor"]["platform"]["os"], "linux");
     assert_eq!(said["image.name"], format!("{NAME},b"));
 
-    metadata::write_metadata_file(&json, None, &[]).unwrap();
-    assert_eq!(fs::read(&json).unwrap(), b"{}");
+    metadata::write_metadata_file(&json, None, &about(&[])).unwrap();
+    let said: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(said, serde_json::json!({ "buildx.build.ref": "1234" }));
 }
 
 /// The tree below `path`, one line an entry: kind and mode, mtime, path, and content, target or number of links.
@@ -256,8 +268,11 @@ fn list(path: &Path) -> String {
 }
 
 fn export_local(from: &Path, to: &Path, epoch: Option<u64>) -> Result<local::Written, ExportError> {
-    let root = fs::File::open(from).unwrap();
-    local::write(root.as_fd(), Ids::Kernel, epoch, to)
+    local::write(&[tree(fs::File::open(from).unwrap().into())], Ids::Kernel, epoch, to, LocalMode::Copy)
+}
+
+fn tree(root: OwnedFd) -> Tree {
+    Tree { root, platform: "linux/amd64".to_owned(), below: None }
 }
 
 /// Runs a shell script in `directory`.
@@ -343,10 +358,10 @@ fn a_snapshots_file_system_is_one_tar_and_one_directory() {
     let upper = PathBuf::from(format!("/proc/self/fd/{}", active.upper().as_raw_fd()));
     shell(&upper, "mkdir dir; echo a >dir/file; ln dir/file hard; ln -s dir/file soft");
     let snapshot = active.commit(UNIX_EPOCH).unwrap();
-    let view = store.view(&Chain(vec![snapshot.id])).unwrap();
+    let trees = [tree(store.view(&Chain(vec![snapshot.id])).unwrap())];
 
     let path = scratch.path("rootfs.tar");
-    let bytes = bytes_of(&path, |out| super::tar::write(view.as_fd(), Ids::Kernel, Some(7), out));
+    let bytes = bytes_of(&path, |out| super::tar::write(&trees, Ids::Kernel, Some(7), out));
     let mut archive = tar::Archive::new(&bytes[..]);
     let mut entries: Vec<_> = archive
         .entries()
@@ -358,7 +373,7 @@ fn a_snapshots_file_system_is_one_tar_and_one_directory() {
     entries.retain(|path| !path.is_empty() && path != ".");
     assert_eq!(entries, ["dir", "dir/file", "hard", "soft"]);
 
-    let written = local::write(view.as_fd(), Ids::Kernel, Some(7), &scratch.path("out")).unwrap();
+    let written = local::write(&trees, Ids::Kernel, Some(7), &scratch.path("out"), LocalMode::Copy).unwrap();
     assert_eq!((written.entries, written.size), (4, 2));
     assert_eq!(fs::read_to_string(scratch.path("out/soft")).unwrap(), "a\n");
 }

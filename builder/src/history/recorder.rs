@@ -174,6 +174,11 @@ impl<'a> Recorder<'a> {
         })
     }
 
+    /// What the build is called.
+    pub fn id(&self) -> BuildId {
+        self.id
+    }
+
     fn begun(&self) -> std::sync::MutexGuard<'_, HashMap<VertexDigest, Instant>> {
         self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }

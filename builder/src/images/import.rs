@@ -70,7 +70,7 @@ pub(crate) fn import(
             source_date_epoch: wanted.source_date_epoch,
             platform: wanted.platform,
             inline_cache: None,
-            annotations: std::collections::BTreeMap::new(),
+            form: crate::exporter::form::ImageForm::default(),
         },
         now,
     ))

@@ -156,6 +156,12 @@ pub enum RegistryError {
     },
 }
 
+/// Whether TLS failed because a server's certificate is one that signs others.
+fn speaks_of_authority(error: &(dyn Error + 'static)) -> bool {
+    let is_it = error.to_string().contains("CaUsedAsEndEntity");
+    is_it || error.source().is_some_and(speaks_of_authority)
+}
+
 fn detail_suffix(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }
 }
@@ -195,6 +201,11 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Offline { .. } => Some(OFFLINE_HINT.to_owned()),
+            Self::Unreachable { source, .. } if speaks_of_authority(source.as_ref()) => Some(
+                "the server shows the certificate of an authority (CA:TRUE) as its own, which is not believed: make one with \
+                 `basicConstraints=CA:FALSE`, or have that authority sign one"
+                    .to_owned(),
+            ),
             Self::Unreachable { registry, .. } => Some(format!(
                 "check the name and the network; a registry without TLS must be listed as insecure ({registry})"
             )),

@@ -519,13 +519,24 @@ impl<R: Read> Read for Kept<'_, R> {
 }
 
 fn lazy_layer(layer: &CacheLayer) -> LazyLayer {
-    let CacheLayer { digest, size, media_type, diff_id, content, unpacked_size, created_ns, variant } = layer;
+    let CacheLayer {
+        digest,
+        size,
+        media_type,
+        diff_id,
+        content,
+        unpacked_size,
+        created_ns,
+        variant,
+        annotations,
+    } = layer;
     LazyLayer {
         layer: Layer {
             diff_id: DiffId(*diff_id),
             digest: *digest,
             size: *size,
             media_type: media_type.clone(),
+            annotations: annotations.clone(),
         },
         variant: variant.clone(),
         content: ContentDigest(content.0),

@@ -3,7 +3,7 @@
 //! It comes from a place that others may write to, so nothing of it is believed before [`CacheConfig::parse`] has looked
 //! at it: counts have limits, a key has to follow from what it is said to be made of, indexes lead to something.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use wharf_cache::diff::Variant;
@@ -83,6 +83,9 @@ pub struct CacheLayer {
     pub created_ns: i64,
     /// What its bytes depend on besides the files ([`Variant::key`]).
     pub variant: String,
+    /// What its descriptor says besides.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A result under its keys.
@@ -197,21 +200,20 @@ impl CacheConfig {
 
     /// The blobs that it needs, each once.
     pub fn blobs(&self) -> Vec<Descriptor> {
-        let layers = self.layers.iter().map(|layer| (&*layer.media_type, layer.digest, layer.size));
+        let blob = |media_type: &str, digest, size, annotations: &BTreeMap<String, String>| Descriptor {
+            media_type: media_type.to_owned(),
+            digest,
+            size,
+            annotations: annotations.clone(),
+            platform: None,
+        };
+        let layers = self.layers.iter();
+        let layers =
+            layers.map(|layer| blob(&layer.media_type, layer.digest, layer.size, &layer.annotations));
         let mounts = self.mounts.iter().flat_map(|mount| &mount.chunks.chunks);
-        let mounts = mounts.map(|chunk| (MOUNT_TYPE, chunk.digest, chunk.size));
+        let mounts = mounts.map(|chunk| blob(MOUNT_TYPE, chunk.digest, chunk.size, &BTreeMap::new()));
         let mut seen = HashSet::new();
-        layers
-            .chain(mounts)
-            .filter(|(_, digest, _)| seen.insert(*digest))
-            .map(|(media_type, digest, size)| Descriptor {
-                media_type: media_type.to_owned(),
-                digest,
-                size,
-                annotations: Default::default(),
-                platform: None,
-            })
-            .collect()
+        layers.chain(mounts).filter(|blob| seen.insert(blob.digest)).collect()
     }
 }
 
@@ -308,6 +310,7 @@ mod tests {
             unpacked_size: 7,
             created_ns: 1,
             variant: "gzip".to_owned(),
+            annotations: BTreeMap::new(),
         }
     }
 

@@ -13,7 +13,7 @@ use wharf_solver::scheduler::{StepOutcome, StepReport, VertexOutcome};
 
 use super::imports::Imports;
 use super::manifest::{CacheConfig, CacheLayer, CacheRecord, RECORD_KEYS_MAX};
-use crate::exporter::image::oci_layer_type;
+use crate::exporter::form::MediaTypes;
 use crate::layers::{LayerError, Layers};
 
 /// A step of a build that has a record.
@@ -166,12 +166,13 @@ impl<'a> Collector<'a> {
             let layer = CacheLayer {
                 digest: layer.digest,
                 size: layer.size,
-                media_type: oci_layer_type(&layer.media_type).to_owned(),
+                media_type: MediaTypes::Oci.layer(&layer.media_type).to_owned(),
                 diff_id: layer.diff_id.0,
                 content: snapshot.content,
                 unpacked_size: snapshot.size,
                 created_ns: self.time(snapshot.created),
                 variant: variant.unwrap_or_else(|| self.layers.variant().key()),
+                annotations: layer.annotations.clone(),
             };
             let next = u32::try_from(self.found.len()).unwrap_or(u32::MAX);
             let index = *self.indexes.entry(layer.clone()).or_insert(next);

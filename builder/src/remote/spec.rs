@@ -129,17 +129,20 @@ pub enum Compression {
     Uncompressed,
     /// `gzip`.
     Gzip,
+    /// `estargz`.
+    Estargz,
     /// `zstd`.
     Zstd,
 }
 
 impl Compression {
-    const NAMES: [&'static str; 3] = ["uncompressed", "gzip", "zstd"];
+    const NAMES: [&'static str; 4] = ["uncompressed", "gzip", "estargz", "zstd"];
 
     fn parse(name: &str) -> Option<Self> {
         match name {
             "uncompressed" => Some(Self::Uncompressed),
             "gzip" => Some(Self::Gzip),
+            "estargz" => Some(Self::Estargz),
             "zstd" => Some(Self::Zstd),
             _ => None,
         }
@@ -149,7 +152,7 @@ impl Compression {
     fn levels(self) -> Option<(u8, u8)> {
         match self {
             Self::Uncompressed => None,
-            Self::Gzip => Some((0, 9)),
+            Self::Gzip | Self::Estargz => Some((0, 9)),
             Self::Zstd => Some((1, 22)),
         }
     }
@@ -594,7 +597,8 @@ mod tests {
             ),
             (
                 to("type=local,dest=c,compression=xz"),
-                "--cache-to `type=local,dest=c,compression=xz`: `compression=xz` is none of uncompressed, gzip, zstd",
+                "--cache-to `type=local,dest=c,compression=xz`: `compression=xz` is none of uncompressed, gzip, \
+                 estargz, zstd",
             ),
             (
                 to("type=local,dest=c,compression-level=10"),

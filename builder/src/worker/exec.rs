@@ -1,7 +1,7 @@
 //! Executes an `ExecOp`: RUN.
 
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
@@ -42,9 +42,10 @@ impl Worker<'_> {
         let run_error = |source| WorkerError::Run { command: command.clone(), source };
 
         let user = wharf_runtime::resolve_user(root, &op.meta.user).map_err(run_error)?;
-        let mut lacks_privileges = false;
+        let (mut complaint, mut lacks_proc) = (None, false);
         let mut log = |stream, data: &[u8]| {
-            lacks_privileges |= self.sandbox == Sandbox::Chroot && speaks_of_privileges(data);
+            complaint = complaint.or_else(|| Complaint::of(self.sandbox, data));
+            lacks_proc |= self.sandbox == Sandbox::Chroot && speaks_of_proc(data);
             let stream = match stream {
                 Stream::Stdout => LogStream::Stdout,
                 Stream::Stderr => LogStream::Stderr,
@@ -64,12 +65,25 @@ impl Worker<'_> {
         .map_err(run_error)?;
         let refused = group.as_ref().and_then(Group::refused);
         drop(group);
+        let missed = missed.or_else(|| lacks_proc.then(|| PathBuf::from("/proc")));
         if !succeeded(op, status) {
             let is_kill = matches!(status, ExitStatus::Signaled(9) | ExitStatus::Exited(137));
             // Without a group that counts, a kill while the machine had to kill is as good as one of this step.
             let killed = (is_kill && oom_kills() > kills).then_some(Refused::Memory);
-            let hint = what_is_missing(missed.as_deref(), lacks_privileges);
+            let hint = what_is_missing(missed.as_deref(), complaint);
             return Err(WorkerError::Process { command, status, refused: refused.or(killed), hint });
+        }
+        if let Some(refused) = refused {
+            let message = format!("{command:?} ended well, but something that it started did not: {refused}");
+            self.progress.send(Event::Warning { message });
+        }
+        if let Some(missed) = missed {
+            let message = format!(
+                "{command:?} looked for `{}`, and the sandbox chroot has no `/proc`: what it made may differ from what it \
+                 makes in a stronger sandbox (see `wharf doctor`)",
+                missed.display()
+            );
+            self.progress.send(Event::Warning { message });
         }
         Ok(vec![base.with(self.finish(digest, active)?.id)])
     }
@@ -174,7 +188,12 @@ impl Worker<'_> {
         }
         let hostname = if meta.hostname.is_empty() { HOSTNAME } else { &meta.hostname };
         spec.set_hostname(Some(hostname.to_owned()));
-        sandbox_files::bind(&mut spec, &self.sandbox_dir, hostname, &meta.extra_hosts, &reach)?;
+        let mut names = hostname.to_owned();
+        if self.sandbox == Sandbox::Chroot {
+            // The name of the place is the step's, too.
+            names = format!("{names} {}", rustix::system::uname().nodename().to_string_lossy());
+        }
+        sandbox_files::bind(&mut spec, &self.sandbox_dir, &names, &meta.extra_hosts, &reach)?;
         Ok(spec)
     }
 }
@@ -191,8 +210,39 @@ fn is_secret_mount(mount: &Mount) -> bool {
     matches!(mount.kind, MountKind::Secret { .. } | MountKind::Ssh { .. })
 }
 
-/// What a step that failed may have failed for in the sandbox chroot.
-fn what_is_missing(missed: Option<&Path>, lacks_privileges: bool) -> Option<String> {
+/// Something that a sandbox does not give, as programs complain of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Complaint {
+    /// A device node could not be made.
+    Node(Sandbox),
+    /// A program could not become root.
+    Privileges,
+}
+
+impl Complaint {
+    fn of(sandbox: Sandbox, output: &[u8]) -> Option<Self> {
+        if !matches!(sandbox, Sandbox::Chroot | Sandbox::Rootless) {
+            return None;
+        }
+        let output = String::from_utf8_lossy(output);
+        let speaks_of = |words: &[&str]| words.iter().any(|word| output.contains(word));
+        if speaks_of(&["mknod"]) && speaks_of(&["Operation not permitted", "Permission denied"]) {
+            return Some(Self::Node(sandbox));
+        }
+        const PRIVILEGES: &[&str] =
+            &["no new privileges", "effective uid is not 0", "must be setuid root", "must be suid"];
+        (sandbox == Sandbox::Chroot && speaks_of(PRIVILEGES)).then_some(Self::Privileges)
+    }
+}
+
+/// What a step that failed may have failed for.
+fn what_is_missing(missed: Option<&Path>, complaint: Option<Complaint>) -> Option<String> {
+    if let Some(Complaint::Node(sandbox)) = complaint {
+        return Some(format!(
+            "in the sandbox {sandbox} no device nodes can be made, but in root and rootless-single; a step has those of its \
+             `/dev`"
+        ));
+    }
     let missed = missed.map(|path| {
         format!(
             "it looked for `{}`, and the sandbox chroot has no `/proc`: `wharf doctor` says what a stronger one takes",
@@ -200,7 +250,7 @@ fn what_is_missing(missed: Option<&Path>, lacks_privileges: bool) -> Option<Stri
         )
     });
     missed.or_else(|| {
-        lacks_privileges.then(|| {
+        (complaint == Some(Complaint::Privileges)).then(|| {
             "in the sandbox chroot no program gains privileges, so `sudo` and `su` work for root alone: leave `USER` for \
              after this step, or see `wharf doctor` for what a stronger sandbox takes"
                 .to_owned()
@@ -208,10 +258,10 @@ fn what_is_missing(missed: Option<&Path>, lacks_privileges: bool) -> Option<Stri
     })
 }
 
-/// Whether a program complains that it could not become root.
-fn speaks_of_privileges(output: &[u8]) -> bool {
+/// Whether a program says that it wants `/proc` mounted, as systemd's do.
+fn speaks_of_proc(output: &[u8]) -> bool {
     let output = String::from_utf8_lossy(output);
-    ["no new privileges", "effective uid is not 0", "must be setuid root", "must be suid"]
+    ["/proc is not mounted", "/proc/ is not mounted", "/proc not mounted"]
         .iter()
         .any(|complaint| output.contains(complaint))
 }
@@ -231,12 +281,23 @@ mod tests {
 
     #[test]
     fn what_a_step_lacked_is_named() {
-        let hint = what_is_missing(Some(Path::new("/proc/cpuinfo")), true).unwrap_or_default();
+        use Sandbox::{Chroot, Rootless, RootlessSingle};
+        let privileges = Some(Complaint::Privileges);
+        let hint = what_is_missing(Some(Path::new("/proc/cpuinfo")), privileges).unwrap_or_default();
         assert!(hint.contains("`/proc/cpuinfo`"), "{hint}");
-        let complaint =
-            b"sudo: The \"no new privileges\" flag is set, which prevents sudo from running as root.";
-        assert!(speaks_of_privileges(complaint) && !speaks_of_privileges(b"privileges"));
-        assert!(what_is_missing(None, true).is_some() && what_is_missing(None, false).is_none());
+        assert!(what_is_missing(None, privileges).is_some() && what_is_missing(None, None).is_none());
+        let check = |sandbox, output: &str, expected| {
+            assert_eq!(Complaint::of(sandbox, output.as_bytes()), expected, "{output} in {sandbox}");
+        };
+        let sudo = "sudo: The \"no new privileges\" flag is set, which prevents sudo from running as root.";
+        check(Chroot, sudo, privileges);
+        check(Chroot, "privileges", None);
+        check(Rootless, sudo, None);
+        let mknod = "mknod: /x: Operation not permitted";
+        check(Rootless, mknod, Some(Complaint::Node(Rootless)));
+        check(Chroot, "mknod: /x: Permission denied", Some(Complaint::Node(Chroot)));
+        check(RootlessSingle, mknod, None);
+        check(Rootless, "mknod: missing operand", None);
     }
 
     #[test]

@@ -45,6 +45,27 @@ impl StepLimits {
     }
 }
 
+/// Why steps cannot be limited as was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotLimit {
+    /// No group can be made.
+    #[error(transparent)]
+    NoGroups(#[from] NoGroups),
+    /// A group does not take what was asked.
+    #[error(transparent)]
+    Value(#[from] GroupError),
+}
+
+impl CannotLimit {
+    /// What to do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoGroups(error) => error.hint(),
+            Self::Value(_) => None,
+        }
+    }
+}
+
 /// Makes the groups of a build's steps.
 #[derive(Debug)]
 pub struct Groups<'a> {
@@ -55,9 +76,14 @@ pub struct Groups<'a> {
 impl<'a> Groups<'a> {
     /// Fails when a limit was asked for that cannot be had here. Limits that nobody asked for are looked into when there is
     /// a step to run.
-    pub fn new(limits: &'a StepLimits) -> Result<Self, NoGroups> {
-        let found = if limits.is_asked() { OnceLock::from(limits.find()?) } else { OnceLock::new() };
-        Ok(Self { limits, found })
+    pub fn new(limits: &'a StepLimits) -> Result<Self, CannotLimit> {
+        if !limits.is_asked() {
+            return Ok(Self { limits, found: OnceLock::new() });
+        }
+        let found = limits.find()?;
+        // What the kernel takes is seen when it is written.
+        found.as_ref().map(StepGroups::make).transpose()?;
+        Ok(Self { limits, found: OnceLock::from(found) })
     }
 
     /// The group of a step.

@@ -19,7 +19,8 @@ const RESOLVED_STUB: &str = "127.0.0.53";
 /// Host name of a step, as BuildKit has it.
 pub(super) const HOSTNAME: &str = "buildkitsandbox";
 
-/// Binds both files in a step or container called `hostname` that reaches `reach`; they are kept below `dir`.
+/// Binds both files in a step or container called `hostname` (names, with spaces between them) that reaches `reach`; they
+/// are kept below `dir`.
 pub(crate) fn bind(
     spec: &mut Spec,
     dir: &Path,

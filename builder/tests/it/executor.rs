@@ -326,6 +326,7 @@ fn what_cannot_be_done_is_told() {
         (&["--no-push", "--registry-certificate=a.io=/none/x"], &["/none/x"]),
         (&["--no-push", "--registry-client-cert=a.io=x"], &["HOST=CERTIFICATE,KEY"]),
         (&["--no-push", "--dockerfile=none"], &["neither `none` nor", "context/none"]),
+        (&["--no-push", "--dockerfile=/none"], &["there is no `/none`"]),
         (&["--no-push=maybe"], &["neither true nor false"]),
         (&["--no-such-flag"], &["--no-such-flag"]),
     ] {
@@ -344,7 +345,7 @@ struct TlsRegistry {
 }
 
 impl TlsRegistry {
-    fn start() -> Option<Self> {
+    fn start(is_authority: bool) -> Option<Self> {
         if !have(&["docker-registry", "openssl"]) {
             return None;
         }
@@ -371,7 +372,7 @@ impl TlsRegistry {
                 "-addext",
                 "subjectAltName=IP:127.0.0.1",
                 "-addext",
-                "basicConstraints=critical,CA:FALSE",
+                &format!("basicConstraints=critical,CA:{}", if is_authority { "TRUE" } else { "FALSE" }),
             ],
         );
         let text = format!(
@@ -410,7 +411,7 @@ impl Drop for TlsRegistry {
 
 #[test]
 fn tls_is_checked_unless_it_is_said_not_to() {
-    let Some(registry) = TlsRegistry::start() else { return };
+    let Some(registry) = TlsRegistry::start(false) else { return };
     let Some(wharf) = Wharf::new() else { return };
     wharf.dockerfile("FROM scratch\nLABEL a=b\n");
     let destination = format!("{}/app", registry.address);
@@ -426,6 +427,18 @@ fn tls_is_checked_unless_it_is_said_not_to() {
     // HTTPS answers, so it is spoken.
     push(&["--insecure", "--skip-tls-verify"]).success();
     push(&[]).failure();
+}
+
+#[test]
+fn the_certificate_of_an_authority_is_no_servers() {
+    let Some(registry) = TlsRegistry::start(true) else { return };
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.dockerfile("FROM scratch\nLABEL a=b\n");
+    let destination = format!("{}/app", registry.address);
+    let certificate = format!("{}={}", registry.address, registry.scratch.path("certificate").display());
+    let all = ["--context=context", "-d", &destination, "--registry-certificate", &certificate];
+    let outcome = executor(&wharf, "store", &all).failure();
+    assert!(outcome.stderr.contains("basicConstraints=CA:FALSE"), "{}", outcome.stderr);
 }
 
 #[test]

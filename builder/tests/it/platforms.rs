@@ -155,5 +155,4 @@ fn what_is_no_platform_is_refused() {
         &["--platform=linux/amd64,linux/arm64", "-o", "type=docker,dest=x.tar"],
         &["holds one platform", "type=oci"],
     );
-    check(&["--platform=linux/amd64,linux/arm64", "-o", "-"], &["holds one platform", "type=local"]);
 }

@@ -306,7 +306,7 @@ fn a_restricted_pod_is_told_what_it_lacks() {
 }
 
 /// What of a report is so because of the machine, not because of the place.
-const OF_THE_MACHINE: [&str; 5] = ["kernel", "apparmor", "cgroup", "pasta", "store-file-system"];
+const OF_THE_MACHINE: [&str; 6] = ["kernel", "apparmor", "cgroup", "network", "pasta", "store-file-system"];
 
 /// A report, text or JSON, as it is everywhere.
 fn normalized(report: &str, things: &Things) -> String {

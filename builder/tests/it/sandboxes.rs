@@ -282,6 +282,41 @@ fn who_is_not_there_is_named() {
     world.wharf(&with(user(true, true), "docker"), &["images"]).fails_with(2, &words);
 }
 
+/// Has a listener of its own, which stays, on the program that it becomes.
+const UNDER_A_LISTENER: &str = "$filter = pack('SCCL', 6, 0, 0, 0x7fff0000);
+$program = pack('Sx6P', 1, $filter);
+syscall(157, 38, 1, 0, 0, 0);
+$listener = syscall(317, 1, 8, $program);
+syscall(72, $listener, 2, 0);
+exec @ARGV;";
+
+#[test]
+fn a_place_that_answers_calls_itself_is_named() {
+    let Some(wharf) = Wharf::new() else { return };
+    if !cfg!(target_arch = "x86_64") || !have(&["perl"]) {
+        return;
+    }
+    let under = |arguments: &[&str]| {
+        let command = wharf.command("listened", arguments);
+        let mut perl = Command::new("perl");
+        perl.args(["-e", UNDER_A_LISTENER]).arg(command.get_program()).args(command.get_args());
+        let variables = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
+        Outcome::of({
+            perl.envs(variables);
+            perl
+        })
+    };
+    for sandbox in ["rootless-single", "chroot"] {
+        let words = [
+            "cannot be had here: system calls of steps cannot be answered",
+            "gives EBUSY (another program answers system calls of this process already)",
+        ];
+        under(&["--sandbox", sandbox, "images"]).fails_with(ENVIRONMENT, &words);
+    }
+    let report = under(&["doctor"]).text();
+    assert_eq!(report.matches("gives EBUSY").count(), 2, "{report}");
+}
+
 #[test]
 fn without_a_home_the_store_is_a_private_directory() {
     let Some(world) = World::new() else { return };
@@ -303,4 +338,95 @@ fn without_a_home_the_store_is_a_private_directory() {
     assert_eq!((found.uid(), found.mode() & 0o777), (UID, 0o700));
     // Only this test makes it: nobody else is this user.
     fs::remove_dir_all(Path::new(&store)).unwrap();
+}
+
+/// Runs `words` after `script`, in a mount namespace of their own.
+fn start_after(world: &World, script: &str, words: &[&str]) -> Outcome {
+    let script = format!("{script} && exec \"$@\"");
+    let before = ["unshare", "-m", "sh", "-c", &script, "sh"];
+    world.start(before.iter().chain(words).map(|&word| word.to_owned()).collect(), &[])
+}
+
+const WHARF: &str = env!("CARGO_BIN_EXE_wharf");
+
+#[test]
+fn a_step_cannot_change_the_devices_of_the_machine() {
+    let Some(world) = World::new() else { return };
+    world.dockerfile(
+        "FROM busybox\nRUN chmod 0600 /dev/null /proc/keys; chown 7:8 /dev/full; touch -d 2001-01-01 /dev/zero; \
+         echo x >/dev/null && head -c 1 /dev/zero >>/dev/null && ! echo x >/dev/full\n",
+    );
+    let base = format!("busybox=oci-layout://{}", world.0.path("busybox").display());
+    for sandbox in ["rootless", "rootless-single"] {
+        // Devices that are those of this test alone.
+        let look = "stat -c %n:%a:%u:%g:%Y /dev/null /dev/full /dev/zero";
+        let script = format!(
+            "mount -t tmpfs -o mode=755 dev /dev && mknod -m 666 /dev/null c 1 3 && mknod -m 666 /dev/zero c 1 5 \
+             && mknod -m 666 /dev/full c 1 7 && before=$({look}) && \"$@\" && test \"$before\" = \"$({look})\" && set true"
+        );
+        let store = world.0.path(&format!("store-{sandbox}")).display().to_string();
+        let words = [WHARF, "--sandbox", sandbox, "--root", &store, "build", "--no-cache"];
+        let words = [&words[..], &["--network", "none", "--build-context", &base, "context"]].concat();
+        start_after(&world, &script, &words).success();
+    }
+}
+
+#[test]
+fn a_place_without_proc_or_null_is_told_so() {
+    let Some(world) = World::new() else { return };
+    world.dockerfile("FROM busybox\nRUN true\n");
+    let store = world.0.path("store-less").display().to_string();
+    let words = "`/proc` is not mounted here";
+    for arguments in [&["images"][..], &["--sandbox", "root", "images"], &["build", "context"]] {
+        let arguments = [&[WHARF, "--root", &store], arguments].concat();
+        let outcome = start_after(&world, "umount -l /proc", &arguments);
+        let outcome = outcome.fails_with(ENVIRONMENT, &[words, "hint: `wharf doctor` says"]);
+        assert_eq!(outcome.stderr.matches(words).count(), 1, "{}", outcome.stderr);
+    }
+    let report = start_after(&world, "umount -l /proc", &[WHARF, "--root", &store, "doctor"]);
+    let text = report.fails_with(ENVIRONMENT, &[]).text();
+    assert!(text.contains("mount -t proc proc /proc") && !text.contains("privileged"), "{text}");
+    assert!(!text.contains("CAP_") && !text.contains("effective 0000000000000000"), "{text}");
+
+    let base = format!("busybox=oci-layout://{}", world.0.path("busybox").display());
+    let words = ["build", "--network", "none", "--build-context", &base, "context"];
+    let build = [&[WHARF, "--sandbox", "root", "--root", &store], &words[..]].concat();
+    let outcome = start_after(&world, "mount -t tmpfs -o mode=755 dev /dev", &build);
+    outcome.fails_with(ENVIRONMENT, &["cannot open /dev/null of this machine"]);
+}
+
+#[test]
+fn a_limit_of_wharf_itself_is_an_error_of_the_machine() {
+    let Some(world) = World::new() else { return };
+    world.dockerfile("FROM busybox\nRUN true\n");
+    let base = format!("busybox=oci-layout://{}", world.0.path("busybox").display());
+    let store = world.0.path("store-limited").display().to_string();
+    let words =
+        [WHARF, "--sandbox", "chroot", "--root", &store, "build", "--build-context", &base, "context"];
+    start_after(&world, "ulimit -f 100", &words).fails_with(ENVIRONMENT, &["cannot", "hint"]);
+    let outcome = start_after(&world, "ulimit -n 40", &words);
+    outcome.fails_with(ENVIRONMENT, &["Too many open files", "ulimit -n"]);
+}
+
+#[test]
+fn the_sandbox_chroot_is_tried() {
+    /// Refuses chroot(2) to itself and what it executes.
+    const REFUSE: &str = "import ctypes, os, platform, struct, sys
+number = {'x86_64': 161, 'aarch64': 51}[platform.machine()]
+code = struct.pack('<HBBIHBBIHBBIHBBI', 0x20, 0, 0, 0, 0x15, 0, 1, number, 6, 0, 0, 0x50001, 6, 0, 0, 0x7fff0000)
+code = ctypes.create_string_buffer(code)
+filter = ctypes.create_string_buffer(struct.pack('<HxxxxxxQ', 4, ctypes.addressof(code)))
+assert ctypes.CDLL(None).prctl(22, 2, filter, 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])";
+    let Some(world) = World::new() else { return };
+    let store = world.0.path("store-tried").display().to_string();
+    let words = [WHARF, "--sandbox", "chroot", "--root", &store, "images"];
+    let refused = [&["python3", "-c", REFUSE], &words[..]].concat();
+    start_after(&world, "true", &words).success();
+    start_after(&world, "true", &refused).fails_with(
+        ENVIRONMENT,
+        &["changing the root directory is refused: chroot() gives EPERM (a seccomp filter is on this process)"],
+    );
+    let without = [&["setpriv", "--bounding-set=-setpcap"], &words[..]].concat();
+    start_after(&world, "true", &without).fails_with(ENVIRONMENT, &["CAP_SETPCAP"]);
 }

@@ -49,8 +49,47 @@ fn what_cannot_be_had_is_said() {
         assert!(outcome.stderr.contains(words), "{step}: {}", outcome.stderr);
     };
     check("cat /proc/cpuinfo", "has no `/proc`");
+    check("mknod /x c 1 3", "in the sandbox chroot no device nodes can be made");
+    check("echo /proc/ is not mounted, but required >&2; false", "has no `/proc`");
     check("--security=insecure true", "cannot be had in the sandbox chroot");
     check("echo sudo: effective uid is not 0 >&2; false", "no program gains privileges");
+}
+
+/// A program that does without `/proc` what it does with it only in part succeeds all the same.
+#[test]
+fn a_step_that_succeeds_without_what_it_looked_for_is_named() {
+    let (Some(wharf), Some(_)) = (Wharf::new(), busybox_layout()) else { return };
+    let warnings = |sandbox: &str, step: &str| {
+        wharf.dockerfile(&format!("FROM busybox\nRUN {step}\n"));
+        let outcome = Outcome::of(build(&wharf, sandbox, &[])).success();
+        outcome.stderr.matches("looked for `/proc").count()
+    };
+    let step = "cat /proc/self/status >/made || cat /proc/cpuinfo || true";
+    assert_eq!((warnings("chroot", step), warnings("root", step)), (1, 0));
+    assert_eq!(warnings("chroot", "cat /proc/filesystems /proc/mounts || true"), 0);
+    assert_eq!(warnings("chroot", "echo /proc/ is not mounted, but required >&2"), 1);
+}
+
+#[test]
+fn the_name_of_the_host_has_an_address() {
+    let (Some(wharf), Some(_)) = (Wharf::new(), busybox_layout()) else { return };
+    wharf.dockerfile(
+        "FROM busybox\nRUN grep -w \"$(uname -n)\" /etc/hosts && grep -w buildkitsandbox /etc/hosts\n",
+    );
+    Outcome::of(build(&wharf, "chroot", &[])).success();
+}
+
+#[test]
+fn nothing_of_proc_and_sys_is_in_the_image() {
+    let (Some(wharf), Some(_)) = (Wharf::new(), busybox_layout()) else { return };
+    wharf.dockerfile("FROM busybox\nRUN mkdir /sys/x && touch /sys/x/y /proc/z\nRUN test -z \"$(ls -A /sys /proc | grep -v :)\"\n");
+    let out = wharf.path("out").display().to_string();
+    Outcome::of(build(&wharf, "chroot", &["-o", &out])).success();
+    for name in ["proc", "sys"] {
+        let left: Vec<_> =
+            std::fs::read_dir(wharf.path("out").join(name)).into_iter().flatten().flatten().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
 }
 
 #[test]

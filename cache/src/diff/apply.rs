@@ -214,6 +214,7 @@ impl Finish<'_> {
             digest: source.digest,
             size: source.size,
             media_type: source.media_type.clone(),
+            annotations: BTreeMap::new(),
         };
         self.store.set_layer(id, Variant::PULLED, chain_id, &layer)?;
         Ok(id)

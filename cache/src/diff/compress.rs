@@ -17,16 +17,20 @@ use std::thread::JoinHandle;
 use libdeflater::{CompressionLvl, Compressor};
 use sha2::{Digest as _, Sha256};
 
+use super::estargz::{self, Table};
 use super::tar_writer::{CHUNK_BYTES, Sink};
 use super::{Compression, DiffError};
 use crate::content::BlobWriter;
 use crate::{DiffId, Digest};
 
 /// Level of the gzip members: docs/decisions/0002-gzip-members.md has the measurements.
-const GZIP_LEVEL: i32 = 4;
+pub(super) const GZIP_LEVEL: i32 = 4;
 
 /// Level of the zstd frames: the library's own default, which is about as fast as [`GZIP_LEVEL`] and smaller.
-const ZSTD_LEVEL: i32 = 3;
+pub(super) const ZSTD_LEVEL: i32 = 3;
+
+/// The version of libdeflate, which its crate does not tell. Another one may make other bytes of the same files.
+pub(super) const LIBDEFLATE_VERSION: &str = "1.26";
 
 /// More workers than this are faster than the diffID can be computed.
 const WORKERS_MAX: usize = 12;
@@ -39,6 +43,8 @@ pub(super) struct Compressed {
     pub(super) diff_id: DiffId,
     pub(super) digest: Digest,
     pub(super) size: u64,
+    /// Of the descriptor.
+    pub(super) annotations: BTreeMap<String, String>,
 }
 
 /// Hashes, compresses and stores the chunks of a layer.
@@ -46,6 +52,10 @@ pub(super) struct LayerSink {
     compression: Compression,
     /// `None` where the blob's own digest is the diffID.
     diff_hasher: Option<Sha256>,
+    /// Of an estargz layer.
+    table: Option<Table>,
+    /// Bytes of tar so far.
+    tar_size: u64,
     threads: usize,
     state: State,
 }
@@ -59,49 +69,62 @@ enum State {
 }
 
 impl LayerSink {
-    /// `threads` is how many compress at the same time.
-    pub(super) fn new(blob: BlobWriter, compression: Compression, threads: usize) -> Self {
+    /// `threads` is how many compress at the same time; `object` is what the layer is of, for messages.
+    pub(super) fn new(blob: BlobWriter, compression: Compression, threads: usize, object: String) -> Self {
         let diff_hasher = match compression {
-            Compression::Gzip { .. } | Compression::Zstd { .. } => Some(Sha256::new()),
             Compression::None => None,
+            _ => Some(Sha256::new()),
         };
-        Self { compression, diff_hasher, threads, state: State::Single(blob) }
+        let table = match compression {
+            Compression::Estargz { .. } => Some(Table::new(object)),
+            _ => None,
+        };
+        Self { compression, diff_hasher, table, tar_size: 0, threads, state: State::Single(blob) }
     }
 
     /// Takes the last chunk and commits the blob.
     pub(super) fn finish(mut self, last: Vec<u8>) -> Result<Compressed, DiffError> {
-        if let Some(hasher) = &mut self.diff_hasher {
-            hasher.update(&last);
-        }
-        let blob = match std::mem::replace(&mut self.state, State::Failed) {
-            State::Single(mut blob) => {
-                let result = match Member::new(self.compression)? {
-                    Some(mut compressor) => {
-                        let mut member = Vec::new();
-                        compressor.compress(&last, &mut member).and_then(|()| blob.write_all(&member))
-                    }
-                    None => blob.write_all(&last),
-                };
-                result.map_err(cannot_write)?;
-                blob
+        self.count(&last);
+        let mut written = match std::mem::replace(&mut self.state, State::Failed) {
+            State::Single(blob) => {
+                let mut written = Written { blob, members: Vec::new() };
+                written.compressed(self.compression, &last).map_err(cannot_write)?;
+                written
             }
             State::Running(pipeline) => pipeline.finish(last)?,
             State::Failed => return Err(cannot_write(io::Error::other("an earlier write failed"))),
         };
-        let (digest, size) = blob.commit()?;
+        let annotations = match self.table.take() {
+            Some(table) => {
+                let start = written.members.iter().sum();
+                let (tar, table) = table.finish(&written.members);
+                self.count(&tar);
+                written.compressed(self.compression, &tar).map_err(cannot_write)?;
+                written.blob.write_all(&estargz::footer(start)).map_err(cannot_write)?;
+                estargz::annotations(table, self.tar_size)
+            }
+            None => BTreeMap::new(),
+        };
+        let (digest, size) = written.blob.commit()?;
         let diff_id = match self.diff_hasher {
             Some(hasher) => DiffId(Digest::from_bytes(hasher.finalize().into())),
             None => DiffId(digest),
         };
-        Ok(Compressed { diff_id, digest, size })
+        Ok(Compressed { diff_id, digest, size, annotations })
+    }
+
+    /// Takes notice of a part of the tar.
+    fn count(&mut self, tar: &[u8]) {
+        if let Some(hasher) = &mut self.diff_hasher {
+            hasher.update(tar);
+        }
+        self.tar_size += tar.len() as u64;
     }
 }
 
 impl Sink for LayerSink {
     fn put(&mut self, chunk: Vec<u8>) -> Result<Vec<u8>, DiffError> {
-        if let Some(hasher) = &mut self.diff_hasher {
-            hasher.update(&chunk);
-        }
+        self.count(&chunk);
         let mut pipeline = match std::mem::replace(&mut self.state, State::Failed) {
             State::Single(blob) => Pipeline::start(blob, self.compression, self.threads)?,
             State::Running(pipeline) => pipeline,
@@ -114,6 +137,36 @@ impl Sink for LayerSink {
             }
             None => Err(pipeline.failure()),
         }
+    }
+
+    fn table(&mut self) -> Option<&mut Table> {
+        self.table.as_mut()
+    }
+}
+
+/// A blob so far, and the sizes of its members.
+struct Written {
+    blob: BlobWriter,
+    members: Vec<u64>,
+}
+
+impl Written {
+    /// Writes a chunk as one member, or as it is where nothing is compressed.
+    fn compressed(&mut self, compression: Compression, tar: &[u8]) -> io::Result<()> {
+        match Member::new(compression)? {
+            Some(mut compressor) => {
+                let mut member = Vec::new();
+                compressor.compress(tar, &mut member)?;
+                self.member(&member)
+            }
+            None => self.blob.write_all(tar),
+        }
+    }
+
+    fn member(&mut self, member: &[u8]) -> io::Result<()> {
+        self.blob.write_all(member)?;
+        self.members.push(member.len() as u64);
+        Ok(())
     }
 }
 
@@ -131,20 +184,21 @@ struct Pipeline {
     free: Receiver<Chunk>,
     sent: u64,
     chunks_max: u64,
-    writer: JoinHandle<io::Result<BlobWriter>>,
+    writer: JoinHandle<io::Result<Written>>,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Pipeline {
     fn start(blob: BlobWriter, compression: Compression, threads: usize) -> Result<Self, DiffError> {
         let workers_wanted = match compression {
-            Compression::Gzip { .. } | Compression::Zstd { .. } => threads.clamp(1, WORKERS_MAX),
             Compression::None => 0,
+            _ => threads.clamp(1, WORKERS_MAX),
         };
         let chunks_max = workers_wanted + CHUNKS_SPARE;
         let (free_sender, free) = channel();
         let (jobs, job_receiver) = sync_channel(chunks_max);
-        let Some(first) = Member::new(compression)? else {
+        let blob = Written { blob, members: Vec::new() };
+        let Some(first) = Member::new(compression).map_err(cannot_write)? else {
             let writer = spawn("layer-writer", move || write_plain(blob, job_receiver, free_sender))?;
             let chunks_max = chunks_max as u64;
             return Ok(Self { jobs, free, sent: 0, chunks_max, writer, workers: Vec::new() });
@@ -156,8 +210,10 @@ impl Pipeline {
         let mut workers = Vec::new();
         for _ in 0..workers_wanted {
             let (jobs, done) = (Arc::clone(&job_receiver), done_sender.clone());
-            let Some(compressor) =
-                first.take().map_or_else(|| Member::new(compression), |it| Ok(Some(it)))?
+            let Some(compressor) = first
+                .take()
+                .map_or_else(|| Member::new(compression), |it| Ok(Some(it)))
+                .map_err(cannot_write)?
             else {
                 break;
             };
@@ -187,7 +243,7 @@ impl Pipeline {
         Some(next)
     }
 
-    fn finish(self, last: Vec<u8>) -> Result<BlobWriter, DiffError> {
+    fn finish(self, last: Vec<u8>) -> Result<Written, DiffError> {
         let sent = self.jobs.send(Chunk { index: self.sent, tar: last, member: Vec::new() });
         match (sent, self.join()) {
             (Ok(()), Ok(blob)) => Ok(blob),
@@ -202,7 +258,7 @@ impl Pipeline {
         cannot_write(ended.unwrap_or_else(|| io::Error::other("a compressor ended early")))
     }
 
-    fn join(self) -> io::Result<BlobWriter> {
+    fn join(self) -> io::Result<Written> {
         drop(self.jobs);
         let result = joined(self.writer);
         for worker in self.workers {
@@ -225,17 +281,17 @@ fn compress_jobs(jobs: &Mutex<Receiver<Chunk>>, done: &Sender<io::Result<Chunk>>
 }
 
 fn write_in_order(
-    mut blob: BlobWriter,
+    mut blob: Written,
     done: Receiver<io::Result<Chunk>>,
     free: Sender<Chunk>,
-) -> io::Result<BlobWriter> {
+) -> io::Result<Written> {
     let mut waiting = BTreeMap::new();
     let mut next = 0;
     for chunk in done {
         let chunk = chunk?;
         waiting.insert(chunk.index, chunk);
         while let Some(chunk) = waiting.remove(&next) {
-            blob.write_all(&chunk.member)?;
+            blob.member(&chunk.member)?;
             next += 1;
             // The caller may be through with sending and wait for no buffer.
             let _ = free.send(chunk);
@@ -244,9 +300,9 @@ fn write_in_order(
     Ok(blob)
 }
 
-fn write_plain(mut blob: BlobWriter, jobs: Receiver<Chunk>, free: Sender<Chunk>) -> io::Result<BlobWriter> {
+fn write_plain(mut blob: Written, jobs: Receiver<Chunk>, free: Sender<Chunk>) -> io::Result<Written> {
     for chunk in jobs {
-        blob.write_all(&chunk.tar)?;
+        blob.blob.write_all(&chunk.tar)?;
         let _ = free.send(chunk);
     }
     Ok(blob)
@@ -260,17 +316,17 @@ enum Member {
 
 impl Member {
     /// `None` where nothing is compressed.
-    fn new(compression: Compression) -> Result<Option<Self>, DiffError> {
+    fn new(compression: Compression) -> io::Result<Option<Self>> {
         match compression {
             Compression::None => Ok(None),
-            Compression::Gzip { level } => {
+            Compression::Gzip { level } | Compression::Estargz { level } => {
                 let level = level.map_or(GZIP_LEVEL, i32::from);
-                let failed = |error| cannot_write(io::Error::other(format!("gzip level {level}: {error:?}")));
+                let failed = |error| io::Error::other(format!("gzip level {level}: {error:?}"));
                 Ok(Some(Self::Gzip(Compressor::new(CompressionLvl::new(level).map_err(failed)?))))
             }
             Compression::Zstd { level } => {
                 let level = level.map_or(ZSTD_LEVEL, i32::from);
-                Ok(Some(Self::Zstd(zstd::bulk::Compressor::new(level).map_err(cannot_write)?)))
+                Ok(Some(Self::Zstd(zstd::bulk::Compressor::new(level)?)))
             }
         }
     }

@@ -8,6 +8,7 @@ mod complete;
 mod compress;
 mod copy_up;
 mod decompress;
+mod estargz;
 mod mount;
 pub(crate) mod normal;
 mod root;
@@ -19,13 +20,15 @@ mod trees;
 mod unpack;
 mod whiteout;
 
+use std::ffi::OsStr;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::time::SystemTime;
 
 use crate::snapshot::{Layer, SnapshotError, SnapshotId};
-use crate::walk::Walk;
+use crate::walk::{self, FileKind, Walk};
 use crate::{Chain, ChainId, DiffId, Digest, Ids, Store, StoreError};
-use compress::LayerSink;
+use compress::{LIBDEFLATE_VERSION, LayerSink};
 use tar_writer::{TarWriter, WriteSink};
 
 /// How layer blobs are compressed.
@@ -34,6 +37,11 @@ pub enum Compression {
     /// gzip in independent members, the same bytes whatever the number of threads.
     Gzip {
         /// From 0 to 9; `None` is the usual one.
+        level: Option<u8>,
+    },
+    /// gzip with a table of contents, so that a file can be read without the rest of the layer.
+    Estargz {
+        /// As of gzip.
         level: Option<u8>,
     },
     /// zstd in independent frames, the same bytes whatever the number of threads.
@@ -61,14 +69,21 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// The row key, for example `gzip` or `gzip@1700000000`. A snapshot that was unpacked from a pulled layer
-    /// remembers that layer as [`Self::PULLED`], whatever its compression.
+    /// The row key, for example `gzip-4.libdeflate-1.26` or `none@1700000000`: compression, level, and what compresses, with
+    /// its version, because another one makes other bytes. A snapshot that was unpacked from a pulled layer remembers that
+    /// layer as [`Self::PULLED`], whatever its compression.
     pub fn key(&self) -> String {
+        let level = |level: Option<u8>, usual: i32| level.map_or(usual, i32::from);
+        let deflated = |name, given| {
+            format!("{name}-{}.libdeflate-{LIBDEFLATE_VERSION}", level(given, compress::GZIP_LEVEL))
+        };
         let compression = match self.compression {
-            Compression::Gzip { level: None } => "gzip".to_owned(),
-            Compression::Gzip { level: Some(level) } => format!("gzip-{level}"),
-            Compression::Zstd { level: None } => "zstd".to_owned(),
-            Compression::Zstd { level: Some(level) } => format!("zstd-{level}"),
+            Compression::Gzip { level } => deflated("gzip", level),
+            Compression::Estargz { level } => deflated("estargz", level),
+            Compression::Zstd { level: given } => {
+                let version = zstd::zstd_safe::version_string();
+                format!("zstd-{}.libzstd-{version}", level(given, compress::ZSTD_LEVEL))
+            }
             Compression::None => "none".to_owned(),
         };
         match self.clamp_time_s {
@@ -82,8 +97,8 @@ impl Variant {
         let (compression, seconds) = text.split_once('@').map_or((text, None), |(name, at)| (name, Some(at)));
         let is_number = |text: &str| text.parse::<u64>().is_ok_and(|number| number.to_string() == text);
         let is_name = |name: &str| {
-            name.len() <= 16
-                && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            name.len() <= 48
+                && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
         };
         !compression.is_empty() && is_name(compression) && seconds.is_none_or(is_number)
     }
@@ -167,40 +182,87 @@ fn make_layer_with(
     };
     let below = Chain(below.to_vec());
     store.verify_snapshot(top, &below)?;
-    let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads);
-    let tar = TarWriter::new(sink, variant.clamp_time_s, format!("snapshot {top}"));
+    let object = format!("snapshot {top}");
+    let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads, object.clone());
+    let mut tar = TarWriter::new(sink, variant.clamp_time_s, object);
+    if matches!(variant.compression, Compression::Estargz { .. }) {
+        tar.made_up(estargz::LANDMARK_NAME, estargz::LANDMARK)?;
+    }
     let tar = compare::write_changes(store, top, below, tar)?;
     let (sink, last) = tar.finish()?;
-    let compress::Compressed { diff_id, digest, size } = sink.finish(last)?;
+    let compress::Compressed { diff_id, digest, size, annotations } = sink.finish(last)?;
     let media_type = match variant.compression {
-        Compression::Gzip { .. } => MEDIA_TYPE_GZIP,
+        Compression::Gzip { .. } | Compression::Estargz { .. } => MEDIA_TYPE_GZIP,
         Compression::Zstd { .. } => MEDIA_TYPE_ZSTD,
         Compression::None => MEDIA_TYPE_TAR,
     };
-    let layer = Layer { diff_id, digest, size, media_type: media_type.to_owned() };
+    let layer = Layer { diff_id, digest, size, media_type: media_type.to_owned(), annotations };
     store.set_layer(top, &variant.key(), ChainId::extend(parent, diff_id), &layer)?;
     Ok(layer)
 }
 
-/// Writes the whole file system of `root` (a view) as one plain tar: the `tar` exporter. Deterministic; no
-/// whiteouts. Times later than `clamp_time_s` are set to it.
-pub fn write_tree(
+/// Whole file systems, written as one plain tar: the `tar` exporter. Deterministic; no whiteouts.
+#[derive(Debug)]
+pub struct TreeWriter<'a> {
+    tar: TarWriter<WriteSink<'a>>,
+}
+
+impl<'a> TreeWriter<'a> {
+    /// Will write to `out`. Times later than `clamp_time_s` are set to it.
+    pub fn new(out: &'a mut dyn std::io::Write, clamp_time_s: Option<u64>) -> Self {
+        Self { tar: TarWriter::new(WriteSink(out), clamp_time_s, OBJECT.to_owned()) }
+    }
+
+    /// Writes the file system of `root` (a view), below `directory` if there is one. `is_wanted` is asked about every path,
+    /// and told whether it is a directory.
+    pub fn add(
+        &mut self,
+        root: std::os::fd::BorrowedFd<'_>,
+        ids: Ids,
+        directory: Option<&str>,
+        is_wanted: &mut dyn FnMut(&OsStr, bool) -> bool,
+    ) -> Result<(), DiffError> {
+        let failed = |source| DiffError::Read { object: OBJECT.to_owned(), source };
+        self.tar.begin_tree(&directory.map_or_else(String::new, |directory| format!("{directory}/")));
+        if directory.is_some() {
+            // A view may be a descriptor that only names the directory.
+            let root = walk::open_dir_at(root, OsStr::new(".")).map_err(failed)?;
+            let stat = ids.stat_of(root.as_fd()).map_err(failed)?;
+            let xattrs = walk::xattrs_of(root.as_fd()).map_err(failed)?;
+            self.tar.dir(OsStr::new(""), &stat, &xattrs)?;
+        }
+        for visited in Walk::new(root, ids).map_err(failed)? {
+            let visited = visited.map_err(failed)?;
+            let stat = &visited.entry.stat;
+            // A view of a single snapshot may show the marks that hide nothing.
+            if !stat.is_whiteout() && is_wanted(&visited.path, stat.kind == FileKind::Dir) {
+                self.tar.visited(&visited)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the end.
+    pub fn finish(self) -> Result<(), DiffError> {
+        let (mut sink, last) = self.tar.finish()?;
+        sink.write(&last)
+    }
+}
+
+/// What the tar is of, for messages.
+const OBJECT: &str = "the file system";
+
+/// Writes the whole file system of `root` as one tar.
+#[cfg(test)]
+fn write_tree(
     root: std::os::fd::BorrowedFd<'_>,
     ids: Ids,
     clamp_time_s: Option<u64>,
     out: &mut dyn std::io::Write,
 ) -> Result<(), DiffError> {
-    let mut tar = TarWriter::new(WriteSink(out), clamp_time_s, "the file system".to_owned());
-    let failed = |source| DiffError::Read { object: "the file system".to_owned(), source };
-    for visited in Walk::new(root, ids).map_err(failed)? {
-        let visited = visited.map_err(failed)?;
-        // A view of a single snapshot may show the marks that hide nothing.
-        if !visited.entry.stat.is_whiteout() {
-            tar.visited(&visited)?;
-        }
-    }
-    let (mut sink, last) = tar.finish()?;
-    sink.write(&last)
+    let mut tree = TreeWriter::new(out, clamp_time_s);
+    tree.add(root, ids, None, &mut |_, _| true)?;
+    tree.finish()
 }
 
 pub use decompress::Format as StreamCompression;

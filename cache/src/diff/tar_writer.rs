@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
 use super::DiffError;
+use super::estargz::Table;
 use super::tar_header::{BLOCK_BYTES, Header, TypeFlag, padding};
 use crate::contenthash::{HardLinks, is_content_xattr};
 use crate::walk::{self, FileKind, Stat, Visited, Xattrs};
@@ -17,8 +18,14 @@ pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
 
 /// Where the chunks of a tar go.
 pub(super) trait Sink {
-    /// Takes a chunk of exactly [`CHUNK_BYTES`] and gives back an empty buffer for the next.
+    /// Takes a chunk of at most [`CHUNK_BYTES`], exactly that where there is no table, and gives back an empty buffer for
+    /// the next.
     fn put(&mut self, chunk: Vec<u8>) -> Result<Vec<u8>, DiffError>;
+
+    /// What is told of all entries, if something is. The bytes of every file begin a chunk of their own then.
+    fn table(&mut self) -> Option<&mut Table> {
+        None
+    }
 }
 
 /// Writes the entries of one tree as a tar.
@@ -27,9 +34,13 @@ pub(super) struct TarWriter<S> {
     sink: S,
     /// Less than or exactly a chunk; a full one is handed on when more comes, so the last is never empty.
     chunk: Vec<u8>,
+    /// How many were handed on.
+    handed_on: usize,
     /// The encoding of one header, kept for its capacity.
     header: Vec<u8>,
     links: HardLinks,
+    /// What all paths are below: empty, or a directory with its `/`.
+    below: Vec<u8>,
     /// Later times are set to this one.
     clamp_time_s: Option<u64>,
     /// What the tree is called in errors.
@@ -39,7 +50,22 @@ pub(super) struct TarWriter<S> {
 impl<S: Sink> TarWriter<S> {
     pub(super) fn new(sink: S, clamp_time_s: Option<u64>, object: String) -> Self {
         let chunk = Vec::with_capacity(CHUNK_BYTES);
-        Self { sink, chunk, header: Vec::new(), links: HardLinks::default(), clamp_time_s, object }
+        Self {
+            sink,
+            chunk,
+            handed_on: 0,
+            header: Vec::new(),
+            links: HardLinks::default(),
+            below: Vec::new(),
+            clamp_time_s,
+            object,
+        }
+    }
+
+    /// From here on another tree is written, below `directory` with its `/` (nothing for the root).
+    pub(super) fn begin_tree(&mut self, directory: &str) {
+        self.links = HardLinks::default();
+        self.below = directory.as_bytes().to_vec();
     }
 
     /// Writes what the walk visited: its headers and, for a regular file, its bytes. A further name of a file that
@@ -69,8 +95,12 @@ impl<S: Sink> TarWriter<S> {
 
     /// Writes a directory; the empty path is the root.
     pub(super) fn dir(&mut self, path: &OsStr, stat: &Stat, xattrs: &Xattrs) -> Result<(), DiffError> {
-        let mut name = if path.is_empty() { b".".to_vec() } else { path.as_bytes().to_vec() };
-        name.push(b'/');
+        let mut name = path.as_bytes().to_vec();
+        match (path.is_empty(), self.below.is_empty()) {
+            (true, true) => name.extend(b"./"),
+            (true, false) => {}
+            (false, _) => name.push(b'/'),
+        }
         self.headers(&name, stat, TypeFlag::Dir, b"", xattrs)
     }
 
@@ -80,9 +110,32 @@ impl<S: Sink> TarWriter<S> {
         self.headers(path.as_bytes(), &stat, TypeFlag::File, b"", &[])
     }
 
-    /// Writes the end mark; returns the sink and the last chunk.
+    /// Writes a file of a few bytes that no file system has.
+    pub(super) fn made_up(&mut self, path: &[u8], content: &[u8]) -> Result<(), DiffError> {
+        let header = Header {
+            path,
+            kind: TypeFlag::File,
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            size: content.len() as u64,
+            mtime: (0, 0),
+            link: b"",
+            rdev: (0, 0),
+            xattrs: &[],
+        };
+        self.header(&header)?;
+        self.begin_contents()?;
+        self.bytes(content)?;
+        self.tell_contents(self.chunk.len() - content.len());
+        self.bytes(&[0; BLOCK_BYTES][..padding(header.size)])
+    }
+
+    /// Writes the end mark, unless a table comes before it; returns the sink and the last chunk.
     pub(super) fn finish(mut self) -> Result<(S, Vec<u8>), DiffError> {
-        self.bytes(&[0; 2 * BLOCK_BYTES])?;
+        if self.sink.table().is_none() {
+            self.bytes(&[0; 2 * BLOCK_BYTES])?;
+        }
         Ok((self.sink, self.chunk))
     }
 
@@ -99,6 +152,11 @@ impl<S: Sink> TarWriter<S> {
             Some(clamp_s) if stat.mtime > (clamp_s, 0) => (clamp_s, 0),
             _ => stat.mtime,
         };
+        let path = &[&*self.below, path].concat();
+        let link = match kind {
+            TypeFlag::HardLink => &*[&*self.below, link].concat(),
+            _ => link,
+        };
         let header = Header {
             path,
             kind,
@@ -111,6 +169,13 @@ impl<S: Sink> TarWriter<S> {
             rdev: stat.rdev,
             xattrs: &kept,
         };
+        self.header(&header)
+    }
+
+    fn header(&mut self, header: &Header<'_>) -> Result<(), DiffError> {
+        if let Some(table) = self.sink.table() {
+            table.entry(header)?;
+        }
         let mut encoded = std::mem::take(&mut self.header);
         encoded.clear();
         header.encode(&mut encoded);
@@ -121,6 +186,9 @@ impl<S: Sink> TarWriter<S> {
 
     /// Exactly `size` bytes of `file`, read straight into the chunk.
     fn contents(&mut self, path: &OsStr, mut file: File, size: u64) -> Result<(), DiffError> {
+        if size > 0 {
+            self.begin_contents()?;
+        }
         let mut left = size;
         while left > 0 {
             let start = self.make_room()?;
@@ -131,9 +199,25 @@ impl<S: Sink> TarWriter<S> {
             if let Err(source) = file.read_exact(&mut self.chunk[start..]) {
                 return Err(self.cannot_read(path, source));
             }
+            self.tell_contents(start);
             left -= len as u64;
         }
         self.bytes(&[0; BLOCK_BYTES][..padding(size)])
+    }
+
+    /// Hands on what comes before the bytes of a file, where they are to begin a chunk.
+    fn begin_contents(&mut self) -> Result<(), DiffError> {
+        if self.sink.table().is_some() && !self.chunk.is_empty() {
+            self.hand_on()?;
+        }
+        Ok(())
+    }
+
+    /// Tells the table of the bytes of a file that the chunk holds from `start` on.
+    fn tell_contents(&mut self, start: usize) {
+        if let Some(table) = self.sink.table() {
+            table.piece(self.handed_on, &self.chunk[start..]);
+        }
     }
 
     fn bytes(&mut self, mut bytes: &[u8]) -> Result<(), DiffError> {
@@ -149,9 +233,15 @@ impl<S: Sink> TarWriter<S> {
     /// Hands the chunk on if it is full. Returns its length.
     fn make_room(&mut self) -> Result<usize, DiffError> {
         if self.chunk.len() == CHUNK_BYTES {
-            self.chunk = self.sink.put(std::mem::take(&mut self.chunk))?;
+            self.hand_on()?;
         }
         Ok(self.chunk.len())
+    }
+
+    fn hand_on(&mut self) -> Result<(), DiffError> {
+        self.chunk = self.sink.put(std::mem::take(&mut self.chunk))?;
+        self.handed_on += 1;
+        Ok(())
     }
 
     fn cannot_read(&self, path: &OsStr, source: io::Error) -> DiffError {
@@ -194,6 +284,12 @@ impl Opened {
 
 /// A sink that passes chunks on to a writer.
 pub(super) struct WriteSink<'a>(pub(super) &'a mut dyn io::Write);
+
+impl std::fmt::Debug for WriteSink<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteSink").finish_non_exhaustive()
+    }
+}
 
 impl WriteSink<'_> {
     pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), DiffError> {

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrF
 use rustix::io::Errno;
 
 use super::DiffError;
+use super::estargz;
 use super::root::{self, Created, Dir, Missing, Root, write_error};
 use super::tar_header::TypeFlag;
 use super::tar_reader::{Entry, TarReader};
@@ -43,6 +44,8 @@ pub(super) struct Unpacker {
     /// What the tar is called in errors.
     pub(super) object: String,
     entries: u64,
+    /// Whether it is a layer with a table of contents, which is no file of the image.
+    is_estargz: bool,
     /// Directories that were made because something is in them; the root, too, until it is listed.
     pub(super) implied: BTreeSet<Vec<u8>>,
     /// Hard links to what this layer does not have: path and target.
@@ -86,6 +89,7 @@ impl Unpacker {
             rules,
             object,
             entries: 0,
+            is_estargz: false,
             implied,
             links: BTreeMap::new(),
             whiteouts: BTreeSet::new(),
@@ -110,11 +114,28 @@ impl Unpacker {
                 },
             };
             self.entries += 1;
+            if self.is_of_estargz(&entry) {
+                continue;
+            }
             if self.entries > ENTRIES_MAX {
                 return Err(self.refused(&entry.path, format!("more than {ENTRIES_MAX} entries")));
             }
             self.entry(&entry, tar)?;
         }
+    }
+
+    /// Whether an entry is there for the layer's form alone: it begins with a landmark, and then it has a table.
+    fn is_of_estargz(&mut self, entry: &Entry) -> bool {
+        if self.rules != Rules::Layer || entry.kind != TypeFlag::File {
+            return false;
+        }
+        let path = entry.path.strip_prefix(b"./").unwrap_or(&entry.path);
+        if self.entries == 1 && path == estargz::LANDMARK_NAME && entry.size == estargz::LANDMARK.len() as u64
+        {
+            self.is_estargz = true;
+            return true;
+        }
+        self.is_estargz && path == estargz::TABLE_NAME
     }
 
     /// Sets the times that were put off. The last thing to be done.

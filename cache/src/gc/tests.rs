@@ -1,6 +1,6 @@
 //! Tests of collection: what is chosen, what leases keep, what is measured.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -252,7 +252,13 @@ fn images_with_names_stay_and_those_without_go() {
     put(None, "untagged");
     // A snapshot of a named image's layer is not garbage although no record leads to it; its files can be had again.
     let chain = snapshot(&store, &Chain::default(), "files");
-    let row = Layer { diff_id: DiffId(layer), digest: layer, size: 1, media_type: String::new() };
+    let row = Layer {
+        diff_id: DiffId(layer),
+        digest: layer,
+        size: 1,
+        media_type: String::new(),
+        annotations: BTreeMap::new(),
+    };
     store.set_layer(chain.0[0], "gzip", ChainId(layer), &row).unwrap();
     assert_eq!(state_of(&store, &chain.0[0].to_string()), State::Cached);
     assert_eq!(store.items().unwrap().iter().filter(|item| item.state == State::Dangling).count(), 2);

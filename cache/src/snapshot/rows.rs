@@ -43,7 +43,7 @@ impl Store {
     pub fn layers(&self, ids: &[SnapshotId], variant: &str) -> Result<Vec<Option<Layer>>, StoreError> {
         self.read("look up layers", |transaction| {
             let mut select = transaction.prepare_cached(
-                "SELECT diff_id, digest, size, media_type FROM layers WHERE snapshot = ?1 AND variant = ?2",
+                "SELECT diff_id, digest, size, media_type, annotations FROM layers WHERE snapshot = ?1 AND variant = ?2",
             )?;
             let layer = |row: &Row<'_>| {
                 Ok(Layer {
@@ -51,6 +51,11 @@ impl Store {
                     digest: Digest::from_bytes(row.get(1)?),
                     size: row.get::<_, i64>(2)?.cast_unsigned(),
                     media_type: row.get(3)?,
+                    // What is no JSON is as good as none: a layer can be used without its annotations.
+                    annotations: row
+                        .get::<_, Option<String>>(4)?
+                        .and_then(|json| serde_json::from_str(&json).ok())
+                        .unwrap_or_default(),
                 })
             };
             ids.iter().map(|id| select.query_row((id.row_id(), variant), layer).optional()).collect()
@@ -141,11 +146,13 @@ pub(super) fn insert_layer(
     chain_id: &ChainId,
     layer: &Layer,
 ) -> rusqlite::Result<bool> {
+    let annotations = (!layer.annotations.is_empty())
+        .then(|| serde_json::to_string(&layer.annotations).expect("annotations have string keys"));
     let inserted = transaction
         .prepare_cached(
             "INSERT OR REPLACE INTO layers
-             (snapshot, variant, diff_id, digest, size, media_type, chain_id)
-             SELECT id, ?2, ?3, ?4, ?5, ?6, ?7 FROM snapshots WHERE id = ?1",
+             (snapshot, variant, diff_id, digest, size, media_type, chain_id, annotations)
+             SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?8 FROM snapshots WHERE id = ?1",
         )?
         .execute((
             id.row_id(),
@@ -155,6 +162,7 @@ pub(super) fn insert_layer(
             layer.size.cast_signed(),
             &layer.media_type,
             chain_id.0.as_bytes(),
+            annotations,
         ))?;
     Ok(inserted > 0)
 }

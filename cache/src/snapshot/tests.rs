@@ -354,8 +354,13 @@ fn layers_are_found_by_snapshot_and_by_chain() {
     let store = root.open();
     let id = commit(&store, &Chain::default(), &[]).0[0];
     let diff_id = DiffId(Digest::of(b"tar"));
-    let layer =
-        Layer { diff_id, digest: Digest::of(b"gzip"), size: u64::from(u32::MAX) + 1, media_type: "m".into() };
+    let layer = Layer {
+        diff_id,
+        digest: Digest::of(b"gzip"),
+        size: u64::from(u32::MAX) + 1,
+        media_type: "m".into(),
+        annotations: [("k".to_owned(), "v".to_owned())].into(),
+    };
     let chain_id = ChainId::extend(None, diff_id);
     assert_eq!(store.layer(id, "gzip").unwrap(), None);
     assert_eq!(store.snapshot_by_chain_id(&chain_id).unwrap(), None);
@@ -384,6 +389,7 @@ fn a_lost_directory_is_reported_and_can_be_dropped() {
         digest: Digest::of(b"t"),
         size: 1,
         media_type: String::new(),
+        annotations: BTreeMap::new(),
     };
     let chain_id = ChainId(Digest::of(b"c"));
     store.set_layer(lost, "gzip", chain_id, &layer).unwrap();

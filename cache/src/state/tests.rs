@@ -1,5 +1,6 @@
 //! Records, images, pins, the stat cache and the locks.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use expect_test::expect;
@@ -245,8 +246,13 @@ fn what_others_need_stays() {
 
     let image_1 = put(&store, Some("a:1"), "1");
     let id = snapshot(&store);
-    let layer =
-        Layer { diff_id: DiffId(layer_of("1")), digest: layer_of("1"), size: 1, media_type: String::new() };
+    let layer = Layer {
+        diff_id: DiffId(layer_of("1")),
+        digest: layer_of("1"),
+        size: 1,
+        media_type: String::new(),
+        annotations: BTreeMap::new(),
+    };
     store.set_layer(id, "none", ChainId(layer_of("1")), &layer).unwrap();
     let deleted = store.remove_image(&image_1).unwrap();
     assert!(!deleted.contains(&layer_of("1")), "a layer row names it");

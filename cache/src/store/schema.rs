@@ -132,6 +132,14 @@ const MIGRATIONS: &[&str] = &[
     DELETE FROM urls;
     DELETE FROM uses;
 ",
+    // The row key of a layer names what compressed it from here on.
+    "
+    ALTER TABLE layers ADD COLUMN annotations TEXT;
+    UPDATE OR IGNORE layers SET variant = 'gzip-4.libdeflate-1.26' || substr(variant, 5)
+        WHERE variant = 'gzip' OR variant LIKE 'gzip@%';
+    UPDATE OR IGNORE layers SET variant = 'zstd-3.libzstd-1.5.7' || substr(variant, 5)
+        WHERE variant = 'zstd' OR variant LIKE 'zstd@%';
+",
 ];
 
 /// The version this program writes.

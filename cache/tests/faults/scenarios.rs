@@ -148,7 +148,13 @@ fn set_layer(root: &Path) -> Done {
     let store = Store::open(root)?;
     let known = store.record(&KEYS[0])?.ok_or("the record is gone")?;
     let digest = store.blobs().put(b"layer")?;
-    let layer = Layer { diff_id: DiffId(digest), digest, size: 5, media_type: "tar".to_owned() };
+    let layer = Layer {
+        diff_id: DiffId(digest),
+        digest,
+        size: 5,
+        media_type: "tar".to_owned(),
+        annotations: Default::default(),
+    };
     Ok(store.set_layer(known.outputs[0].0[0], "none", ChainId(digest), &layer)?)
 }
 

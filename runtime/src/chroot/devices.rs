@@ -223,7 +223,8 @@ fn is_device(fd: &OwnedFd) -> bool {
     rustix::fs::fstat(fd).is_ok_and(is_character)
 }
 
-fn make_directory(parent: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<OwnedFd> {
+/// Makes an empty directory.
+pub(super) fn make_directory(parent: BorrowedFd<'_>, name: &OsStr, mode: u32) -> io::Result<OwnedFd> {
     rustix::fs::mkdirat(parent, name, Mode::RWXU)?;
     let directory = rustix::fs::openat(parent, name, DIRECTORY, Mode::empty())?;
     rustix::fs::fchmod(&directory, Mode::from_raw_mode(mode))?;

@@ -112,7 +112,7 @@ pub struct ChrootRequest<'a> {
 pub struct Ended {
     /// Its status.
     pub status: ExitStatus,
-    /// The first file of `/proc`, which is empty here, that it or a descendant wanted to open.
+    /// The first file of `/proc`, which is empty here, that it or a descendant wanted to open and may have needed.
     pub missed: Option<PathBuf>,
 }
 
@@ -182,8 +182,12 @@ struct Furniture<'a> {
 
 impl Furniture<'_> {
     fn put_devices(&mut self, devices: Option<&Devices>) -> Result<Made, RuntimeError> {
-        for empty in ["/proc", "/sys"] {
-            self.places.ensure_directory(Path::new(empty))?;
+        // What is made in them goes with them.
+        for target in ["/proc", "/sys"] {
+            let name = self.name();
+            let make = devices::make_directory(self.aside, &name, 0o555);
+            make.map_err(failed("make a directory of the step"))?;
+            self.places.put(Path::new(target), self.aside, &name, false)?;
         }
         let (place, made) = match devices {
             Some(devices) => (devices.place(), devices.take()),

@@ -44,6 +44,19 @@ pub(super) enum Served {
     Secret(OwnedFd, Box<Stat>),
 }
 
+/// What libraries look for in every program that uses them (SELinux, cryptography, `sysconf`, audit), and do well without.
+const PROBES: [&str; 9] = [
+    "/proc/filesystems",
+    "/proc/mounts",
+    "/proc/self/attr/",
+    "/proc/thread-self/attr/",
+    "/proc/self/loginuid",
+    "/proc/sys/crypto/",
+    "/proc/sys/kernel/cap_last_cap",
+    "/proc/sys/kernel/ngroups_max",
+    "/proc/sys/vm/overcommit_memory",
+];
+
 /// Opening a directory never opens a placeholder.
 const UNLESS_DIRECTORY: Comparison = Comparison::MaskedEqual { mask: libc::O_DIRECTORY as u64, value: 0 };
 
@@ -88,7 +101,7 @@ pub(super) struct Opens<'a> {
     pub(super) served: HashMap<(u64, u64), Served>,
     /// Whether the step is in the foreground of this process's terminal.
     pub(super) has_terminal: bool,
-    /// The first path below `/proc` that the step has looked for.
+    /// The first path below `/proc` that the step has looked for, [`PROBES`] aside.
     pub(super) missed: &'a Mutex<Option<PathBuf>>,
     /// The process that watches over the step, once it is known.
     pub(super) watcher: Option<i32>,
@@ -112,8 +125,7 @@ impl Handler for Opens<'_> {
         if how.resolve != 0 {
             return Ok(Answer::Continue);
         }
-        if flags.intersects(OFlags::PATH | OFlags::DIRECTORY) || flags.contains(OFlags::CREATE | OFlags::EXCL)
-        {
+        if flags.contains(OFlags::DIRECTORY) || flags.contains(OFlags::CREATE | OFlags::EXCL) {
             return Ok(Answer::Continue);
         }
         let links = if flags.contains(OFlags::NOFOLLOW) { Links::Keep } else { Links::Follow };
@@ -121,6 +133,9 @@ impl Handler for Opens<'_> {
         let found = caller.look(|| {
             let path = call.string(call.argument(path))?;
             self.note_missed(&path);
+            if flags.contains(OFlags::PATH) {
+                return Err(Errno::NOENT);
+            }
             if let (Some(number), Links::Follow) = (paths::own_descriptor(&path), links) {
                 return Ok(Found::Descriptor(number));
             }
@@ -172,7 +187,8 @@ impl Opens<'_> {
 
     fn note_missed(&self, path: &CStr) {
         let path = path.to_bytes();
-        if path.starts_with(b"/proc/") {
+        let is_probe = PROBES.iter().any(|probe| path.starts_with(probe.as_bytes()));
+        if path.starts_with(b"/proc/") && !is_probe {
             let mut missed = self.missed.lock().unwrap_or_else(PoisonError::into_inner);
             missed.get_or_insert_with(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)));
         }

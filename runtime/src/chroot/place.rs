@@ -58,11 +58,6 @@ impl<'a> Places<'a> {
         Self { root, aside, points, placed: Vec::new(), touched: Vec::new(), is_settled: false, names: 0 }
     }
 
-    /// Makes an empty directory at `target` if there is nothing.
-    pub(super) fn ensure_directory(&mut self, target: &Path) -> Result<(), RuntimeError> {
-        self.points.ensure(self.root, target, TargetKind::Directory)
-    }
-
     /// Moves the entry `name` of `from` to `target`. Afterwards it goes back if it `returns`; if the step has deleted it
     /// and it is a directory, an empty one or what the step has put there does.
     pub(super) fn put(

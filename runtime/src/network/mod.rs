@@ -27,6 +27,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use self::dns::{Forwarder, Sockets};
 use self::netlink::Netlink;
 use self::pasta::Pasta;
+pub(crate) use self::pasta::look as look_for_pasta;
 use self::wire::Wire;
 use crate::{RuntimeError, sys};
 
@@ -239,7 +240,8 @@ fn failed<E: Into<io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> Netw
 }
 
 /// An error and what it comes from, in one line.
-fn causes(error: &dyn Error) -> String {
+/// An error with its causes.
+pub(crate) fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -52,9 +52,7 @@ impl Pasta {
         dir: &Path,
         avoid: &[IpAddr],
     ) -> Result<Self, NetworkError> {
-        let program = find().ok_or(NetworkError::NoPasta)?;
-        let tun = OpenOptions::new().read(true).write(true).open(TUN);
-        tun.map_err(|source| NetworkError::NoTun { device: TUN, source })?;
+        let program = look()?;
         let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
         let routes = route::routes(&mut netlink).map_err(failed("list the routes"))?;
         let seed = u32::from_ne_bytes(random()?);
@@ -110,6 +108,14 @@ impl Drop for Pasta {
             let _ = thread.join();
         }
     }
+}
+
+/// Where it is, or why it is of no use here.
+pub(crate) fn look() -> Result<PathBuf, NetworkError> {
+    let program = find().ok_or(NetworkError::NoPasta)?;
+    let tun = OpenOptions::new().read(true).write(true).open(TUN);
+    tun.map_err(|source| NetworkError::NoTun { device: TUN, source })?;
+    Ok(program)
 }
 
 /// Where it is.

@@ -142,7 +142,7 @@ fn streams(stdio: &Stdio<'_>) -> Result<(Output, Streams), RuntimeError> {
         return Ok((Output::new(), Streams::Inherited { terminal: terminal::is_terminal() }));
     }
     let null = rustix::fs::open(c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed("open /dev/null"))?;
+        .map_err(|errno| RuntimeError::NoDevice { path: "/dev/null", source: errno.into() })?;
     let (stdout, stdout_end) = pipe(PipeFlags::CLOEXEC)?;
     let (stderr, stderr_end) = pipe(PipeFlags::CLOEXEC)?;
     for end in [&stdout, &stderr] {

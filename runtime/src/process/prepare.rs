@@ -589,7 +589,9 @@ fn host_device(device: &Device) -> io::Result<OwnedFd> {
         return Err(io::ErrorKind::NotFound.into());
     }
     let tree = sys::open_tree(node.as_fd(), c"", false)?;
-    let set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
+    // Read-only is the node, not the device: its mode, owner and times are the machine's, also where a masked file is bound
+    // from it.
+    let set = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC;
     sys::mount_setattr(tree.as_raw_fd(), false, set, 0, libc::MS_PRIVATE)?;
     Ok(tree)
 }

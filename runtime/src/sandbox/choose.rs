@@ -3,26 +3,29 @@
 use std::env;
 use std::fmt;
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Capability;
-use rustix::fs::StatVfsMountFlags;
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 use rustix::thread::CapabilitySet as ThreadCapabilities;
 
 use super::Sandbox;
+use super::listener::try_listener;
 use super::namespace::{Mapping, Namespace};
 use super::obstacle::{Call, HelperProblem, Obstacle};
-use super::place::Place;
+use super::place::{self, Place};
 use crate::sys::{self, Errno};
 
 /// What the sandbox `chroot` takes.
-const CHROOT: [Capability; 7] = [
+const CHROOT: [Capability; 8] = [
     Capability::Chown,
     Capability::DacOverride,
     Capability::Fowner,
     Capability::Kill,
     Capability::Setgid,
+    Capability::Setpcap,
     Capability::Setuid,
     Capability::SysChroot,
 ];
@@ -68,6 +71,9 @@ pub(super) fn attempt(
     place: &Place,
     thoroughness: Thoroughness,
 ) -> Result<Option<Namespace>, Vec<Obstacle>> {
+    if !place.has_proc {
+        return Err(one(Obstacle::NoProc));
+    }
     match sandbox {
         Sandbox::Root => root(place).map(|()| None).map_err(one),
         Sandbox::Rootless => match many(place) {
@@ -79,8 +85,14 @@ pub(super) fn attempt(
                 Err(obstacles)
             }
         },
-        Sandbox::RootlessSingle => namespace(place, &Mapping::One).map(Some).map_err(one),
-        Sandbox::Chroot => chroot(place).map(|()| None),
+        Sandbox::RootlessSingle => {
+            let namespace = namespace(place, &Mapping::One).map_err(one)?;
+            try_listener(place).map(|()| Some(namespace)).map_err(one)
+        }
+        Sandbox::Chroot => {
+            chroot(place)?;
+            try_listener(place).map(|()| None).map_err(one)
+        }
     }
 }
 
@@ -88,9 +100,10 @@ fn one(obstacle: Obstacle) -> Vec<Obstacle> {
     vec![obstacle]
 }
 
-/// The usual case in two calls.
+/// The usual case in a few calls.
 fn is_root_here() -> bool {
     rustix::process::geteuid().is_root()
+        && place::has_proc()
         && rustix::thread::capabilities(None)
             .is_ok_and(|sets| sets.effective.contains(ThreadCapabilities::SYS_ADMIN))
         && sys::try_to_mount() == Errno(libc::EBADF)
@@ -111,7 +124,23 @@ fn chroot(place: &Place) -> Result<(), Vec<Obstacle>> {
         let bounded = (!missing.is_empty()).then_some(Obstacle::Bounded { missing });
         return Err([obstacle].into_iter().chain(bounded).collect());
     }
-    require(place, &CHROOT).map_err(one)
+    require(place, &CHROOT).map_err(one)?;
+    try_chroot(place).map_err(one)
+}
+
+/// Changes the root of a process of its own.
+fn try_chroot(place: &Place) -> Result<(), Obstacle> {
+    let refused = |call, errno| Obstacle::refused(call, errno, place);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(c"/", flags, Mode::empty())
+        .map_err(|errno| refused(Call::Chroot, errno.raw_os_error()))?;
+    let pid = sys::fork(|| sys::chroot(root.as_raw_fd()).err().map_or(0, |Errno(errno)| errno))
+        .map_err(|error| refused(Call::Fork, error.raw_os_error().unwrap_or(libc::EAGAIN)))?;
+    match sys::wait_for(pid) {
+        Some(0) => Ok(()),
+        Some(errno) => Err(refused(Call::Chroot, errno)),
+        None => Err(Obstacle::Killed),
+    }
 }
 
 fn require_uid_0(place: &Place) -> Result<(), Obstacle> {
@@ -198,6 +227,9 @@ impl fmt::Display for NoSandbox {
         f.write_str("there is no sandbox for steps here")?;
         let first =
             self.refused.iter().filter_map(|(sandbox, obstacles)| Some((sandbox, obstacles.first()?)));
+        if first.clone().all(|(_, obstacle)| *obstacle == Obstacle::NoProc) {
+            return write!(f, ": {}", Obstacle::NoProc);
+        }
         for (number, (sandbox, obstacle)) in first.enumerate() {
             f.write_str(if number == 0 { ": " } else { "; " })?;
             write!(f, "{sandbox}: {obstacle}")?;

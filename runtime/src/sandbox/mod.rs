@@ -6,6 +6,7 @@
 mod checks;
 mod choose;
 mod ids;
+mod listener;
 mod namespace;
 mod obstacle;
 mod place;

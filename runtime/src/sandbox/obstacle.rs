@@ -28,10 +28,14 @@ pub enum Call {
     Join,
     /// The root directory was to be changed.
     Chroot,
+    /// A process's system calls were to be answered by another.
+    Listener,
+    /// One was to be answered with a descriptor.
+    AnswerDescriptor,
 }
 
 impl Call {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Fork,
         Self::UserNamespace,
         Self::UidMap,
@@ -41,6 +45,8 @@ impl Call {
         Self::Mount,
         Self::Join,
         Self::Chroot,
+        Self::Listener,
+        Self::AnswerDescriptor,
     ];
 
     pub(super) fn from_number(number: u8) -> Self {
@@ -59,6 +65,8 @@ impl Call {
             Self::Mount => "mount()",
             Self::Join => "setns(CLONE_NEWUSER)",
             Self::Chroot => "chroot()",
+            Self::Listener => "seccomp(SECCOMP_FILTER_FLAG_NEW_LISTENER)",
+            Self::AnswerDescriptor => "ioctl(SECCOMP_IOCTL_NOTIF_ADDFD)",
         }
     }
 
@@ -71,6 +79,7 @@ impl Call {
             Self::Mount => "mounting is refused",
             Self::Join => "the user namespace cannot be entered",
             Self::Chroot => "changing the root directory is refused",
+            Self::Listener | Self::AnswerDescriptor => "system calls of steps cannot be answered",
         }
     }
 }
@@ -93,6 +102,10 @@ pub enum Cause {
     Kernel,
     /// The process is in a chroot.
     InChroot,
+    /// A kernel that is too old for it.
+    OldKernel,
+    /// Another program answers system calls of this process already.
+    Supervised,
     /// A capability of the map's writer.
     MissingCapability(&'static str),
     /// It cannot be told.
@@ -164,6 +177,8 @@ pub enum Obstacle {
         /// The user.
         user: String,
     },
+    /// `/proc` is not mounted.
+    NoProc,
     /// The process has several threads, and cannot enter a user namespace any more.
     Threads,
 }
@@ -186,6 +201,9 @@ fn cause(call: Call, errno: i32, place: &Place) -> Cause {
     let is = |path: &str, value: &str| read(Path::new(path)).trim() == value;
     let refused = matches!(errno, libc::EPERM | libc::EACCES);
     match call {
+        Call::Listener if errno == libc::EBUSY => Cause::Supervised,
+        Call::Listener | Call::AnswerDescriptor if errno == libc::EINVAL => Cause::OldKernel,
+        Call::Listener | Call::AnswerDescriptor if place.filtered => Cause::Seccomp,
         Call::UserNamespace if matches!(errno, libc::EINVAL | libc::ENOSYS) && !place.filtered => {
             Cause::Kernel
         }
@@ -194,21 +212,18 @@ fn cause(call: Call, errno: i32, place: &Place) -> Cause {
             Cause::UnprivilegedUsernsClone
         }
         Call::UserNamespace | Call::MountNamespace | Call::Mount | Call::Chroot
-            if place.filtered && (refused || errno == libc::ENOSYS) && call != Call::Chroot =>
+            if place.filtered && (refused || errno == libc::ENOSYS) =>
         {
             Cause::Seccomp
         }
-        Call::Mount | Call::MountNamespace | Call::UidMap | Call::GidMap
+        Call::UserNamespace | Call::MountNamespace | Call::Mount | Call::UidMap | Call::GidMap
             if refused && is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") =>
         {
             Cause::AppArmorRestriction
         }
-        Call::UserNamespace
-            if refused && is("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") =>
-        {
-            Cause::AppArmorRestriction
+        Call::Mount | Call::UserNamespace | Call::Chroot if refused && is_confined() => {
+            Cause::AppArmorProfile
         }
-        Call::Mount | Call::UserNamespace if refused && is_confined() => Cause::AppArmorProfile,
         Call::UidMap | Call::GidMap if refused && place.uid == 0 => {
             let missing = [
                 (oci_spec::runtime::Capability::Setfcap, "CAP_SETFCAP"),
@@ -288,14 +303,16 @@ impl fmt::Display for Obstacle {
                     }
                     Cause::AppArmorProfile => f.write_str(" (an AppArmor profile is on this process)"),
                     Cause::Kernel => f.write_str(" (the kernel was built without user namespaces)"),
+                    Cause::OldKernel => f.write_str(" (the kernel is too old for it)"),
+                    Cause::Supervised => {
+                        f.write_str(" (another program answers system calls of this process already)")
+                    }
                     Cause::InChroot => f.write_str(" (this process is in a chroot)"),
                     Cause::MissingCapability(name) => write!(f, " (this process lacks {name})"),
                     Cause::Unknown => Ok(()),
                 }
             }
-            Self::Killed => f.write_str(
-                "the process that tried to make a user namespace was killed (by a seccomp filter, it seems)",
-            ),
+            Self::Killed => f.write_str("the process that tried was killed (by a seccomp filter, it seems)"),
             Self::Helper { program, problem } => match problem {
                 HelperProblem::Missing => write!(f, "the program {program} is not installed"),
                 HelperProblem::NotPrivileged => {
@@ -317,6 +334,7 @@ impl fmt::Display for Obstacle {
             Self::NoSubordinateIds { file, user } => {
                 write!(f, "the user {user} has no subordinate ids in {file}")
             }
+            Self::NoProc => f.write_str("`/proc` is not mounted here, which every sandbox goes by"),
             Self::Threads => f.write_str("the process has threads already"),
         }
     }

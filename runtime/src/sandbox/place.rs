@@ -4,6 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use oci_spec::runtime::Capability;
+use rustix::thread::{
+    CapabilitySet as ThreadCapabilities, SecureComputingMode, capabilities, capability_is_in_bounding_set,
+    no_new_privs, secure_computing_mode,
+};
 
 use crate::capability::CapabilitySet;
 
@@ -26,6 +30,7 @@ pub(super) struct Place {
     /// Whether a seccomp filter is on this process.
     pub(super) filtered: bool,
     pub(super) threads: u32,
+    pub(super) has_proc: bool,
     pub(super) uid_map: Vec<Range>,
     pub(super) gid_map: Vec<Range>,
 }
@@ -39,26 +44,27 @@ pub(super) struct Range {
 }
 
 impl Place {
-    /// Looks. What `/proc` does not tell is taken for absent.
+    /// Looks. Where there is no `/proc` nothing is known of threads and ids.
     pub(super) fn look() -> Self {
         let uid = rustix::process::geteuid().as_raw();
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let hexadecimal = |name| {
-            CapabilitySet(
-                field(&status, name).and_then(|bits| u64::from_str_radix(bits, 16).ok()).unwrap_or(0),
-            )
+        let effective = capabilities(None).map_or(0, |sets| sets.effective.bits());
+        let is_bounding = |capability: &u64| {
+            capability_is_in_bounding_set(ThreadCapabilities::from_bits_retain(*capability)) == Ok(true)
         };
-        let number = |name| field(&status, name).and_then(|number| number.parse::<u32>().ok());
+        let bounding = (0..u64::BITS).map(|number| 1 << number).filter(is_bounding).sum();
+        let threads = field(&status, "Threads").and_then(|number| number.parse().ok());
         let map = |path| parse_map(&fs::read_to_string(path).unwrap_or_default());
         Self {
             uid,
             gid: rustix::process::getegid().as_raw(),
             user: name_of(&read(Path::new("/etc/passwd")), uid),
-            effective: hexadecimal("CapEff"),
-            bounding: hexadecimal("CapBnd"),
-            no_new_privileges: number("NoNewPrivs") == Some(1),
-            filtered: number("Seccomp").is_some_and(|mode| mode != 0),
-            threads: number("Threads").unwrap_or(1),
+            effective: CapabilitySet(effective),
+            bounding: CapabilitySet(bounding),
+            no_new_privileges: no_new_privs() == Ok(true),
+            filtered: secure_computing_mode().is_ok_and(|mode| mode != SecureComputingMode::Disabled),
+            threads: threads.unwrap_or(1),
+            has_proc: has_proc(),
             uid_map: map("/proc/self/uid_map"),
             gid_map: map("/proc/self/gid_map"),
         }
@@ -78,6 +84,11 @@ impl Place {
     pub(super) fn subordinate(&self, path: &Path) -> Vec<Range> {
         subordinate(&read(path), self.uid, self.user.as_deref())
     }
+}
+
+/// Whether the kernel tells about processes where it usually does.
+pub(super) fn has_proc() -> bool {
+    rustix::fs::access("/proc/self/status", rustix::fs::Access::READ_OK).is_ok()
 }
 
 fn missing(held: &CapabilitySet, wanted: &[Capability]) -> Vec<String> {

@@ -1,9 +1,11 @@
 //! What would have to change so that a sandbox can be had, to the letter.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use super::Sandbox;
 use super::obstacle::{Cause, HelperProblem, Obstacle};
+use super::place::read;
 use super::report::Rung;
 
 /// One place where a sandbox can be unlocked.
@@ -54,7 +56,8 @@ impl Rung {
     /// What would unlock this sandbox. What is for the settings of a container is needed all together; what is for the
     /// machine goes to whom it belongs to.
     pub fn remedies(&self) -> Vec<Remedy> {
-        let mut changes = Changes::default();
+        let ranges = [read(Path::new("/etc/subuid")), read(Path::new("/etc/subgid"))];
+        let mut changes = Changes { free_ids: free_ids(&ranges.concat()), ..Changes::default() };
         for obstacle in &self.obstacles {
             changes.add(self.sandbox, obstacle);
         }
@@ -74,6 +77,8 @@ struct Changes {
     commands: Vec<String>,
     files: Vec<&'static str>,
     advice: Vec<&'static str>,
+    /// The first of as many ids as a user should get that nobody has.
+    free_ids: u64,
 }
 
 impl Changes {
@@ -95,9 +100,10 @@ impl Changes {
             Obstacle::Helper { problem, .. } => self.helper(problem),
             Obstacle::NoPasswdEntry { uid } => {
                 self.command(format!("echo 'builder:x:{uid}:{uid}::/home/builder:/bin/sh' >>/etc/passwd"));
-                self.command(add_ids("builder"));
+                self.command(add_ids("builder", self.free_ids));
             }
-            Obstacle::NoSubordinateIds { user, .. } => self.command(add_ids(user)),
+            Obstacle::NoSubordinateIds { user, .. } => self.command(add_ids(user, self.free_ids)),
+            Obstacle::NoProc => self.command("mount -t proc proc /proc".to_owned()),
             Obstacle::Threads => {}
         }
     }
@@ -112,6 +118,11 @@ impl Changes {
                 self.command("sysctl -w kernel.unprivileged_userns_clone=1".to_owned());
             }
             Cause::Kernel => self.advice.push("a kernel that is built with CONFIG_USER_NS=y"),
+            Cause::OldKernel => self.advice.push("Linux 5.14 or later"),
+            Cause::Supervised => self.advice.push(
+                "start wharf where the container engine answers no system calls itself (no seccomp notifier in the \
+                 container's profile)",
+            ),
             Cause::InChroot => self.advice.push("start wharf outside of the chroot"),
             Cause::MissingCapability(_) => {
                 self.capabilities(["CAP_SETUID", "CAP_SETGID", "CAP_SETFCAP"].into_iter());
@@ -190,8 +201,30 @@ impl Changes {
     }
 }
 
-fn add_ids(user: &str) -> String {
-    format!("usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}")
+/// Where subordinate ids usually begin, and how many a user usually has.
+const SUBORDINATE_IDS: (u64, u64) = (100_000, 65_536);
+
+fn add_ids(user: &str, first: u64) -> String {
+    let range = format!("{first}-{}", first + SUBORDINATE_IDS.1 - 1);
+    format!("usermod --add-subuids {range} --add-subgids {range} {user}")
+}
+
+/// The first of consecutive ids that none of the lines `NAME:FIRST:COUNT` gives to anybody.
+fn free_ids(lines: &str) -> u64 {
+    let range = |line: &str| {
+        let mut numbers = line.trim().split(':').skip(1).map(|number| number.parse::<u32>().ok());
+        let (first, count) = (numbers.next()??, numbers.next()??);
+        Some((u64::from(first), u64::from(first) + u64::from(count)))
+    };
+    let mut taken: Vec<(u64, u64)> = lines.lines().filter_map(range).collect();
+    taken.sort_unstable();
+    let (usual, count) = SUBORDINATE_IDS;
+    taken.into_iter().fold(
+        usual,
+        |free, (first, end)| {
+            if free + count <= first { free } else { free.max(end) }
+        },
+    )
 }
 
 #[cfg(test)]
@@ -230,8 +263,11 @@ mod tests {
         rootless(refused(Cause::UnprivilegedUsernsClone), Commands, "unprivileged_userns_clone=1");
         rootless(refused(Cause::MissingCapability("CAP_SETFCAP")), Pod, "SETFCAP");
         rootless(refused(Cause::Kernel), Advice, "CONFIG_USER_NS");
+        rootless(refused(Cause::OldKernel), Advice, "Linux 5.14");
+        rootless(refused(Cause::Supervised), Advice, "notifier");
         rootless(refused(Cause::InChroot), Advice, "chroot");
         rootless(refused(Cause::Unknown), Advice, "ask");
+        check(Sandbox::Root, vec![Obstacle::NoProc], &[(Commands, "mount -t proc proc /proc")]);
         rootless(vec![Obstacle::Killed], Engine, "seccomp=unconfined");
         rootless(helper(HelperProblem::Missing), Commands, "apt-get install uidmap");
         rootless(helper(HelperProblem::NotPrivileged), Commands, "chmod u+s");
@@ -251,13 +287,26 @@ mod tests {
         let obstacles = vec![nnp, none("/etc/subuid"), none("/etc/subgid"), refused];
         let remedies = Rung { sandbox: Sandbox::Rootless, obstacles }.remedies();
         let texts: Vec<&str> = remedies.iter().map(|remedy| remedy.text.as_str()).collect();
+        let settings =
+            "securityContext:\n  allowPrivilegeEscalation: true\n  seccompProfile:\n    type: Unconfined";
+        assert_eq!(texts[..2], [settings, "--security-opt seccomp=unconfined"]);
+        // Which ids depends on who has some on this machine.
+        assert!(texts[2].starts_with("usermod --add-subuids ") && texts[2].ends_with(" ann"), "{texts:?}");
+        assert_eq!(texts.len(), 3);
+    }
+
+    #[test]
+    fn subordinate_ids_are_ones_that_nobody_has() {
+        let check = |lines: &str, first: u64| assert_eq!(free_ids(lines), first, "{lines:?}");
+        check("", 100_000);
+        check("ann:100000:65536\n", 165_536);
+        check("bob:165536:65536\nann:100000:65536\n", 231_072);
+        check("ann:100000:65536\n:x\nbob:300000:65536\n", 165_536);
+        check("ann:100000:65536\nbob:200000:65536\n", 265_536);
+        check("ann:1000:99010\n7:120000:1\n", 120_001);
         assert_eq!(
-            texts,
-            [
-                "securityContext:\n  allowPrivilegeEscalation: true\n  seccompProfile:\n    type: Unconfined",
-                "--security-opt seccomp=unconfined",
-                "usermod --add-subuids 100000-165535 --add-subgids 100000-165535 ann",
-            ]
+            add_ids("ann", 165_536),
+            "usermod --add-subuids 165536-231071 --add-subgids 165536-231071 ann"
         );
     }
 }

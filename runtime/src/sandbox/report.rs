@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use oci_spec::runtime::Capability;
 use rustix::fs::StatVfsMountFlags;
 
 use super::Sandbox;
@@ -12,6 +13,7 @@ use super::ids::in_user_namespace;
 use super::obstacle::{Obstacle, errno_name};
 use super::place::{Place, Range};
 use crate::chroot::Confinement;
+use crate::network::{self, NetworkError};
 use crate::process::cgroup_version;
 use crate::spec::plan::CgroupVersion;
 
@@ -68,6 +70,7 @@ pub fn examine(store: &Path, used: Option<Sandbox>) -> Report {
 }
 
 fn facts(place: &Place, store: &Path, checked: Option<(Sandbox, Option<Checks>)>) -> Vec<Fact> {
+    let pasta = pasta();
     let mut facts = Vec::new();
     let mut fact = |name, value: String| facts.push(Fact { name, value });
     fact("kernel", rustix::system::uname().release().to_string_lossy().into_owned());
@@ -99,9 +102,16 @@ fn facts(place: &Place, store: &Path, checked: Option<(Sandbox, Option<Checks>)>
                         format!("this place's, read-only (mount() of an own one gives {})", errno_name(errno))
                     }
                 };
-                let network = match checks.network {
-                    Ok(()) => "namespaces can be made".to_owned(),
-                    Err(errno) => format!("the host's (unshare(CLONE_NEWNET) gives {})", errno_name(errno)),
+                // Root of the machine needs no pasta, unless it may not set up networks.
+                let is_wired = sandbox == Sandbox::Root && place.effective.contains(Capability::NetAdmin);
+                let network = match (checks.network, &pasta) {
+                    (Ok(()), Err(why)) if !is_wired => {
+                        format!("the host's, unless it is `none`: nothing leads out of a namespace ({why})")
+                    }
+                    (Ok(()), _) => "namespaces can be made".to_owned(),
+                    (Err(errno), _) => {
+                        format!("the host's (unshare(CLONE_NEWNET) gives {})", errno_name(errno))
+                    }
                 };
                 let stacking = match checks.overlay {
                     Ok(()) => "overlayfs".to_owned(),
@@ -128,7 +138,7 @@ fn facts(place: &Place, store: &Path, checked: Option<(Sandbox, Option<Checks>)>
             );
         }
     }
-    fact("pasta", program("pasta").map_or("not installed".to_owned(), |path| path.display().to_string()));
+    fact("pasta", pasta.unwrap_or_else(|why| why));
     fact("store", store.display().to_string());
     fact("store-file-system", file_system(store));
     facts
@@ -179,10 +189,13 @@ fn cgroup() -> String {
     format!("{version}, {}", if is_writable { "writable" } else { "not writable" })
 }
 
-/// Where a program is.
-fn program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|path| path.is_file())
+/// Where pasta is, or in words why it is of no use.
+fn pasta() -> Result<String, String> {
+    match network::look_for_pasta() {
+        Ok(path) => Ok(path.display().to_string()),
+        Err(NetworkError::NoPasta) => Err("not installed".to_owned()),
+        Err(error) => Err(network::causes(&error)),
+    }
 }
 
 /// The kind of file system that `path` is on, or would be.

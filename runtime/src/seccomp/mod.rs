@@ -242,6 +242,7 @@ fn unsupported(what: String) -> RuntimeError {
 mod tests {
     use super::*;
     use crate::capability::CapabilitySet;
+    use crate::chroot::Confinement;
     use oci_spec::runtime::{Capability, LinuxSeccompArgBuilder, LinuxSeccompBuilder, LinuxSyscallBuilder};
 
     const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
@@ -296,6 +297,20 @@ mod tests {
         }
         assert_eq!(bpf::interpret(&filter.program, native.audit(), 4000, [0; 6]), ENOSYS);
         assert_eq!(bpf::interpret(&filter.program, 0x1234, 0, [0; 6]), libc::SECCOMP_RET_KILL_PROCESS);
+    }
+
+    #[test]
+    fn without_namespaces_nothing_of_ipc_exists() {
+        let Some(native) = Architecture::native() else { return };
+        let profile = chroot_profile(CapabilitySet::default(), true, Confinement::probe());
+        let filter = translate(&profile).unwrap();
+        for name in ["shmget", "shmat", "msgget", "msgsnd", "semget", "semctl", "mq_open", "mq_unlink"] {
+            check(&filter, native, name, 0, ENOSYS);
+        }
+        if native == Architecture::X86_64 {
+            check(&filter, Architecture::X86, "ipc", 0, ENOSYS);
+        }
+        check(&filter, native, "read", 0, ALLOW);
     }
 
     #[test]

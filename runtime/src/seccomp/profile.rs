@@ -66,12 +66,19 @@ pub(crate) fn chroot_profile(
     if !confinement.scopes_tracing() {
         refused.push(refuse("ptrace process_vm_readv process_vm_writev", None, libc::EPERM));
     }
+    // Without a namespace of its own what a step makes joins it with others, and stays. They do not exist, as in a kernel
+    // that is built without.
+    refused.push(refuse(IPC, None, libc::ENOSYS));
     let mut profile = default_profile(capabilities);
     // The first rule that applies decides.
     refused.extend(profile.syscalls().iter().flatten().cloned());
     profile.set_syscalls(Some(refused));
     profile
 }
+
+/// System V's shared memory, messages and semaphores, and POSIX message queues.
+const IPC: &str = "ipc mq_open mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop semtimedop_time64 \
+                   shmat shmctl shmdt shmget";
 
 /// Refuses `names` with `errno`, always or when the first argument compares so.
 fn refuse(names: &str, when: Option<(Operator, u64)>, errno: i32) -> LinuxSyscall {

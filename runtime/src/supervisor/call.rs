@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use crate::RuntimeError;
 use crate::sys;
@@ -200,6 +201,14 @@ impl<'a> Call<'a> {
         let (_, hard) = sys::limit_of(self.thread(), resource).map_err(|error| errno(error.into()))?;
         self.still_waits()?;
         sys::set_limit_of(self.thread(), resource, soft, hard).map_err(|error| errno(error.into()))
+    }
+
+    /// A descriptor of its own for what the process's descriptor `fd` is.
+    pub(crate) fn take(&self, fd: i32) -> Result<OwnedFd, Errno> {
+        let process = self.status("Tgid")?.parse().ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        let process = pidfd_open(process, PidfdFlags::empty())?;
+        self.still_waits()?;
+        pidfd_getfd(&process, fd, PidfdGetfdFlags::empty())
     }
 
     /// The value of a line of the process's `status`, such as `Umask`.

@@ -57,8 +57,11 @@ const PLACE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 /// own calls fail.
 const ATTEMPTS_MAX: usize = 64;
 
-/// Links that are looked through one by one.
-const LINKS_MAX: usize = 8;
+/// Links that are looked through one by one, as many as the kernel follows.
+const LINKS_MAX: usize = 40;
+
+/// Ways that keep a path below the descriptor that it begins at.
+const SCOPED: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::IN_ROOT);
 
 /// The root directory of the caller.
 pub(crate) fn root(call: &Call<'_>) -> Result<OwnedFd, Errno> {
@@ -91,11 +94,16 @@ pub(crate) fn resolve(
         return if allowed { descriptor(call, fd) } else { Err(Errno::NOENT) };
     }
     if links == Links::Keep {
-        return open(call, fd, path, PLACE | OFlags::NOFOLLOW);
+        return open(call, fd, path, PLACE | OFlags::NOFOLLOW, ResolveFlags::empty());
     }
-    match open(call, fd, path, PLACE) {
+    followed(call, fd, path, ResolveFlags::empty())
+}
+
+/// What `path` leads to by these `ways`.
+pub(crate) fn followed(call: &Call<'_>, fd: i32, path: &CStr, ways: ResolveFlags) -> Result<OwnedFd, Errno> {
+    match open(call, fd, path, PLACE, ways) {
         // It may lead through `/proc/self`, which for this process is another place or none.
-        Err(error @ (Errno::NOENT | Errno::LOOP)) => {
+        Err(error @ (Errno::NOENT | Errno::LOOP)) if ways.is_empty() => {
             through_own_descriptor(call, fd, path).unwrap_or(Err(error))
         }
         result => result,
@@ -109,7 +117,7 @@ fn through_own_descriptor(call: &Call<'_>, fd: i32, path: &CStr) -> Option<Resul
         if let Some(own) = own_descriptor(&path) {
             return Some(i32::try_from(own).map_err(|_| Errno::BADF).and_then(|own| descriptor(call, own)));
         }
-        let link = open(call, fd, &path, PLACE | OFlags::NOFOLLOW).ok()?;
+        let link = open(call, fd, &path, PLACE | OFlags::NOFOLLOW, ResolveFlags::empty()).ok()?;
         path = rustix::fs::readlinkat(&link, c"", Vec::new()).ok()?;
         if !path.to_bytes().starts_with(b"/") {
             return None;
@@ -120,8 +128,52 @@ fn through_own_descriptor(call: &Call<'_>, fd: i32, path: &CStr) -> Option<Resul
 
 /// The directory and the name that `path` ends in: where something is made, renamed or removed. A path that ends in no
 /// name has none.
-pub(crate) fn entry(call: &Call<'_>, fd: i32, path: &CStr) -> Result<Entry, Errno> {
-    let path = path.to_bytes();
+pub(crate) fn entry(call: &Call<'_>, fd: i32, path: &CStr, ways: ResolveFlags) -> Result<Entry, Errno> {
+    let (directory, name) = split(path.to_bytes())?;
+    let directory = open(call, fd, &directory, PLACE | OFlags::DIRECTORY, ways)?;
+    Ok(Entry { directory, name })
+}
+
+/// Where a file is made through `link`, which leads to nothing yet. `fd` and `ways` are those that led to it.
+pub(crate) fn entry_behind(
+    call: &Call<'_>,
+    fd: i32,
+    link: Entry,
+    ways: ResolveFlags,
+) -> Result<Entry, Errno> {
+    if ways.contains(ResolveFlags::NO_SYMLINKS) {
+        return Err(Errno::LOOP);
+    }
+    let (top, scope) = if ways.intersects(SCOPED) {
+        (descriptor(call, fd)?, ResolveFlags::empty())
+    } else {
+        (root(call)?, ResolveFlags::IN_ROOT)
+    };
+    let ways = ways | scope | ResolveFlags::NO_MAGICLINKS;
+    let mut entry = link;
+    for _ in 0..LINKS_MAX {
+        let target = rustix::fs::readlinkat(&entry.directory, &entry.name, Vec::new())?;
+        if own_descriptor(&target).is_some() {
+            return Err(Errno::NOENT);
+        }
+        let (directory, name) = split(target.to_bytes())?;
+        let directory = if directory.to_bytes().starts_with(b"/") {
+            directory
+        } else {
+            below(relative(top.as_fd(), entry.directory.as_fd())?, &directory)?
+        };
+        let directory = openat2(top.as_fd(), &directory, PLACE | OFlags::DIRECTORY, ways)?;
+        entry = Entry { directory, name };
+        match entry.stat() {
+            Ok(stat) if kind(&stat) == FileType::Symlink => {}
+            _ => return Ok(entry),
+        }
+    }
+    Err(Errno::LOOP)
+}
+
+/// The path of the directory and the name that a path ends in.
+fn split(path: &[u8]) -> Result<(CString, CString), Errno> {
     let (directory, name) = match path.iter().rposition(|byte| *byte == b'/') {
         Some(0) => (&b"/"[..], &path[1..]),
         Some(at) => (&path[..at], &path[at + 1..]),
@@ -131,8 +183,7 @@ pub(crate) fn entry(call: &Call<'_>, fd: i32, path: &CStr) -> Result<Entry, Errn
         return Err(Errno::INVAL);
     }
     let string = |bytes: &[u8]| CString::new(bytes).map_err(|_| Errno::INVAL);
-    let directory = open(call, fd, &string(directory)?, PLACE | OFlags::DIRECTORY)?;
-    Ok(Entry { directory, name: string(name)? })
+    Ok((string(directory)?, string(name)?))
 }
 
 /// A path that works for the file that a place is, as long as the place is open.
@@ -150,23 +201,30 @@ pub(crate) fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-fn open(call: &Call<'_>, fd: i32, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let magic = ResolveFlags::NO_MAGICLINKS;
+fn open(call: &Call<'_>, fd: i32, path: &CStr, flags: OFlags, ways: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let ways = ways | ResolveFlags::NO_MAGICLINKS;
+    if ways.intersects(SCOPED) {
+        return openat2(descriptor(call, fd)?.as_fd(), path, flags, ways);
+    }
     if path.to_bytes().starts_with(b"/") {
-        return openat2(root(call)?.as_fd(), path, flags, ResolveFlags::IN_ROOT | magic);
+        return openat2(root(call)?.as_fd(), path, flags, ResolveFlags::IN_ROOT | ways);
     }
     let start = descriptor(call, fd)?;
-    match openat2(start.as_fd(), path, flags, ResolveFlags::BENEATH | magic) {
+    match openat2(start.as_fd(), path, flags, ResolveFlags::BENEATH | ways) {
         // It leads up, or to the root by a link: from the root once more, the long way.
         Err(Errno::XDEV) => {}
         result => return result,
     }
     let root = root(call)?;
-    let mut whole = relative(root.as_fd(), start.as_fd())?;
-    whole.push(b'/');
-    whole.extend_from_slice(path.to_bytes());
-    let whole = CString::new(whole).map_err(|_| Errno::INVAL)?;
-    openat2(root.as_fd(), &whole, flags, ResolveFlags::IN_ROOT | magic)
+    let whole = below(relative(root.as_fd(), start.as_fd())?, path)?;
+    openat2(root.as_fd(), &whole, flags, ResolveFlags::IN_ROOT | ways)
+}
+
+/// `path`, below the directory `start`.
+fn below(mut start: Vec<u8>, path: &CStr) -> Result<CString, Errno> {
+    start.push(b'/');
+    start.extend_from_slice(path.to_bytes());
+    CString::new(start).map_err(|_| Errno::INVAL)
 }
 
 fn openat2(

@@ -53,6 +53,30 @@ pub(crate) fn install_listening(filter: &[libc::sock_filter]) -> Result<RawFd> {
     }
 }
 
+/// A filter that refuses nothing and asks about nothing.
+pub(crate) const ALLOW_ALL: [libc::sock_filter; 1] = [libc::sock_filter {
+    code: (libc::BPF_RET | libc::BPF_K) as u16,
+    jt: 0,
+    jf: 0,
+    k: libc::SECCOMP_RET_ALLOW,
+}];
+
+/// Whether calls that arrive at `listener` could be answered with a descriptor and at once, which Linux 5.14 brought.
+pub(crate) fn try_to_answer(listener: RawFd) -> Result<()> {
+    let srcfd = listener.cast_unsigned();
+    let request = libc::seccomp_notif_addfd { id: 0, flags: ADDFD_SEND, srcfd, newfd: 0, newfd_flags: 0 };
+    // SAFETY: the request carries the size of the structure, which outlives the call and is not written to.
+    match unsafe { syscall!(libc::SYS_ioctl, listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, &raw const request) }
+    {
+        // Everything was right but that no call waits.
+        Err(Errno(libc::ENOENT)) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// `SECCOMP_ADDFD_FLAG_SEND`.
+const ADDFD_SEND: u32 = 1 << 1;
+
 /// Sends a descriptor over a socket.
 pub(crate) fn send_descriptor(socket: RawFd, fd: RawFd) -> Result<()> {
     #[repr(C)]
@@ -123,10 +147,9 @@ pub(crate) fn respond_with_descriptor(
     fd: BorrowedFd<'_>,
     close_on_exec: bool,
 ) -> io::Result<()> {
-    const SEND: u32 = 1 << 1;
     let newfd_flags = if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 };
     let srcfd = fd.as_raw_fd().cast_unsigned();
-    let mut request = libc::seccomp_notif_addfd { id, flags: SEND, srcfd, newfd: 0, newfd_flags };
+    let mut request = libc::seccomp_notif_addfd { id, flags: ADDFD_SEND, srcfd, newfd: 0, newfd_flags };
     // SAFETY: the request carries the size of the structure, which outlives the call.
     let result = unsafe { ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_ADDFD, (&raw mut request) as usize) };
     Ok(result?)

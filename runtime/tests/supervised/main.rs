@@ -82,6 +82,141 @@ fn owners_are_remembered() {
     ]);
 }
 
+/// The same with perl.
+#[track_caller]
+fn check_calls(cases: &[(&str, &str)]) {
+    for (script, expected) in cases {
+        let Some(world) = World::new() else { return };
+        if !world.add_perl() {
+            return;
+        }
+        let outcome = world.shell("", script);
+        assert_eq!(outcome.stdout, *expected, "{script}\nstderr: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn rare_calls_are_answered_too() {
+    if !inside("rare_calls_are_answered_too") {
+        return;
+    }
+    let bind =
+        |path: &str| format!("socket(S,1,1,0); bind(S,pack(q(Sa108),1,q({path}))) or print qq(no: $!\n);");
+    let long = "n".repeat(90);
+    let openat2 = |path: &str, flags: &str, resolve: &str| {
+        format!(
+            "$p=qq({path}\\0); $how=pack(q(QQQ),{flags},0640,{resolve}); $fd=syscall(437,-100,$p,$how,24); print $fd<0 ? qq(no: $!\n) : qq(made\n);"
+        )
+    };
+    let create = "0101";
+    let as_app = |perl: &str| format!("su app -c 'cd /tmp; perl -e '\\''{perl}'\\'");
+    check_calls(&[
+        (
+            &format!(
+                "umask 027; {}; stat -c '%u:%g %a' tmp/s; su app -c 'chmod 777 /tmp/s && stat -c %a /tmp/s'",
+                as_app(&bind("/tmp/s"))
+            ),
+            "1000:1000 750\n777\n",
+        ),
+        (&format!("{}; stat -c %u tmp/{long}", as_app(&bind(&long))), "1000\n"),
+        (&as_app(&bind("/s")), "no: Permission denied\n"),
+        (&format!("perl -e '{}'; stat -c %u s", bind("s")), "0\n"),
+        (&format!("{}; {}", as_app(&bind("s")), as_app(&bind("s"))), "no: Address already in use\n"),
+        (
+            "mkfifo p; chown 33:44 p; perl -e 'utime 1000,1000,q(p)'; stat -c '%u:%g %Y' p
+             perl -e 'open(P,q(+<),q(p)); utime 2000,2000,*P; utime undef,undef,*P'; stat -c %u:%g p
+             perl -e '$p=qq(p\\0); $t=pack(q(qq),3000,3000); syscall(132,$p,$t)'; stat -c '%u:%g %Y' p
+             perl -e '$p=qq(p\\0); $t=pack(q(q4),1,2,4000,5); syscall(235,$p,$t)'; stat -c '%u:%g %Y' p",
+            "33:44 1000\n33:44\n33:44 3000\n33:44 4000\n",
+        ),
+        (
+            &format!("{}; stat -c '%u:%g %a' tmp/f", as_app(&openat2("f", create, "0x8"))),
+            "made\n1000:1000 640\n",
+        ),
+        (&format!("{}; stat -c %u tmp/f", as_app(&openat2("/f", create, "0x10"))), "made\n1000\n"),
+        (&as_app(&openat2("../f", create, "0x8")), "no: Invalid cross-device link\n"),
+        (
+            &format!("{}; ls f 2>/dev/null", as_app(&openat2("../f", create, "0x4"))),
+            "no: Permission denied\n",
+        ),
+        (&format!("echo >tmp/f; {}", as_app(&openat2("f", create, "0x8"))), "no: Permission denied\n"),
+        (
+            &format!(
+                "cd tmp; ln -s a l; ln -s /tmp/l m; ln -s /f n; {}; {}; stat -c %u a; ls /tmp/f 2>/dev/null; {}; stat -c %u f",
+                as_app(&openat2("m", create, "0x4")),
+                as_app(&openat2("m", create, "0x2")),
+                as_app(&openat2("n", create, "0x10"))
+            ),
+            "no: Too many levels of symbolic links\nmade\n1000\nmade\n1000\n",
+        ),
+        (
+            "echo x >f; chmod 600 f; su app -c 'perl -e \"open(F,q(+<),q(/f)) or print qq(no\\n); truncate(q(/f),0) or print qq(no\\n)\"'; cat f",
+            "no\nno\nx\n",
+        ),
+    ]);
+}
+
+#[test]
+fn programs_bring_their_owners() {
+    if !inside("programs_bring_their_owners") {
+        return;
+    }
+    let script = "cp usr/bin/perl sid; chmod 4755 sid; echo 'print qq($<:$>\\n)' >p";
+    let told = "su app -c '/sid /p'";
+    check_calls(&[
+        (&format!("{script}; {told}"), "1000:0\n"),
+        (
+            &format!("{script}; chmod 4750 sid; {told} 2>&1; chgrp 44 sid; chmod 4750 sid; {told}"),
+            "sh: /sid: Permission denied\n1000:0\n",
+        ),
+        ("echo 'id -u; id -u' >bad; chmod 4755 bad; su app -c /bad", "1000\n1000\n"),
+        ("cp bin/true t; chmod 700 t; su app -c /t 2>&1", "sh: /t: Permission denied\n"),
+        (
+            "cp bin/busybox id; chmod 4755 id
+         su app -c 'perl -e \"\\$p=qq(/id\\\\0); syscall(59,\\$p,1,0); print \\$>\"'",
+            "1000",
+        ),
+    ]);
+}
+
+#[test]
+fn modes_hold_for_other_users() {
+    if !inside("modes_hold_for_other_users") {
+        return;
+    }
+    check(&[
+        (
+            "cd tmp; ln -s /tmp/d/f l; mkdir d; chmod 777 d; su app -c 'echo x >/tmp/l'; stat -c %u:%g d/f",
+            "1000:1000\n",
+        ),
+        (
+            "cd tmp; ln -s ../f l; su app -c 'echo x >/tmp/l' 2>&1; ls /f 2>/dev/null",
+            "sh: can't create /tmp/l: Permission denied\n",
+        ),
+        ("mkdir d; cd d; ln -s l m; ln -s m l; echo x 2>/dev/null >l; echo $?", "1\n"),
+        ("mkdir d; chmod 2777 d; chown 0:44 d; ln -s d/f l; echo x >l; stat -c %u:%g d/f", "0:44\n"),
+        (
+            "su app -c 'mv /etc/group /etc/g; mv /etc/group /tmp/g; rm -f /etc/group; rm -f /etc/missing; ln /etc/group /etc/x; rmdir /root' 2>&1; ls etc",
+            "mv: can't rename '/etc/group': Permission denied\nmv: can't rename '/etc/group': Permission denied\nrm: can't remove '/etc/group': Permission denied\nln: /etc/x: Permission denied\nrmdir: '/root': Permission denied\ngroup\npasswd\n",
+        ),
+        (
+            "touch tmp/f; su app -c 'rm -f /tmp/f; mv /tmp/f /tmp/g; touch /tmp/h; mv /tmp/h /tmp/i; rm /tmp/i' 2>&1; ls tmp",
+            "rm: can't remove '/tmp/f': Operation not permitted\nmv: can't rename '/tmp/f': Operation not permitted\nf\n",
+        ),
+        (
+            "mkdir d e; chmod 777 d; mkdir d/f; su app -c 'mkdir /tmp/x; mv /d/f /d/g && mv /d/g /tmp/x/g' 2>&1 | head -n 1; ls d",
+            "mv: can't rename '/d/g': Permission denied\ng\n",
+        ),
+        ("su app -c 'touch /tmp/f; ln /tmp/f /tmp/g; mv /tmp/g /tmp/h; rm -r /tmp/f /tmp/h'; ls tmp", ""),
+        (
+            "su app -c 'touch /tmp/f; chmod 2755 /tmp/f; stat -c %a /tmp/f'; chown 1000:5 tmp/f; su app -c 'chmod 2755 /tmp/f; stat -c %a /tmp/f'",
+            "2755\n755\n",
+        ),
+        ("su app -c 'echo 1 >/proc/self/oom_score_adj && echo x | cat >/dev/null && echo yes'", "yes\n"),
+        ("su app -c 'echo x | (echo a | cat >/dev/stdout) | cat'", "a\n"),
+    ]);
+}
+
 #[test]
 fn devices_are_remembered() {
     if !inside("devices_are_remembered") {

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::CWD;
@@ -16,7 +17,7 @@ use crate::records::Records;
 const APPLETS: &[&str] = &[
     "sh", "true", "cat", "echo", "id", "ls", "stat", "sleep", "kill", "readlink", "test", "mkdir", "rm",
     "touch", "chmod", "mknod", "mkfifo", "head", "grep", "tr", "chown", "chgrp", "su", "mv", "ln", "cp",
-    "seq", "cut",
+    "seq", "cut", "rmdir", "truncate", "link", "unlink", "printf",
 ];
 
 /// A busybox in a directory that goes when this does.
@@ -55,6 +56,26 @@ impl World {
         let group = "root:x:0:\napp:x:1000:\nvideo:x:44:app\n";
         fs::write(world.directory.join("etc/group"), group).unwrap();
         Some(world)
+    }
+
+    /// Puts the machine's perl there, which makes calls that no applet makes. False, with a word why, where there is none.
+    pub(crate) fn add_perl(&self) -> bool {
+        let perl = Path::new("/usr/bin/perl");
+        let Ok(needs) = Command::new("ldd").arg(perl).output() else {
+            println!("SKIP: no ldd");
+            return false;
+        };
+        let needs = String::from_utf8_lossy(&needs.stdout).into_owned();
+        let libraries = needs.split_whitespace().filter(|word| word.starts_with('/')).map(Path::new);
+        for file in libraries.chain([perl]) {
+            let to = self.directory.join(file.strip_prefix("/").unwrap());
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            if fs::copy(file, to).is_err() {
+                println!("SKIP: no {}", file.display());
+                return false;
+            }
+        }
+        true
     }
 
     /// Runs `script` in a shell as `user`.

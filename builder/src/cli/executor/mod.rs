@@ -25,7 +25,9 @@ use crate::context::ContextSpec;
 use crate::csv;
 use crate::error::{Failure, Kind};
 use crate::exporter::Destination;
-use crate::exporter::spec::Output;
+use crate::exporter::annotations::{Annotation, Annotations, Level, Target};
+use crate::exporter::form::ImageForm;
+use crate::exporter::spec::{ImageOutput, ImageSpec, Output, Push};
 use crate::progress::print_note;
 use crate::registry::{Credentials, Reference};
 use context::{Context, GitAccess, GitOptions};
@@ -334,15 +336,21 @@ impl Plan {
             request.context = ContextSpec::Git(url.clone());
         }
         let names: Vec<String> = self.destinations.iter().map(Reference::to_string).collect();
+        let form = ImageForm {
+            compression: args.compression()?,
+            annotations: args.annotations()?,
+            ..ImageForm::default()
+        };
+        let image = ImageSpec { names, form };
         let mut outputs = Vec::new();
         if let Some(path) = &args.tar_path {
-            outputs
-                .push(Output::DockerArchive { names: names.clone(), dest: Destination::File(path.clone()) });
+            outputs.push(Output::DockerArchive(image.clone(), Destination::File(path.clone())));
         }
         if let Some(dest) = &args.oci_layout_path {
-            outputs.push(Output::OciDirectory { names: names.clone(), dest: dest.clone() });
+            outputs.push(Output::OciDirectory(image.clone(), dest.clone()));
         }
-        outputs.push(Output::Image { names, push: self.push });
+        let push = if self.push { Push::ByName } else { Push::No };
+        outputs.push(Output::Image(ImageOutput { push, ..ImageOutput::stored(image) }));
         request.outputs = outputs;
         if args.reproducible {
             request.build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| "0".to_owned());
@@ -352,14 +360,6 @@ impl Plan {
             pushed.push(reference.clone());
         }
         request.registries = args.registries.rules(&pushed, variable)?.over(request.registries);
-        request.compression = args.compression()?;
-        for text in &args.annotation {
-            let (name, value) =
-                text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
-                    Failure::new(Kind::Usage, format!("--annotation `{text}` is not NAME=VALUE"))
-                })?;
-            request.annotations.insert(name.to_owned(), value.to_owned());
-        }
         if variable("DOCKER_CONFIG").is_none() {
             let dir = args.kaniko_dir.clone().or_else(|| variable("KANIKO_DIR").map(PathBuf::from));
             let file = dir.unwrap_or_else(|| KANIKO_DIR.into()).join(".docker/config.json");
@@ -425,6 +425,17 @@ impl ExecutorArgs {
             .hint(format!("run it on a node of that platform (nodeSelector), or give {own}"))),
             _ => Ok(()),
         }
+    }
+
+    fn annotations(&self) -> Result<Annotations, Failure> {
+        let target = Target { level: Level::Manifest, platform: None };
+        let parse = |text: &String| match text.split_once('=').filter(|(name, _)| !name.is_empty()) {
+            Some((key, value)) => {
+                Ok(Annotation { target: target.clone(), key: key.to_owned(), value: value.to_owned() })
+            }
+            None => Err(Failure::new(Kind::Usage, format!("--annotation `{text}` is not NAME=VALUE"))),
+        };
+        Ok(Annotations(self.annotation.iter().map(parse).collect::<Result<_, _>>()?))
     }
 
     fn compression(&self) -> Result<Compression, Failure> {
@@ -511,6 +522,10 @@ fn dockerfile(file: &Path, context: &Path) -> Result<PathBuf, Failure> {
     if inside.exists() {
         return Ok(inside);
     }
-    let (file, inside) = (file.display(), inside.display());
-    Err(Failure::new(Kind::Usage, format!("--dockerfile: there is neither `{file}` nor `{inside}`")))
+    let inside = inside.display();
+    let missing = match file.is_absolute() {
+        true => format!("is no `{inside}`"),
+        false => format!("is neither `{}` nor `{inside}`", file.display()),
+    };
+    Err(Failure::new(Kind::Usage, format!("--dockerfile: there {missing}")))
 }

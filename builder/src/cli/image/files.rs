@@ -19,7 +19,7 @@ use crate::build::call::table;
 use crate::build::host_platform;
 use crate::cli::with_store;
 use crate::error::{Failure, Kind};
-use crate::exporter::{Artifact, store as store_exporter, tar};
+use crate::exporter::{self, Artifact, store as store_exporter, tar};
 use crate::images::ImagesError;
 use crate::images::changes;
 use crate::images::difference::Differences;
@@ -135,7 +135,8 @@ pub(super) fn export(args: &ExportArgs, wanted: &Wanted, config: &Config) -> Res
         session.step(&format!("exporting {}", args.image), |progress| {
             let root = files(session, &image, &of_platform, progress)?;
             let ids = session.store.setup().ids;
-            Ok(dest.write(|out| tar::write(root.as_fd(), ids, None, out))?)
+            let files = exporter::Tree { root, platform: String::new(), below: None };
+            Ok(dest.write(|out| tar::write(&[files], ids, None, out))?)
         })
     })?;
     Ok(ExitCode::SUCCESS)

@@ -29,6 +29,35 @@ impl Drop for Victim {
     }
 }
 
+/// A System V message queue and a segment of shared memory outside.
+struct Ipc {
+    number: u32,
+}
+
+impl Ipc {
+    fn make(number: u32) -> Self {
+        let key = (0x5741_0000 | number).to_string();
+        let script = "import ctypes, sys\nkey, libc = int(sys.argv[1]), ctypes.CDLL(None)\n\
+                      assert libc.msgget(key, 0o1666) >= 0 and libc.shmget(key, 1, 0o1666) >= 0";
+        tool("python3", &["-c", script, &key]);
+        Self { number }
+    }
+
+    /// Removes a queue that is there.
+    fn remove(base: u32, number: u32) -> bool {
+        let key = (base | number).to_string();
+        Command::new("ipcrm").args(["-Q", &key]).stderr(Stdio::null()).status().unwrap().success()
+    }
+}
+
+impl Drop for Ipc {
+    fn drop(&mut self) {
+        Self::remove(0x5741_0000, self.number);
+        let key = (0x5741_0000 | self.number).to_string();
+        let _ = Command::new("ipcrm").args(["-M", &key]).status();
+    }
+}
+
 /// A directory of the host with a file in it, beside store and context.
 fn outside(place: &Place) -> String {
     let outside = place.path("outside");
@@ -39,7 +68,7 @@ fn outside(place: &Place) -> String {
 
 #[test]
 fn no_call_leads_outside() {
-    if !have(&["gcc"]) {
+    if !have(&["gcc", "python3", "ipcrm"]) {
         return;
     }
     in_each_sandbox(|place| {
@@ -48,6 +77,7 @@ fn no_call_leads_outside() {
         tool("gcc", &["-static", "-O1", "-o", &probe, &source]);
         let outside = outside(place);
         let mut victim = Victim::start();
+        let ipc = Ipc::make(victim.0.id());
         let name = format!("wharf-victim-{}", victim.0.id());
         let _listening = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let device = fs::metadata(&outside).unwrap().st_dev();
@@ -63,6 +93,7 @@ fn no_call_leads_outside() {
             place.build(&["--no-cache", "-o", &out], &lines).success();
             let found = fs::read_to_string(place.path("out").join(user)).unwrap();
             assert_eq!(found, "", "what worked as {user} in {}", place.sandbox);
+            assert!(!Ipc::remove(0x5742_0000, ipc.number), "a queue stayed as {user} in {}", place.sandbox);
         }
         assert_eq!(victim.0.try_wait().unwrap(), None, "the victim was ended in {}", place.sandbox);
         place.is_sound();

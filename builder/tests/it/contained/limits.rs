@@ -53,6 +53,13 @@ fn a_step_that_takes_too_much_memory_is_told_the_limit() {
                 .build(&["--memory", "48m", "--memory-swap", "48m"], &format!("RUN {script}\n"))
                 .fails_with(1, &[limit, how, "Dockerfile:2"]);
         }
+        // Nor does it go by where the step goes on without that process.
+        let fine = place
+            .build(&["--memory", "48m", "--memory-swap", "48m"], "RUN tail /dev/zero & wait; touch /made\n");
+        let word =
+            "ended well, but something that it started did not: the memory limit of 48 MiB was reached";
+        let fine = fine.success();
+        assert!(fine.stderr.contains(word), "{}", fine.stderr);
         // No word of it where nothing failed for it.
         let fine = place.build(&["--memory", "48m"], "RUN exit 4\n").fails_with(1, &["exit code: 4"]);
         assert!(!fine.stderr.contains("memory"), "{}", fine.stderr);
@@ -85,6 +92,18 @@ fn limits_hold_and_are_no_part_of_a_key() {
         place.build(&limited, &format!("{line}\n")).success().steps().check_ran(&[&line]);
         place.build(&["--pids-limit=-1"], &format!("{line}\n")).success().steps().check_ran(&[]);
         place.build(&[], &format!("{line}\n")).success().steps().check_ran(&[]);
+    });
+}
+
+#[test]
+fn what_cannot_be_limited_so_is_refused_before_anything_runs() {
+    in_each_sandbox(|place| {
+        if !work(place) {
+            return;
+        }
+        let outcome = place.build(&["--cpuset-cpus", "4000"], "RUN true\n");
+        let outcome = outcome.fails_with(5, &["steps cannot be limited as asked", "does not take `4000`"]);
+        assert!(!outcome.stderr.contains("RUN true"), "{}", outcome.stderr);
     });
 }
 

@@ -564,7 +564,12 @@ fn the_number_of_threads_does_not_show() {
         }
         std::fs::write(root.join("large"), bytes).unwrap();
     });
-    for compression in [Compression::default(), Compression::Zstd { level: None }, Compression::None] {
+    for compression in [
+        Compression::default(),
+        Compression::Estargz { level: None },
+        Compression::Zstd { level: None },
+        Compression::None,
+    ] {
         let variant = Variant { compression, clamp_time_s: None };
         let mut layers = Vec::new();
         for threads in [1, 2, 7] {
@@ -589,6 +594,23 @@ fn the_number_of_threads_does_not_show() {
         let other = World::new();
         let unpacked = other.apply(&[Blob::of(&world, &layers[0])]).unwrap();
         assert_eq!(other.dump(&unpacked), world.dump(&chain));
+    }
+}
+
+/// The key of a layer names what compressed it: the version must be that of the library that is built in.
+#[test]
+fn the_version_of_the_compressor_is_the_one_that_is_built() {
+    let lock = include_str!("../../../../Cargo.lock");
+    let version =
+        lock.split("name = \"libdeflate-sys\"\nversion = \"").nth(1).unwrap().split('"').next().unwrap();
+    let key = Variant::default().key();
+    let named = key.split("libdeflate-").nth(1).unwrap();
+    assert!(version.strip_prefix(named).is_some_and(|rest| rest.starts_with('.')), "{key} is not {version}");
+    assert_eq!(key, "gzip-4.libdeflate-1.26");
+    let zstd = Variant { compression: Compression::Zstd { level: None }, clamp_time_s: Some(1) };
+    assert_eq!(zstd.key(), "zstd-3.libzstd-1.5.7@1");
+    for key in [key, zstd.key(), Variant::PULLED.to_owned()] {
+        assert!(Variant::is_key(&key), "{key}");
     }
 }
 

@@ -40,7 +40,7 @@ impl Elsewhere {
             blobs.insert(layer.digest, world.store.blobs().read(&layer.digest, 1 << 20).unwrap());
             described.push(LazyLayer {
                 layer,
-                variant: "gzip".to_owned(),
+                variant: Variant::default().key(),
                 content: snapshot.content,
                 size: snapshot.size,
                 created: snapshot.created,
@@ -92,7 +92,7 @@ fn a_layer_that_is_pulled_gives_the_files_of_what_was_described() {
         .described
         .iter()
         .map(|described| {
-            let Layer { digest, size, media_type, diff_id } = described.layer.clone();
+            let Layer { digest, size, media_type, diff_id, .. } = described.layer.clone();
             let bytes = elsewhere.blobs[&digest].clone();
             Blob { source: LayerSource { digest, size, media_type, diff_id }, bytes }
         })

@@ -6,20 +6,23 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_domain;
+use rustix::net::{AddressFamily, SocketAddrUnix};
 
+use super::Emulation;
+use super::change::without_slashes;
 use super::credentials::Credentials;
-use super::{Emulation, Target};
 use crate::supervisor::Answer;
 use crate::supervisor::call::{Call, OpenHow, PERMISSIONS, errno};
 use crate::supervisor::ownership::Device;
-use crate::supervisor::paths::{self, Entry, Links};
+use crate::supervisor::paths::{self, Entry};
 
 const SET_ID: u32 = libc::S_ISUID | libc::S_ISGID;
 
 /// To write to a directory and to enter it: what it takes to make something there.
-const WRITE_AND_SEARCH: u32 = 3;
+pub(super) const WRITE_AND_SEARCH: u32 = 3;
 
 impl OpenHow {
     /// Whether a file without a name is made.
@@ -47,29 +50,23 @@ impl OpenHow {
 impl Emulation<'_> {
     /// `open` and its relations, of the path that argument `index` points to.
     pub(super) fn open(&self, call: &Call<'_>, fd: i32, index: usize, how: OpenHow) -> Result<Answer, Errno> {
-        if !how.creates() || how.resolve != 0 {
+        // What the kernel does not know, or has no patience for, it refuses itself.
+        let Some(ways) =
+            ResolveFlags::from_bits(how.resolve).filter(|ways| !ways.contains(ResolveFlags::CACHED))
+        else {
+            return Ok(Answer::Continue);
+        };
+        let credentials = self.identities.of(call)?;
+        if how.flags.contains(OFlags::PATH) || !how.creates() && credentials.owns_all_files() {
             return Ok(Answer::Continue);
         }
-        let credentials = self.identities.of(call)?;
         let path = call.string(call.argument(index))?;
         if how.is_temporary() {
-            return self.open_temporary(call, &credentials, fd, &path, how);
+            return self.open_temporary(call, &credentials, (fd, ways), &path, how);
         }
-        let Ok(entry) = paths::entry(call, fd, &path) else { return Ok(Answer::Continue) };
-        match entry.stat() {
-            Err(Errno::NOENT) => {}
-            Ok(_) if !how.flags.contains(OFlags::EXCL) => {
-                let target =
-                    Target::Path { fd, address: call.argument(index), links: Links::Follow, flags: 0 };
-                if !credentials.owns_all_files()
-                    && let Ok(file) = target.open(call)
-                {
-                    self.require(&credentials, file.as_fd(), how.wanted())?;
-                }
-                return Ok(Answer::Continue);
-            }
-            _ => return Ok(Answer::Continue),
-        }
+        let Some(entry) = self.missing_entry(call, &credentials, (fd, ways), &path, how)? else {
+            return Ok(Answer::Continue);
+        };
         let Some(owner) = self.maker(&credentials, entry.directory.as_fd())? else {
             return Ok(Answer::Continue);
         };
@@ -85,15 +82,48 @@ impl Emulation<'_> {
         Ok(Answer::Descriptor { file, close_on_exec: how.flags.contains(OFlags::CLOEXEC) })
     }
 
+    /// Where a file is to be made by `open`; none where the kernel opens what is there, or finds out why it cannot. Fails
+    /// when the process may not open what is there.
+    fn missing_entry(
+        &self,
+        call: &Call<'_>,
+        credentials: &Credentials,
+        (fd, ways): (i32, ResolveFlags),
+        path: &CStr,
+        how: OpenHow,
+    ) -> Result<Option<Entry>, Errno> {
+        if how.creates() {
+            let Ok(entry) = paths::entry(call, fd, path, ways) else { return Ok(None) };
+            match entry.stat() {
+                Err(Errno::NOENT) => return Ok(Some(entry)),
+                Ok(stat) if !how.flags.contains(OFlags::EXCL) => {
+                    let follows = !how.flags.contains(OFlags::NOFOLLOW);
+                    let is_link = paths::kind(&stat) == FileType::Symlink && follows;
+                    if is_link && paths::followed(call, fd, path, ways).err() == Some(Errno::NOENT) {
+                        let entry = paths::entry_behind(call, fd, entry, ways).ok();
+                        return Ok(entry.filter(|entry| entry.stat().err() == Some(Errno::NOENT)));
+                    }
+                }
+                _ => return Ok(None),
+            }
+        }
+        if !credentials.owns_all_files()
+            && let Ok(file) = paths::followed(call, fd, path, ways)
+        {
+            self.require(credentials, file.as_fd(), how.wanted())?;
+        }
+        Ok(None)
+    }
+
     fn open_temporary(
         &self,
         call: &Call<'_>,
         credentials: &Credentials,
-        fd: i32,
+        (fd, ways): (i32, ResolveFlags),
         path: &CStr,
         how: OpenHow,
     ) -> Result<Answer, Errno> {
-        let Ok(directory) = paths::resolve(call, fd, path, Links::Follow, 0) else {
+        let Ok(directory) = paths::followed(call, fd, path, ways) else {
             return Ok(Answer::Continue);
         };
         let Some(owner) = self.maker(credentials, directory.as_fd())? else { return Ok(Answer::Continue) };
@@ -107,11 +137,7 @@ impl Emulation<'_> {
 
     /// `mkdir` of the path that argument `index` points to; the mode comes after it.
     pub(super) fn mkdir(&self, call: &Call<'_>, fd: i32, index: usize) -> Result<Answer, Errno> {
-        let mut path = call.string(call.argument(index))?.into_bytes();
-        while path.len() > 1 && path.last() == Some(&b'/') {
-            path.pop();
-        }
-        let path = CString::new(path).map_err(|_| Errno::INVAL)?;
+        let path = without_slashes(call.string(call.argument(index))?)?;
         self.make(call, fd, &path, |entry| {
             let mode = call.word(index + 1) & 0o1777 & !call.umask()?;
             rustix::fs::mkdirat(&entry.directory, &entry.name, Mode::from_raw_mode(mode))
@@ -149,6 +175,35 @@ impl Emulation<'_> {
         })
     }
 
+    /// `bind` of a local socket to a path.
+    pub(super) fn bind(&self, call: &Call<'_>) -> Result<Answer, Errno> {
+        let length = usize::try_from(call.int(2)).map_err(|_| Errno::INVAL)?;
+        let mut address = vec![0; length.min(size_of::<libc::sockaddr_un>())];
+        call.read(call.argument(1), &mut address)?;
+        let Some((family, name)) = address.split_first_chunk() else { return Ok(Answer::Continue) };
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        if i32::from(u16::from_ne_bytes(*family)) != libc::AF_UNIX || name.is_empty() {
+            return Ok(Answer::Continue);
+        }
+        let path = CString::new(name).map_err(|_| Errno::INVAL)?;
+        // What is no such socket, or may not be had, the kernel binds or refuses.
+        let Ok(socket) = call.take(call.int(0)) else { return Ok(Answer::Continue) };
+        if socket_domain(&socket) != Ok(AddressFamily::UNIX) {
+            return Ok(Answer::Continue);
+        }
+        self.make(call, libc::AT_FDCWD, &path, |entry| {
+            let address = SocketAddrUnix::new(&entry.name)?;
+            let umask = call.umask()?;
+            call.still_waits()?;
+            // A path from the root on might be too long for an address. This thread has both for itself.
+            rustix::process::fchdir(&entry.directory)?;
+            rustix::process::umask(Mode::from_raw_mode(umask));
+            let bound = rustix::net::bind(&socket, &address);
+            rustix::process::umask(Mode::empty());
+            rustix::process::chdir(c"/").and(bound)
+        })
+    }
+
     fn make_device(
         &self,
         call: &Call<'_>,
@@ -158,7 +213,9 @@ impl Emulation<'_> {
         mode: u32,
     ) -> Result<Answer, Errno> {
         let credentials = self.identities.of(call)?;
-        let Ok(entry) = paths::entry(call, fd, path) else { return Ok(Answer::Continue) };
+        let Ok(entry) = paths::entry(call, fd, path, ResolveFlags::empty()) else {
+            return Ok(Answer::Continue);
+        };
         if entry.stat().is_ok() {
             return Err(Errno::EXIST);
         }
@@ -186,7 +243,9 @@ impl Emulation<'_> {
     ) -> Result<Answer, Errno> {
         let credentials = self.identities.of(call)?;
         // What is wrong with the path, or is there already, the kernel says itself.
-        let Ok(entry) = paths::entry(call, fd, path) else { return Ok(Answer::Continue) };
+        let Ok(entry) = paths::entry(call, fd, path, ResolveFlags::empty()) else {
+            return Ok(Answer::Continue);
+        };
         if !matches!(entry.stat(), Err(Errno::NOENT)) {
             return Ok(Answer::Continue);
         }

@@ -1,12 +1,14 @@
 //! `setuid` and its relations, `getuid` and its, and what a set-id program does to them.
 
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 
 use super::credentials::{Credentials, GROUPS_MAX, Ids, Refused};
 use super::{Emulation, Target};
+use crate::rootfs::identity;
 use crate::supervisor::Answer;
 use crate::supervisor::call::Call;
 use crate::supervisor::paths;
@@ -18,6 +20,21 @@ impl From<Refused> for Errno {
             Refused::Invalid => Self::INVAL,
         }
     }
+}
+
+/// To execute something.
+const EXECUTE: u32 = 1;
+
+/// So many threads are remembered that may become a set-id program: each makes another call soon, or is gone.
+const EXECUTIONS_MAX: usize = 1024;
+
+/// A thread is about to become a set-id program, which may fail.
+#[derive(Debug)]
+pub(super) struct Execution {
+    /// Device and inode.
+    program: (u64, u64),
+    old: Arc<Credentials>,
+    new: Credentials,
 }
 
 impl Emulation<'_> {
@@ -73,16 +90,43 @@ impl Emulation<'_> {
     pub(super) fn execute(&mut self, call: &Call<'_>, program: &Target) -> Result<Answer, Errno> {
         let old = self.identities.of(call)?;
         let mut new = Credentials::clone(&old);
-        // What cannot be found or looked at is the kernel's to refuse.
-        let (user, group) = match program.open(call) {
-            Ok(file) => self.brings(call, &file).unwrap_or_default(),
-            Err(_) => (None, None),
-        };
-        new.execute(user, group);
-        if new != *old {
-            self.identities.set(call, new)?;
+        let (mut brought, mut file) = ((None, None), None);
+        match program.open(call) {
+            Ok(found) => {
+                self.require(&old, found.as_fd(), EXECUTE)?;
+                brought = self.brings(call, &found).unwrap_or_default();
+                file = Some(identity(&rustix::fs::fstat(&found)?));
+            }
+            Err(Errno::NOENT) => return Ok(Answer::Continue),
+            // What cannot be looked at is the kernel's to refuse.
+            Err(_) => {}
+        }
+        new.execute(brought.0, brought.1);
+        if new == *old {
+            return Ok(Answer::Continue);
+        }
+        self.identities.set(call, new.clone())?;
+        if let Some(program) = file.filter(|_| brought != (None, None)) {
+            if self.executions.len() >= EXECUTIONS_MAX {
+                self.executions.clear();
+            }
+            self.executions.insert(call.thread(), Execution { program, old, new });
         }
         Ok(Answer::Continue)
+    }
+
+    /// Takes the ids that a set-id program was to bring away again, if the thread that makes `call` has not become that
+    /// program.
+    pub(super) fn settle(&mut self, call: &Call<'_>) -> Result<(), Errno> {
+        let Some(Execution { program, old, new }) = self.executions.remove(&call.thread()) else {
+            return Ok(());
+        };
+        let runs = call.open(c"exe", OFlags::PATH).and_then(|file| rustix::fs::fstat(&file));
+        let failed = runs.is_ok_and(|runs| identity(&runs) != program);
+        if failed && *self.identities.of(call)? == new {
+            self.identities.set(call, Credentials::clone(&old))?;
+        }
+        Ok(())
     }
 
     /// User and group that a program brings.

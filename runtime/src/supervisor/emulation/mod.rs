@@ -10,13 +10,15 @@
 //! | `setuid` and its relations, `getuid` and its, `execve` of set-id programs | [`ids`], by the kernel's rules |
 //! | `chown`, `chmod`, `access`, times of links | [`owner`] |
 //! | `stat` and its relations | [`stat`]: owners and devices as recorded |
-//! | `open` with `O_CREAT`, `mkdir`, `symlink`, `mknod` | [`create`]: who makes it owns it; devices are recorded |
+//! | `open` to make something or to write, `mkdir`, `symlink`, `mknod`, `bind` | [`create`]: who makes it owns it; devices are recorded |
+//! | `rename`, `link`, `unlink`, `rmdir`, `truncate` | [`change`]: if the modes of directory and file let it |
 //! | extended attributes | [`attributes`]: those that records consist of are not there |
 //!
-//! What is not done: a process that has become another user still opens every file that exists, as the kernel knows but
+//! What is not done: a process that has become another user still reads every file that exists, as the kernel knows but
 //! one user; and programs of 32 bits are not asked about.
 
 mod attributes;
+mod change;
 mod create;
 mod credentials;
 mod identities;
@@ -25,6 +27,7 @@ mod owner;
 mod rules;
 mod stat;
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -43,6 +46,8 @@ pub(crate) use identities::{FIRST, LIMIT};
 pub(crate) use rules::RULES;
 
 use identities::Identities;
+use ids::Execution;
+use owner::Times;
 
 /// `AT_FDCWD` as an argument.
 const CWD: i32 = libc::AT_FDCWD;
@@ -57,17 +62,20 @@ pub(crate) fn filter() -> Result<Arc<Filter>, RuntimeError> {
 pub(crate) struct Emulation<'a> {
     ownership: &'a dyn Ownership,
     identities: Identities,
+    /// What threads are about to execute, by their numbers.
+    executions: HashMap<i32, Execution>,
 }
 
 impl<'a> Emulation<'a> {
     /// For a step that begins as `first`.
     pub(crate) fn new(ownership: &'a dyn Ownership, first: Credentials) -> Self {
-        Self { ownership, identities: Identities::new(first) }
+        Self { ownership, identities: Identities::new(first), executions: HashMap::new() }
     }
 }
 
 impl Handler for Emulation<'_> {
     fn answer(&mut self, call: &Call<'_>) -> Result<Answer, Errno> {
+        self.settle(call)?;
         let links = |index| Links::unless_kept(call.word(index));
         match call.name {
             "stat" => self.stat(call, &path(call, 0, Links::Follow), 1),
@@ -80,11 +88,17 @@ impl Handler for Emulation<'_> {
             "lchown" => self.chown(call, &path(call, 0, Links::Keep), 1),
             "fchown" => self.chown(call, &Target::Descriptor(call.int(0)), 1),
             "fchownat" => self.chown(call, &path_at(call, links(4), 4), 2),
-            "chmod" => self.chmod(call, &path(call, 0, Links::Follow)),
-            "fchmod" => self.chmod(call, &Target::Descriptor(call.int(0))),
-            "fchmodat" => self.chmod(call, &path_from(call, Links::Follow, 0)),
-            "fchmodat2" => self.chmod(call, &path_at(call, links(3), 3)),
-            "utimensat" => self.set_times(call, &path_at(call, links(3), 3)),
+            "chmod" => self.chmod(call, &path(call, 0, Links::Follow), 1),
+            "fchmod" => self.chmod(call, &Target::Descriptor(call.int(0)), 1),
+            "fchmodat" => self.chmod(call, &path_from(call, Links::Follow, 0), 2),
+            "fchmodat2" => self.chmod(call, &path_at(call, links(3), 3), 2),
+            "utimensat" if call.argument(1) == 0 => {
+                self.set_times(call, &Target::Descriptor(call.int(0)), 2, Times::Nanoseconds)
+            }
+            "utimensat" => self.set_times(call, &path_at(call, links(3), 3), 2, Times::Nanoseconds),
+            "futimesat" => self.set_times(call, &path_from(call, Links::Follow, 0), 2, Times::Microseconds),
+            "utimes" => self.set_times(call, &path(call, 0, Links::Follow), 1, Times::Microseconds),
+            "utime" => self.set_times(call, &path(call, 0, Links::Follow), 1, Times::Seconds),
             "access" => self.access(call, &path(call, 0, Links::Follow), 1, 0),
             "faccessat" => self.access(call, &path_from(call, Links::Follow, 0), 2, 0),
             "faccessat2" => self.access(call, &path_at(call, links(3), 3), 2, call.word(3)),
@@ -99,6 +113,15 @@ impl Handler for Emulation<'_> {
             "symlinkat" => self.symlink(call, call.int(1), 2),
             "mknod" => self.mknod(call, CWD, 0),
             "mknodat" => self.mknod(call, call.int(0), 1),
+            "bind" => self.bind(call),
+
+            "truncate" => self.truncate(call),
+            "rename" => self.rename(call, (CWD, 0), (CWD, 1)),
+            "renameat" | "renameat2" => self.rename(call, (call.int(0), 1), (call.int(2), 3)),
+            "link" => self.link(call, CWD, 1),
+            "linkat" => self.link(call, call.int(2), 3),
+            "unlink" | "rmdir" => self.remove(call, CWD, 0),
+            "unlinkat" => self.remove(call, call.int(0), 1),
 
             "getxattr" | "lgetxattr" | "fgetxattr" | "removexattr" | "lremovexattr" | "fremovexattr" => {
                 self.read_attribute(call)

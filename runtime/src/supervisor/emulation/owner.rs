@@ -2,17 +2,20 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 
-use rustix::fs::{AtFlags, FileType, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{AtFlags, FileType, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::Errno;
 
 use super::credentials::{Credentials, Ids};
 use super::{Emulation, Target};
 use crate::supervisor::Answer;
-use crate::supervisor::call::{Call, errno};
+use crate::supervisor::call::{Call, PERMISSIONS, errno};
 use crate::supervisor::paths;
 
 /// An id that is not to be changed.
 const KEEP: u32 = u32::MAX;
+
+/// File systems of what lasts no longer than processes: `/proc`, pipes and sockets.
+const KERNELS_OWN: [libc::__fsword_t; 3] = [libc::PROC_SUPER_MAGIC, 0x5049_5045, 0x534f_434b];
 
 impl Emulation<'_> {
     /// The owner that is recorded of `file`.
@@ -39,18 +42,26 @@ impl Emulation<'_> {
         Ok(Answer::Value(0))
     }
 
-    /// `chmod` and its relations: the kernel does it, if the file is the process's own.
-    pub(super) fn chmod(&self, call: &Call<'_>, target: &Target) -> Result<Answer, Errno> {
+    /// `chmod` and its relations, with the mode in argument `index`: the kernel does it, if the file is the process's own.
+    pub(super) fn chmod(&self, call: &Call<'_>, target: &Target, index: usize) -> Result<Answer, Errno> {
         let credentials = self.identities.of(call)?;
         if credentials.owns_all_files() {
             return Ok(Answer::Continue);
         }
         let Ok(file) = target.open(call) else { return Ok(Answer::Continue) };
-        if self.owner(file.as_fd())?.0 == credentials.user.files {
-            Ok(Answer::Continue)
-        } else {
-            Err(Errno::PERM)
+        let (user, group) = self.owner(file.as_fd())?;
+        if user != credentials.user.files {
+            return Err(Errno::PERM);
         }
+        let mode = call.word(index) & PERMISSIONS;
+        let is_link = paths::kind(&rustix::fs::fstat(&file)?) == FileType::Symlink;
+        if mode & libc::S_ISGID == 0 || credentials.in_group(group) || is_link {
+            return Ok(Answer::Continue);
+        }
+        // Nobody makes programs for a group that is not theirs.
+        call.still_waits()?;
+        rustix::fs::chmod(paths::reopen_path(file.as_fd()), Mode::from_raw_mode(mode & !libc::S_ISGID))?;
+        Ok(Answer::Value(0))
     }
 
     /// `access` and its relations. The kernel decides, unless the file's own mode forbids it to the process.
@@ -87,7 +98,9 @@ impl Emulation<'_> {
         }
         let stat = rustix::fs::fstat(file)?;
         // What the step cannot own is not recorded: the kernel knows best.
-        let foreign = stat.st_uid != 0;
+        let is_device = matches!(paths::kind(&stat), FileType::CharacterDevice | FileType::BlockDevice);
+        let foreign =
+            stat.st_uid != 0 || is_device || KERNELS_OWN.contains(&rustix::fs::fstatfs(file)?.f_type);
         if foreign || credentials.may(wanted, self.owner(file)?, stat.st_mode) {
             Ok(())
         } else {
@@ -95,28 +108,59 @@ impl Emulation<'_> {
         }
     }
 
-    /// `utimensat`. The owner of what can have no attributes is kept in its access time, which therefore stays.
-    pub(super) fn set_times(&self, call: &Call<'_>, target: &Target) -> Result<Answer, Errno> {
+    /// `utimensat` and its relations, with the times in argument `index`. The owner of what can have no attributes is kept
+    /// in its access time, which therefore stays.
+    pub(super) fn set_times(
+        &self,
+        call: &Call<'_>,
+        target: &Target,
+        index: usize,
+        form: Times,
+    ) -> Result<Answer, Errno> {
         let Ok(file) = target.open(call) else { return Ok(Answer::Continue) };
         if !is_kept_in_times(paths::kind(&rustix::fs::fstat(&file)?)) || self.owner(file.as_fd())? == (0, 0) {
             return Ok(Answer::Continue);
         }
-        let modification = match call.argument(2) {
+        let last_modification = match call.argument(index) {
             0 => Timespec { tv_sec: 0, tv_nsec: UTIME_NOW },
-            address => {
-                let mut times = [0; 32];
-                call.read(address, &mut times)?;
-                let (words, _) = times.as_chunks();
-                let [_, _, seconds, nanoseconds] =
-                    [0, 1, 2, 3].map(|at: usize| words.get(at).map_or(0, |word| i64::from_ne_bytes(*word)));
-                Timespec { tv_sec: seconds, tv_nsec: nanoseconds }
-            }
+            address => form.modification(call, address)?,
         };
         let last_access = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT };
-        let times = Timestamps { last_access, last_modification: modification };
+        let times = Timestamps { last_access, last_modification };
         call.still_waits()?;
         rustix::fs::utimensat(&file, c"", &times, AtFlags::EMPTY_PATH)?;
         Ok(Answer::Value(0))
+    }
+}
+
+/// How a call is told the times of access and modification, one after the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Times {
+    /// `time_t`.
+    Seconds,
+    /// `struct timeval`.
+    Microseconds,
+    /// `struct timespec`.
+    Nanoseconds,
+}
+
+impl Times {
+    /// The time of modification at `address`.
+    fn modification(self, call: &Call<'_>, address: u64) -> Result<Timespec, Errno> {
+        let word = |index: u64| {
+            let mut bytes = [0; 8];
+            call.read(address.checked_add(8 * index).ok_or(Errno::FAULT)?, &mut bytes)?;
+            Ok::<_, Errno>(i64::from_ne_bytes(bytes))
+        };
+        let (tv_sec, tv_nsec) = match self {
+            Self::Seconds => (word(1)?, 0),
+            Self::Microseconds => match word(3)? {
+                microseconds @ 0..1_000_000 => (word(2)?, microseconds * 1000),
+                _ => return Err(Errno::INVAL),
+            },
+            Self::Nanoseconds => (word(2)?, word(3)?),
+        };
+        Ok(Timespec { tv_sec, tv_nsec })
     }
 }
 

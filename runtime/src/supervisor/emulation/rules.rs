@@ -21,6 +21,9 @@ const fn is(argument: u32, value: u64) -> Condition {
 
 const CREATES: u64 = libc::O_CREAT as u64;
 const TEMPORARY: u64 = (libc::O_TMPFILE & !libc::O_DIRECTORY) as u64;
+const WRITES: u64 = libc::O_WRONLY as u64;
+const READS_AND_WRITES: u64 = libc::O_RDWR as u64;
+const EMPTIES: u64 = libc::O_TRUNC as u64;
 const ALWAYS: &[Condition] = &[];
 
 const fn ask(name: &'static str) -> Rule {
@@ -71,11 +74,10 @@ pub(crate) const RULES: &[Rule] = &[
     ask("fchmod"),
     ask("fchmodat"),
     ask("fchmodat2"),
-    // Without a path it is about an open file, whose owner is not kept in its times.
-    ask_if(
-        "utimensat",
-        &[Condition { argument: 1, width: Width::Register, comparison: Comparison::NotEqual(0) }],
-    ),
+    ask("utimensat"),
+    ask("futimesat"),
+    ask("utimes"),
+    ask("utime"),
     ask("access"),
     ask("faccessat"),
     ask("faccessat2"),
@@ -85,8 +87,14 @@ pub(crate) const RULES: &[Rule] = &[
     ask("newfstatat"),
     ask("statx"),
     // What comes to be.
-    ask_if("open", &[has(1, CREATES), has(1, TEMPORARY)]),
-    ask_if("openat", &[has(2, CREATES), has(2, TEMPORARY)]),
+    ask_if(
+        "open",
+        &[has(1, CREATES), has(1, TEMPORARY), has(1, WRITES), has(1, READS_AND_WRITES), has(1, EMPTIES)],
+    ),
+    ask_if(
+        "openat",
+        &[has(2, CREATES), has(2, TEMPORARY), has(2, WRITES), has(2, READS_AND_WRITES), has(2, EMPTIES)],
+    ),
     ask("openat2"),
     ask("creat"),
     ask("mkdir"),
@@ -95,6 +103,17 @@ pub(crate) const RULES: &[Rule] = &[
     ask("symlinkat"),
     ask("mknod"),
     ask("mknodat"),
+    ask("bind"),
+    // What becomes another, or goes.
+    ask("truncate"),
+    ask("rename"),
+    ask("renameat"),
+    ask("renameat2"),
+    ask("link"),
+    ask("linkat"),
+    ask("unlink"),
+    ask("unlinkat"),
+    ask("rmdir"),
     // What records consist of.
     ask("getxattr"),
     ask("lgetxattr"),
