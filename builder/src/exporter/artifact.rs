@@ -26,14 +26,15 @@ pub struct Document {
     pub descriptor: Descriptor,
 }
 
+/// An image index (OCI image-spec, image-index.md) as it is written.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Index<'a> {
-    schema_version: u8,
-    media_type: &'a str,
-    manifests: Vec<Descriptor>,
+pub(super) struct Index<'a> {
+    pub(super) schema_version: u8,
+    pub(super) media_type: &'a str,
+    pub(super) manifests: Vec<Descriptor>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    annotations: &'a BTreeMap<String, String>,
+    pub(super) annotations: &'a BTreeMap<String, String>,
 }
 
 impl Artifact {

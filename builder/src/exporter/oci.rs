@@ -5,12 +5,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::path::Path;
 
-use serde::Serialize;
 use serde_json::Value;
 use wharf_cache::content::ContentError;
 use wharf_cache::{Digest, Store};
 
 use super::archive::Archive;
+use super::artifact::Index;
 use super::image::INDEX_TYPE;
 use super::output::{OutputFile, create_directory};
 use super::{Artifact, Descriptor, ExportError};
@@ -144,16 +144,9 @@ fn contents(artifact: &Artifact) -> BTreeMap<Digest, Content<'_>> {
     layers.chain(documents).collect()
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Index<'a> {
-    schema_version: u8,
-    media_type: &'a str,
-    manifests: Vec<Descriptor>,
-}
-
 fn index(artifact: &Artifact, names: &[String]) -> Vec<u8> {
-    let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: descriptors(artifact, names) };
+    let (manifests, annotations) = (descriptors(artifact, names), &BTreeMap::new());
+    let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests, annotations };
     serde_json::to_vec(&index).expect("an index has string keys only")
 }
 
