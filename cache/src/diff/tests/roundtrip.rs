@@ -135,6 +135,17 @@ fn contents(world: &World, chain: &Chain) -> Vec<crate::ContentDigest> {
     world.store.snapshots(chain).unwrap().into_iter().map(|snapshot| snapshot.content).collect()
 }
 
+/// The same changes without setgid bits: what is made in a directory that has one gets the directory's group by the kernel,
+/// and by a step's supervisor where owners are recorded. There is none here.
+fn without_setgid(mut steps: Vec<Vec<Change>>) -> Vec<Vec<Change>> {
+    for change in steps.iter_mut().flatten() {
+        if let Change::Mode(_, mode) = change {
+            *mode &= !0o2000;
+        }
+    }
+    steps
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -157,6 +168,7 @@ proptest! {
 
     #[test]
     fn recorded_owners_give_the_same_layers(steps in proptest::collection::vec(proptest::collection::vec(change(), 0..25), 1..4)) {
+        let steps = without_setgid(steps);
         let (world, chain, blobs) = build(Ids::Kernel, &steps);
         let (recorded, recorded_chain, recorded_blobs) = build(Ids::Recorded, &steps);
         prop_assert_eq!(recorded.dump(&recorded_chain), world.dump(&chain));
