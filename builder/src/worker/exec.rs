@@ -47,9 +47,11 @@ impl Worker<'_> {
         let platform = vertex.platform.as_ref().unwrap_or(self.platform);
         let execution = self.execution(digest, platform);
         let run_error = |source| match execution.blame(&source) {
-            Some(source) => {
-                WorkerError::Foreign { command: command.clone(), platform: platform.clone(), source }
-            }
+            Some(why) => WorkerError::Foreign {
+                command: command.clone(),
+                platform: platform.to_string(),
+                source: Box::new(why),
+            },
             None => WorkerError::Run { command: command.clone(), source },
         };
 

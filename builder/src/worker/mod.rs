@@ -139,10 +139,10 @@ pub enum WorkerError {
     Foreign {
         /// The command, arguments joined by spaces.
         command: String,
-        /// What it is for.
-        platform: Platform,
+        /// The platform that it is for.
+        platform: String,
         /// Why its programs do not run.
-        source: EmulationError,
+        source: Box<EmulationError>,
     },
     /// A mount of a RUN could not be had.
     #[error("{error}")]
