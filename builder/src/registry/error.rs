@@ -201,7 +201,7 @@ impl RegistryError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Offline { .. } => Some(OFFLINE_HINT.to_owned()),
-            Self::Unreachable { source, .. } if speaks_of_authority(source.as_ref()) => Some(
+            Self::Untrusted { source, .. } if speaks_of_authority(source.as_ref()) => Some(
                 "the server shows the certificate of an authority (CA:TRUE) as its own, which is not believed: make one with \
                  `basicConstraints=CA:FALSE`, or have that authority sign one"
                     .to_owned(),

@@ -133,14 +133,15 @@ fn eight_processes_build_while_others_collect() {
     }
 }
 
-/// Starts a command and waits until it has leased something.
-fn start_and_wait(wharf: &Wharf, mut command: Command) -> (Command, Child) {
+/// Starts a command and waits until it has leased that many snapshots.
+fn start_and_wait(wharf: &Wharf, mut command: Command, snapshots: usize) -> (Command, Child) {
     let child = command.spawn().unwrap();
     let leases = |name: &str| {
         let path = wharf.path("store/tmp").join(name).join("lease");
-        fs::metadata(path).is_ok_and(|found| found.len() > 0)
+        let lease = fs::read_to_string(path).unwrap_or_default();
+        lease.lines().filter(|line| line.starts_with("s ")).count() >= snapshots
     };
-    wait_until("something is leased", || {
+    wait_until("the snapshots are leased", || {
         let Ok(found) = fs::read_dir(wharf.path("store/tmp")) else { return false };
         found.flatten().any(|entry| leases(&entry.file_name().to_string_lossy()))
     });
@@ -156,7 +157,8 @@ fn what_a_build_uses_stays_while_it_runs() {
     );
     // The first stage is found in the cache and used only after everything else was collected.
     wharf.build(&["--target", "one"]).success();
-    let (command, child) = start_and_wait(&wharf, wharf.build_command("store", &["-t", "app"]));
+    // The base's, and the two of the first stage.
+    let (command, child) = start_and_wait(&wharf, wharf.build_command("store", &["-t", "app"]), 3);
     for _ in 0..5 {
         wharf.run(&["prune", "--all", "--force"]).success();
     }
@@ -173,7 +175,7 @@ fn what_a_container_uses_stays_while_it_runs() {
     let id = wharf.build(&["-q"]).success().text();
     let script = "sleep 1; cat /f";
     let running = wharf.command("store", &["run", "--rm", id.trim(), "sh", "-c", script]);
-    let (command, child) = start_and_wait(&wharf, running);
+    let (command, child) = start_and_wait(&wharf, running, 1);
     wharf.run(&["prune", "--all", "--force"]).success();
     let ran = Outcome::from_output(&command, child.wait_with_output().unwrap()).success();
     assert_eq!(ran.text(), "text\n");
@@ -185,7 +187,7 @@ fn what_a_container_uses_stays_while_it_runs() {
 fn a_lease_ends_with_its_holder() {
     let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
     wharf.dockerfile("FROM busybox\nRUN echo 1 > /f\nRUN sleep 1000\n");
-    let (_, mut child) = start_and_wait(&wharf, wharf.build_command("store", &[]));
+    let (_, mut child) = start_and_wait(&wharf, wharf.build_command("store", &[]), 1);
     wait_until("the first step is done", || entries(&wharf, "snapshots") >= 2);
     wharf.run(&["prune", "--all", "--force"]).success();
     assert!(entries(&wharf, "snapshots") >= 2);

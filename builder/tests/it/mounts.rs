@@ -377,7 +377,7 @@ fn errors_point_at_the_mount() {
         2 | RUN --network=host --security=insecure true
           |                               ^^^^^^^^
           |
-          = help: allow it with `--allow security.insecure`: the step then has every right on this machine
+          = help: allow it with `--allow security.insecure`: the step then has every right that wharf has
         ERROR: cannot build from `context/Dockerfile`: 2 errors
     "#]],
     );
