@@ -143,3 +143,39 @@ fn the_sandbox_chroot_can_register_nobody() {
         &["a step for linux/arm64", "sandbox chroot cannot register", "binfmt-support"],
     );
 }
+
+/// A machine of its own kind, made of a user namespace: QEMU is registered there as `FLAGS` say.
+const REGISTERED: &str = r"mount -t binfmt_misc none /proc/sys/fs/binfmt_misc || exit 99
+zeros='\x00\x00\x00\x00\x00\x00\x00\x00\x00' ones='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
+printf '%s' ':q:M::\x7f\x45\x4c\x46\x02\x01\x01'$zeros'\x02\x00\xb7\x00:'$ones':/usr/bin/qemu-aarch64-static:'$FLAGS \
+    >/proc/sys/fs/binfmt_misc/register || exit 99
+exec ";
+
+#[test]
+fn what_the_machine_has_registered_is_used_where_it_runs_in_a_step() {
+    let Some(world) = world() else { return };
+    world.dockerfile("FROM base\nRUN uname -m\n");
+    let machines = "by what the machine has registered";
+    let own = "by `/usr/bin/qemu-aarch64-static`";
+    // Opened only when something is run, QEMU would have to be in the step's root.
+    for (flags, sandbox, by) in [
+        ("OCF", "root", machines),
+        ("OCF", "rootless", machines),
+        ("OCF", "chroot", machines),
+        ("OC", "root", own),
+    ] {
+        let script = format!("{REGISTERED}\"$@\"");
+        let store = path(&world, &format!("store-registered-{sandbox}"));
+        let base = format!("base=oci-layout://{}", path(&world, "arm64"));
+        let words =
+            ["unshare", "-Urm", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_wharf"), "--sandbox", sandbox];
+        let build =
+            ["--root", &store, "build", "--no-cache", "--progress", "plain", "--build-context", &base];
+        let all = [&words[..], &build, &["--platform=linux/arm64", "context"]].concat();
+        let flags_text = flags.to_owned();
+        let built =
+            world.start(all.into_iter().map(str::to_owned).collect(), &[("FLAGS", &flags_text)]).success();
+        assert!(built.stderr.contains(by), "{flags} {sandbox}: {}", built.stderr);
+        assert!(built.stderr.contains(" aarch64\n"), "{flags} {sandbox}: {}", built.stderr);
+    }
+}
