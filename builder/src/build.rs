@@ -51,6 +51,7 @@ use crate::source::git::Access;
 use crate::source::http::HttpOptions;
 use crate::source::{GitError, GitSources, HttpSources, ImageSources, SecretLookup, SourceError, Sources};
 use crate::ssh::{self, SshAgents};
+use crate::worker::foreign::ForeignSteps;
 use crate::worker::groups::{Groups, StepLimits};
 use crate::worker::mounts::Part;
 use crate::worker::network::StepNetwork;
@@ -124,6 +125,8 @@ pub struct BuildRequest {
     pub home: Option<PathBuf>,
     /// What is said of every RUN.
     pub run: RunOptions,
+    /// Directories where QEMU may be, for steps of other platforms.
+    pub qemu_places: Vec<PathBuf>,
     /// What steps may take of the machine.
     pub limits: StepLimits,
     /// What steps may ask for.
@@ -235,6 +238,8 @@ struct Build<'a> {
     used_mounts: UsedMounts,
     /// The network of the steps, in all attempts.
     network: StepNetwork,
+    /// What runs the steps of other platforms, in all attempts.
+    foreign: ForeignSteps,
     to_load: ToLoad,
     /// What is to be loaded when something of the store was lost.
     to_load_again: ToLoad,
@@ -274,6 +279,7 @@ impl<'a> Build<'a> {
         let sources = sources(store, &request, &cancel);
         let platform = host_platform();
         let imports = caches::imports(store, &request, &sources.registry, &platform, progress);
+        let foreign = ForeignSteps::new(sandbox, &request.qemu_places);
         Self {
             sandbox,
             request,
@@ -283,6 +289,7 @@ impl<'a> Build<'a> {
             imports,
             used_mounts: UsedMounts::default(),
             network: StepNetwork::new(store, sandbox),
+            foreign,
             to_load: ToLoad::All,
             to_load_again: ToLoad::All,
             source: SourceText::new("", ""),
@@ -344,6 +351,9 @@ impl<'a> Build<'a> {
     fn run(mut self) -> Result<Outcome, Failure> {
         let outcome = self.until_nothing_is_lost(Self::attempt);
         self.tell_damages();
+        if let Some(note) = self.foreign.note() {
+            self.progress.warn(note);
+        }
         if self.contexts.values().any(LocalContext::has_met_store) {
             let root = self.sources.store.root().display();
             self.progress.warn(format!(
@@ -547,6 +557,8 @@ impl<'a> Build<'a> {
             stale,
             open_files: self.request.open_files,
             network: &self.network,
+            foreign: &self.foreign,
+            platform: &self.platform,
             groups: Groups::new(&self.request.limits).map_err(|error| {
                 let failure =
                     Failure::from_error(Kind::Environment, "steps cannot be limited as asked", &error);
@@ -589,6 +601,7 @@ impl<'a> Build<'a> {
             Some(WorkerError::Source(SourceError::Git(error))) if matches!(**error, GitError::NoProgram) => {
                 Kind::Environment
             }
+            Some(WorkerError::Foreign { .. }) => Kind::Environment,
             Some(WorkerError::Source(_)) => Kind::Source,
             _ => Kind::Environment,
         };
@@ -597,6 +610,7 @@ impl<'a> Build<'a> {
         let (part, hint) = match error.downcast_ref::<WorkerError>() {
             Some(WorkerError::Mount { part, error }) => (Some(*part), error.hint()),
             Some(WorkerError::Process { hint, .. }) => (None, hint.clone()),
+            Some(WorkerError::Foreign { source, .. }) => (None, Some(source.help())),
             _ => (None, None),
         };
         let part = part.or_else(|| unread_mount(&converted.definition.vertex(&vertex).op, error.as_ref()));

@@ -10,14 +10,15 @@ use wharf_cache::Store;
 use wharf_cache::state::Image;
 use wharf_frontend::image::{ContainerConfig, ImageConfig};
 use wharf_runtime::chroot::{self, ChrootRequest, Confinement};
-use wharf_runtime::{Cancel, ExitStatus, Request, RuntimeError, Sandbox, Stdio};
-use wharf_solver::llb::NetworkMode;
+use wharf_runtime::{Cancel, ExitStatus, Qemu, Request, RuntimeError, Sandbox, Stdio};
+use wharf_solver::llb::{NetworkMode, Platform};
 
 use crate::build::host_platform;
 use crate::error::{Failure, Kind};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
 use crate::source::{ImageSources, manifest_in_store};
+use crate::worker::foreign::{Execution, ForeignSteps};
 use crate::worker::mounts::placed::copies_of_files;
 use crate::worker::network::StepNetwork;
 use crate::worker::{ownership, sandbox_files, spec};
@@ -29,14 +30,27 @@ const NOT_FOUND: u8 = 127;
 /// Environment of a container whose image has none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Where a container runs.
+#[derive(Debug)]
+pub struct Host<'a> {
+    /// What it is confined with.
+    pub sandbox: Sandbox,
+    /// What runs programs of other platforms.
+    pub foreign: &'a ForeignSteps,
+    /// Which image of an index; the machine's by default.
+    pub platform: Option<&'a Platform>,
+}
+
 /// Runs `command` (the image's own if it is empty) and returns the exit status of the process.
-pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -> Result<u8, Failure> {
+pub fn run(store: &Store, image: &Image, command: &[String], host: &Host<'_>) -> Result<u8, Failure> {
+    let Host { sandbox, foreign, .. } = *host;
     let name = image.name.clone().unwrap_or_else(|| image.digest.to_string());
     let failed = |doing: &str, error: &(dyn std::error::Error + 'static)| {
         Failure::from_error(Kind::Environment, &format!("{doing} of `{name}`"), error)
     };
     let images = ImageSources::new(store.clone(), Arc::new(OciRegistry::new(RegistryOptions::default())));
-    let platform = host_platform();
+    let machine = host_platform();
+    let platform = host.platform.cloned().unwrap_or_else(|| machine.clone());
     let manifest = manifest_in_store(store, image.digest, &platform)
         .map_err(|error| failed("cannot read the manifest", &error))?;
     let Some((manifest, _)) = manifest else {
@@ -58,6 +72,8 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
 
     let user = wharf_runtime::resolve_user(root, &config.config.user)
         .map_err(|error| failed("cannot find the user", &error))?;
+    let of_image =
+        Platform { os: config.os.clone(), architecture: config.architecture.clone(), ..Platform::default() };
     let mut env = config.config.env.clone().unwrap_or_default();
     for (name, default) in [("PATH=", DEFAULT_PATH.to_owned()), ("HOME=", format!("HOME={}", user.home))] {
         if !env.iter().any(|variable| variable.starts_with(name)) {
@@ -79,6 +95,11 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
     describe().map_err(|error| failed("cannot describe the process", &error))?;
     runtime_spec.set_hostname(Some(hostname));
 
+    let execution = if of_image.architecture == machine.architecture || of_image.architecture.is_empty() {
+        Execution::Native
+    } else {
+        foreign.execution(&of_image, &[], &dir)
+    };
     let cancel = Cancel::new().map_err(|error| failed("cannot prepare the container", &error))?;
     let (_passing_on, signals) =
         signals::pass_on().map_err(|error| failed("cannot prepare the container", &error))?;
@@ -110,9 +131,14 @@ pub fn run(store: &Store, image: &Image, command: &[String], sandbox: Sandbox) -
             binds: Vec::new(),
             stdio,
             ownership: ownership::of(store),
+            user_namespace: execution.qemu().and_then(Qemu::namespace),
             cancel: &cancel,
         }),
     };
+    if let Some(why) = ended.as_ref().err().and_then(|error| execution.blame(error)) {
+        let doing = format!("cannot start a container of `{name}`, an image for {of_image}");
+        return Err(Failure::from_error(Kind::Environment, &doing, &why).hint(why.help()));
+    }
     match ended {
         Ok(ExitStatus::Exited(code)) => Ok(code),
         Ok(ExitStatus::Signaled(signal)) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),

@@ -44,6 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 binds: vec![],
                 stdio,
                 ownership: None,
+                user_namespace: None,
                 cancel: &cancel,
             })?;
             drop(mount);

@@ -21,6 +21,7 @@ mod cancel;
 mod capability;
 pub mod cgroup;
 pub mod chroot;
+mod emulation;
 mod host;
 mod network;
 mod process;
@@ -38,6 +39,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use cancel::Cancel;
+pub use emulation::{Emulation, EmulationError, Qemu, Runs};
 pub use host::{spawn_on_host, stdout_was_closed, survive_long_files};
 pub use network::{Network, NetworkError, name_server};
 pub use oci_spec::runtime::Spec;
@@ -107,6 +109,8 @@ pub struct Request<'a> {
     pub stdio: Stdio<'a>,
     /// Where the kernel knows one user and group alone: remembers the others. The process's own ids are then emulated too.
     pub ownership: Option<&'a dyn Ownership>,
+    /// A user namespace, in which ids are what they are here, that the command enters when everything else is made.
+    pub user_namespace: Option<BorrowedFd<'a>>,
     /// Ends the process when triggered.
     pub cancel: &'a Cancel,
 }

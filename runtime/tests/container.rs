@@ -93,7 +93,15 @@ impl World {
             Stream::Stderr => stderr.extend_from_slice(chunk),
         };
         let stdio = Stdio::Captured(&mut sink);
-        let status = run(Request { spec, root: root.as_fd(), binds, stdio, ownership: None, cancel })?;
+        let status = run(Request {
+            spec,
+            root: root.as_fd(),
+            binds,
+            stdio,
+            ownership: None,
+            user_namespace: None,
+            cancel,
+        })?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Outcome { status, stdout: text(stdout), stderr: text(stderr) })
     }
@@ -585,6 +593,7 @@ fn output_is_complete() {
         binds: vec![],
         stdio,
         ownership: None,
+        user_namespace: None,
         cancel: &cancel,
     })
     .unwrap();
@@ -608,6 +617,7 @@ fn cancelling_ends_it() {
         binds: vec![],
         stdio,
         ownership: None,
+        user_namespace: None,
         cancel: &cancel,
     });
     assert!(matches!(result, Err(RuntimeError::Cancelled)), "{result:?}");
@@ -634,6 +644,7 @@ fn a_panic_of_the_caller_ends_it() {
             binds: vec![],
             stdio,
             ownership: None,
+            user_namespace: None,
             cancel: &cancel,
         })
     }));
@@ -682,6 +693,7 @@ fn hold_a_container() {
         binds: vec![],
         stdio,
         ownership: None,
+        user_namespace: None,
         cancel: &cancel,
     });
 }
@@ -787,6 +799,7 @@ fn a_root_can_be_a_directory_and_used_again() {
             binds: vec![],
             stdio,
             ownership: None,
+            user_namespace: None,
             cancel: &cancel,
         });
         assert_eq!(status.unwrap(), OK);
@@ -831,6 +844,7 @@ fn an_overlay_shows_no_trace_of_mount_points() {
             binds: vec![],
             stdio,
             ownership: None,
+            user_namespace: None,
             cancel: &cancel,
         });
         assert_eq!(status.unwrap(), OK);
@@ -871,6 +885,7 @@ fn lend_streams_to_a_container() {
         binds: vec![],
         stdio,
         ownership: None,
+        user_namespace: None,
         cancel: &cancel,
     });
     println!("{status:?}");

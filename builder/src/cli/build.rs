@@ -17,7 +17,7 @@ use super::place::{Place, Wanted};
 use super::prune::settle;
 use super::registries::{credentials, require_host, rules};
 use super::steps::StepArgs;
-use super::{variable, with_store};
+use super::{qemu_places, variable, with_store};
 use crate::build::call::{Call, Question, Stores};
 use crate::build::{self, Allowed, BuildRequest, ExplainFormat, Outcome, host_platform};
 use crate::context::spec::{ContextError, ContextSpec, DockerfileSpec, redacted};
@@ -396,6 +396,7 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
         open_files: OpenFiles::raise(),
         home: variable("HOME").map(PathBuf::from),
         run: steps.run,
+        qemu_places: qemu_places(config),
         limits: steps.limits,
         allowed: steps.allowed,
         secrets: Arc::new(steps.secrets),

@@ -2,6 +2,7 @@
 //!
 //! ```toml
 //! sandbox = "rootless"  # what `--sandbox` takes
+//! qemu = "/opt/qemu"    # the directory of `qemu-aarch64-static` and its like, if it is not in PATH
 //!
 //! [store]
 //! max-size = "50GB"   # or "40%" of the file system, or a number of bytes
@@ -38,6 +39,8 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub(super) struct Config {
     /// What steps are confined with.
     pub(super) sandbox: Option<Sandbox>,
+    /// Where QEMU is.
+    pub(super) qemu: Option<PathBuf>,
     max_size: Option<MaxSize>,
     /// What is said of registries, by host, with the directory that paths start from.
     registries: BTreeMap<String, (HostSettings, PathBuf)>,
@@ -55,6 +58,7 @@ enum MaxSize {
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 struct File {
     sandbox: Option<String>,
+    qemu: Option<PathBuf>,
     store: Store,
     registry: BTreeMap<String, HostSettings>,
     transfers: TransferSettings,
@@ -95,6 +99,7 @@ impl Config {
         for path in [users, Some(PathBuf::from(MACHINE))] {
             if let Some(found) = path.map(|path| Self::read(&path)).transpose()?.flatten() {
                 config.sandbox = config.sandbox.or(found.sandbox);
+                config.qemu = config.qemu.or(found.qemu);
                 config.max_size = config.max_size.or(found.max_size);
                 for (host, settings) in found.registries {
                     config.registries.entry(host).or_insert(settings);
@@ -126,7 +131,7 @@ impl Config {
                 Kind::Usage,
                 format!("the configuration `{}` makes no sense: {reason}", path.display()),
             )
-            .hint("it has `[store]` with `max-size = \"50GB\"` or `\"40%\"`, and above that `sandbox = \"NAME\"`; \
+            .hint("it has `[store]` with `max-size = \"50GB\"` or `\"40%\"`, and above that `sandbox = \"NAME\"` and `qemu = \"DIR\"`; \
                  `[registry.\"HOST\"]` and `[transfers]` are in the guide")
         })
     }
@@ -157,7 +162,8 @@ impl Config {
         }
         let transfers = file.transfers;
         transfers.check()?;
-        Ok(Self { sandbox, max_size: max_size.transpose()?, registries, transfers })
+        let qemu = file.qemu.map(|place| dir.join(place));
+        Ok(Self { sandbox, qemu, max_size: max_size.transpose()?, registries, transfers })
     }
 
     /// What the store at `root` may take, in bytes.

@@ -162,6 +162,13 @@ fn tell_damages(store: &Store) {
     }
 }
 
+/// Where QEMU may be: where the environment says, where the configuration says, and where other programs are.
+fn qemu_places(config: &Config) -> Vec<PathBuf> {
+    let path = variable("PATH").unwrap_or_default();
+    let said = variable("WHARF_QEMU").map(PathBuf::from).into_iter().chain(config.qemu.clone());
+    said.chain(std::env::split_paths(&path)).collect()
+}
+
 /// An environment variable that is set and not empty.
 fn variable(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())

@@ -8,15 +8,19 @@ use wharf_cache::Store;
 use super::config::Config;
 use super::place::{Place, Wanted};
 use super::prune::settle;
-use super::{image, with_store};
-use crate::container;
+use super::{image, qemu_places, with_store};
+use crate::container::{self, Host};
 use crate::error::{Failure, Kind};
+use crate::worker::foreign::ForeignSteps;
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     /// Remove the container when it ends (as yet it always is)
     #[arg(long)]
     rm: bool,
+    /// The image for this platform of an index [default: this machine's]
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
     /// The image: a name, a digest, or at least four digits of a digest
     image: String,
     /// Command and arguments in place of the image's own
@@ -42,7 +46,10 @@ fn run_in(store: &Store, args: &RunArgs, place: &Place, config: &Config) -> Resu
     if !args.rm {
         crate::progress::print_note("the container is removed when it ends; containers are not kept yet");
     }
-    let ended = container::run(store, &image, &args.command, place.sandbox).map(ExitCode::from);
+    let platform = image::one_platform(args.platform.as_deref())?;
+    let foreign = ForeignSteps::new(place.sandbox, &qemu_places(config));
+    let host = Host { sandbox: place.sandbox, foreign: &foreign, platform: platform.as_ref() };
+    let ended = container::run(store, &image, &args.command, &host).map(ExitCode::from);
     settle(store, config);
     ended
 }

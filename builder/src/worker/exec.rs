@@ -2,15 +2,19 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use wharf_cache::Chain;
 use wharf_runtime::cgroup::{Group, Refused};
 use wharf_runtime::chroot::{self, ChrootRequest, Confinement, Ended};
-use wharf_runtime::{ExitStatus, Request, RuntimeError, Sandbox, Spec, Stdio, Stream, User};
-use wharf_solver::llb::{ExecOp, Mount, MountKind, NetworkMode, SecurityMode, Vertex, VertexDigest};
+use wharf_runtime::{ExitStatus, Qemu, Request, RuntimeError, Sandbox, Spec, Stdio, Stream, User};
+use wharf_solver::llb::{
+    ExecOp, Mount, MountKind, NetworkMode, Platform, SecurityMode, Vertex, VertexDigest,
+};
 use wharf_solver::op::ResultRef;
 use wharf_solver::progress::{Event, LogStream};
 
+use super::foreign::{Execution, architectures};
 use super::sandbox_files::{self, HOSTNAME};
 use super::{Worker, WorkerError, chain_of_mount, ownership, spec};
 
@@ -21,6 +25,7 @@ struct Run<'a> {
     root: BorrowedFd<'a>,
     user: &'a User,
     group: Option<&'a Group>,
+    execution: &'a Execution,
     /// Whether caches are to be found empty.
     fresh: bool,
 }
@@ -39,7 +44,16 @@ impl Worker<'_> {
         let mut active = self.store.prepare(&base)?;
         let root = active.root()?;
         let command = op.meta.args.join(" ");
-        let run_error = |source| WorkerError::Run { command: command.clone(), source };
+        let platform = vertex.platform.as_ref().unwrap_or(self.platform);
+        let execution = self.execution(digest, platform);
+        let run_error = |source| match execution.blame(&source) {
+            Some(why) => WorkerError::Foreign {
+                command: command.clone(),
+                platform: platform.to_string(),
+                source: Box::new(why),
+            },
+            None => WorkerError::Run { command: command.clone(), source },
+        };
 
         let user = wharf_runtime::resolve_user(root, &op.meta.user).map_err(run_error)?;
         let (mut complaint, mut lacks_proc) = (None, false);
@@ -54,7 +68,8 @@ impl Worker<'_> {
         };
         let group = self.groups.make()?;
         let fresh = vertex.metadata.ignore_cache;
-        let run = Run { op, inputs, root, user: &user, group: group.as_ref(), fresh };
+        let run = Run { op, inputs, root, user: &user, group: group.as_ref(), execution: &execution, fresh };
+        let started = Instant::now();
         let kills = oom_kills();
         let Ended { status, missed } = match self.sandbox {
             Sandbox::Chroot => self.run_in_chroot(run, &mut log)?,
@@ -63,6 +78,9 @@ impl Worker<'_> {
             }
         }
         .map_err(run_error)?;
+        if matches!(execution, Execution::Emulated(_)) {
+            self.foreign.spend(platform, started.elapsed());
+        }
         let refused = group.as_ref().and_then(Group::refused);
         drop(group);
         let missed = missed.or_else(|| lacks_proc.then(|| PathBuf::from("/proc")));
@@ -88,10 +106,27 @@ impl Worker<'_> {
         Ok(vec![base.with(self.finish(digest, active)?.id)])
     }
 
+    /// How programs of `platform` run. That they are emulated is said in the step's output.
+    fn execution(&self, digest: &VertexDigest, platform: &Platform) -> Execution {
+        if platform.architecture == self.platform.architecture {
+            return Execution::Native;
+        }
+        let all = architectures(self.definition);
+        let execution = self.foreign.execution(platform, &all, &self.sandbox_dir);
+        if let Some(told) = execution.told(platform, self.platform) {
+            self.progress.send(Event::Log {
+                vertex: *digest,
+                stream: LogStream::Stderr,
+                data: told.into_bytes(),
+            });
+        }
+        execution
+    }
+
     /// Runs the process of an operation on the mounts that it asks for.
     fn run_in_namespaces(
         &self,
-        Run { op, inputs, root, user, group, fresh }: Run<'_>,
+        Run { op, inputs, root, user, group, execution, fresh }: Run<'_>,
         log: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Result<Ended, RuntimeError>, WorkerError> {
         let mut mounted = self.mounts(op, inputs, root, fresh)?;
@@ -103,6 +138,7 @@ impl Worker<'_> {
             binds: std::mem::take(&mut mounted.binds),
             stdio: Stdio::Captured(log),
             ownership: ownership::of(self.store),
+            user_namespace: execution.qemu().and_then(Qemu::namespace),
             cancel: &self.cancel,
         };
         let status = wharf_runtime::run_in(request, group);
@@ -112,7 +148,7 @@ impl Worker<'_> {
     /// The same in the directory `root`, with what stands for mounts.
     fn run_in_chroot(
         &self,
-        Run { op, inputs, root, user, group, fresh }: Run<'_>,
+        Run { op, inputs, root, user, group, fresh, .. }: Run<'_>,
         log: &mut dyn FnMut(Stream, &[u8]),
     ) -> Result<Result<Ended, RuntimeError>, WorkerError> {
         if op.security == SecurityMode::Insecure {

@@ -2,6 +2,7 @@
 
 mod exec;
 pub mod file;
+pub(crate) mod foreign;
 pub mod groups;
 pub mod mounts;
 pub mod network;
@@ -23,10 +24,10 @@ use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Digest, Ids, Key, Store, StoreError};
 use wharf_runtime::cgroup::{GroupError, Refused};
 use wharf_runtime::chroot::Devices;
-use wharf_runtime::{Cancel, ExitStatus, RuntimeError, Sandbox};
+use wharf_runtime::{Cancel, EmulationError, ExitStatus, RuntimeError, Sandbox};
 use wharf_solver::cache_map::{self, Reads, RecordKey};
 use wharf_solver::llb::{
-    ActionInput, CopyAction, Definition, FileChange, FileOp, Op, SourceOp, Vertex, VertexDigest,
+    ActionInput, CopyAction, Definition, FileChange, FileOp, Op, Platform, SourceOp, Vertex, VertexDigest,
 };
 use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
 use wharf_solver::progress::{Event, LogStream, Sink};
@@ -46,6 +47,7 @@ use crate::source::{
 };
 use crate::ssh::SshAgents;
 use file::{FileError, Source};
+use foreign::ForeignSteps;
 use groups::Groups;
 use mounts::{MountError, Part};
 use network::StepNetwork;
@@ -84,6 +86,10 @@ pub struct Worker<'a> {
     pub open_files: OpenFiles,
     /// The network that steps share.
     pub network: &'a StepNetwork,
+    /// What runs the steps of other platforms.
+    pub foreign: &'a ForeignSteps,
+    /// The machine's platform.
+    pub platform: &'a Platform,
     /// The control groups that steps run in.
     pub groups: Groups<'a>,
     /// Where files that steps have bound (hosts, resolv.conf) are kept.
@@ -127,6 +133,16 @@ pub enum WorkerError {
         command: String,
         /// Why.
         source: RuntimeError,
+    },
+    /// The process is for another platform, whose programs do not run here.
+    #[error("cannot run {command:?}, a step for {platform}")]
+    Foreign {
+        /// The command, arguments joined by spaces.
+        command: String,
+        /// The platform that it is for.
+        platform: String,
+        /// Why its programs do not run.
+        source: Box<EmulationError>,
     },
     /// A mount of a RUN could not be had.
     #[error("{error}")]

@@ -319,6 +319,7 @@ impl Steps {
 static BUSYBOX: OnceLock<Option<PathBuf>> = OnceLock::new();
 static DEBIAN: OnceLock<Option<PathBuf>> = OnceLock::new();
 static GCC: OnceLock<Option<PathBuf>> = OnceLock::new();
+static ARM64: OnceLock<Option<PathBuf>> = OnceLock::new();
 
 /// The OCI layout of the busybox base, made once; `None`, and a line that says so, where it cannot be made.
 pub(crate) fn busybox_layout() -> Option<&'static Path> {
@@ -333,6 +334,11 @@ pub(crate) fn debian_layout() -> Option<&'static Path> {
 /// The OCI layout of the base with gcc and no shell.
 pub(crate) fn gcc_layout() -> Option<&'static Path> {
     layout(&GCC, "gcc", &["gcc", "umoci"])
+}
+
+/// The OCI layout of a busybox base for linux/arm64.
+pub(crate) fn arm64_layout() -> Option<&'static Path> {
+    layout(&ARM64, "arm64", &["umoci", "dpkg-deb", "qemu-aarch64-static"])
 }
 
 fn layout(cell: &'static OnceLock<Option<PathBuf>>, name: &str, tools: &[&str]) -> Option<&'static Path> {

@@ -13,6 +13,7 @@ mod copy;
 mod copy_matrix;
 mod copy_rows;
 mod damage;
+mod emulation;
 mod errors;
 mod executor;
 mod export;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::harness::{Outcome, Scratch, Wharf, busybox_layout, have, tool};
@@ -44,22 +44,22 @@ RUN test \"$(cat /proc/self/comm)\" = cat && readlink /proc/self/fd/0 && test $$
 ";
 
 /// Who builds, and how.
-struct Builder {
-    name: &'static str,
+pub(crate) struct Builder {
+    pub(crate) name: &'static str,
     /// Whether it is the ordinary user, and what that user has.
-    user: Option<User>,
+    pub(crate) user: Option<User>,
     /// `--sandbox`.
-    forced: Option<&'static str>,
+    pub(crate) forced: Option<&'static str>,
     /// The sandbox that it gets.
-    sandbox: &'static str,
+    pub(crate) sandbox: &'static str,
 }
 
-struct User {
+pub(crate) struct User {
     subordinate_ids: bool,
     passwd_entry_and_home: bool,
 }
 
-const BUILDERS: [Builder; 5] = [
+pub(crate) const BUILDERS: [Builder; 5] = [
     Builder { name: "root", user: None, forced: Some("rootless"), sandbox: "rootless" },
     Builder {
         name: "root with one id",
@@ -88,10 +88,10 @@ const BUILDERS: [Builder; 5] = [
 ];
 
 /// A place that everybody can work in: `context/`, `etc/`, `home/`.
-struct World(Scratch);
+pub(crate) struct World(Scratch);
 
 impl World {
-    fn new() -> Option<Self> {
+    pub(crate) fn new() -> Option<Self> {
         let base = busybox_layout()?;
         Wharf::new()?;
         if !have(&["setpriv", "newuidmap", "unshare"]) {
@@ -112,13 +112,17 @@ impl World {
         Some(Self(scratch))
     }
 
-    fn dockerfile(&self, text: &str) -> &Self {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path(name)
+    }
+
+    pub(crate) fn dockerfile(&self, text: &str) -> &Self {
         fs::write(self.0.path("context/Dockerfile"), text).unwrap();
         self
     }
 
     /// `wharf ARGUMENTS` as `builder` starts it, here.
-    fn wharf(&self, builder: &Builder, arguments: &[&str]) -> Outcome {
+    pub(crate) fn wharf(&self, builder: &Builder, arguments: &[&str]) -> Outcome {
         let scratch = |name: &str| self.0.path(name).to_str().unwrap().to_owned();
         let mut all = vec![env!("CARGO_BIN_EXE_wharf").to_owned()];
         if let Some(sandbox) = builder.forced {
@@ -155,7 +159,7 @@ impl World {
         self.start(started, if known { &home } else { &[] })
     }
 
-    fn start(&self, words: Vec<String>, variables: &[(&str, &String)]) -> Outcome {
+    pub(crate) fn start(&self, words: Vec<String>, variables: &[(&str, &String)]) -> Outcome {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir(self.0.path("")).stdin(Stdio::null());
         command.env_remove("HOME").env_remove("XDG_DATA_HOME").env("SOURCE_DATE_EPOCH", "1000000000");
@@ -177,7 +181,7 @@ impl World {
     }
 }
 
-const ROOT: Builder = Builder { name: "root", user: None, forced: Some("root"), sandbox: "root" };
+pub(crate) const ROOT: Builder = Builder { name: "root", user: None, forced: Some("root"), sandbox: "root" };
 
 #[test]
 fn every_sandbox_builds_the_same_image() {

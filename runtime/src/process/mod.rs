@@ -73,8 +73,9 @@ fn run_plan(
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     let (output, streams) = streams(&request.stdio)?;
     let terminal = matches!(streams, Streams::Inherited { terminal: true });
-    let Request { root, binds, .. } = request;
-    let parts = Parts { root, binds, group, filter, supervised, streams, report: report_end, host };
+    let Request { root, binds, user_namespace, .. } = request;
+    let parts =
+        Parts { root, binds, group, user_namespace, filter, supervised, streams, report: report_end, host };
     let prepared = prepare::prepare(plan, parts, &mut points)?;
     let result = execute(prepared, None, &report, output, request.stdio, terminal, request.cancel, command);
     match (result, points.remove()) {

@@ -31,6 +31,8 @@ pub(super) struct Parts<'a> {
     pub(super) binds: Vec<Bind>,
     /// The control group that it runs in, if it is not the caller's.
     pub(super) group: Option<&'a Group>,
+    /// The user namespace that the command enters.
+    pub(super) user_namespace: Option<BorrowedFd<'a>>,
     pub(super) filter: Option<Arc<Filter>>,
     pub(super) supervised: Option<Supervised>,
     pub(super) streams: Streams,
@@ -96,7 +98,7 @@ pub(super) fn prepare(
     parts: Parts<'_>,
     points: &mut MountPoints,
 ) -> Result<Prepared, RuntimeError> {
-    let Parts { root, binds, group, filter, supervised, streams, report, host } = parts;
+    let Parts { root, binds, group, user_namespace, filter, supervised, streams, report, host } = parts;
     let mut builder = Builder {
         early: Vec::new(),
         setup: Vec::new(),
@@ -131,7 +133,15 @@ pub(super) fn prepare(
         None => None,
     };
     let filters: Vec<Step> = listen.into_iter().chain(filter.map(Step::Filter)).collect();
-    launch_steps(&plan.process, filters, Vec::new(), builder.user_namespace.as_ref(), &mut launch)?;
+    let enter = match user_namespace {
+        Some(namespace) => {
+            let own = namespace.try_clone_to_owned().map_err(failed("open the user namespace"))?;
+            let (fd, kind) = (builder.descriptors.keep(own)?, libc::CLONE_NEWUSER as u64);
+            vec![Step::EnterNamespace { fd, kind }]
+        }
+        None => Vec::new(),
+    };
+    launch_steps(&plan.process, filters, enter, builder.user_namespace.as_ref(), &mut launch)?;
 
     let init = Init {
         report,

@@ -189,3 +189,28 @@ pub(super) fn clone_with_pidfd(flags: u64, pidfd: &mut libc::c_int) -> Result<li
         libc::syscall(libc::SYS_clone, flags, null_mut::<u8>(), std::ptr::from_mut(pidfd), 0usize, 0usize)
     })
 }
+
+/// Starts a program in the directory `root` as its root, in the user namespace `namespace` if one is given. Only for the
+/// parent.
+pub(crate) fn spawn_in(
+    command: &mut std::process::Command,
+    namespace: Option<RawFd>,
+    root: RawFd,
+) -> io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt as _;
+    let prepare = move || {
+        if let Some(namespace) = namespace {
+            super::setns(namespace, libc::CLONE_NEWUSER as u64)?;
+        }
+        chroot(root)?;
+        Ok(())
+    };
+    // SAFETY: `prepare` makes system calls on numbers alone, and touches no memory that the parent shares.
+    unsafe { command.pre_exec(prepare) }.spawn()
+}
+
+/// Takes over a descriptor that a call of this module has just made and nobody else knows of. Only for the parent.
+pub(crate) fn own(fd: RawFd) -> OwnedFd {
+    // SAFETY: as above.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

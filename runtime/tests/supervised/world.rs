@@ -96,6 +96,7 @@ impl World {
             binds: vec![],
             stdio: Stdio::Captured(&mut sink),
             ownership: Some(&Records),
+            user_namespace: None,
             cancel: &Cancel::new().unwrap(),
         };
         let status = run(request);

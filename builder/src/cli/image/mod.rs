@@ -161,7 +161,7 @@ fn failed(doing: &str, error: ImagesError) -> Failure {
 }
 
 /// `--platform` of a command that takes one.
-fn one_platform(text: Option<&str>) -> Result<Option<Platform>, Failure> {
+pub(super) fn one_platform(text: Option<&str>) -> Result<Option<Platform>, Failure> {
     let parse = |text: &str| match text.trim() {
         "local" => Ok(host_platform()),
         text => platform::parse(text, &host_platform())

@@ -28,13 +28,27 @@ const EXECUTE: u32 = 1;
 /// So many threads are remembered that may become a set-id program: each makes another call soon, or is gone.
 const EXECUTIONS_MAX: usize = 1024;
 
+/// The auxiliary vector of a process is read up to this size.
+const VECTOR_BYTES_MAX: usize = 4096;
+
 /// A thread is about to become a set-id program, which may fail.
 #[derive(Debug)]
 pub(super) struct Execution {
     /// Device and inode.
     program: (u64, u64),
+    /// What the kernel gave to the program that it is now. Another one, also the emulator of another architecture's, is
+    /// given something else: addresses that the kernel draws by lot.
+    vector: Vec<u8>,
     old: Arc<Credentials>,
     new: Credentials,
+}
+
+fn auxiliary_vector(call: &Call<'_>) -> Result<Vec<u8>, Errno> {
+    let file = call.open(c"auxv", OFlags::RDONLY)?;
+    let mut vector = vec![0; VECTOR_BYTES_MAX];
+    let length = rustix::io::read(&file, &mut vector)?;
+    vector.truncate(length);
+    Ok(vector)
 }
 
 impl Emulation<'_> {
@@ -110,7 +124,8 @@ impl Emulation<'_> {
             if self.executions.len() >= EXECUTIONS_MAX {
                 self.executions.clear();
             }
-            self.executions.insert(call.thread(), Execution { program, old, new });
+            let vector = auxiliary_vector(call).unwrap_or_default();
+            self.executions.insert(call.thread(), Execution { program, vector, old, new });
         }
         Ok(Answer::Continue)
     }
@@ -118,11 +133,13 @@ impl Emulation<'_> {
     /// Takes the ids that a set-id program was to bring away again, if the thread that makes `call` has not become that
     /// program.
     pub(super) fn settle(&mut self, call: &Call<'_>) -> Result<(), Errno> {
-        let Some(Execution { program, old, new }) = self.executions.remove(&call.thread()) else {
+        let Some(Execution { program, vector, old, new }) = self.executions.remove(&call.thread()) else {
             return Ok(());
         };
         let runs = call.open(c"exe", OFlags::PATH).and_then(|file| rustix::fs::fstat(&file));
-        let failed = runs.is_ok_and(|runs| identity(&runs) != program);
+        // What runs may be the emulator that was started for the program.
+        let is_as_before = || auxiliary_vector(call).is_ok_and(|now| now == vector);
+        let failed = runs.is_ok_and(|runs| identity(&runs) != program && is_as_before());
         if failed && *self.identities.of(call)? == new {
             self.identities.set(call, Credentials::clone(&old))?;
         }
