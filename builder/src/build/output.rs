@@ -355,7 +355,7 @@ impl Build<'_> {
             Some(_) if layers.form().force => Some(Cow::Owned(self.chain(converted, result)?)),
             _ => None,
         };
-        let (base_layers, new_layers) = match (result, chain) {
+        let (mut base_layers, new_layers) = match (result, chain) {
             (None, _) => (Vec::new(), Vec::new()),
             (Some(_), Some(chain)) => {
                 let mut all = layers.of(&chain).map_err(|error| self.layer_failure(converted, &error))?;
@@ -373,6 +373,7 @@ impl Build<'_> {
             (Some(_), None) => (self.base_layers(converted)?, Vec::new()),
         };
         self.bring_missing_blobs(converted, &base_layers)?;
+        self.annotate(converted, &mut base_layers)?;
         Ok(Built {
             config: converted.config.clone(),
             base_history: converted.base_history,
@@ -415,6 +416,22 @@ impl Build<'_> {
                 annotations: BTreeMap::new(),
             })
             .collect())
+    }
+
+    /// A layer that is taken over as it is keeps what its descriptor says of its table of contents.
+    fn annotate(&self, converted: &Converted, base_layers: &mut [Layer]) -> Result<(), Failure> {
+        let Some(identifier) = base_identifier(converted).filter(|_| !base_layers.is_empty()) else {
+            return Ok(());
+        };
+        let tables = self
+            .sources
+            .images
+            .tables_of_contents(identifier)
+            .map_err(|error| self.source_failure(&error))?;
+        for layer in base_layers.iter_mut().filter(|layer| layer.annotations.is_empty()) {
+            layer.annotations = tables.get(&layer.digest).cloned().unwrap_or_default();
+        }
+        Ok(())
     }
 
     fn bring_missing_blobs(&self, converted: &Converted, layers: &[Layer]) -> Result<(), Failure> {

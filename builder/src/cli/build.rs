@@ -329,8 +329,8 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
     require_names("--build-arg", &args.build_arg)?;
     require_names("--label", &args.label)?;
     args.insecure_registry.iter().try_for_each(|host| require_host(host))?;
-    let mut insecure_registries = args.insecure_registry;
-    insecure_registries.extend(outputs.iter().flat_map(insecure_hosts));
+    let mut registries = rules(config)?;
+    registries.allow_insecure(outputs.iter().flat_map(insecure_hosts));
     let mut build_args = args.build_arg.iter().filter_map(|arg| build_arg(arg)).collect::<BTreeMap<_, _>>();
     if let Some(epoch) = variable("SOURCE_DATE_EPOCH").and_then(|value| value.into_string().ok()) {
         build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
@@ -390,8 +390,8 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
         metadata_file: args.metadata_file,
         metadata_warnings: text("BUILDX_METADATA_WARNINGS").is_some_and(|it| csv::boolean(&it) == Some(true)),
         jobs: args.jobs.into(),
-        insecure_registries,
-        registries: rules(config)?,
+        insecure_registries: args.insecure_registry,
+        registries,
         credentials,
         open_files: OpenFiles::raise(),
         home: variable("HOME").map(PathBuf::from),
@@ -573,7 +573,7 @@ fn annotate_all(texts: &[String], outputs: &mut [Output]) -> Result<(), Failure>
     Ok(())
 }
 
-/// The registries of an output that says that they may speak plain HTTP.
+/// The registries of an output that says that they need not show a certificate, or have TLS at all.
 fn insecure_hosts(output: &Output) -> Vec<String> {
     let Output::Image(ImageOutput { image, insecure: true, .. }) = output else { return Vec::new() };
     let names = image.names.iter().filter_map(|name| name.parse::<Reference>().ok());

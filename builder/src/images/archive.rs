@@ -36,6 +36,10 @@ const LINKS_MAX: usize = 8;
 const UNPACKED_BYTES_FREE: u64 = 256 << 20;
 const EXPANSION_MAX: u64 = 1000;
 
+/// An archive of at least this size may not leave less than this on the disk of the store: one that comes through a pipe
+/// and does not end stops here, before everybody else's writing does.
+const DISK_RESERVE_BYTES: u64 = 256 << 20;
+
 /// Pieces in which it is unpacked.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -195,12 +199,7 @@ impl Archive {
         if bytes.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        // The field of the sum counts as blanks.
-        let sum = bytes.iter().enumerate().map(|(at, byte)| match at {
-            148..156 => u32::from(b' '),
-            _ => u32::from(*byte),
-        });
-        if header.cksum().ok() != Some(sum.sum()) {
+        if !is_header(bytes) {
             let reason = if at == 0 { "is not a tar" } else { "has a damaged tar header" };
             return Err(self.wrong(reason));
         }
@@ -324,6 +323,8 @@ fn unpacked(input: File, name: &str, store: &Store, cancel: &Cancel) -> Result<F
     let mut stream = decoded(input).map_err(stopped)?;
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut written = 0;
+    let mut start = Vec::new();
+    let wrong = |reason: String| ImagesError::Bundle { bundle: name.to_owned(), reason };
     loop {
         let count = match stream.read(&mut buffer) {
             Ok(0) => return Ok(file),
@@ -334,13 +335,46 @@ fn unpacked(input: File, name: &str, store: &Store, cancel: &Cancel) -> Result<F
         written += count as u64;
         let usual = taken.load(Ordering::Relaxed).saturating_mul(EXPANSION_MAX).max(UNPACKED_BYTES_FREE);
         if written > usual {
-            let reason =
-                format!("unpacks to more than {EXPANSION_MAX} times its size: this is no real archive");
-            return Err(ImagesError::Bundle { bundle: name.to_owned(), reason });
+            return Err(wrong(format!(
+                "unpacks to more than {EXPANSION_MAX} times its size: this is no real archive"
+            )));
+        }
+        // What is no tar from the beginning may go on for ever.
+        if start.len() < BLOCK_BYTES as usize {
+            start.extend_from_slice(&buffer[..count.min(BLOCK_BYTES as usize - start.len())]);
+            if let Ok(block) = <[u8; BLOCK_BYTES as usize]>::try_from(&*start)
+                && !is_header(&block)
+            {
+                return Err(wrong("is not a tar".to_owned()));
+            }
+        }
+        let left = bytes_left(&file).map_err(ImagesError::io("ask for the free space of", "the store"))?;
+        if left < DISK_RESERVE_BYTES && written > DISK_RESERVE_BYTES {
+            return Err(wrong(format!(
+                "has more than {written} bytes, and the store's disk has less than {DISK_RESERVE_BYTES} left"
+            )));
         }
         file.write_all(&buffer[..count])
             .map_err(ImagesError::io("write", "a temporary file of the store"))?;
     }
+}
+
+/// Whether a block is a header of a tar, or its end.
+fn is_header(block: &[u8; BLOCK_BYTES as usize]) -> bool {
+    // The field of the sum counts as blanks.
+    let sum = block.iter().enumerate().map(|(at, byte)| match at {
+        148..156 => u32::from(b' '),
+        _ => u32::from(*byte),
+    });
+    let mut header = Header::new_old();
+    header.as_mut_bytes().copy_from_slice(block);
+    block.iter().all(|byte| *byte == 0) || header.cksum().ok() == Some(sum.sum())
+}
+
+/// How much can still be written to the file system of a file.
+fn bytes_left(file: &File) -> io::Result<u64> {
+    let space = rustix::fs::fstatvfs(file)?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 struct Counted<R> {

@@ -11,10 +11,11 @@ use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
 
 use super::places::{Blob, Document, Source, Target};
-use super::{INDEX_DEPTH_MAX, INDEX_ENTRIES_MAX, ImagesError, LAYERS_MAX};
+use super::{INDEX_DEPTH_MAX, INDEX_ENTRIES_MAX, ImagesError};
+use crate::error::chain;
 use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, Manifest, ManifestError, media_type_of};
 use crate::registry::transfer::{Meter, Progress, each_at_once};
-use crate::registry::{FetchedManifest, OpenBlob};
+use crate::registry::{FetchedManifest, OpenBlob, RegistryError};
 use crate::source::Cancellable;
 use crate::source::platform::{available, choose};
 
@@ -155,10 +156,6 @@ impl Transfer<'_> {
         layers: &[Descriptor],
         strict: bool,
     ) -> Result<(), ImagesError> {
-        if layers.len() > LAYERS_MAX {
-            let object = self.source.name();
-            return Err(ImagesError::TooMany { object, what: "layers", max: LAYERS_MAX });
-        }
         let diff_ids = if strict { Some(self.diff_ids(config, layers)?) } else { None };
         let mut add = |what, descriptor: &Descriptor, check| {
             if plan.seen.insert(descriptor.digest) {
@@ -217,7 +214,18 @@ impl Transfer<'_> {
             Ok(Box::new(meter.wrap(Cancellable::new(reader, self.cancel.clone()), digest, size)))
         };
         let open: &OpenBlob<'_> = &open;
-        self.target.put(blob, open, self.source)
+        match self.target.put(blob, open, self.source) {
+            Err(error) if self.may_be_a_mirrors(&error) => self.target.put(blob, open, self.source),
+            outcome => outcome,
+        }
+    }
+
+    /// Whether a mirror may be why the bytes are wrong, which is not asked any more then.
+    fn may_be_a_mirrors(&self, error: &ImagesError) -> bool {
+        matches!(error, ImagesError::Blob { .. } | ImagesError::Content(_))
+            && !self.cancel.is_cancelled()
+            && chain(error).all(|error| !error.is::<RegistryError>())
+            && self.source.distrust_mirrors(error)
     }
 
     /// A manifest or index that an index names.
