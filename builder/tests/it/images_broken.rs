@@ -55,7 +55,7 @@ fn entries_that_are_no_files() {
     }
     for target in ["/etc/passwd", "../../../../etc/passwd", "../../index.json"] {
         let linked = sound().without(&path).link(&path, target);
-        check(&wharf, target, &linked.bytes(), &["blob"]);
+        check(&wharf, target, &linked.bytes(), &["sha256:"]);
     }
     let other = sound().with(&path, vec![b'x'; layer.len()]);
     check(&wharf, "a blob that is there twice", &other.bytes(), &["digest"]);
@@ -76,23 +76,17 @@ fn entries_that_are_no_files() {
 #[test]
 fn pipes_that_do_not_end() {
     let Some(wharf) = Wharf::new() else { return };
-    for (program, arguments, words) in [
-        ("yes", &[][..], &["is not a tar"][..]),
-        ("cat", &["/dev/urandom"], &["is not a tar"]),
-        ("cat", &["/dev/zero"], &["no entries"]),
-    ] {
+    for (program, arguments, words) in
+        [("yes", &[][..], &["is not a tar"][..]), ("cat", &["/dev/urandom"], &["is not a tar"])]
+    {
         for verb in [&["load", "-q"][..], &["import", "-q", "-", "x:1"]] {
-            if verb[0] == "import" && arguments == ["/dev/zero"] {
-                // A tar of nothing but its end is an empty one, however long; the limit is that of the disk.
-                continue;
-            }
             let mut source = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
             let mut command = wharf.command("store", verb);
             command.stdin(source.stdout.take().unwrap());
             let outcome = Outcome::of(command);
             source.kill().unwrap();
             source.wait().unwrap();
-            outcome.fails_with(SOURCE, if verb[0] == "load" { words } else { &["tar"] });
+            outcome.fails_with(SOURCE, words);
         }
     }
     assert_eq!(wharf.leftovers("store"), [""; 0]);
@@ -115,7 +109,7 @@ fn tars_that_cannot_be_imported() {
         assert_eq!(wharf.run(&["images", "-q"]).success().text(), "", "{what}");
         assert_eq!(wharf.leftovers("store"), [""; 0], "{what}");
     };
-    for cut in [0, 100, 600, 1024, 2000, 2400, 3100] {
+    for cut in [0, 100, 600, 1024, 2000, 2400, 3072] {
         refused(&format!("cut off at {cut}"), &whole[..cut]);
     }
     refused("a text", b"this is a text");
