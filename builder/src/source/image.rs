@@ -555,7 +555,12 @@ fn resolved(origin: &Origin, pin: Pin, config: Vec<u8>) -> Result<ResolvedImage,
 }
 
 fn parse_config(object: &str, bytes: &[u8]) -> Result<Config, SourceError> {
-    serde_json::from_slice(bytes).map_err(|source| SourceError::Config { object: object.to_owned(), source })
+    let invalid = |source| SourceError::Config { object: object.to_owned(), source };
+    // A list would do for the reader, as the fields in their order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(invalid(serde::de::Error::custom("it is no object")));
+    }
+    serde_json::from_slice(bytes).map_err(invalid)
 }
 
 fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {

@@ -250,7 +250,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 manifests[name, digest] = data, self.headers["Content-Type"]
                 if not selector.startswith("sha256:"):
                     tags[name, selector] = digest
-            return self.answer(201, b"", {"Docker-Content-Digest": digest})
+            headers = {"Docker-Content-Digest": digest}
+            if "subject" in document and not (self.fault and self.fault["do"] == "no-subject"):
+                headers["OCI-Subject"] = document["subject"]["digest"]
+            return self.answer(201, b"", headers)
         if self.command == "DELETE":
             with lock:
                 gone = manifests.pop((name, selector), None) or tags.pop((name, selector), None)

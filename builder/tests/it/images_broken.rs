@@ -76,9 +76,11 @@ fn entries_that_are_no_files() {
 #[test]
 fn pipes_that_do_not_end() {
     let Some(wharf) = Wharf::new() else { return };
-    for (program, arguments, words) in
-        [("yes", &[][..], &["is not a tar"][..]), ("cat", &["/dev/urandom"], &["is not a tar"])]
-    {
+    for (program, arguments, words) in [
+        ("yes", &[][..], &["is not a tar"][..]),
+        ("cat", &["/dev/urandom"], &["is not a tar"]),
+        ("cat", &["/dev/zero"], &["no entries"]),
+    ] {
         for verb in [&["load", "-q"][..], &["import", "-q", "-", "x:1"]] {
             let mut source = Command::new(program).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
             let mut command = wharf.command("store", verb);
