@@ -75,14 +75,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         auth = settings["auth"]
         if not auth:
             return True
+        with lock:
+            if "ends_before" in auth and re.search(auth["ends_before"], f"{self.command} {self.path}"):
+                # From here on it is a token of the past.
+                del auth["ends_before"]
+                auth["accept"] += "x"
         if self.headers.get("Authorization") != auth["accept"]:
             return False
-        with lock:
-            if "good_for" in auth:
-                # Then it is a token of the past.
-                auth["used"] = auth.get("used", 0) + 1
-                if auth["used"] >= auth["good_for"]:
-                    auth.update(used=0, accept=auth["accept"] + "x")
         return True
 
     def token(self):
@@ -273,7 +272,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "/_state":
             with lock:
                 state = {"tags": sorted(":".join(tag) for tag in tags), "requests": requests,
-                         "faults": settings["faults"], "digests": {":".join(tag): digest for tag, digest in tags.items()},
+                         "digests": {":".join(tag): digest for tag, digest in tags.items()},
                          "blobs": sorted("@".join(blob) for blob in blobs)}
             return self.answer(200, json.dumps(state).encode())
         return self.answer(404)

@@ -25,7 +25,7 @@ fn run_quietly(wharf: &Wharf, store: &str, arguments: &[&str]) {
 
 /// What a store has under names.
 fn images(wharf: &Wharf, store: &str) -> String {
-    wharf.run_in(store, &["images", "--digests", "--no-trunc"]).success().text()
+    wharf.run_in(store, &["images", "--format", "{{.Repository}}:{{.Tag}} {{.Digest}}"]).success().text()
 }
 
 /// Every blob of a store, or of a layout, is what it is called.
@@ -156,15 +156,12 @@ fn push_of_an_index() {
 }
 
 #[test]
-fn copy_between_repositories() {
-    check_writing("copy in the registry", |wharf, server, image| {
-        let source = format!("docker://{}/app:v1", server.host());
-        if server.state()["digests"]["app:v1"].is_null() {
-            // Whatever the row is about, it is not this.
-            let faults = server.state()["faults"].clone();
-            server.set(&json!([]));
+fn copy_between_registries() {
+    let Some(other) = FaultServer::start() else { return };
+    let source = format!("docker://{}/app:v1", other.host());
+    check_writing("copy between registries", |wharf, _, image| {
+        if other.tags().iter().all(|tag| tag != "app:v1") {
             run_quietly(wharf, "store", &["copy", "-q", "app", &source]);
-            server.set(&faults);
         }
         run(wharf, "third", &["copy", "-q", &source, &format!("docker://{image}")])
     });
@@ -203,9 +200,10 @@ fn cache_to() {
                 outcome.success();
                 assert!(is_tagged, "{name}");
             }
-            Saying(words) => {
-                let words: Vec<_> = words.iter().copied().filter(|word| *word != "cannot push").collect();
-                check_said(&outcome, name, &words);
+            Saying(_) => {
+                // The image is what was asked for, and is there.
+                assert_eq!(outcome.code, Some(0), "{name}: {}", outcome.stderr);
+                assert!(outcome.stderr.contains("was not written"), "{name}: {}", outcome.stderr);
                 assert!(!is_tagged, "{name}");
             }
         }

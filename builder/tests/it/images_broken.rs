@@ -118,10 +118,6 @@ fn tars_that_cannot_be_imported() {
     let mut damaged = whole.clone();
     damaged[10] ^= 1;
     refused("a damaged header", &damaged);
-    refused(
-        "a name that leads out",
-        &Pack::default().with("x", "x").link("y", "/").with("y/../../z", "z").bytes(),
-    );
 }
 
 /// Writes an archive's files into a directory.

@@ -262,7 +262,7 @@ fn podmans_file_knows_repositories() {
 fn wrong_use_of_login_is_refused() {
     let Some(wharf) = Wharf::new() else { return };
     for (arguments, words) in [
-        (&["login", "a.io"][..], "there is no name"),
+        (&["login", "a.io"][..], "nothing is kept for a.io"),
         (&["login", "-u", "me", "a.io"], "there is no password"),
         (&["login", "-u", "me", "--password-stdin", "a.io"], "must not be empty"),
         (&["login", "-u", "m:e", "-p", "x", "a.io"], "a name with a colon"),
