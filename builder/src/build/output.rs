@@ -59,8 +59,9 @@ impl Build<'_> {
         };
         if self.request.outputs.iter().any(wants_times) {
             let message = "`rewrite-timestamp=true` has no time to set";
-            return Err(usage(message.to_owned())
-                .hint("give one: `source-date-epoch=SECONDS`, or SOURCE_DATE_EPOCH in the environment"));
+            return Err(usage(message.to_owned()).hint(
+                "give one: `--source-date-epoch SECONDS` (or `git`), or SOURCE_DATE_EPOCH in the environment",
+            ));
         }
         let has_index = self.has_index(targets);
         for annotation in self.image_forms().iter().flat_map(|form| &form.annotations.0) {
@@ -120,6 +121,7 @@ impl Build<'_> {
                 names: &self.image_names(),
                 build: self.recorder.id().to_string(),
                 warnings: self.request.metadata_warnings.then_some(&warnings),
+                compressor: self.image_forms()[0].layers(targets.source_date_epoch()).variant.compressor(),
             };
             written("metadata file", metadata::write_metadata_file(path, artifact.as_ref(), &about))?;
         }

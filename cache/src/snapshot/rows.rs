@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::{Chain, Layer, Snapshot, SnapshotId, missing};
+use crate::diff::Variant;
 use crate::gc::lease::Leased;
 use crate::store::{Damage, from_nanos, to_nanos};
 use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError, state};
@@ -59,6 +60,16 @@ impl Store {
                 })
             };
             ids.iter().map(|id| select.query_row((id.row_id(), variant), layer).optional()).collect()
+        })
+    }
+
+    /// The variants in which a layer with this blob was made here, smallest first.
+    pub fn variants_of(&self, digest: &Digest) -> Result<Vec<String>, StoreError> {
+        self.read("look up how a layer was made", |transaction| {
+            let mut select = transaction.prepare_cached(
+                "SELECT DISTINCT variant FROM layers WHERE digest = ?1 AND variant <> ?2 ORDER BY variant",
+            )?;
+            select.query_map((digest.as_bytes(), Variant::PULLED), |row| row.get(0))?.collect()
         })
     }
 

@@ -8,6 +8,7 @@ mod remove;
 mod session;
 mod template;
 mod transfer;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -76,6 +77,8 @@ pub(super) enum Both {
     Export(files::ExportArgs),
     /// Show in what two images differ: layers, config, files
     Diff(files::DiffArgs),
+    /// Build an image's context once more and say in what the two differ
+    Verify(Box<verify::VerifyArgs>),
     /// Show the layers of an image, what made them and who shares them
     Tree(files::TreeArgs),
 }
@@ -110,6 +113,7 @@ pub(super) fn both(command: Both, wanted: &Wanted, config: &Config) -> Result<Ex
         Both::Import(args) => files::import(&args, wanted, config),
         Both::Export(args) => files::export(&args, wanted, config),
         Both::Diff(args) => files::diff(&args, wanted, config),
+        Both::Verify(args) => verify::verify(*args, wanted, config),
         Both::Tree(args) => files::tree(&args, wanted),
     }
 }
