@@ -45,6 +45,7 @@ mod records;
 mod registry;
 mod registry_fixture;
 mod remote;
+mod reproducible;
 mod s3;
 mod s3_fixture;
 mod sandboxes;
