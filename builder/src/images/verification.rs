@@ -174,15 +174,18 @@ impl Verdict {
             }
         }
         if whole && image.descriptor.digest != rebuilt.descriptor.digest {
+            let told = verdict.count();
             match (&image.entries, &rebuilt.entries) {
                 (Some(_), Some(_)) => verdict.indexes(store, image, rebuilt)?,
                 (None, None) => {}
                 _ => {
-                    let kinds = [image, rebuilt].map(|it| json!(it.descriptor.media_type));
-                    let [first, second] = kinds;
+                    let [first, second] = [image, rebuilt].map(|it| json!(it.descriptor.media_type));
                     let part = Part::Index { pointer: "/mediaType".to_owned() };
                     verdict.add(finding(None, part, "value", Sides { first, second }));
                 }
+            }
+            if told == 0 && verdict.is_same() {
+                verdict.add(other_bytes(None, Part::Index { pointer: String::new() }));
             }
         }
         Ok(verdict)
@@ -215,6 +218,7 @@ impl Verdict {
         if image.descriptor.digest == rebuilt.descriptor.digest {
             return Ok(());
         }
+        let told = self.count();
         self.layers(store, image, rebuilt, &platform)?;
         let config = |image: &StoredImage| raw(store, &image.config_descriptor.digest, CONFIG_BYTES_MAX);
         self.documents([config(image)?, config(rebuilt)?], &platform, without_layers, &|pointer| {
@@ -224,6 +228,9 @@ impl Verdict {
         self.documents([manifest(image)?, manifest(rebuilt)?], &platform, without_digests, &|pointer| {
             Part::Manifest { pointer }
         });
+        if self.count() == told {
+            self.add(other_bytes(platform, Part::Manifest { pointer: String::new() }));
+        }
         Ok(())
     }
 
@@ -283,8 +290,7 @@ impl Verdict {
         }
         if is_same {
             let same = image.iter().zip(&rebuilt).take_while(|(a, b)| a == b).count();
-            let sides = Sides { first: Value::Null, second: Value::Null };
-            let encoding = finding(platform.clone(), part(String::new()), "encoding", sides);
+            let encoding = other_bytes(platform.clone(), part(String::new()));
             self.add(Finding { offset: Some(same as u64), ..encoding });
         }
     }
@@ -301,6 +307,11 @@ impl Verdict {
 fn finding(platform: Option<String>, part: Part, what: &str, values: Sides<Value>) -> Finding {
     let Sides { first: image, second: rebuilt } = values;
     Finding { platform, part, what: what.to_owned(), offset: None, image, rebuilt }
+}
+
+/// The same in other bytes.
+fn other_bytes(platform: Option<String>, part: Part) -> Finding {
+    finding(platform, part, "encoding", Sides { first: Value::Null, second: Value::Null })
 }
 
 fn of_entry(platform: Option<String>, part: Part, what: EntryChange) -> Finding {

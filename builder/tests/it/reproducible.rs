@@ -222,7 +222,7 @@ fn what_is_planted_is_named() {
             "annotation",
             "manifest /annotations/planted: is `yes` in the image and not set in the rebuild".to_owned(),
         ),
-        ("none", "config : the same in other bytes, from byte ".to_owned()),
+        ("none", "config: says the same in other bytes, from byte ".to_owned()),
     ] {
         let plant = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/plant.py");
         let [honest, planted] = ["honest", edit].map(|name| wharf.path(name).to_str().unwrap().to_owned());

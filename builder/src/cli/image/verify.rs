@@ -240,9 +240,9 @@ fn line(finding: &Finding, report: &Report<'_>) -> String {
             let entry = path.as_ref().map(|path| format!(": `{path}`")).unwrap_or_default();
             (format!("{platform}layer {layer}{made_by}{entry}"), path.as_deref())
         }
-        Part::Config { pointer } => (format!("{platform}config {pointer}"), None),
-        Part::Manifest { pointer } => (format!("{platform}manifest {pointer}"), None),
-        Part::Index { pointer } => (format!("{platform}index {pointer}"), None),
+        Part::Config { pointer } => (format!("{platform}config{}", at(pointer)), None),
+        Part::Manifest { pointer } => (format!("{platform}manifest{}", at(pointer)), None),
+        Part::Index { pointer } => (format!("{platform}index{}", at(pointer)), None),
     };
     let offset = finding.offset.unwrap_or_default();
     let Finding { image, rebuilt, .. } = finding;
@@ -254,9 +254,13 @@ fn line(finding: &Finding, report: &Report<'_>) -> String {
         }
         ("order", _) => format!("stands where the rebuild has {}", value(rebuilt)),
         ("encoding", Some(_)) => {
+            let offset = finding.offset.unwrap_or_default();
             format!("all entries are the same, but the tar is not, from byte {offset} on")
         }
-        ("encoding", None) => format!("the same in other bytes, from byte {offset} on"),
+        ("encoding", None) => match finding.offset {
+            Some(offset) => format!("says the same in other bytes, from byte {offset} on"),
+            None => "says the same in other bytes".to_owned(),
+        },
         ("content", _) => match finding.offset {
             Some(offset) => {
                 format!("byte {offset} is {} in the image and {} in the rebuild", byte(image), byte(rebuilt))
@@ -281,6 +285,11 @@ fn line(finding: &Finding, report: &Report<'_>) -> String {
         }
     };
     format!("{place}: {difference}")
+}
+
+/// A place in a document; the whole is none.
+fn at(pointer: &str) -> String {
+    if pointer.is_empty() { String::new() } else { format!(" {pointer}") }
 }
 
 fn value(value: &Value) -> String {
