@@ -244,7 +244,6 @@ fn line(finding: &Finding, report: &Report<'_>) -> String {
         Part::Manifest { pointer } => (format!("{platform}manifest{}", at(pointer)), None),
         Part::Index { pointer } => (format!("{platform}index{}", at(pointer)), None),
     };
-    let offset = finding.offset.unwrap_or_default();
     let Finding { image, rebuilt, .. } = finding;
     let difference = match (&*finding.what, path) {
         ("presence", _) => {
