@@ -21,6 +21,7 @@ with open(os.path.join(target, "index.json")) as file:
     index = json.load(file)
 manifest = json.loads(read(index["manifests"][0]["digest"]))
 config = json.loads(read(manifest["config"]["digest"]))
+config_was = json.dumps(config)
 
 tars = [gzip.decompress(read(layer["digest"])) for layer in manifest["layers"]]
 archives = [tarfile.open(fileobj=io.BytesIO(tar)) for tar in tars]
@@ -75,7 +76,8 @@ if edit not in ("env", "label", "history", "annotation", "layer", "none"):
     manifest["layers"][number].update(write(gzip.compress(tar, 9, mtime=0)))
     config["rootfs"]["diff_ids"][number] = "sha256:" + hashlib.sha256(tar).hexdigest()
 
-manifest["config"].update(write(json.dumps(config).encode()))
+if edit == "none" or json.dumps(config) != config_was:
+    manifest["config"].update(write(json.dumps(config).encode()))
 index["manifests"][0].update(write(json.dumps(manifest).encode()))
 with open(os.path.join(target, "index.json"), "w") as file:
     json.dump(index, file)
