@@ -266,6 +266,7 @@ fn write_tree(
 }
 
 pub use decompress::Format as StreamCompression;
+pub use estargz::BLOB_ANNOTATIONS;
 pub use trees::{Difference, Kind as DifferenceKind, differences};
 
 pub(crate) use compare::Lower;
