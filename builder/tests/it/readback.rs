@@ -38,7 +38,8 @@ use Count::{Both, One, Two};
 
 /// Attributes of an output, those that it is compared with, and the facts that differ. A value is what the fact is then;
 /// `*` is anything else than before, `<` and `>` are a smaller and a larger number.
-type Row = (&'static str, &'static str, &'static [Kind], Count, &'static [(&'static str, &'static str)]);
+type Row = (&'static str, &'static str, &'static [Kind], Count, Changes);
+type Changes = &'static [(&'static str, &'static str)];
 
 const ZSTD: &str = "compression=zstd";
 const EPOCH: &str = "source-date-epoch=1600000000";
@@ -120,7 +121,7 @@ const ROWS: &[Row] = &[
 
 /// Flags of the build, and the facts that differ then.
 #[rustfmt::skip]
-const FLAGS: &[(&[&str], &[(&str, &str)])] = &[
+const FLAGS: &[(&[&str], Changes)] = &[
     (&["--label", "team=red"], &[("labels", "base=yes,team=red"), ("config", "*")]),
     (&["--annotation", "k=v", "--annotation=manifest[linux/amd64]:k=w"],
         &[("annotations@linux/amd64", "k=w"), ("annotations@linux/arm64", "k=v")]),
