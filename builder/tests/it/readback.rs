@@ -373,3 +373,44 @@ fn a_base_image_is_the_same_where_it_was_built_and_elsewhere() {
         assert_eq!(layers[0].contains("toc.digest"), form == ESTARGZ, "{}", layers[0]);
     }
 }
+
+#[test]
+fn what_an_exporter_does_not_have_it_refuses() {
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.dockerfile("FROM scratch\nLABEL a=b\n");
+    let check = |kind: &str, keys: &[&str], why: &str| {
+        for key in keys {
+            let spec = format!("type={kind},{key}");
+            let name = format!("`{}`", key.split('=').next().unwrap());
+            wharf.build(&["-o", &spec]).fails_with(2, &[&name, why]);
+        }
+    };
+    let images =
+        ["image", "registry,name=localhost:1/x", "oci,dest=x", "oci,tar=false,dest=x", "docker,dest=x"];
+    for kind in images {
+        check(
+            kind,
+            &["attestation-inline=true", "attestation-prefix=x", "oci-artifact=true"],
+            "no attestations",
+        );
+        check(kind, &["danging-name-empty-only=true"], "dangling");
+        check(kind, &["compatibility-version=20"], "in one way");
+        check(kind, &["prefer-nondist-layers=true"], "there are none");
+        check(kind, &["platform-split=true", "mode=delete"], "has no key");
+    }
+    for kind in &images[2..] {
+        check(
+            kind,
+            &["push=true", "push-by-digest=true", "registry.insecure=true", "unpack=true"],
+            "has no key",
+        );
+        check(kind, &["store=false", "name-canonical=true", "dangling-name-prefix=x"], "has no key");
+    }
+    for kind in ["tar,dest=x", "local,dest=x", "cacheonly"] {
+        check(kind, &["name=x", "push=true", "annotation.a=b", "annotation-index.a=b"], "has no key");
+        check(kind, &["oci-mediatypes=true", "compression=zstd", "compression-level=1"], "has no key");
+        check(kind, &["force-compression=true", "unpack=true", "tar=false"], "has no key");
+    }
+    check("tar,dest=x", &["mode=delete"], "has no key");
+    assert!(!wharf.path("x").exists());
+}
