@@ -368,7 +368,7 @@ impl<'a> Build<'a> {
     fn attempt(&mut self) -> Result<Outcome, Failure> {
         self.load()?;
         let targets = &self.convert()?;
-        let definition = &*targets.definition();
+        let definition = targets.definition();
         self.refuse_forbidden(targets)?;
         self.refuse_senseless_outputs(targets)?;
         self.load_named(definition)?;

@@ -41,6 +41,7 @@ mod offline;
 mod owners;
 mod platforms;
 mod pods;
+mod readback;
 mod records;
 mod registry;
 mod registry_fixture;

@@ -286,6 +286,7 @@ fn write_tree(
 }
 
 pub use decompress::Format as StreamCompression;
+pub use estargz::BLOB_ANNOTATIONS;
 pub use layers::{EntryChange, EntryDifference, ReadableLayer, layer_differences};
 pub use trees::{Difference, Kind as DifferenceKind, differences};
 

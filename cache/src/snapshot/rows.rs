@@ -93,7 +93,8 @@ impl Store {
         })
     }
 
-    /// A snapshot whose layer completes the stack `chain_id`, if one is here with its files.
+    /// A snapshot whose layer completes the stack `chain_id`, if one is here with its files. A layer with times that were
+    /// clamped (`gzip-4…@1700000000`) has other files than the snapshot that it was made of.
     pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
         let found =
             self.find_and_lease(|| self.find_by_chain_id(chain_id), |id| vec![Leased::Snapshot(*id)])?;
@@ -106,7 +107,7 @@ impl Store {
             transaction
                 .prepare_cached(
                     "SELECT s.id FROM layers l JOIN snapshots s ON s.id = l.snapshot
-                     WHERE l.chain_id = ?1 AND NOT s.lazy",
+                     WHERE l.chain_id = ?1 AND NOT s.lazy AND instr(l.variant, '@') = 0",
                 )?
                 .query_map([chain_id.0.as_bytes()], |row| row.get(0))?
                 .collect()

@@ -27,6 +27,7 @@ use crate::build::host_platform;
 use crate::error::{Failure, Kind};
 use crate::images::ImagesError;
 use crate::images::stored::Stored;
+use crate::progress::print_error;
 use crate::registry::Reference;
 use crate::registry::manifest::{MANIFEST_BYTES_MAX, Manifest};
 
@@ -162,6 +163,13 @@ fn failed(doing: &str, error: ImagesError) -> Failure {
     let mut failure = Failure::from_error(error.kind(), doing, &error);
     failure.hints.extend(hint);
     failure
+}
+
+/// Several things have failed: all of them are told, the last one as the failure.
+fn told(mut failures: Vec<Failure>) -> Result<(), Failure> {
+    let last = failures.pop();
+    failures.iter().filter(|failure| failure.kind != Kind::ReaderGone).for_each(print_error);
+    last.map_or(Ok(()), Err)
 }
 
 /// `--platform` of a command that takes one.
