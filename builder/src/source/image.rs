@@ -1,12 +1,12 @@
 //! Images as sources: names resolved to digests, layers brought into the store.
 
-use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Deserialize;
-use wharf_cache::diff::{ESTARGZ_ANNOTATIONS, LayerSource, apply_layers};
+use wharf_cache::diff::{BLOB_ANNOTATIONS, LayerSource, apply_layers};
+use wharf_cache::snapshot::Layer;
 use wharf_cache::state::Pin;
 use wharf_cache::{Chain, ChainId, ContentDigest, DiffId, Digest, Store};
 use wharf_runtime::Cancel;
@@ -123,6 +123,17 @@ impl ImageSources {
 
     /// The layers of a resolved image, lowest first. Needs no network.
     pub fn layers(&self, identifier: &str) -> Result<Vec<LayerSource>, SourceError> {
+        let source = |Layer { diff_id, digest, size, media_type, .. }| LayerSource {
+            digest,
+            size,
+            media_type,
+            diff_id,
+        };
+        Ok(self.described_layers(identifier)?.into_iter().map(source).collect())
+    }
+
+    /// The same as the image has them: with the annotations that belong to their bytes.
+    pub fn described_layers(&self, identifier: &str) -> Result<Vec<Layer>, SourceError> {
         let (_, digest) = Origin::parse_pinned(identifier)?;
         let manifest = self.store.blobs().read(&digest, MANIFEST_BYTES_MAX)?;
         let unusable = |source| SourceError::Manifest { object: identifier.to_owned(), source };
@@ -136,12 +147,14 @@ impl ImageSources {
             let (layers, diff_ids) = (layers.len(), diff_ids.len());
             return Err(unusable(ManifestError::LayerCount { layers, diff_ids }));
         }
-        let source = |(layer, diff_id): (Descriptor, Digest)| {
+        let described = |(layer, diff_id): (Descriptor, Digest)| {
             layer.check_layer()?;
-            let Descriptor { digest, size, media_type, .. } = layer;
-            Ok(LayerSource { digest, size, media_type, diff_id: DiffId(diff_id) })
+            let Descriptor { digest, size, media_type, annotations, .. } = layer;
+            let mut annotations = annotations.unwrap_or_default();
+            annotations.retain(|key, _| BLOB_ANNOTATIONS.contains(&key.as_str()));
+            Ok(Layer { diff_id: DiffId(diff_id), digest, size, media_type, annotations })
         };
-        layers.into_iter().zip(diff_ids).map(source).collect::<Result<_, _>>().map_err(unusable)
+        layers.into_iter().zip(diff_ids).map(described).collect::<Result<_, _>>().map_err(unusable)
     }
 
     /// Brings a resolved image's files into the store: layers that are not here are downloaded and unpacked, several
@@ -227,24 +240,6 @@ impl ImageSources {
             }
             Manifest::Index(_) => Err(SourceError::NotPinned { identifier: identifier.to_owned() }),
         }
-    }
-
-    /// What the descriptors of a resolved image's layers say of tables of contents in them (estargz). Needs no network.
-    pub fn tables_of_contents(
-        &self,
-        identifier: &str,
-    ) -> Result<HashMap<Digest, BTreeMap<String, String>>, SourceError> {
-        let (_, digest) = Origin::parse_pinned(identifier)?;
-        let manifest = self.store.blobs().read(&digest, MANIFEST_BYTES_MAX)?;
-        let Ok(Manifest::Image { layers, .. }) = Manifest::parse(&manifest, "") else {
-            return Ok(HashMap::new());
-        };
-        let table = |layer: Descriptor| {
-            let mut said = layer.annotations?;
-            said.retain(|key, _| ESTARGZ_ANNOTATIONS.contains(&key.as_str()));
-            (!said.is_empty()).then_some((layer.digest, said))
-        };
-        Ok(layers.into_iter().filter_map(table).collect())
     }
 
     /// Stands for a resolved image's file system in keys: equal for images with the same layers. Needs no network.
