@@ -15,6 +15,7 @@ use super::download::Download;
 use super::error::RegistryError;
 use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_INDEX, OCI_MANIFEST};
 use super::reference::Reference;
+use super::transfer::{Slots, TRANSFERS_AT_ONCE};
 use super::transport::{Call, CallBody, RegistryOptions, Transport, lock};
 use super::upload::Upload;
 use super::{FetchedManifest, Login, OpenBlob, Referrer, Registry};
@@ -29,6 +30,8 @@ pub struct OciRegistry {
     pub(super) transport: Arc<Transport>,
     /// Blobs by registry, and a repository that has each: from there others of the same registry take them over.
     known: Mutex<HashMap<(String, Digest), String>>,
+    /// Whoever uploads, together they do not do more at once than one would.
+    uploads: Slots,
 }
 
 /// More blobs than that are not kept in mind.
@@ -37,7 +40,8 @@ const KNOWN_MAX: usize = 100_000;
 impl OciRegistry {
     /// A client with these options.
     pub fn new(options: RegistryOptions) -> Self {
-        Self { transport: Arc::new(Transport::new(options)), known: Mutex::default() }
+        let uploads = Slots::new(TRANSFERS_AT_ONCE);
+        Self { transport: Arc::new(Transport::new(options)), known: Mutex::default(), uploads }
     }
 }
 
@@ -105,7 +109,8 @@ impl Registry for OciRegistry {
         let mount_from = mount_from.map(str::to_owned).or(known).filter(|from| from != name.repository());
         let mount_from = mount_from.as_deref();
         let transport = &self.transport;
-        Upload { transport, name, digest, size, open, mount_from }.run()?;
+        let upload = Upload { transport, name, digest, size, open, mount_from };
+        self.uploads.within(|| upload.run())?;
         self.remember(name, digest);
         Ok(())
     }
@@ -173,8 +178,8 @@ impl OciRegistry {
         })
     }
 
-    /// Notes that a repository has a blob.
-    fn remember(&self, name: &Reference, digest: &Digest) {
+    /// Notes that a repository has a blob, or very likely has: others of its registry try to take it over from there.
+    pub fn remember(&self, name: &Reference, digest: &Digest) {
         let mut known = lock(&self.known);
         if known.len() < KNOWN_MAX {
             known.insert((name.registry().to_owned(), *digest), name.repository().to_owned());

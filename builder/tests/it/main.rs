@@ -49,6 +49,7 @@ mod s3;
 mod s3_fixture;
 mod sandboxes;
 mod standard_output;
+mod streaming;
 mod tidy;
 mod together;
 mod travel;
