@@ -4,7 +4,7 @@
 //! those of the base too, and the push in the end waits for what is under way and sends what is left: config and manifest.
 //! Nothing that goes wrong here is told: the push does it again, and says so. Blobs without a manifest are nobody's image.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, Scope};
@@ -54,8 +54,9 @@ struct State {
     is_over: bool,
 }
 
+/// A blob for repositories of one registry. They get it one after the other: what the first has, the others take over.
 struct Job {
-    repository: usize,
+    repositories: Vec<usize>,
     digest: Digest,
     size: u64,
 }
@@ -78,11 +79,10 @@ impl<'a> Ahead<'a> {
         cancel: Cancel,
         places: impl IntoIterator<Item = (Form, Reference)>,
     ) -> Self {
-        let mut known: HashMap<(String, String), usize> = HashMap::new();
         let (mut repositories, mut wanted) = (Vec::new(), Vec::new());
         for (form, reference) in places {
-            let name = (reference.registry().to_owned(), reference.repository().to_owned());
-            let number = *known.entry(name).or_insert_with(|| {
+            let known = repositories.iter().position(|other| is_same(other, &reference));
+            let number = known.unwrap_or_else(|| {
                 repositories.push(reference);
                 repositories.len() - 1
             });
@@ -113,13 +113,19 @@ impl<'a> Ahead<'a> {
         if state.is_over {
             return;
         }
-        for (_, repository) in self.wanted.iter().filter(|(wanted, _)| *wanted == form) {
-            for layer in layers {
-                if state.offered.insert((*repository, layer.digest)) {
-                    let (repository, digest, size) = (*repository, layer.digest, layer.size);
-                    state.waiting.push_back(Job { repository, digest, size });
+        for layer in layers {
+            let (digest, size) = (layer.digest, layer.size);
+            let mut by_registry: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+            for (_, repository) in self.wanted.iter().filter(|(wanted, _)| *wanted == form) {
+                if state.offered.insert((*repository, digest)) {
+                    by_registry
+                        .entry(self.repositories[*repository].registry())
+                        .or_default()
+                        .push(*repository);
                 }
             }
+            let jobs = by_registry.into_values().map(|repositories| Job { repositories, digest, size });
+            state.waiting.extend(jobs);
         }
         self.changed.notify_all();
     }
@@ -139,10 +145,7 @@ impl<'a> Ahead<'a> {
 
     /// The blobs that are known to be in the repository of `name`.
     pub(super) fn there(&self, name: &Reference) -> HashSet<Digest> {
-        let is_it = |other: &Reference| {
-            other.registry() == name.registry() && other.repository() == name.repository()
-        };
-        let number = self.repositories.iter().position(is_it);
+        let number = self.repositories.iter().position(|other| is_same(other, name));
         let state = self.state();
         state.there.iter().filter(|(of, _)| Some(*of) == number).map(|(_, digest)| *digest).collect()
     }
@@ -164,18 +167,20 @@ impl<'a> Ahead<'a> {
     /// A sender's life.
     fn send(&self) {
         while let Some(job) = self.next() {
-            let done = self.send_one(&job);
-            let mut state = self.state();
-            state.under_way -= 1;
-            match done {
-                Some(true) => drop(state.there.insert((job.repository, job.digest))),
-                Some(false) => {}
-                None => {
-                    state.failed.insert(job.repository);
-                    state.waiting.retain(|other| other.repository != job.repository);
+            for repository in &job.repositories {
+                // One that could not be reached is not asked again for every layer.
+                if self.state().failed.contains(repository) {
+                    continue;
+                }
+                let done = self.send_one(*repository, &job);
+                let mut state = self.state();
+                match done {
+                    Some(true) => drop(state.there.insert((*repository, job.digest))),
+                    Some(false) => {}
+                    None => drop(state.failed.insert(*repository)),
                 }
             }
-            drop(state);
+            self.state().under_way -= 1;
             self.changed.notify_all();
         }
     }
@@ -188,10 +193,6 @@ impl<'a> Ahead<'a> {
                 self.changed.notify_all();
             }
             if let Some(job) = state.waiting.pop_front() {
-                // One that could not be reached is not asked again for every layer.
-                if state.failed.contains(&job.repository) {
-                    continue;
-                }
                 state.under_way += 1;
                 return Some(job);
             }
@@ -203,8 +204,8 @@ impl<'a> Ahead<'a> {
     }
 
     /// Whether it is there now; `None` if that could not be brought about. A blob that is not here is not sent.
-    fn send_one(&self, job: &Job) -> Option<bool> {
-        let Job { repository, digest, size } = job;
+    fn send_one(&self, repository: usize, job: &Job) -> Option<bool> {
+        let Job { digest, size, .. } = job;
         if !matches!(self.store.blobs().size(digest), Ok(Some(here)) if here == *size) {
             return Some(false);
         }
@@ -219,7 +220,7 @@ impl<'a> Ahead<'a> {
                 events(transfer);
             }
         };
-        let to = &self.repositories[*repository];
+        let to = &self.repositories[repository];
         let sent = push_layer(self.store, self.registry, to, (digest, *size), &self.cancel, &report);
         sent.ok().map(|()| true)
     }
@@ -234,4 +235,9 @@ impl<'a> Ahead<'a> {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether two names are of one repository.
+fn is_same(one: &Reference, other: &Reference) -> bool {
+    one.registry() == other.registry() && one.repository() == other.repository()
 }
