@@ -35,6 +35,7 @@ mod layers;
 mod load;
 mod login;
 mod machine;
+mod memory;
 mod mounts;
 mod network;
 mod offline;
