@@ -40,8 +40,8 @@ class Wharf:
         self.name = f"wharf, {sandbox}" if sandbox else "wharf"
         self.reset()
 
-    def reset(self):
-        """Goes on with an empty store. The old one is deleted at the end of all: ext4 does not use the inodes of deleted
+    def reset(self, with_bases=False):
+        """Goes on with an empty store, which has no bases in any case. The old one is deleted at the end of all: ext4 does not use the inodes of deleted
         files again for minutes, and looks for others one by one."""
         self.stores += 1
         self.root = self.scratch / f"{self.name.replace(', ', '-')}-{self.stores}"
@@ -65,12 +65,12 @@ class Buildah:
         self.isolation = ["--isolation", "oci", "--runtime", shutil.which("runc") or "crun"]
         self.reset()
 
-    def reset(self):
-        """Goes on with an empty storage that has the base images."""
+    def reset(self, with_bases=True):
+        """Goes on with an empty storage that has the base images, or with nothing."""
         self.stores += 1
         root, run = (self.scratch / f"buildah-{self.stores}" / name for name in ("root", "run"))
         self.storage = ["--root", root, "--runroot", run, "--storage-driver", "overlay"]
-        for name, layout in LAYOUTS.items():
+        for name, layout in LAYOUTS.items() if with_bases else ():
             target = f"containers-storage:[overlay@{root}+{run}]localhost/{name}:latest"
             subprocess.run(["skopeo", "copy", f"oci:{layout}:latest", target], capture_output=True, check=True)
 

@@ -84,7 +84,7 @@ def add_pull(table, title, builders, scratch, runs, name):
 
     def fresh(who):
         if who in by_name:
-            by_name[who].reset()
+            by_name[who].reset(with_bases=False)
             return by_name[who].build(context, None)
         target = scratch / f"unpacked-{time.monotonic_ns()}"
         target.mkdir()
