@@ -17,6 +17,7 @@ use super::error::RegistryError;
 use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_INDEX, OCI_MANIFEST};
 use super::reference::Reference;
 use super::rules::Places;
+use super::transfer::{Slots, TRANSFERS_AT_ONCE};
 use super::transport::{Call, CallBody, RegistryOptions, Transport, lock};
 use super::upload::Upload;
 use super::{FetchedManifest, Login, OpenBlob, Referrer, Registry};
@@ -35,6 +36,8 @@ pub struct OciRegistry {
     pub(super) listing: Mutex<()>,
     /// Registries whose mirrors have served something else than they should.
     distrusted: Mutex<HashSet<String>>,
+    /// Whoever uploads, together they do not do more at once than one would.
+    uploads: Slots,
 }
 
 /// The header with which registries say that they list a manifest as one that refers to another.
@@ -58,6 +61,7 @@ impl OciRegistry {
             known: Mutex::default(),
             listing: Mutex::default(),
             distrusted: Mutex::default(),
+            uploads: Slots::new(TRANSFERS_AT_ONCE),
         }
     }
 }
@@ -140,7 +144,8 @@ impl Registry for OciRegistry {
         let mount_from = mount_from.map(str::to_owned).or(known).filter(|from| from != name.repository());
         let mount_from = mount_from.as_deref();
         let transport = &self.transport;
-        Upload { transport, name, digest, size, open, mount_from }.run()?;
+        let upload = Upload { transport, name, digest, size, open, mount_from };
+        self.uploads.within(|| upload.run())?;
         self.remember(name, digest);
         Ok(())
     }
@@ -234,8 +239,8 @@ impl OciRegistry {
         })
     }
 
-    /// Notes that a repository has a blob.
-    fn remember(&self, name: &Reference, digest: &Digest) {
+    /// Notes that a repository has a blob, or very likely has: others of its registry try to take it over from there.
+    pub fn remember(&self, name: &Reference, digest: &Digest) {
         let mut known = lock(&self.known);
         if known.len() < KNOWN_MAX {
             known.insert((name.registry().to_owned(), *digest), name.repository().to_owned());

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use reqwest::blocking::{Body, RequestBuilder, Response};
 use reqwest::header::{HeaderName, LOCATION};
 use reqwest::{Method, StatusCode, Url};
+use wharf_runtime::Cancel;
 
 use super::answer::{no_answer, protocol, refusal};
 use super::auth::{Authorization, Challenge, Session, TOKEN_BYTES_MAX, TokenAnswer};
@@ -49,6 +50,8 @@ pub struct RegistryOptions {
     pub offline: bool,
     /// What is said of single registries.
     pub rules: Rules,
+    /// When it is triggered, nothing is tried again.
+    pub cancel: Option<Cancel>,
 }
 
 impl Default for RegistryOptions {
@@ -60,6 +63,7 @@ impl Default for RegistryOptions {
             retry_delay: Duration::from_millis(300),
             offline: false,
             rules: Rules::default(),
+            cancel: None,
         }
     }
 }
@@ -196,7 +200,9 @@ impl Transport {
             if started.elapsed() + wait > time_max {
                 return Err(error);
             }
-            std::thread::sleep(wait);
+            if self.wait(wait) {
+                return Err(error);
+            }
             attempt += 1;
         }
     }
@@ -238,7 +244,18 @@ impl Transport {
 
     /// Waits before try number `attempt` + 1.
     pub(super) fn pause(&self, attempt: u32) {
-        std::thread::sleep(self.pause_after(attempt));
+        self.wait(self.pause_after(attempt));
+    }
+
+    /// Waits; whether that is of no use because all is to end.
+    fn wait(&self, time: Duration) -> bool {
+        match &self.options.cancel {
+            Some(cancel) => cancel.wait(time),
+            None => {
+                std::thread::sleep(time);
+                false
+            }
+        }
     }
 
     fn pause_after(&self, attempt: u32) -> Duration {
