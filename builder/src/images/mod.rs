@@ -17,6 +17,7 @@ pub(crate) mod layers;
 pub(crate) mod places;
 pub(crate) mod stored;
 pub(crate) mod transfer;
+pub(crate) mod verification;
 pub(crate) mod writer;
 
 use std::error::Error;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::Deserialize;
-use wharf_cache::diff::{LayerSource, apply_layers};
+use wharf_cache::diff::{BLOB_ANNOTATIONS, LayerSource, apply_layers};
+use wharf_cache::snapshot::Layer;
 use wharf_cache::state::Pin;
 use wharf_cache::{Chain, ChainId, ContentDigest, DiffId, Digest, Store};
 use wharf_runtime::Cancel;
@@ -120,6 +121,17 @@ impl ImageSources {
 
     /// The layers of a resolved image, lowest first. Needs no network.
     pub fn layers(&self, identifier: &str) -> Result<Vec<LayerSource>, SourceError> {
+        let source = |Layer { diff_id, digest, size, media_type, .. }| LayerSource {
+            digest,
+            size,
+            media_type,
+            diff_id,
+        };
+        Ok(self.described_layers(identifier)?.into_iter().map(source).collect())
+    }
+
+    /// The same as the image has them: with the annotations that belong to their bytes.
+    pub fn described_layers(&self, identifier: &str) -> Result<Vec<Layer>, SourceError> {
         let (_, digest) = Origin::parse_pinned(identifier)?;
         let manifest = self.store.blobs().read(&digest, MANIFEST_BYTES_MAX)?;
         let unusable = |source| SourceError::Manifest { object: identifier.to_owned(), source };
@@ -133,12 +145,14 @@ impl ImageSources {
             let (layers, diff_ids) = (layers.len(), diff_ids.len());
             return Err(unusable(ManifestError::LayerCount { layers, diff_ids }));
         }
-        let source = |(layer, diff_id): (Descriptor, Digest)| {
+        let described = |(layer, diff_id): (Descriptor, Digest)| {
             layer.check_layer()?;
-            let Descriptor { digest, size, media_type, .. } = layer;
-            Ok(LayerSource { digest, size, media_type, diff_id: DiffId(diff_id) })
+            let Descriptor { digest, size, media_type, annotations, .. } = layer;
+            let mut annotations = annotations.unwrap_or_default();
+            annotations.retain(|key, _| BLOB_ANNOTATIONS.contains(&key.as_str()));
+            Ok(Layer { diff_id: DiffId(diff_id), digest, size, media_type, annotations })
         };
-        layers.into_iter().zip(diff_ids).map(source).collect::<Result<_, _>>().map_err(unusable)
+        layers.into_iter().zip(diff_ids).map(described).collect::<Result<_, _>>().map_err(unusable)
     }
 
     /// Brings a resolved image's files into the store: layers that are not here are downloaded and unpacked, several

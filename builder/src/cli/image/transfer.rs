@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use wharf_cache::Digest;
 use wharf_cache::state::Image;
 
 use super::session::Session;
@@ -116,7 +117,7 @@ pub(in crate::cli) struct CopyArgs {
 
 /// A place that was named on the command line.
 #[derive(Debug, PartialEq, Eq)]
-enum Spec {
+pub(super) enum Spec {
     Registry(String),
     Layout { path: PathBuf, tag: Option<String> },
     OciArchive { path: PathBuf, tag: Option<String> },
@@ -421,7 +422,7 @@ fn name_root(target: &IntoStore<'_>, root: &Document) -> Result<(), Failure> {
 }
 
 /// What an image that came has as its id.
-fn id_of(session: &Session<'_>, root: &Document) -> Result<wharf_cache::Digest, Failure> {
+fn id_of(session: &Session<'_>, root: &Document) -> Result<Digest, Failure> {
     let stored = crate::images::stored::Stored::look(session.store, root.descriptor.digest);
     Ok(stored.map_err(|error| failed("cannot read the image", error))?.id())
 }
@@ -441,12 +442,59 @@ fn all_or(platform: Option<&str>) -> Result<Choice, Failure> {
 }
 
 impl Spec {
-    fn parse(text: &str) -> Result<Self, Failure> {
+    /// Has the whole image in the store, without a name, until the process ends. A name that the store does not know is
+    /// looked for in its registry, unless `offline`.
+    pub(super) fn take(&self, session: &Session<'_>, offline: bool) -> Result<Digest, Failure> {
+        let bring = |source: &dyn Source| {
+            let target = Unnamed(IntoStore { store: session.store, names: &[] });
+            let step = format!("taking {}", source.name());
+            let taken = session.transfer(&step, source, &target, &Choice::All, true)?;
+            Ok(taken.descriptor.digest)
+        };
+        match self {
+            Self::Registry(text) => {
+                bring(&InRegistry { registry: session.registry.clone(), reference: parse_name(text)? })
+            }
+            Self::Store(text) => match (find_leased(session.store, text), text.parse()) {
+                (Ok(image), _) => Ok(image.digest),
+                (Err(failure), Ok(reference)) if failure.kind == Kind::Usage && !offline => {
+                    let in_registry = InRegistry { registry: session.registry.clone(), reference };
+                    bring(&in_registry)
+                        .map_err(|error| error.hint(format!("it is not in the store either: {failure}")))
+                }
+                (Err(failure), _) => Err(failure),
+            },
+            Self::Layout { path, tag: label }
+            | Self::OciArchive { path, tag: label }
+            | Self::DockerArchive { path, name: label } => {
+                let path = Some(path.as_path()).filter(|path| *path != Path::new("-"));
+                require_input(path)?;
+                let bundle = session
+                    .step("reading the archive", |_| Bundle::open(path, session.store, &session.cancel))?;
+                let image =
+                    bundle.find(label.as_deref()).map_err(|error| failed("cannot take the image", error))?;
+                bring(&InBundle { bundle: &bundle, image })
+            }
+        }
+    }
+
+    /// The name that it has in a registry, or could have.
+    pub(super) fn reference(&self) -> Option<Reference> {
+        match self {
+            Self::Registry(text) | Self::Store(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
         let wrong =
             |why: &str| Failure::new(Kind::Usage, format!("`{text}` names no place of an image: {why}"));
         if let Some(name) = text.strip_prefix("docker://") {
             return Ok(Self::Registry(name.to_owned()));
         }
+        // As build contexts and `FROM` name layouts.
+        let layout = text.strip_prefix("oci-layout://").map(|rest| format!("oci:{rest}"));
+        let text = layout.as_deref().unwrap_or(text);
         let Some((kind, rest)) = text.split_once(':').filter(|(kind, _)| KINDS.contains(kind)) else {
             if text.contains("://") {
                 return Err(wrong(
@@ -487,6 +535,7 @@ mod tests {
         check("docker://r.io/a:1", Spec::Registry("r.io/a:1".to_owned()));
         check("oci:/a/b", layout("/a/b", None));
         check("oci:a:r.io/b:1", layout("a", Some("r.io/b:1")));
+        check("oci-layout:///a/b:1", layout("/a/b", Some("1")));
         check("docker-archive:-", Spec::DockerArchive { path: "-".into(), name: None });
         check("app:1", Spec::Store("app:1".to_owned()));
         check("store:oci:1", Spec::Store("oci:1".to_owned()));
