@@ -15,7 +15,15 @@ pub(in super::super) fn expand(node: Node, path: &Path<'_>, cx: &mut Cx<'_>) -> 
         [source, target, options] => (Some(*source), *target, *options),
         _ => return cx.refuse(place, path, &format!("has too many colons: \"{}\"", excerpt(text))),
     };
-    if source == Some("") || target.is_empty() {
+    // What a variable that is not set leaves.
+    let source = source.filter(|source| {
+        if source.is_empty() {
+            let message = format!("{path} has no source: an anonymous volume takes its place");
+            cx.problems.warning(place, message);
+        }
+        !source.is_empty()
+    });
+    if target.is_empty() {
         return cx.refuse(place, path, &format!("has an empty part: \"{}\"", excerpt(text)));
     }
     let is_bind = source.is_some_and(|source| source.starts_with(['/', '.', '~']));
