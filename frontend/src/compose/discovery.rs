@@ -5,14 +5,14 @@ use super::interpolate::Environment;
 use super::load::{Invocation, Outside};
 
 /// The names of a project's file, the first first.
-pub const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+pub const FILES: [&str; 4] = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
 
 /// The names of what is merged onto it, the first first.
 pub const OVERRIDES: [&str; 4] = [
-    "compose.override.yaml",
     "compose.override.yml",
-    "docker-compose.override.yaml",
+    "compose.override.yaml",
     "docker-compose.override.yml",
+    "docker-compose.override.yaml",
 ];
 
 /// The files that the command line names, or else `COMPOSE_FILE`, or else those of the nearest directory upwards.

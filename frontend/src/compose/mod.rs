@@ -23,6 +23,8 @@ mod schema;
 mod select;
 mod source;
 mod template;
+#[cfg(test)]
+mod tests;
 mod unsupported;
 mod yaml;
 

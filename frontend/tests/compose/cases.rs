@@ -17,7 +17,7 @@ pub(crate) struct Case {
 
 impl Case {
     pub(crate) fn files(&self) -> Files {
-        let absolute = |name: &str| match name.starts_with('/') {
+        let absolute = |name: &str| match name.starts_with('/') || name == "-" {
             true => name.to_owned(),
             false => format!("{DIRECTORY}/{name}"),
         };

@@ -269,6 +269,7 @@ fn items(node: Node, list: &List, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<No
     for (index, item) in written.into_iter().enumerate() {
         let path = path.index(index);
         let spread = match list.spread {
+            _ if item.tag == Tag::Reset => vec![item],
             Some(spread) => spread(item, &path, cx),
             None => vec![item],
         };

@@ -32,7 +32,8 @@ impl Loader<'_> {
         let mut state = Extending { scope, files: BTreeMap::new(), done: BTreeMap::new() };
         state.files.insert(file.to_owned(), Some(services));
         for name in extending {
-            let Some(service) = self.extended(file, &name, &mut Vec::new(), &mut state) else { continue };
+            // Every service of a circle would say the same.
+            let Some(service) = self.extended(file, &name, &mut Vec::new(), &mut state) else { return };
             let services =
                 layer.as_map_mut().and_then(|map| map.get_mut("services")).and_then(Node::as_map_mut);
             if let Some(slot) = services.and_then(|services| services.get_mut(&name)) {

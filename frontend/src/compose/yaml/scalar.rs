@@ -50,7 +50,7 @@ fn integer(text: &str) -> Option<i64> {
         [b'0', b'o' | b'O', ..] => (8, &digits[2..]),
         [b'0', b'b' | b'B', ..] => (2, &digits[2..]),
         [b'0', _, ..] if digits.bytes().all(|byte| matches!(byte, b'0'..=b'7' | b'_')) => (8, &digits[1..]),
-        // `0989` is no octal number, and nobody writes a decimal one so.
+        // `0989` is no octal number; it is read as a decimal fraction is.
         [b'0', b'0'..=b'9', ..] => return None,
         _ => (10, digits),
     };
@@ -81,7 +81,7 @@ mod tests {
             ("+5", "5"),
             ("0644", "420"),
             ("0o644", "420"),
-            ("0989", "String(\"0989\")"),
+            ("0989", "989 as 0989"),
             ("0x10", "16"),
             ("1_000", "1000"),
             ("22:22", "String(\"22:22\")"),
