@@ -110,10 +110,10 @@ fn file_target(file: &mut Map, directory: &str, place: Place) {
 
 /// Joins a service that says nothing of networks to the default one; says whether it uses that.
 fn attach(service: &mut Map, place: Place) -> bool {
-    if service.contains("network_mode") || service.contains("provider") {
-        return false;
-    }
     let named = service.get("networks").and_then(Node::as_map);
+    if service.contains("network_mode") || service.contains("provider") {
+        return named.is_some_and(|networks| networks.contains("default"));
+    }
     if named.is_none_or(Map::is_empty) {
         let default = Node::map([("default", Node::new(Value::Null, place))], place);
         service.set("networks", default);

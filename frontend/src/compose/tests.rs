@@ -1,5 +1,4 @@
 //! The table of keys, the types and the specification's schema have the same keys.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeSet;
 

@@ -120,6 +120,10 @@ impl<'a> Loader<'a> {
             return None;
         };
         legacy::modernise(&mut document, &mut self.problems);
+        if let Some(version) = document.as_map().and_then(|map| map.entry("version")) {
+            let message = "version means nothing any more: every file is of the specification's one format";
+            self.problems.warning(version.key, message).hint = Some("leave it out".into());
+        }
         Interpolation::new(&scope.environment, &self.sources, &mut self.said, &mut self.problems)
             .node(&mut document, &Path::Root);
         if self.problems.has_errors() {

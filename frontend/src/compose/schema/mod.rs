@@ -54,6 +54,9 @@ pub(super) enum Shape {
 /// Makes the long form of a short one; the long form passes through. What is wrong it says, and returns nothing.
 pub(super) type Expand = fn(Node, &Path<'_>, &mut Cx<'_>) -> Option<Node>;
 
+/// Makes the long forms of all that one item of a list stands for.
+pub(super) type Spread = fn(Node, &Path<'_>, &mut Cx<'_>) -> Vec<Node>;
+
 /// What a name without a value in [`Shape::Pairs`] means.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Absent {
@@ -70,7 +73,7 @@ pub(super) struct List {
     /// Whether one alone may stand without the list.
     pub(super) or_one: bool,
     /// What makes several of one that is written (port ranges).
-    pub(super) spread: Option<fn(Node, &Path<'_>, &mut Cx<'_>) -> Vec<Node>>,
+    pub(super) spread: Option<Spread>,
     /// What two of them may not share.
     pub(super) unique: Unique,
 }
