@@ -1,7 +1,11 @@
 //! Interpolation and `.env` lines, a row each.
 
 use wharf_frontend::Diagnostic;
-use wharf_frontend::compose::{EnvFileFormat, Environment, normalised_name, parse_env_file, substitute};
+use wharf_frontend::compose::{
+    EnvFileFormat, Environment, Invocation, normalised_name, open, parse_env_file, substitute,
+};
+
+use crate::run::{DIRECTORY, Files};
 
 fn environment() -> Environment {
     [("SET", "value"), ("EMPTY", ""), ("OTHER", "other"), ("DOLLAR", "a$b")]
@@ -142,5 +146,31 @@ fn names_of_projects() {
         [("demo", "demo"), ("My App", "myapp"), ("_x", "x"), ("-9.a", "9a"), ("ÄB", "b"), ("..", "")]
     {
         assert_eq!(normalised_name(directory), expected, "{directory}");
+    }
+}
+
+#[test]
+fn a_hash_is_of_what_containers_are_made_of() {
+    let hash = |service: &str| {
+        let text = format!("services: {{a: {{image: x, {service}}}, b: {{image: y}}}}");
+        let files = Files([(format!("{DIRECTORY}/compose.yaml"), text.into_bytes())].into());
+        let invocation = Invocation { directory: DIRECTORY.to_owned(), ..Invocation::default() };
+        open(&invocation, &files).project.unwrap().services["a"].config_hash()
+    };
+    let plain = hash("user: u");
+    for same in [
+        "scale: 3",
+        "deploy: {replicas: 2}",
+        "build: .",
+        "depends_on: [b]",
+        "profiles: [p]",
+        "pull_policy: always",
+    ] {
+        assert_eq!(hash(&format!("user: u, {same}")), plain, "{same}");
+    }
+    for other in
+        ["hostname: h", "environment: [A=1]", "ports: [80]", "deploy: {resources: {limits: {pids: 5}}}"]
+    {
+        assert_ne!(hash(&format!("user: u, {other}")), plain, "{other}");
     }
 }
