@@ -368,7 +368,7 @@ impl<'a> Build<'a> {
     fn attempt(&mut self) -> Result<Outcome, Failure> {
         self.load()?;
         let targets = &self.convert()?;
-        let definition = &*targets.definition();
+        let definition = targets.definition();
         self.refuse_forbidden(targets)?;
         self.refuse_senseless_outputs(targets)?;
         self.load_named(definition)?;
@@ -415,7 +415,7 @@ impl<'a> Build<'a> {
     fn convert_for(&self, platform: &Platform, said: &mut HashSet<String>) -> Result<Converted, Failure> {
         let mut parsed = Parsed::read(&self.source, &self.request.build_args);
         let options = dockerfile::options(&self.request, &self.ignore, platform, &self.platform);
-        let mut resolver = meta::Resolver::new(self.opener(), &self.request.contexts, self.main_time_s);
+        let mut resolver = meta::Resolver::new(self.opener(), &self.request, self.main_time_s);
         let converted = parsed.convert(&options, &mut resolver);
         let idle = parsed.without_stage(&self.request.no_cache_stages).map(|stage| {
             format!(

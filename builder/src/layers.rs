@@ -47,6 +47,12 @@ impl<'a> Layers<'a> {
         self.form
     }
 
+    /// The same for layers whose files keep their times.
+    pub fn unclamped(&self) -> Self {
+        let variant = Variant { clamp_time_s: None, ..self.form.variant };
+        Self::new(self.store, self.imports, self.cancel.clone(), Form { variant, ..self.form })
+    }
+
     /// The layers of a chain, lowest first: those it was unpacked from, and new ones for what was built. The blobs of those
     /// that came from elsewhere need not be here.
     pub fn of(&self, chain: &Chain) -> Result<Vec<Layer>, LayerError> {

@@ -1,7 +1,7 @@
 //! What becomes of the result: image, archive, directory, registry.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::{LazyLock, PoisonError};
@@ -59,8 +59,9 @@ impl Build<'_> {
         };
         if self.request.outputs.iter().any(wants_times) {
             let message = "`rewrite-timestamp=true` has no time to set";
-            return Err(usage(message.to_owned())
-                .hint("give one: `source-date-epoch=SECONDS`, or SOURCE_DATE_EPOCH in the environment"));
+            return Err(usage(message.to_owned()).hint(
+                "give one: `--source-date-epoch SECONDS` (or `git`), or SOURCE_DATE_EPOCH in the environment",
+            ));
         }
         let has_index = self.has_index(targets);
         for annotation in self.image_forms().iter().flat_map(|form| &form.annotations.0) {
@@ -120,6 +121,7 @@ impl Build<'_> {
                 names: &self.image_names(),
                 build: self.recorder.id().to_string(),
                 warnings: self.request.metadata_warnings.then_some(&warnings),
+                compressor: self.image_forms()[0].layers(targets.source_date_epoch()).variant.compressor(),
             };
             written("metadata file", metadata::write_metadata_file(path, artifact.as_ref(), &about))?;
         }
@@ -368,7 +370,8 @@ impl Build<'_> {
                 let new = all.split_off(base);
                 let snapshots = self.sources.store.snapshots(&chain).map_err(|error| failed(&error))?;
                 let created = snapshots[all.len()..].iter().map(|snapshot| snapshot.created);
-                (all, new.into_iter().zip(created).collect())
+                let base = self.inherited(converted, layers, &chain, all)?;
+                (base, new.into_iter().zip(created).collect())
             }
             (Some(_), None) => (self.base_layers(converted)?, Vec::new()),
         };
@@ -401,20 +404,27 @@ impl Build<'_> {
         failure
     }
 
-    /// The layers of a base image that no step needed.
+    /// The layers of the base image, as it has them.
     fn base_layers(&self, converted: &Converted) -> Result<Vec<Layer>, Failure> {
         let Some(identifier) = base_identifier(converted) else { return Ok(Vec::new()) };
-        let layers = self.sources.images.layers(identifier).map_err(|error| self.source_failure(&error))?;
-        Ok(layers
-            .into_iter()
-            .map(|layer| Layer {
-                diff_id: layer.diff_id,
-                digest: layer.digest,
-                size: layer.size,
-                media_type: layer.media_type,
-                annotations: BTreeMap::new(),
-            })
-            .collect())
+        self.sources.images.described_layers(identifier).map_err(|error| self.source_failure(&error))
+    }
+
+    /// The layers of a base image, of which the store has `found`. The image itself says what they are: the store may have
+    /// other bytes of the same files, which were built here. Where they are to be compressed anew, their files keep their times.
+    fn inherited(
+        &self,
+        converted: &Converted,
+        layers: &Layers<'_>,
+        chain: &Chain,
+        found: Vec<Layer>,
+    ) -> Result<Vec<Layer>, Failure> {
+        if layers.form().force {
+            let below = Chain(chain.0[..found.len()].to_vec());
+            return layers.unclamped().of(&below).map_err(|error| self.layer_failure(converted, &error));
+        }
+        let told = self.base_layers(converted)?;
+        Ok(if told.len() == found.len() { told } else { found })
     }
 
     fn bring_missing_blobs(&self, converted: &Converted, layers: &[Layer]) -> Result<(), Failure> {

@@ -23,7 +23,7 @@ impl Build<'_> {
     fn plan_once(&mut self, summary: &RequestSummary) -> Result<Plan, Failure> {
         self.load()?;
         let targets = self.convert()?;
-        let definition = &*targets.definition();
+        let definition = targets.definition();
         self.refuse_forbidden(&targets)?;
         self.load_named(definition)?;
         let (store, files) = (&self.sources.store, &self.recorder.files);

@@ -252,9 +252,8 @@ fn https_wants_a_certificate_that_is_known() {
     let Some((registry, certificate)) = DockerRegistry::start_with_tls() else { return };
     let name = reference(&registry.host(), "app");
     let with = |ca_certificates| {
-        let secure = vec![registry.host()];
         let retry_delay = Duration::ZERO;
-        OciRegistry::new(RegistryOptions { secure, ca_certificates, retry_delay, ..Default::default() })
+        OciRegistry::new(RegistryOptions { ca_certificates, retry_delay, ..Default::default() })
     };
     let image = Image::new("amd64", &[("a", b"one")]);
     let source = World::new();
