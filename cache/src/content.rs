@@ -125,6 +125,11 @@ impl Blobs {
         }
     }
 
+    /// Opens a blob to read parts of it, of which the caller knows what they must be.
+    pub(crate) fn open_part(&self, digest: &Digest) -> Result<File, ContentError> {
+        Ok(self.open(digest)?.inner)
+    }
+
     /// Opens a blob that has `size` bytes according to its descriptor. One of another size is read to its end, which tells
     /// whether the blob is damaged or the descriptor is wrong ([`ContentError::Mismatch`]).
     pub fn open_expecting(&self, digest: &Digest, size: u64) -> Result<VerifyingReader<File>, ContentError> {

@@ -118,19 +118,19 @@ fn form(attributes: &str) -> String {
 #[test]
 fn attributes_say_what_an_image_is_like() {
     for (attributes, expected) in [
-        ("name=a", "gzip-4.libdeflate-1.26@9 Oci"),
-        ("compression=gzip,compression-level=4", "gzip-4.libdeflate-1.26@9 Oci"),
+        ("name=a", "gzip-4.libdeflate-1.26.pieces-2@9 Oci"),
+        ("compression=gzip,compression-level=4", "gzip-4.libdeflate-1.26.pieces-2@9 Oci"),
         ("compression=estargz,compression-level=9", "estargz-9.libdeflate-1.26@9 Oci"),
-        ("compression=zstd,compression-level=0", "zstd-3.libzstd-1.5.7@9 Oci"),
+        ("compression=zstd,compression-level=0", "zstd-3.libzstd-1.5.7.pieces-2@9 Oci"),
         ("compression=uncompressed,force-compression=true", "none@9 force Oci"),
-        ("oci-mediatypes=false", "gzip-4.libdeflate-1.26@9 Docker"),
-        ("rewrite-timestamp=false", "gzip-4.libdeflate-1.26 Oci"),
-        ("source-date-epoch=5,rewrite-timestamp=true", "gzip-4.libdeflate-1.26@5 Oci"),
+        ("oci-mediatypes=false", "gzip-4.libdeflate-1.26.pieces-2@9 Docker"),
+        ("rewrite-timestamp=false", "gzip-4.libdeflate-1.26.pieces-2 Oci"),
+        ("source-date-epoch=5,rewrite-timestamp=true", "gzip-4.libdeflate-1.26.pieces-2@5 Oci"),
         (
             "annotation.A.b=c,annotation-index.d=e=f",
-            "gzip-4.libdeflate-1.26@9 Oci manifest A.b=c index d=e=f",
+            "gzip-4.libdeflate-1.26.pieces-2@9 Oci manifest A.b=c index d=e=f",
         ),
-        ("prefer-nondist-layers=false", "gzip-4.libdeflate-1.26@9 Oci"),
+        ("prefer-nondist-layers=false", "gzip-4.libdeflate-1.26.pieces-2@9 Oci"),
         (
             "prefer-nondist-layers=true",
             "output `…`: `prefer-nondist-layers`: there are none: base images with layers that nobody may distribute are \

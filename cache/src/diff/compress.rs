@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each chunk becomes one gzip member (RFC 1952 allows any number of them), so the blob does not depend on the number
-//! of workers. A fixed set of buffers goes round: when all are under way the caller waits, and memory stays bounded.
+//! of workers. A member that a blob of the store has is copied from there. A fixed set of buffers goes round: when all are under way the caller waits, and memory stays bounded.
 //! A layer of one chunk, as most are, is made without any thread.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,8 @@ use libdeflater::{CompressionLvl, Compressor};
 use sha2::{Digest as _, Sha256};
 
 use super::estargz::{self, Table};
-use super::tar_writer::{CHUNK_BYTES, Sink};
+use super::members::{self, CheckSum, MemberKey, Members, Remembered};
+use super::tar_writer::{PIECE_BYTES_MAX, Sink};
 use super::{Compression, DiffError};
 use crate::content::BlobWriter;
 use crate::{DiffId, Digest};
@@ -45,11 +46,15 @@ pub(super) struct Compressed {
     pub(super) size: u64,
     /// Of the descriptor.
     pub(super) annotations: BTreeMap<String, String>,
+    /// What can be copied from it. Nothing of a layer of one chunk: most layers are such, and quickly made.
+    pub(super) members: Vec<Remembered>,
 }
 
 /// Hashes, compresses and stores the chunks of a layer.
 pub(super) struct LayerSink {
     compression: Compression,
+    /// Those of other layers.
+    members: Members,
     /// `None` where the blob's own digest is the diffID.
     diff_hasher: Option<Sha256>,
     /// Of an estargz layer.
@@ -70,7 +75,13 @@ enum State {
 
 impl LayerSink {
     /// `threads` is how many compress at the same time; `object` is what the layer is of, for messages.
-    pub(super) fn new(blob: BlobWriter, compression: Compression, threads: usize, object: String) -> Self {
+    pub(super) fn new(
+        blob: BlobWriter,
+        compression: Compression,
+        members: Members,
+        threads: usize,
+        object: String,
+    ) -> Self {
         let diff_hasher = match compression {
             Compression::None => None,
             _ => Some(Sha256::new()),
@@ -79,7 +90,7 @@ impl LayerSink {
             Compression::Estargz { .. } => Some(Table::new(object)),
             _ => None,
         };
-        Self { compression, diff_hasher, table, tar_size: 0, threads, state: State::Single(blob) }
+        Self { compression, members, diff_hasher, table, tar_size: 0, threads, state: State::Single(blob) }
     }
 
     /// Takes the last chunk and commits the blob.
@@ -87,7 +98,7 @@ impl LayerSink {
         self.count(&last);
         let mut written = match std::mem::replace(&mut self.state, State::Failed) {
             State::Single(blob) => {
-                let mut written = Written { blob, members: Vec::new() };
+                let mut written = Written::new(blob);
                 written.compressed(self.compression, &last).map_err(cannot_write)?;
                 written
             }
@@ -96,8 +107,8 @@ impl LayerSink {
         };
         let annotations = match self.table.take() {
             Some(table) => {
-                let start = written.members.iter().sum();
-                let (tar, table) = table.finish(&written.members);
+                let start = written.size;
+                let (tar, table) = table.finish(&written.starts);
                 self.count(&tar);
                 written.compressed(self.compression, &tar).map_err(cannot_write)?;
                 written.blob.write_all(&estargz::footer(start)).map_err(cannot_write)?;
@@ -105,12 +116,13 @@ impl LayerSink {
             }
             None => BTreeMap::new(),
         };
+        let members = written.remembered;
         let (digest, size) = written.blob.commit()?;
         let diff_id = match self.diff_hasher {
             Some(hasher) => DiffId(Digest::from_bytes(hasher.finalize().into())),
             None => DiffId(digest),
         };
-        Ok(Compressed { diff_id, digest, size, annotations })
+        Ok(Compressed { diff_id, digest, size, annotations, members })
     }
 
     /// Takes notice of a part of the tar.
@@ -126,7 +138,7 @@ impl Sink for LayerSink {
     fn put(&mut self, chunk: Vec<u8>) -> Result<Vec<u8>, DiffError> {
         self.count(&chunk);
         let mut pipeline = match std::mem::replace(&mut self.state, State::Failed) {
-            State::Single(blob) => Pipeline::start(blob, self.compression, self.threads)?,
+            State::Single(blob) => Pipeline::start(blob, self.compression, &self.members, self.threads)?,
             State::Running(pipeline) => pipeline,
             State::Failed => return Err(cannot_write(io::Error::other("an earlier write failed"))),
         };
@@ -144,13 +156,21 @@ impl Sink for LayerSink {
     }
 }
 
-/// A blob so far, and the sizes of its members.
+/// A blob so far.
 struct Written {
     blob: BlobWriter,
-    members: Vec<u64>,
+    /// Bytes of members so far.
+    size: u64,
+    /// Where its members begin.
+    starts: Vec<u64>,
+    remembered: Vec<Remembered>,
 }
 
 impl Written {
+    fn new(blob: BlobWriter) -> Self {
+        Self { blob, size: 0, starts: Vec::new(), remembered: Vec::new() }
+    }
+
     /// Writes a chunk as one member, or as it is where nothing is compressed.
     fn compressed(&mut self, compression: Compression, tar: &[u8]) -> io::Result<()> {
         match Member::new(compression)? {
@@ -165,7 +185,8 @@ impl Written {
 
     fn member(&mut self, member: &[u8]) -> io::Result<()> {
         self.blob.write_all(member)?;
-        self.members.push(member.len() as u64);
+        self.starts.push(self.size);
+        self.size += member.len() as u64;
         Ok(())
     }
 }
@@ -175,6 +196,8 @@ struct Chunk {
     index: u64,
     tar: Vec<u8>,
     member: Vec<u8>,
+    /// Key and sum of the member.
+    name: Option<(MemberKey, CheckSum)>,
 }
 
 struct Pipeline {
@@ -189,7 +212,12 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    fn start(blob: BlobWriter, compression: Compression, threads: usize) -> Result<Self, DiffError> {
+    fn start(
+        blob: BlobWriter,
+        compression: Compression,
+        members: &Members,
+        threads: usize,
+    ) -> Result<Self, DiffError> {
         let workers_wanted = match compression {
             Compression::None => 0,
             _ => threads.clamp(1, WORKERS_MAX),
@@ -197,7 +225,7 @@ impl Pipeline {
         let chunks_max = workers_wanted + CHUNKS_SPARE;
         let (free_sender, free) = channel();
         let (jobs, job_receiver) = sync_channel(chunks_max);
-        let blob = Written { blob, members: Vec::new() };
+        let blob = Written::new(blob);
         let Some(first) = Member::new(compression).map_err(cannot_write)? else {
             let writer = spawn("layer-writer", move || write_plain(blob, job_receiver, free_sender))?;
             let chunks_max = chunks_max as u64;
@@ -217,7 +245,8 @@ impl Pipeline {
             else {
                 break;
             };
-            match spawn("layer-compress", move || compress_jobs(&jobs, &done, compressor)) {
+            let members = members.again();
+            match spawn("layer-compress", move || compress_jobs(&jobs, &done, compressor, members)) {
                 Ok(worker) => workers.push(worker),
                 // Fewer workers than wished for are slower, no more.
                 Err(_) if !workers.is_empty() => break,
@@ -235,16 +264,16 @@ impl Pipeline {
         }
         let (mut next, member) = match spare {
             Some(chunk) => (chunk.tar, chunk.member),
-            None => (Vec::with_capacity(CHUNK_BYTES), Vec::new()),
+            None => (Vec::with_capacity(PIECE_BYTES_MAX), Vec::new()),
         };
-        self.jobs.send(Chunk { index: self.sent, tar, member }).ok()?;
+        self.jobs.send(Chunk { index: self.sent, tar, member, name: None }).ok()?;
         self.sent += 1;
         next.clear();
         Some(next)
     }
 
     fn finish(self, last: Vec<u8>) -> Result<Written, DiffError> {
-        let sent = self.jobs.send(Chunk { index: self.sent, tar: last, member: Vec::new() });
+        let sent = self.jobs.send(Chunk { index: self.sent, tar: last, member: Vec::new(), name: None });
         match (sent, self.join()) {
             (Ok(()), Ok(blob)) => Ok(blob),
             (_, Err(source)) => Err(cannot_write(source)),
@@ -269,11 +298,26 @@ impl Pipeline {
 }
 
 /// A worker's life. Its failure goes to the writer, which then ends and so wakes the waiting caller.
-fn compress_jobs(jobs: &Mutex<Receiver<Chunk>>, done: &Sender<io::Result<Chunk>>, mut compressor: Member) {
+fn compress_jobs(
+    jobs: &Mutex<Receiver<Chunk>>,
+    done: &Sender<io::Result<Chunk>>,
+    mut compressor: Member,
+    mut members: Members,
+) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(mut chunk) = job else { return };
-        let result = compressor.compress(&chunk.tar, &mut chunk.member).map(|()| chunk);
+        let key = members.key_of(&chunk.tar);
+        let sum = match members.find(&key, &mut chunk.member) {
+            Some(sum) => Ok(sum),
+            None => {
+                compressor.compress(&chunk.tar, &mut chunk.member).map(|()| members::sum_of(&chunk.member))
+            }
+        };
+        let result = sum.map(|sum| {
+            chunk.name = Some((key, sum));
+            chunk
+        });
         if done.send(result).is_err() {
             return;
         }
@@ -291,6 +335,10 @@ fn write_in_order(
         let chunk = chunk?;
         waiting.insert(chunk.index, chunk);
         while let Some(chunk) = waiting.remove(&next) {
+            if let Some((key, sum)) = chunk.name {
+                let (start, size) = (blob.size, chunk.member.len() as u64);
+                blob.remembered.push(Remembered { key, start, size, sum });
+            }
             blob.member(&chunk.member)?;
             next += 1;
             // The caller may be through with sending and wait for no buffer.

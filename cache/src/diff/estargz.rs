@@ -4,7 +4,7 @@
 //! ```text
 //! gzip member:  headers │ bytes of a file, then the headers of what follows │ … │ stargz.index.json, end of tar │ footer
 //! ```
-//! For everybody else it is an ordinary layer. The bytes of a file begin a member of their own, at most [`CHUNK_BYTES`] in
+//! For everybody else it is an ordinary layer. The bytes of a file begin a member of their own, at most [`TABLE_PIECE_BYTES_MAX`] in
 //! each. The table grows with the number of files, and is kept in memory as the JSON that it becomes.
 
 use std::collections::BTreeMap;
@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::DiffError;
 use super::tar_header::{BLOCK_BYTES, Header, TypeFlag, pad};
-use super::tar_writer::CHUNK_BYTES;
+use super::tar_writer::TABLE_PIECE_BYTES_MAX;
 use crate::Digest;
 
 /// The file that holds the table; the last entry of the tar.
@@ -138,15 +138,9 @@ impl Table {
         file.written += size;
     }
 
-    /// The last entry of the tar, and the end of it, where the members have the sizes `members`; with the digest of the
-    /// table.
-    pub(super) fn finish(mut self, members: &[u64]) -> (Vec<u8>, Digest) {
+    /// The last entry of the tar, and the end of it, where the members begin at `starts`; with the digest of the table.
+    pub(super) fn finish(mut self, starts: &[u64]) -> (Vec<u8>, Digest) {
         self.end_file();
-        let mut starts = vec![0];
-        starts.extend(members.iter().scan(0, |end, size| {
-            *end += size;
-            Some(*end)
-        }));
         let mut table = br#"{"version":1,"entries":["#.to_vec();
         let mut copied = 0;
         for (place, member) in &self.holes {
@@ -299,7 +293,7 @@ fn rfc3339(seconds: i64) -> String {
 }
 
 // A piece is what one member has of a file.
-const _: () = assert!(CHUNK_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(TABLE_PIECE_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ mod copy_up;
 mod decompress;
 mod estargz;
 mod layers;
+pub(crate) mod members;
 mod mount;
 pub(crate) mod normal;
 mod root;
@@ -30,7 +31,8 @@ use crate::snapshot::{Layer, SnapshotError, SnapshotId};
 use crate::walk::{self, FileKind, Walk};
 use crate::{Chain, ChainId, DiffId, Digest, Ids, Store, StoreError};
 use compress::{LIBDEFLATE_VERSION, LayerSink};
-use tar_writer::{TarWriter, WriteSink};
+use members::Members;
+use tar_writer::{PIECES_VERSION, TarWriter, WriteSink};
 
 /// How layer blobs are compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -70,8 +72,8 @@ pub struct Variant {
 }
 
 impl Variant {
-    /// The row key, for example `gzip-4.libdeflate-1.26` or `none@1700000000`: compression, level, and what compresses, with
-    /// its version, because another one makes other bytes. A snapshot that was unpacked from a pulled layer remembers that
+    /// The row key, for example `gzip-4.libdeflate-1.26.pieces-2` or `none@1700000000`: compression, level, what compresses,
+    /// with its version, and how the tar is cut, because others make other bytes. A snapshot that was unpacked from a pulled layer remembers that
     /// layer as [`Self::PULLED`], whatever its compression.
     pub fn key(&self) -> String {
         let compressor = self.compressor();
@@ -81,15 +83,26 @@ impl Variant {
         }
     }
 
-    /// What of the key is about bytes alone: `gzip-4.libdeflate-1.26`.
+    /// What of the key is about bytes alone: `gzip-4.libdeflate-1.26.pieces-2`.
     pub fn compressor(&self) -> String {
-        let level = |level: Option<u8>, usual: i32| level.map_or(usual, i32::from);
-        let deflated = |name, given| {
-            format!("{name}-{}.libdeflate-{LIBDEFLATE_VERSION}", level(given, compress::GZIP_LEVEL))
-        };
+        let member = self.member();
         match self.compression {
-            Compression::Gzip { level } => deflated("gzip", level),
-            Compression::Estargz { level } => deflated("estargz", level),
+            Compression::Gzip { .. } | Compression::Zstd { .. } => {
+                format!("{member}.pieces-{PIECES_VERSION}")
+            }
+            // Its members are the files.
+            Compression::Estargz { .. } => format!("estar{member}"),
+            Compression::None => member,
+        }
+    }
+
+    /// What the bytes of a member depend on besides what it holds: `gzip-4.libdeflate-1.26`.
+    fn member(&self) -> String {
+        let level = |level: Option<u8>, usual: i32| level.map_or(usual, i32::from);
+        match self.compression {
+            Compression::Gzip { level: given } | Compression::Estargz { level: given } => {
+                format!("gzip-{}.libdeflate-{LIBDEFLATE_VERSION}", level(given, compress::GZIP_LEVEL))
+            }
             Compression::Zstd { level: given } => {
                 let version = zstd::zstd_safe::version_string();
                 format!("zstd-{}.libzstd-{version}", level(given, compress::ZSTD_LEVEL))
@@ -203,21 +216,22 @@ fn make_layer_with(
     let below = Chain(below.to_vec());
     store.verify_snapshot(top, &below)?;
     let object = format!("snapshot {top}");
-    let sink = LayerSink::new(store.blobs().writer()?, variant.compression, threads, object.clone());
+    let members = Members::new(store, &variant.member());
+    let sink = LayerSink::new(store.blobs().writer()?, variant.compression, members, threads, object.clone());
     let mut tar = TarWriter::new(sink, variant.clamp_time_s, object);
     if matches!(variant.compression, Compression::Estargz { .. }) {
         tar.made_up(estargz::LANDMARK_NAME, estargz::LANDMARK)?;
     }
     let tar = compare::write_changes(store, top, below, tar)?;
     let (sink, last) = tar.finish()?;
-    let compress::Compressed { diff_id, digest, size, annotations } = sink.finish(last)?;
+    let compress::Compressed { diff_id, digest, size, annotations, members } = sink.finish(last)?;
     let media_type = match variant.compression {
         Compression::Gzip { .. } | Compression::Estargz { .. } => MEDIA_TYPE_GZIP,
         Compression::Zstd { .. } => MEDIA_TYPE_ZSTD,
         Compression::None => MEDIA_TYPE_TAR,
     };
     let layer = Layer { diff_id, digest, size, media_type: media_type.to_owned(), annotations };
-    store.set_layer(top, &variant.key(), ChainId::extend(parent, diff_id), &layer)?;
+    store.set_made_layer(top, &variant.key(), ChainId::extend(parent, diff_id), &layer, &members)?;
     Ok(layer)
 }
 

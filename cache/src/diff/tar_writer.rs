@@ -1,4 +1,7 @@
-//! Writing files as a tar, in fixed blocks that are handed on whole.
+//! Writing files as a tar, in pieces that are handed on whole.
+//!
+//! Where a piece ends depends on the tar near by, and not on what comes before it: two tars that differ in a few entries have
+//! all other pieces in common. Pieces end between two entries, chosen by their paths; a large file begins a piece of its own.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -12,14 +15,28 @@ use super::tar_header::{BLOCK_BYTES, Header, TypeFlag, padding};
 use crate::contenthash::{HardLinks, is_content_xattr};
 use crate::walk::{self, FileKind, Stat, Visited, Xattrs};
 
-/// How much of a tar is handed on at a time. It is also what one gzip member holds, so it is part of the format of
-/// layers: changing it changes their digests.
-pub(super) const CHUNK_BYTES: usize = 1024 * 1024;
+/// How pieces are cut: they are what gzip members hold, so whatever is changed here changes the digests of layers and must
+/// change this number.
+pub(super) const PIECES_VERSION: u32 = 2;
+
+/// The most of a tar that is handed on at a time.
+pub(super) const PIECE_BYTES_MAX: usize = 2 * 1024 * 1024;
+
+/// The same where there is a table: who wants a file reads all of the pieces that it is in.
+pub(super) const TABLE_PIECE_BYTES_MAX: usize = 1024 * 1024;
+
+/// A piece that ends where an entry does is not smaller.
+const PIECE_BYTES_MIN: usize = 1024 * 1024;
+
+/// After so many bytes more a piece ends, on average.
+const PIECE_BYTES_MORE: u64 = 256 * 1024;
+
+/// The bytes of a file larger than this begin a piece. A smaller one has room after what is too small for a piece.
+const SHARED_FILE_BYTES_MAX: u64 = 768 * 1024;
 
 /// Where the chunks of a tar go.
 pub(super) trait Sink {
-    /// Takes a chunk of at most [`CHUNK_BYTES`], exactly that where there is no table, and gives back an empty buffer for
-    /// the next.
+    /// Takes a chunk of at most [`PIECE_BYTES_MAX`], and gives back an empty buffer for the next.
     fn put(&mut self, chunk: Vec<u8>) -> Result<Vec<u8>, DiffError>;
 
     /// What is told of all entries, if something is. The bytes of every file begin a chunk of their own then.
@@ -32,8 +49,10 @@ pub(super) trait Sink {
 #[derive(Debug)]
 pub(super) struct TarWriter<S> {
     sink: S,
-    /// Less than or exactly a chunk; a full one is handed on when more comes, so the last is never empty.
+    /// The piece that is being filled; a full one is handed on when more comes, so the last is never empty.
     chunk: Vec<u8>,
+    /// It is full with so many.
+    chunk_bytes_max: usize,
     /// How many were handed on.
     handed_on: usize,
     /// The encoding of one header, kept for its capacity.
@@ -48,11 +67,12 @@ pub(super) struct TarWriter<S> {
 }
 
 impl<S: Sink> TarWriter<S> {
-    pub(super) fn new(sink: S, clamp_time_s: Option<u64>, object: String) -> Self {
-        let chunk = Vec::with_capacity(CHUNK_BYTES);
+    pub(super) fn new(mut sink: S, clamp_time_s: Option<u64>, object: String) -> Self {
+        let chunk_bytes_max = if sink.table().is_some() { TABLE_PIECE_BYTES_MAX } else { PIECE_BYTES_MAX };
         Self {
             sink,
-            chunk,
+            chunk: Vec::new(),
+            chunk_bytes_max,
             handed_on: 0,
             header: Vec::new(),
             links: HardLinks::default(),
@@ -125,7 +145,7 @@ impl<S: Sink> TarWriter<S> {
             xattrs: &[],
         };
         self.header(&header)?;
-        self.begin_contents()?;
+        self.begin_contents(header.size)?;
         self.bytes(content)?;
         self.tell_contents(self.chunk.len() - content.len());
         self.bytes(&[0; BLOCK_BYTES][..padding(header.size)])
@@ -179,7 +199,9 @@ impl<S: Sink> TarWriter<S> {
         let mut encoded = std::mem::take(&mut self.header);
         encoded.clear();
         header.encode(&mut encoded);
-        let result = self.bytes(&encoded);
+        let shared = if header.size > SHARED_FILE_BYTES_MAX { 0 } else { header.size };
+        let result = self.begin_entry(header.path, encoded.len() as u64 + shared);
+        let result = result.and_then(|()| self.bytes(&encoded));
         self.header = encoded;
         result
     }
@@ -187,12 +209,12 @@ impl<S: Sink> TarWriter<S> {
     /// Exactly `size` bytes of `file`, read straight into the chunk.
     fn contents(&mut self, path: &OsStr, mut file: File, size: u64) -> Result<(), DiffError> {
         if size > 0 {
-            self.begin_contents()?;
+            self.begin_contents(size)?;
         }
         let mut left = size;
         while left > 0 {
             let start = self.make_room()?;
-            let room = (CHUNK_BYTES - start) as u64;
+            let room = (self.chunk_bytes_max - start) as u64;
             let len = room.min(left) as usize;
             self.chunk.resize(start + len, 0);
             // Fails with `UnexpectedEof` if the file is shorter than it was: the header has gone out.
@@ -205,9 +227,19 @@ impl<S: Sink> TarWriter<S> {
         self.bytes(&[0; BLOCK_BYTES][..padding(size)])
     }
 
-    /// Hands on what comes before the bytes of a file, where they are to begin a chunk.
-    fn begin_contents(&mut self) -> Result<(), DiffError> {
-        if self.sink.table().is_some() && !self.chunk.is_empty() {
+    /// Hands on what comes before an entry of `size` bytes, if the piece is to end there.
+    fn begin_entry(&mut self, path: &[u8], size: u64) -> Result<(), DiffError> {
+        if self.chunk.len() < PIECE_BYTES_MIN || self.sink.table().is_some() {
+            return Ok(());
+        }
+        let has_no_room = size > (PIECE_BYTES_MAX - self.chunk.len()) as u64;
+        if has_no_room || is_cut(path, size) { self.hand_on() } else { Ok(()) }
+    }
+
+    /// Hands on what comes before the `size` bytes of a file, where they are to begin a chunk.
+    fn begin_contents(&mut self, size: u64) -> Result<(), DiffError> {
+        let begins = size > SHARED_FILE_BYTES_MAX || self.sink.table().is_some();
+        if begins && !self.chunk.is_empty() {
             self.hand_on()?;
         }
         Ok(())
@@ -223,7 +255,7 @@ impl<S: Sink> TarWriter<S> {
     fn bytes(&mut self, mut bytes: &[u8]) -> Result<(), DiffError> {
         while !bytes.is_empty() {
             let start = self.make_room()?;
-            let (now, later) = bytes.split_at(bytes.len().min(CHUNK_BYTES - start));
+            let (now, later) = bytes.split_at(bytes.len().min(self.chunk_bytes_max - start));
             self.chunk.extend_from_slice(now);
             bytes = later;
         }
@@ -232,7 +264,7 @@ impl<S: Sink> TarWriter<S> {
 
     /// Hands the chunk on if it is full. Returns its length.
     fn make_room(&mut self) -> Result<usize, DiffError> {
-        if self.chunk.len() == CHUNK_BYTES {
+        if self.chunk.len() == self.chunk_bytes_max {
             self.hand_on()?;
         }
         Ok(self.chunk.len())
@@ -247,6 +279,14 @@ impl<S: Sink> TarWriter<S> {
     fn cannot_read(&self, path: &OsStr, source: io::Error) -> DiffError {
         DiffError::Read { object: format!("`{}` of {}", path.display(), self.object), source }
     }
+}
+
+/// Whether a piece may end before an entry: as likely as one of all the places in [`PIECE_BYTES_MORE`] is among its bytes.
+fn is_cut(path: &[u8], size: u64) -> bool {
+    let hash = blake3::hash(path);
+    let [a, b, c, d, ..] = *hash.as_bytes();
+    let place = (u64::from(u32::from_le_bytes([a, b, c, d])) * PIECE_BYTES_MORE) >> u32::BITS;
+    place < size
 }
 
 /// What of an entry has to be read besides its stat.

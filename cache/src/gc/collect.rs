@@ -13,6 +13,7 @@ use super::choose::choose;
 use super::inventory::{Node, What};
 use super::measure::{Measured, repository_key};
 use super::{Item, State};
+use crate::diff::members;
 use crate::history::HistoryLimits;
 use crate::snapshot::rows;
 use crate::state::{delete_records_naming, digests, leased_blobs, stat_cache};
@@ -291,7 +292,7 @@ impl Store {
                     taken.done.push((item.clone(), aside.is_some()));
                     taken.asides.extend(aside);
                 }
-                Ok::<_, StoreError>(())
+                members::forget_lost(self, transaction)
             })
         };
         if let Err(error) = take() {

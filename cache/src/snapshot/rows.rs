@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::{Chain, Layer, Snapshot, SnapshotId, missing};
 use crate::diff::Variant;
+use crate::diff::members::{self, Remembered};
 use crate::gc::lease::Leased;
 use crate::store::{Damage, from_nanos, to_nanos};
 use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError, state};
@@ -86,9 +87,24 @@ impl Store {
         chain_id: ChainId,
         layer: &Layer,
     ) -> Result<(), StoreError> {
+        self.set_made_layer(id, variant, chain_id, layer, &[])
+    }
+
+    /// The same, and the members of its blob.
+    pub(crate) fn set_made_layer(
+        &self,
+        id: SnapshotId,
+        variant: &str,
+        chain_id: ChainId,
+        layer: &Layer,
+        members: &[Remembered],
+    ) -> Result<(), StoreError> {
         const OPERATION: &str = "store a layer";
         self.write(OPERATION, |transaction| {
-            let put = insert_layer(transaction, id, variant, &chain_id, layer);
+            let put = insert_layer(transaction, id, variant, &chain_id, layer).and_then(|is_known| {
+                members::remember(transaction, &layer.digest, if is_known { members } else { &[] })?;
+                Ok(is_known)
+            });
             if put.map_err(StoreError::database(OPERATION))? { Ok(()) } else { Err(missing(id)) }
         })
     }

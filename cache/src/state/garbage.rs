@@ -20,6 +20,7 @@ use serde::Deserialize;
 
 use super::Image;
 use crate::content::ContentError;
+use crate::diff::members;
 use crate::gc::lease::Leased;
 use crate::store::from_nanos;
 use crate::{Digest, Store, StoreError};
@@ -95,6 +96,7 @@ impl Store {
             let keep = |written| written > if is_doomed { rewritten_since } else { unnamed_since };
             deleted.extend(self.blobs().set_aside_unless(&digest, keep)?.map(|aside| (digest, aside)));
         }
+        members::forget_lost(self, transaction)?;
         Ok(deleted)
     }
 

@@ -140,6 +140,19 @@ const MIGRATIONS: &[&str] = &[
     UPDATE OR IGNORE layers SET variant = 'zstd-3.libzstd-1.5.7' || substr(variant, 5)
         WHERE variant = 'zstd' OR variant LIKE 'zstd@%';
 ",
+    "
+    CREATE TABLE member_blobs (
+        id          INTEGER PRIMARY KEY,
+        digest      BLOB NOT NULL UNIQUE
+    ) STRICT;
+    CREATE TABLE members (
+        key         BLOB PRIMARY KEY,
+        blob        INTEGER NOT NULL,
+        start       INTEGER NOT NULL,
+        size        INTEGER NOT NULL,
+        sum         BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// The version this program writes.

@@ -64,10 +64,10 @@ fn a_newer_version_is_left_alone() {
     let root = TestRoot::new();
     drop(root.open());
     let database = Connection::open(root.path().join("state.db")).unwrap();
-    database.pragma_update(None, "user_version", 9).unwrap();
+    database.pragma_update(None, "user_version", 10).unwrap();
     drop(database);
     let error = Store::open(root.path()).unwrap_err();
-    assert!(matches!(error, StoreError::NewerVersion { found: 9, .. }), "{error}");
+    assert!(matches!(error, StoreError::NewerVersion { found: 10, .. }), "{error}");
 }
 
 #[test]

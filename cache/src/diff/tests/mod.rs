@@ -4,6 +4,7 @@ mod archive;
 mod hostile;
 mod layers;
 mod lazy;
+mod pieces;
 mod roundtrip;
 
 use std::collections::HashMap;
