@@ -41,7 +41,7 @@ impl Registry {
         let mut maker = Maker { wait: wait.as_raw_fd(), answer: answer.as_raw_fd() };
         // With its descriptors shared, what it opens is open here.
         let flags = (libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_FILES) as u64;
-        let pidfd = sys::clone_container(flags, None, &mut maker, make_table)?;
+        let (pidfd, _) = sys::clone_container(flags, None, &mut maker, make_table)?;
         let (mut answers, mut go) = (fs::File::from(answers), fs::File::from(go));
         let made = (|| {
             let pid = next_number(&mut answers)?;

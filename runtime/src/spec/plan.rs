@@ -157,8 +157,9 @@ impl Plan {
         };
         let hostname = spec.hostname().clone().filter(|name| !name.is_empty());
         let domainname = spec.domainname().clone().filter(|name| !name.is_empty());
-        if (hostname.is_some() || domainname.is_some()) && !has(LinuxNamespaceType::Uts) {
-            return Err(unsupported("a host name without a namespace of type `uts`"));
+        let names_own = namespaces & LinuxNamespaceType::Uts as u64 != 0;
+        if (hostname.is_some() || domainname.is_some()) && !names_own {
+            return Err(unsupported("a host name without a new namespace of type `uts`"));
         }
         Ok(Self {
             namespaces,
@@ -204,7 +205,6 @@ fn refuse_what_is_not_done(spec: &Spec, linux: &Linux, process: &Process) -> Res
         (linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()), "network devices"),
         (linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()), "time offsets"),
         (!matches!(propagation, "" | "private" | "rprivate"), "a root that is not private"),
-        (process.terminal() == Some(true), "a terminal"),
         (given(process.apparmor_profile()), "an AppArmor profile"),
         (given(process.selinux_label()), "an SELinux label"),
         (process.io_priority().is_some(), "an I/O priority"),
@@ -226,14 +226,14 @@ fn namespaces(linux: &Linux) -> Result<(u64, Vec<(u64, PathBuf)>), RuntimeError>
                 return Err(unsupported(format!("a namespace of type `{kind}`")));
             }
             (_, None) => new |= kind as u64,
-            (LinuxNamespaceType::Mount | LinuxNamespaceType::Pid, Some(_)) => {
+            (LinuxNamespaceType::Mount, Some(_)) => {
                 return Err(unsupported(format!("entering a namespace of type `{kind}`")));
             }
             (_, Some(path)) => joined.push((kind as u64, path.clone())),
         }
     }
     for kind in [LinuxNamespaceType::Mount, LinuxNamespaceType::Pid] {
-        if new & kind as u64 == 0 {
+        if new & kind as u64 == 0 && !joined.iter().any(|(joined, _)| *joined == kind as u64) {
             return Err(unsupported(format!("sharing the host's namespace of type `{kind}`")));
         }
     }
@@ -679,7 +679,6 @@ mod tests {
             assert!(matches!(error, RuntimeError::Unsupported { .. }), "{pointer}: {error}");
         };
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-        check("/process/terminal", json("true"));
         check("/process/args", json("[]"));
         check("/process/args", json(r#"[""]"#));
         check("/process/args", json(r#"["a\u0000b"]"#));
@@ -687,7 +686,9 @@ mod tests {
         check("/process/apparmorProfile", json(r#""docker-default""#));
         check("/linux/namespaces", json(r#"[{"type": "mount"}]"#));
         check("/linux/namespaces", json(r#"[{"type": "mount"}, {"type": "pid"}, {"type": "user"}]"#));
-        check("/linux/namespaces", json(r#"[{"type": "mount"}, {"type": "pid", "path": "/proc/1/ns/pid"}]"#));
+        check("/linux/namespaces", json(r#"[{"type": "mount", "path": "/proc/1/ns/mnt"}, {"type": "pid"}]"#));
+        let joined = r#"[{"type": "mount"}, {"type": "pid"}, {"type": "uts", "path": "/proc/1/ns/uts"}]"#;
+        check("/linux/namespaces", json(joined)); // the host name is another one's
         check("/linux/namespaces", json(r#"[{"type": "mount"}, {"type": "pid"}]"#)); // no uts for the host name
         check("/linux/resources/memory", json(r#"{"limit": 1}"#));
         check("/linux/sysctl", json(r#"{"kernel.panic": "1"}"#));

@@ -97,6 +97,13 @@ pub(crate) fn open_to_read(path: &CStr) -> Result<RawFd> {
     Ok(unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) }? as RawFd)
 }
 
+/// Opens a directory as a place.
+pub(crate) fn open_place(path: &CStr) -> Result<RawFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: a string that outlives the call.
+    Ok(unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) }? as RawFd)
+}
+
 pub(crate) fn read(fd: RawFd, buffer: &mut [u8]) -> Result<usize> {
     // SAFETY: pointer and length of one slice that nobody else looks at.
     Ok(unsafe { syscall!(libc::SYS_read, fd, buffer.as_mut_ptr(), buffer.len()) }? as usize)
