@@ -47,7 +47,7 @@ pub use process::{
     Container, ExecRequest, Inside, Measured, Member, Members, Running, Stats, run, run_in, start,
 };
 pub use sandbox::{Sandbox, UnknownSandbox};
-pub use spec::{default_seccomp, default_spec, insecure_spec};
+pub use spec::{default_seccomp, default_spec, host_device, host_devices, insecure_spec};
 pub use supervisor::ownership::{Device, Ownership, Recorded};
 pub use user::{User, resolve_user};
 

@@ -73,7 +73,8 @@ impl Group {
         self.freezer().is_some_and(|freezer| freezer.is_set())
     }
 
-    /// Lets processes that have been killed end: what is frozen in a v1 group does not.
+    /// Lets processes that have been killed end, which they do not while they are frozen in a v1 group; and others begin, which
+    /// they do not in either.
     pub(crate) fn let_go(&self) {
         self.parts.iter().for_each(Part::let_go);
     }
@@ -87,10 +88,11 @@ impl Group {
 
 impl Part {
     pub(super) fn let_go(&self) {
-        let freezer = Freezer::V1(&self.path);
-        // What has no such file has nothing frozen that could not end.
-        if freezer.is_set() {
-            let _ = freezer.set(false);
+        for freezer in [Freezer::V1(&self.path), Freezer::V2(&self.path)] {
+            // What has no such file is not frozen.
+            if freezer.is_set() {
+                let _ = freezer.set(false);
+            }
         }
     }
 

@@ -161,7 +161,7 @@ pub fn start(request: ChrootRequest<'_>) -> Result<ChrootContainer<'_>, RuntimeE
         missed: Arc::default(),
     };
     let devices = devices.map(|devices| (devices, made));
-    let started = surroundings.start(process, host, None, stdio, cancel);
+    let started = surroundings.start(process, host, Role::First { group }, stdio, cancel);
     let members = |process: &Running<'_>| Members::new(process.pidfd(), process.pid(), group);
     match started.and_then(|process| Ok((members(&process)?, process))) {
         Ok((members, process)) => {
@@ -210,17 +210,17 @@ pub struct ChrootInside<'a> {
     surroundings: Surroundings<'a>,
 }
 
-impl<'a> ChrootInside<'a> {
+impl ChrootInside<'_> {
     /// Starts a process in the container and returns when its command is being executed. It ends with the container, and
     /// all its descendants end with it. It and the container's other processes cannot signal each other.
-    pub fn exec<'b>(&'b self, request: ExecRequest<'b>) -> Result<Running<'b>, RuntimeError> {
+    pub fn exec<'b>(&self, request: ExecRequest<'b>) -> Result<Running<'b>, RuntimeError> {
         let ExecRequest { process, seccomp: _, stdio, cancel } = request;
         self.members.require_running()?;
         let host = process::host()?;
         let process = plan::plan_process(process, &host)?;
         let first = self.members.pidfd().try_clone_to_owned();
         let first = first.map_err(failed("open the container's process"))?;
-        let running = self.surroundings.start(process, host, Some(first), stdio, cancel)?;
+        let running = self.surroundings.start(process, host, Role::Further { first }, stdio, cancel)?;
         self.members.note_executed(running.pid());
         Ok(running)
     }
@@ -238,17 +238,28 @@ struct Surroundings<'a> {
     missed: Arc<Mutex<Option<PathBuf>>>,
 }
 
-impl<'a> Surroundings<'a> {
-    /// Starts a process; a further one of the container whose first process `first` is.
-    fn start(
+/// Which process of a container one is.
+enum Role<'a> {
+    /// The first one, with which the container's control group ends.
+    First { group: Option<&'a Group> },
+    /// A further one, which ends with the first.
+    Further { first: OwnedFd },
+}
+
+impl Surroundings<'_> {
+    fn start<'a>(
         &self,
         mut process: plan::ProcessPlan,
         host: plan::Host,
-        first: Option<OwnedFd>,
+        role: Role<'a>,
         stdio: Stdio<'a>,
         cancel: &Cancel,
     ) -> Result<Running<'a>, RuntimeError> {
         let Self { root, group, confinement, network, .. } = *self;
+        let (own_group, first) = match role {
+            Role::First { group } => (group, None),
+            Role::Further { first } => (None, Some(first)),
+        };
         limit_capabilities(&mut process);
         let rules = others::rules(confinement);
         let profile = seccomp::chroot_profile(process.bounding, network == Network::Host, confinement);
@@ -276,7 +287,7 @@ impl<'a> Surroundings<'a> {
             let (served, missed) = (self.served.clone(), self.missed.clone());
             Supervisor::start(socket, &rules, Opens { served, terminal, missed, watcher: None })
         };
-        process::start_confined(confined, stdio, cancel, supervise)
+        process::start_confined(confined, own_group, stdio, cancel, supervise)
     }
 }
 

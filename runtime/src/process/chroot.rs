@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::child::{Container, Init, Rest};
 use super::descendants::Descendants;
+use super::launch;
 use super::prepare::{self, Descriptors, Prepared, Supervised};
 use super::step::Step;
 use super::streams::{Streams, stream_steps};
@@ -64,7 +65,7 @@ pub(super) fn prepare(
     let Supervised { filter: listening, socket } = supervised;
     let socket = descriptors.keep(socket)?;
     let filters = vec![Step::Listen { filter: listening, socket }, Step::Filter(filter)];
-    prepare::launch_steps(&process, filters, enter, host.user_namespace.as_ref(), &mut launch)?;
+    launch::launch_steps(&process, filters, enter, host.user_namespace.as_ref(), &mut launch)?;
 
     let init = Init {
         report,

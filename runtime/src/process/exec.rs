@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::child::{Container, Init, Rest};
+use super::launch;
 use super::members::Members;
 use super::prepare::{self, Descriptors, Prepared, Supervised};
 use super::running::{Launch, Running};
@@ -148,12 +149,10 @@ impl<'a> Inside<'a> {
         let new_session = !matches!(streams, Streams::Inherited { terminal: true });
         let mut launch = Vec::new();
         stream_steps(streams, &process, &mut descriptors, &mut launch)?;
-        let filters = prepare::filters(supervised, filter, &mut descriptors)?;
-        let enter = prepare::enter_user_namespace(
-            self.user_namespace.as_ref().map(OwnedFd::as_fd),
-            &mut descriptors,
-        )?;
-        prepare::launch_steps(&process, filters, enter, host.user_namespace.as_ref(), &mut launch)?;
+        let filters = launch::filters(supervised, filter, &mut descriptors)?;
+        let enter =
+            launch::enter_user_namespace(self.user_namespace.as_ref().map(OwnedFd::as_fd), &mut descriptors)?;
+        launch::launch_steps(&process, filters, enter, host.user_namespace.as_ref(), &mut launch)?;
 
         let init = Init {
             report,

@@ -4,6 +4,7 @@ mod child;
 mod chroot;
 mod descendants;
 mod exec;
+mod launch;
 mod members;
 mod orphans;
 mod outcome;
@@ -136,9 +137,10 @@ fn supervise(
     Ok((Some(supervised), Some(Supervisor::start(socket, RULES, handler)?)))
 }
 
-/// Starts a process without namespaces, which ends all its descendants when it ends.
+/// Starts a process without namespaces, which ends all its descendants when it ends. `group` is the process's alone.
 pub(crate) fn start_confined<'a>(
-    confined: Confined<'a>,
+    confined: Confined<'_>,
+    group: Option<&'a Group>,
     stdio: Stdio<'a>,
     cancel: &crate::Cancel,
     supervisor: impl FnOnce(Option<&OwnedFd>) -> Result<Supervisor, RuntimeError>,
@@ -150,8 +152,6 @@ pub(crate) fn start_confined<'a>(
     let (ends, streams) = streams::connect(stdio, Terminals::OfHost)?;
     let command = confined.process.command.clone();
     let supervisor = Some(supervisor(ends.terminal.as_ref())?);
-    // Those of a container's other processes live on when this one has ended.
-    let group = confined.group.filter(|_| confined.first.is_none());
     let orphans = Some(Orphans::adopt(group)?);
     let prepared = chroot::prepare(confined, streams, report_end)?;
     let (cancel, points) = (cancel.clone(), MountPoints::default());

@@ -7,10 +7,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use oci_spec::runtime::{Capability, LinuxNamespaceType};
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use super::child::{Command, Container, Init, Rest};
+use super::launch;
 use super::step::{Step, Target};
 use super::streams::{Streams, stream_steps};
 use crate::capability::CapabilitySet;
@@ -18,7 +19,8 @@ use crate::cgroup::Group;
 use crate::rootfs::{MountPoints, TargetKind};
 use crate::sandbox::UserNamespace;
 use crate::seccomp::Filter;
-use crate::spec::plan::{CgroupVersion, Device, Host, Mount, MountKind, Plan, ProcessPlan, path_string};
+use crate::spec::devices::{self, Device};
+use crate::spec::plan::{CgroupVersion, Host, Mount, MountKind, Plan, ProcessPlan, path_string};
 use crate::sys::{Arguments, StringArray};
 use crate::{Bind, RuntimeError, sys};
 
@@ -105,6 +107,7 @@ pub(super) fn prepare(
         trees: Vec::new(),
         descriptors: Descriptors::default(),
         user_namespace: host.user_namespace,
+        shares_pids: false,
         pid_namespace: None,
     };
     let report = builder.descriptors.keep(report)?;
@@ -134,9 +137,9 @@ pub(super) fn prepare(
     let new_session = !matches!(streams, Streams::Inherited { terminal: true });
     let mut launch = Vec::new();
     stream_steps(streams, &plan.process, &mut builder.descriptors, &mut launch)?;
-    let filters = filters(supervised, filter, &mut builder.descriptors)?;
-    let enter = enter_user_namespace(user_namespace, &mut builder.descriptors)?;
-    launch_steps(&plan.process, filters, enter, builder.user_namespace.as_ref(), &mut launch)?;
+    let filters = launch::filters(supervised, filter, &mut builder.descriptors)?;
+    let enter = launch::enter_user_namespace(user_namespace, &mut builder.descriptors)?;
+    launch::launch_steps(&plan.process, filters, enter, builder.user_namespace.as_ref(), &mut launch)?;
 
     let init = Init {
         report,
@@ -147,7 +150,7 @@ pub(super) fn prepare(
         new_session,
         trees: builder.trees,
         setup: builder.setup,
-        rest: if builder.pid_namespace.is_some() { Rest::Session } else { Rest::Namespace },
+        rest: if builder.shares_pids { Rest::Session } else { Rest::Namespace },
     };
     let command = command(plan.process, launch, report);
     Ok(Prepared {
@@ -158,31 +161,6 @@ pub(super) fn prepare(
         group: group.and_then(Group::v2_entry),
         descriptors: builder.descriptors,
     })
-}
-
-/// What installs the filters, that of the supervisor first.
-pub(super) fn filters(
-    supervised: Option<Supervised>,
-    filter: Option<Arc<Filter>>,
-    descriptors: &mut Descriptors,
-) -> Result<Vec<Step>, RuntimeError> {
-    let listen = match supervised {
-        Some(Supervised { filter, socket }) => {
-            Some(Step::Listen { filter, socket: descriptors.keep(socket)? })
-        }
-        None => None,
-    };
-    Ok(listen.into_iter().chain(filter.map(Step::Filter)).collect())
-}
-
-/// What puts the command into a user namespace.
-pub(super) fn enter_user_namespace(
-    namespace: Option<BorrowedFd<'_>>,
-    descriptors: &mut Descriptors,
-) -> Result<Vec<Step>, RuntimeError> {
-    let Some(namespace) = namespace else { return Ok(Vec::new()) };
-    let own = namespace.try_clone_to_owned().map_err(failed("open the user namespace"))?;
-    Ok(vec![Step::EnterNamespace { fd: descriptors.keep(own)?, kind: libc::CLONE_NEWUSER as u64 }])
 }
 
 /// Makes the devpts that the plan has at `/dev/pts`, so that the parent, too, can make terminals in it.
@@ -245,7 +223,8 @@ struct Builder {
     descriptors: Descriptors,
     /// The one that the container is made in, unless it is the machine's first one.
     user_namespace: Option<UserNamespace>,
-    /// The pid namespace to join.
+    /// Whether the container has no pid namespace of its own, and the other one that it joins.
+    shares_pids: bool,
     pid_namespace: Option<OwnedFd>,
 }
 
@@ -266,8 +245,14 @@ impl Builder {
             let namespace = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|source| RuntimeError::Step { step: step(), source: source.into() })?;
             if *kind == LinuxNamespaceType::Pid as u64 {
-                // Only who is made there is in it.
-                self.pid_namespace = Some(namespace);
+                // Only who is made there is in it; and this process need not join its own, which it may have no right to.
+                let own = rustix::fs::stat(c"/proc/self/ns/pid")
+                    .map_err(failed("look at the own pid namespace"))?;
+                let other =
+                    rustix::fs::fstat(&namespace).map_err(failed("look at the pid namespace to join"))?;
+                let is_own = crate::rootfs::identity(&own) == crate::rootfs::identity(&other);
+                self.shares_pids = true;
+                self.pid_namespace = Some(namespace).filter(|_| !is_own);
                 continue;
             }
             let fd = self.descriptors.keep(namespace)?;
@@ -493,7 +478,7 @@ impl Builder {
             let tree = match host_device(device) {
                 Ok(tree) => tree,
                 // Not everything that a machine has is in every container of it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !device.is_asked => continue,
                 Err(error) => {
                     return Err(failed(format!("bind {} of this machine", device.path.display()))(error));
                 }
@@ -537,80 +522,6 @@ const DEV_LINKS: [(&CStr, &CStr); 6] = [
     (c"/dev/core", c"/proc/kcore"),
 ];
 
-/// What the command's process does after its streams, in the only order that works: what needs privileges first. `enter`
-/// is done when nothing of the host is needed by its path any more.
-pub(super) fn launch_steps(
-    process: &ProcessPlan,
-    filters: Vec<Step>,
-    enter: Vec<Step>,
-    user_namespace: Option<&UserNamespace>,
-    launch: &mut Vec<Step>,
-) -> Result<(), RuntimeError> {
-    if let Some(value) = process.oom_score_adj {
-        let path = c"/proc/self/oom_score_adj".to_owned();
-        launch.push(Step::WriteFile { path, value: value.to_string().into_bytes() });
-    }
-    launch.extend(process.rlimits.iter().map(|&(resource, soft, hard)| Step::Limit { resource, soft, hard }));
-    launch.extend(enter);
-    launch.push(Step::Bounding { keep: process.bounding.0 });
-    if process.no_new_privileges {
-        launch.push(Step::NoNewPrivileges);
-    }
-    if let Some(namespace) = user_namespace {
-        require_ids(process, namespace)?;
-    }
-    launch.push(Step::KeepCapabilities);
-    if user_namespace.is_none_or(|namespace| namespace.setgroups) {
-        launch.push(Step::Groups(process.additional_gids.clone()));
-    }
-    launch.extend([
-        Step::Group(process.gid),
-        Step::User(process.uid),
-        // The kernel forgets it with each change of ids.
-        Step::DieWithParent,
-        Step::Umask(process.umask),
-        Step::WorkingDirectory(path_string(&process.cwd)?),
-        Step::UnblockSignals,
-        Step::CloseOnExec,
-    ]);
-    let (effective, permitted, inheritable) = (process.effective, process.permitted, process.inheritable);
-    if !filters.is_empty() {
-        if !process.no_new_privileges {
-            // Without no_new_privs only a privileged process may install a filter.
-            let admin = CapabilitySet::default().with(Capability::SysAdmin);
-            let permitted = permitted.with(Capability::SysAdmin);
-            launch.push(Step::Capabilities {
-                effective: admin.0,
-                permitted: permitted.0,
-                inheritable: inheritable.0,
-            });
-        }
-        launch.extend(filters);
-    }
-    // These, and exec, are all that the filter sees of this process.
-    launch.push(Step::Capabilities {
-        effective: effective.intersection(permitted).0,
-        permitted: permitted.0,
-        inheritable: inheritable.0,
-    });
-    if process.ambient != CapabilitySet::default() {
-        launch.push(Step::Ambient(process.ambient.0));
-    }
-    Ok(())
-}
-
-/// The user and the groups have to be there. Where groups cannot be changed the process keeps those of the caller.
-fn require_ids(process: &ProcessPlan, namespace: &UserNamespace) -> Result<(), RuntimeError> {
-    if !namespace.has_user(process.uid) {
-        return Err(RuntimeError::NoSuchId { kind: "user", id: process.uid });
-    }
-    let others = process.additional_gids.iter().copied().filter(|_| namespace.setgroups);
-    match [process.gid].into_iter().chain(others).find(|gid| !namespace.has_group(*gid)) {
-        Some(id) => Err(RuntimeError::NoSuchId { kind: "group", id }),
-        None => Ok(()),
-    }
-}
-
 /// The `MS_*` that are `MOUNT_ATTR_*` of the same numbers.
 const NEW_MOUNT_FLAGS: u64 = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
@@ -650,8 +561,19 @@ fn host_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
 
 /// A detached mount of a device of the host. What lies at its place and is not that device counts as not there.
 fn host_device(device: &Device) -> io::Result<OwnedFd> {
+    match host_device_at(device, &device.path) {
+        // The container may know it by another name.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && device.is_asked => {
+            let place = devices::place_of(device).ok_or(error)?;
+            host_device_at(device, &place)
+        }
+        result => result,
+    }
+}
+
+fn host_device_at(device: &Device, path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let node = rustix::fs::openat(CWD, &device.path, flags, Mode::empty())?;
+    let node = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
     let found = rustix::fs::fstat(&node)?;
     let same_kind = found.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT;
     if !same_kind || found.st_rdev != device.device {

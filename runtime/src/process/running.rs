@@ -347,8 +347,12 @@ impl<'a> Running<'a> {
         };
         let has_ended_them =
             status.is_some_and(|status| status.exit_status().is_some_and(|status| status != child::LEFT));
-        if let (false, Some(group)) = (self.rest_ends, self.group) {
-            group.kill();
+        if let Some(group) = self.group {
+            if !self.rest_ends {
+                group.kill();
+            }
+            // Whoever killed it while it was paused.
+            group.let_go();
         }
         match &self.orphans {
             Some(orphans) if !has_ended_them => orphans.end(),

@@ -111,8 +111,9 @@ impl Terminals<'_> {
                 }),
                 master => master.map_err(failed("make a terminal with /dev/ptmx")),
             },
-            Self::None => Err(RuntimeError::Unsupported {
-                what: "a terminal without a mount of type `devpts` at /dev/pts".to_owned(),
+            Self::None => Err(RuntimeError::Impossible {
+                what: "make a terminal",
+                why: "the container has no mount of type `devpts` at /dev/pts".to_owned(),
             }),
         }
     }

@@ -12,6 +12,7 @@ mod obstacle;
 mod place;
 mod remedy;
 mod report;
+mod share;
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +24,7 @@ pub use ids::in_user_namespace;
 pub use obstacle::{Call, Cause, HelperProblem, Obstacle, errno_name};
 pub use remedy::{Remedy, RemedyKind};
 pub use report::{Fact, Report, Rung, examine};
+pub use share::{join, user_namespace};
 
 /// A sandbox, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,10 +4,9 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{
-    Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount as SpecMount, PosixRlimit, Process,
-};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount as SpecMount, PosixRlimit, Process};
 
+use super::devices::{self, Device};
 use super::options::{MountOptions, Recursion};
 use crate::capability::CapabilitySet;
 use crate::sandbox::UserNamespace;
@@ -85,17 +84,6 @@ pub(crate) enum MountKind {
     Bind { source: PathBuf, recursive: bool, set: u64, clear: u64, propagation: u64 },
 }
 
-/// One device node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Device {
-    pub(crate) path: PathBuf,
-    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`, with the permissions.
-    pub(crate) mode: u32,
-    pub(crate) device: u64,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
 /// The command and what it runs as.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProcessPlan {
@@ -137,9 +125,6 @@ impl ProcessPlan {
 /// Where commands are looked for when the environment has no `PATH`.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The most device nodes; each costs a descriptor.
-const DEVICES_MAX: usize = 64;
-
 impl Plan {
     /// What `spec` asks for on `host`.
     pub(crate) fn new(spec: &Spec, host: &Host) -> Result<Self, RuntimeError> {
@@ -147,7 +132,7 @@ impl Plan {
         let process = spec.process().as_ref().ok_or_else(|| unsupported("no `process` section"))?;
         refuse_what_is_not_done(spec, linux, process)?;
         let (namespaces, joined) = namespaces(linux)?;
-        let all_devices = allows_all_devices(linux.resources().as_ref());
+        let all_devices = devices::allows_all(linux.resources().as_ref());
         let mut mounts = Vec::new();
         for mount in spec.mounts().iter().flatten() {
             mounts.extend(plan_mount(mount, host, all_devices)?);
@@ -163,7 +148,7 @@ impl Plan {
         }
         Ok(Self {
             namespaces,
-            devices: devices(linux, &mounts)?,
+            devices: devices::plan(linux, &mounts, host, all_devices)?,
             mounts,
             all_devices,
             masked: paths(linux.masked_paths().as_deref())?,
@@ -308,76 +293,6 @@ fn names_own_group(option: &str, namespace: &UserNamespace) -> bool {
     gid.is_none_or(|gid| namespace.has_group(gid))
 }
 
-/// Whether the rules end in one that allows everything, as for a privileged container.
-fn allows_all_devices(resources: Option<&LinuxResources>) -> bool {
-    let rules = resources.and_then(|resources| resources.devices().as_ref());
-    rules.and_then(|rules| rules.last()).is_some_and(|rule| {
-        let everything = matches!(rule.typ(), None | Some(LinuxDeviceType::A));
-        let any = |number: Option<i64>| number.is_none_or(|number| number < 0);
-        rule.allow() && everything && any(rule.major()) && any(rule.minor())
-    })
-}
-
-fn devices(linux: &Linux, mounts: &[Mount]) -> Result<Option<Vec<Device>>, RuntimeError> {
-    let asked = linux.devices().as_deref().unwrap_or_default();
-    let new_dev = mounts
-        .iter()
-        .any(|mount| mount.target == Path::new("/dev") && matches!(mount.kind, MountKind::New { .. }));
-    if !new_dev {
-        return if asked.is_empty() { Ok(None) } else { Err(unsupported("devices without a new /dev")) };
-    }
-    let mut devices: Vec<Device> = DEFAULT_DEVICES
-        .iter()
-        .map(|&(path, major, minor)| Device {
-            path: PathBuf::from(path),
-            mode: libc::S_IFCHR | 0o666,
-            device: libc::makedev(major, minor),
-            uid: 0,
-            gid: 0,
-        })
-        .collect();
-    for device in asked {
-        let path = absolute(device.path());
-        if path.parent().is_none_or(|parent| !parent.starts_with("/dev")) {
-            return Err(unsupported(format!("the device `{}` outside /dev", path.display())));
-        }
-        let kind = match device.typ() {
-            LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
-            LinuxDeviceType::B => libc::S_IFBLK,
-            LinuxDeviceType::P => libc::S_IFIFO,
-            LinuxDeviceType::A => {
-                return Err(unsupported(format!("the type of the device `{}`", path.display())));
-            }
-        };
-        let number = |number: i64| {
-            u32::try_from(number)
-                .map_err(|_| unsupported(format!("the number of the device `{}`", path.display())))
-        };
-        let node = Device {
-            mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
-            device: libc::makedev(number(device.major())?, number(device.minor())?),
-            uid: device.uid().unwrap_or(0),
-            gid: device.gid().unwrap_or(0),
-            path,
-        };
-        devices.retain(|known| known.path != node.path);
-        devices.push(node);
-    }
-    if devices.len() > DEVICES_MAX {
-        return Err(unsupported(format!("more than {DEVICES_MAX} devices")));
-    }
-    Ok(Some(devices))
-}
-
-const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
-
 fn sysctls(
     linux: &Linux,
     has: impl Fn(LinuxNamespaceType) -> bool,
@@ -496,7 +411,7 @@ pub(crate) fn string(text: impl Into<Vec<u8>>) -> Result<CString, RuntimeError> 
     })
 }
 
-fn unsupported(what: impl Into<String>) -> RuntimeError {
+pub(super) fn unsupported(what: impl Into<String>) -> RuntimeError {
     RuntimeError::Unsupported { what: what.into() }
 }
 
