@@ -5,6 +5,7 @@
 //! nested. The process that watches over it stays outside of the pid namespace, where nobody in the container can see or
 //! end it.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use super::running::{Launch, Running};
 use super::step::{NAMESPACES, ROOT, Step};
 use super::streams::{self, Streams, Terminals, stream_steps};
 use super::{PipeFlags, failed, pipe, supervise};
-use crate::rootfs::MountPoints;
+use crate::rootfs::{self, MountPoints};
 use crate::seccomp::{self, Filter};
 use crate::spec::plan::{self, Host, ProcessPlan};
 use crate::{Cancel, Ownership, RuntimeError, Stdio, supervisor};
@@ -139,8 +140,10 @@ impl<'a> Inside<'a> {
         let group = self.members.group();
         let mut setup =
             group.map_or_else(|| Ok(Vec::new()), |group| prepare::enter_group(group, &mut descriptors))?;
-        for (namespace, (_, kind)) in self.namespaces.iter().zip(NAMESPACES) {
-            if let Some(namespace) = namespace {
+        for (namespace, (path, kind)) in self.namespaces.iter().zip(NAMESPACES) {
+            if let Some(namespace) = namespace
+                && !is_own(namespace, path)?
+            {
                 let fd = descriptors.keep(duplicate(namespace.as_fd())?)?;
                 setup.push(Step::EnterNamespace { fd, kind });
             }
@@ -184,6 +187,14 @@ struct Parts {
     supervised: Option<Supervised>,
     streams: Streams,
     report: OwnedFd,
+}
+
+/// Whether this process is in a namespace already, `path` being its own one of that kind. What is not the container's own it
+/// may have no right to enter.
+fn is_own(namespace: &OwnedFd, path: &CStr) -> Result<bool, RuntimeError> {
+    let look = || Ok::<_, Errno>((rustix::fs::fstat(namespace)?, rustix::fs::stat(path)?));
+    let (one, own) = look().map_err(failed("look at the container's namespaces"))?;
+    Ok(rootfs::identity(&one) == rootfs::identity(&own))
 }
 
 fn duplicate(fd: BorrowedFd<'_>) -> Result<OwnedFd, RuntimeError> {

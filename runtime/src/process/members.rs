@@ -246,7 +246,9 @@ fn arguments(pid: i32) -> Vec<String> {
     if read.is_err() || text.is_empty() {
         return Vec::new();
     }
-    let text = text.strip_suffix(b"\0").unwrap_or(&text);
+    // The first process has overwritten what was there with zeros.
+    let length = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let text = &text[..length];
     text.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
 }
 

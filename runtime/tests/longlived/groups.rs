@@ -143,11 +143,7 @@ fn processes_are_listed_with_their_numbers() {
         };
         let expected =
             ["wharf-init 0 wharf-init", "sleep 0 sleep 1001", "sleep 0 sleep 1002", "sleep 0 sleep 1003"];
-        assert!(
-            until(|| described().iter().map(|line| line.trim_end_matches('\0')).eq(expected)),
-            "{:?}",
-            described()
-        );
+        assert!(until(|| described() == expected), "{:?}", described());
         let list = list();
         assert_eq!((list[0].pid, list[0].inside), (container.process.pid(), 1));
         let mut inside: Vec<i32> = list.iter().map(|member| member.inside).collect();

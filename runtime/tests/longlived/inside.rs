@@ -177,7 +177,8 @@ fn namespaces_of_another_container_are_joined() {
         let Some(world) = World::new() else { return };
         let Some(sidecar_world) = World::new() else { return };
         let (cancel, marker, own) = (Cancel::new().unwrap(), marker(), crate::marker());
-        let spec = shell(&format!("sleep {marker}"), &[("/linux/namespaces/-", json!({"type": "network"}))]);
+        let spec =
+            shell(&format!("exec sleep {marker}"), &[("/linux/namespaces/-", json!({"type": "network"}))]);
         let mut first = world.sleeping(&spec, None, &cancel);
         let kinds = [
             ("pid", LinuxNamespaceType::Pid),
@@ -237,7 +238,9 @@ fn a_container_in_anothers_pid_namespace_ends_alone() {
         let spec = shell(&format!("sleep {marker}"), &[]);
         let first = world.sleeping(&spec, None, &cancel);
         let fd = first.inside.namespace(LinuxNamespaceType::Pid).unwrap().as_raw_fd();
-        let namespaces = json!([{"type": "mount"}, {"type": "pid", "path": format!("/proc/self/fd/{fd}")}]);
+        let namespaces = json!([
+            {"type": "mount"}, {"type": "ipc"}, {"type": "pid", "path": format!("/proc/self/fd/{fd}")}
+        ]);
         let changes = [("/linux/namespaces", namespaces), ("/hostname", Value::Null)];
         let spec = shell(&format!("trap 'exit 3' TERM; sleep {own} & sleep {own} & wait"), &changes);
         for kill in [false, true] {
@@ -261,7 +264,8 @@ fn the_machines_pid_namespace_can_be_shared() {
     everywhere("inside::the_machines_pid_namespace_can_be_shared", || {
         let Some(world) = World::new() else { return };
         let (cancel, own) = (Cancel::new().unwrap(), marker());
-        let namespaces = json!([{"type": "mount"}, {"type": "pid", "path": "/proc/self/ns/pid"}]);
+        let namespaces =
+            json!([{"type": "mount"}, {"type": "ipc"}, {"type": "pid", "path": "/proc/self/ns/pid"}]);
         let changes = [("/linux/namespaces", namespaces), ("/hostname", Value::Null)];
         let spec = shell(&format!("readlink /proc/self/ns/pid; sleep {own} & sleep {own}"), &changes);
         let (mut output, stdout) = crate::pipe();
