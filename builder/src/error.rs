@@ -26,6 +26,8 @@ pub enum Kind {
     Source,
     /// The machine or the store: permissions, disk, kernel.
     Environment,
+    /// A step of a rebuild failed, of a command whose status 1 says something else.
+    Rebuild,
     /// Interrupted.
     Cancelled,
     /// Nobody reads standard output any more: nothing is said.
@@ -41,6 +43,7 @@ impl Kind {
             Self::Dockerfile => 3,
             Self::Source => 4,
             Self::Environment => 5,
+            Self::Rebuild => 6,
             Self::Cancelled => 130,
             // What a shell says of a program that SIGPIPE ended.
             Self::ReaderGone => 141,

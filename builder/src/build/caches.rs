@@ -131,7 +131,7 @@ impl Build<'_> {
             return Ok(());
         }
         let store = &self.sources.store;
-        let recorded = match recorded(store, &self.imports, &targets.definition(), &solution.steps) {
+        let recorded = match recorded(store, &self.imports, targets.definition(), &solution.steps) {
             Ok(recorded) => recorded,
             Err(error) => {
                 let required = self.request.cache_to.iter().any(|to| to.required);
@@ -185,7 +185,7 @@ impl Build<'_> {
         let Some(to) = self.inline() else { return Ok(None) };
         let store = &self.sources.store;
         let collect = || {
-            let recorded = recorded(store, &self.imports, &targets.definition(), steps)?;
+            let recorded = recorded(store, &self.imports, targets.definition(), steps)?;
             let mut recorded = of_images(store, &recorded, &[chain_of(result)])?;
             // An image is the same whether its steps ran or not.
             for step in &mut recorded {

@@ -5,31 +5,28 @@ use std::collections::BTreeMap;
 use wharf_frontend::dockerfile2llb::{ImageMetaResolver, ResolvedImage, TimeOf};
 use wharf_solver::llb::{Platform, SourceOp};
 
-use super::MAIN_CONTEXT;
+use super::{BuildRequest, MAIN_CONTEXT};
 use crate::context::open::Opener;
 use crate::context::spec::ContextSpec;
 use crate::error::causes;
 use crate::registry::Reference;
-use crate::source::git::GitSource;
+use crate::source::git::{GitSource, last_commit_time};
 use crate::source::http::UrlFile;
 use crate::source::{SourceError, Sources};
 
 /// Looks base images and times up: in the store, else where they come from.
 pub(super) struct Resolver<'a> {
     opener: Opener<'a>,
+    main: &'a ContextSpec,
     contexts: &'a BTreeMap<String, ContextSpec>,
     main_time_s: Option<i64>,
     failed: bool,
 }
 
 impl<'a> Resolver<'a> {
-    /// `contexts` are the named ones, `main_time_s` is the time that the main one stands for.
-    pub(super) fn new(
-        opener: Opener<'a>,
-        contexts: &'a BTreeMap<String, ContextSpec>,
-        main_time_s: Option<i64>,
-    ) -> Self {
-        Self { opener, contexts, main_time_s, failed: false }
+    /// For `request`; `main_time_s` is the time that the main context stands for.
+    pub(super) fn new(opener: Opener<'a>, request: &'a BuildRequest, main_time_s: Option<i64>) -> Self {
+        Self { opener, main: &request.context, contexts: &request.contexts, main_time_s, failed: false }
     }
 
     /// Whether some image or source could not be reached.
@@ -46,6 +43,17 @@ impl<'a> Resolver<'a> {
             }
             // The times of a directory say when its files were checked out; images have their own in their config.
             Some(ContextSpec::Path(_) | ContextSpec::Image(_) | ContextSpec::Stage(_)) | None => Ok(None),
+        }
+    }
+
+    /// When the last commit was made of the repository that the main context is in.
+    fn commit_time(&self) -> Result<Option<i64>, String> {
+        match (self.main, self.main_time_s) {
+            (ContextSpec::Git(_), Some(time_s)) => Ok(Some(time_s)),
+            (ContextSpec::Path(path), _) if path.is_dir() => {
+                last_commit_time(path, self.opener.cancel).map(Some).map_err(|error| causes(&error))
+            }
+            _ => Err("the context is neither a repository nor a directory of one".to_owned()),
         }
     }
 }
@@ -69,6 +77,7 @@ impl ImageMetaResolver for Resolver<'_> {
     fn time(&mut self, of: &TimeOf) -> Result<Option<u64>, String> {
         let time_s = match of {
             TimeOf::Context(name) => self.context_time(name),
+            TimeOf::Repository => self.commit_time(),
             TimeOf::Source(source) => {
                 let sources = self.opener.sources.get().map_err(|failure| failure.message);
                 sources.and_then(|sources| source_time(sources, source).map_err(|error| causes(&error)))

@@ -23,12 +23,12 @@ impl Build<'_> {
     fn plan_once(&mut self, summary: &RequestSummary) -> Result<Plan, Failure> {
         self.load()?;
         let targets = self.convert()?;
-        let definition = &*targets.definition();
+        let definition = targets.definition();
         self.refuse_forbidden(&targets)?;
         self.load_named(definition)?;
         let (store, files) = (&self.sources.store, &self.recorder.files);
         let stale = AtomicBool::new(false);
-        let worker = self.worker(definition, &stale)?;
+        let worker = self.worker(definition, &stale, &|_, _| {})?;
         let begun = Instant::now();
         let planned = scheduler::plan(&Solve {
             definition,

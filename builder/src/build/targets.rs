@@ -1,7 +1,6 @@
 //! What one build makes: the Dockerfile's target on each platform, in one graph, where what does not depend on the
 //! platform is one vertex.
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::Deref;
 
@@ -27,29 +26,31 @@ impl Deref for Target {
 
 /// The target on every platform, in the order in which these were asked for; one at least.
 #[derive(Debug)]
-pub(super) struct Targets(Vec<Target>);
+pub(super) struct Targets {
+    targets: Vec<Target>,
+    /// All that is to be done, where there are several.
+    merged: Option<Definition>,
+}
 
 impl Targets {
     /// `targets` must not be empty.
     pub(super) fn new(targets: Vec<Target>) -> Self {
         assert!(!targets.is_empty(), "a build has a target");
-        Self(targets)
+        let merged = (targets.len() > 1).then(|| {
+            let mut merged = Definition::default();
+            targets.iter().for_each(|target| merged.extend(&target.converted.definition));
+            merged
+        });
+        Self { targets, merged }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Target> {
-        self.0.iter()
+        self.targets.iter()
     }
 
     /// All that is to be done.
-    pub(super) fn definition(&self) -> Cow<'_, Definition> {
-        match self.0.as_slice() {
-            [only] => Cow::Borrowed(&only.converted.definition),
-            all => {
-                let mut definition = Definition::default();
-                all.iter().for_each(|target| definition.extend(&target.converted.definition));
-                Cow::Owned(definition)
-            }
-        }
+    pub(super) fn definition(&self) -> &Definition {
+        self.merged.as_ref().unwrap_or(&self.targets[0].converted.definition)
     }
 
     /// The results that are wanted. A target that is an empty file system has none.
@@ -62,14 +63,19 @@ impl Targets {
         self.iter().flat_map(|target| &target.layers).map(|edge| edge.vertex).collect()
     }
 
+    /// The images that the images stand on.
+    pub(super) fn bases(&self) -> HashSet<VertexDigest> {
+        self.iter().filter_map(|target| target.base.map(|edge| edge.vertex)).collect()
+    }
+
     /// The target that a vertex was first made for.
     pub(super) fn of(&self, vertex: &VertexDigest) -> &Target {
         let has_it = |target: &&Target| target.definition.iter().any(|(digest, _)| digest == vertex);
-        self.iter().find(has_it).unwrap_or(&self.0[0])
+        self.iter().find(has_it).unwrap_or(&self.targets[0])
     }
 
     /// `SOURCE_DATE_EPOCH`, which does not depend on the platform, in seconds.
     pub(super) fn source_date_epoch(&self) -> Option<u64> {
-        self.0[0].source_date_epoch
+        self.targets[0].source_date_epoch
     }
 }

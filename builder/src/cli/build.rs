@@ -35,20 +35,21 @@ use crate::remote::spec::{CacheFrom, CacheTo};
 use crate::signals;
 use crate::source::git;
 
+/// The build argument that says that no time is later.
+pub(super) const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
 /// Platforms of one build: more are a mistake.
 const PLATFORMS_MAX: usize = 64;
 
 /// What `--check` ends with when there are warnings and nothing worse, as with buildx.
 const WARNINGS_EXIT_CODE: u8 = 1;
 
+/// What an image is made from, and how: all that a build needs to be done once more.
 #[derive(Debug, Args)]
-pub(super) struct BuildArgs {
+pub(super) struct InputArgs {
     /// Dockerfile: a path, a URL, or `-` for standard input [default: Dockerfile or Containerfile in the context]
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Name the image, `name[:tag]`; may be given several times
-    #[arg(short, long, value_name = "NAME")]
-    tag: Vec<String>,
     /// Set a build argument; without a value it is taken from the environment
     #[arg(long, value_name = "NAME[=VALUE]")]
     build_arg: Vec<String>,
@@ -68,7 +69,48 @@ pub(super) struct BuildArgs {
     /// What the image is for, `os/arch[/variant]` or `local`; several by commas or by giving the flag again make an index with
     /// an image for each [default: this machine's]
     #[arg(long, value_name = "PLATFORM[,PLATFORM]", value_delimiter = ',')]
-    platform: Vec<String>,
+    pub(super) platform: Vec<String>,
+    /// No time of the image is later: seconds since 1970, `git` for the last commit of the repository that the context is in,
+    /// or anything else that the build argument SOURCE_DATE_EPOCH takes
+    #[arg(long, value_name = "SECONDS|git|NAME", value_parser = NonEmptyStringValueParser::new())]
+    source_date_epoch: Option<String>,
+    /// Whether that holds for the times of files, too; it does if there is such a time, unless =false
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    rewrite_timestamp: Option<bool>,
+    /// Ask the registry for the base images even if they are in the store
+    #[arg(long)]
+    pull: bool,
+    /// Ask no registry, server or repository: images, URLs and branches are what they were when last looked up. Steps keep
+    /// the network that they have
+    #[arg(long, conflicts_with = "pull")]
+    offline: bool,
+    /// How progress is shown
+    #[arg(long, value_enum, default_value_t = ProgressMode::Auto, env = "BUILDKIT_PROGRESS", hide_env = true)]
+    progress: ProgressMode,
+    /// How many steps may run at once
+    #[arg(long, value_name = "N", default_value_t = build::JOBS_DEFAULT, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
+    /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
+    #[arg(long, value_name = "HOST")]
+    insecure_registry: Vec<String>,
+    /// Name and password for the registry of the image; HOST=USER:PASSWORD for another one. May be given several times
+    #[arg(long, value_name = "[HOST=]USER:PASSWORD")]
+    creds: Vec<String>,
+    #[command(flatten)]
+    steps: StepArgs,
+    /// What COPY reads from: a directory, a tar archive, `-` (an archive or a Dockerfile on standard input), the URL of an
+    /// archive, Dockerfile or git repository, docker-image://IMAGE or oci-layout://PATH[:TAG]
+    #[arg(value_name = "CONTEXT")]
+    pub(super) context: OsString,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BuildArgs {
+    #[command(flatten)]
+    pub(super) inputs: InputArgs,
+    /// Name the image, `name[:tag]`; may be given several times
+    #[arg(short, long, value_name = "NAME")]
+    tag: Vec<String>,
     /// Run every step again
     #[arg(long)]
     no_cache: bool,
@@ -84,20 +126,13 @@ pub(super) struct BuildArgs {
     /// Run every step of these stages again
     #[arg(long, value_name = "STAGE[,STAGE]", value_delimiter = ',', value_parser = NonEmptyStringValueParser::new())]
     no_cache_filter: Vec<String>,
-    /// Ask the registry for the base images even if they are in the store
-    #[arg(long)]
-    pull: bool,
-    /// Ask no registry, server or repository: images, URLs and branches are what they were when last looked up. Steps keep
-    /// the network that they have
-    #[arg(long, conflicts_with_all = ["pull", "push"])]
-    offline: bool,
     /// Where the result goes: type=image|registry|oci|docker|tar|local|cacheonly[,dest=PATH][,name=NAME][,push=true]
     /// [,compression=gzip|zstd|estargz|uncompressed]…; DIR is type=local,dest=DIR and `-` is a tar on standard output; may be
     /// given several times
     #[arg(short, long, value_name = "SPEC")]
     output: Vec<String>,
     /// Push the image to the registry of its name
-    #[arg(long)]
+    #[arg(long, conflicts_with = "offline")]
     push: bool,
     /// Load the image into the Docker or containerd that runs here
     #[arg(long)]
@@ -108,9 +143,6 @@ pub(super) struct BuildArgs {
     /// What to do: build, check, outline (arguments, secrets, …), targets or subrequests.describe; `,format=json` for JSON
     #[arg(long, value_name = "WHAT[,format=json]")]
     call: Option<Call>,
-    /// How progress is shown
-    #[arg(long, value_enum, default_value_t = ProgressMode::Auto, env = "BUILDKIT_PROGRESS", hide_env = true)]
-    progress: ProgressMode,
     /// Say at the end what became of each step and why it ran: text on standard error, or =json on standard output
     #[arg(long, value_enum, value_name = "FORMAT", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     explain: Option<Explain>,
@@ -127,21 +159,6 @@ pub(super) struct BuildArgs {
     /// Write digests and descriptor of the result to a file, as JSON
     #[arg(long, value_name = "FILE")]
     metadata_file: Option<PathBuf>,
-    /// How many steps may run at once
-    #[arg(long, value_name = "N", default_value_t = build::JOBS_DEFAULT, value_parser = clap::value_parser!(u16).range(1..))]
-    jobs: u16,
-    /// Speak plain HTTP to this registry (`host[:port]`); loopback needs no asking
-    #[arg(long, value_name = "HOST")]
-    insecure_registry: Vec<String>,
-    /// Name and password for the registry that is pushed to; HOST=USER:PASSWORD for another one. May be given several times
-    #[arg(long, value_name = "[HOST=]USER:PASSWORD")]
-    creds: Vec<String>,
-    #[command(flatten)]
-    steps: StepArgs,
-    /// What COPY reads from: a directory, a tar archive, `-` (an archive or a Dockerfile on standard input), the URL of an
-    /// archive, Dockerfile or git repository, docker-image://IMAGE or oci-layout://PATH[:TAG]
-    #[arg(value_name = "CONTEXT")]
-    context: OsString,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -183,6 +200,13 @@ impl BuildArgs {
     }
 }
 
+impl BuildArgs {
+    /// A build of `inputs` about which nothing else is said.
+    pub(super) fn of_inputs(inputs: InputArgs, quiet: bool) -> Result<Self, Failure> {
+        Ok(Self { inputs, quiet, ..Self::from_flags(vec![".".into()])? })
+    }
+}
+
 pub(super) fn build(args: BuildArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
     let unchanged = |request| Ok(request);
     build_changed(args, wanted, config, unchanged).map(|(code, _)| code)
@@ -199,7 +223,7 @@ pub(super) fn build_changed(
     let call = if args.check { Some(Call::check()) } else { args.call.clone() };
     let idle = idle_flags(&args);
     let plan = args.plan;
-    let request = change(request(args, config)?)?;
+    let request = change(request(args, config, &[])?)?;
     if !idle.is_empty() && plan.is_some() {
         note_idle(&idle);
     }
@@ -258,7 +282,7 @@ fn note_idle(flags: &[&str]) {
 fn idle_flags(args: &BuildArgs) -> Vec<&'static str> {
     let flags = [
         ("--cache-to", !args.cache_to.is_empty()),
-        ("--annotation", !args.annotation.is_empty()),
+        ("--annotation", !args.inputs.annotation.is_empty()),
         ("--iidfile", args.iidfile.is_some()),
         ("--load", args.load),
         ("--metadata-file", args.metadata_file.is_some()),
@@ -281,7 +305,12 @@ fn ask(request: &BuildRequest, call: &Call, wanted: &Wanted) -> Result<ExitCode,
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::from(WARNINGS_EXIT_CODE) })
 }
 
-fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
+/// What the flags mean. `named` are images that the command is about, besides those that are pushed.
+pub(super) fn request(
+    args: BuildArgs,
+    config: &Config,
+    named: &[Reference],
+) -> Result<BuildRequest, Failure> {
     let usage = |message: String| Failure::new(Kind::Usage, message);
     let tags = args
         .tag
@@ -298,7 +327,7 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
         .map(|spec| Output::parse(spec, &tags).map_err(|error| usage(error.to_string())))
         .collect::<Result<Vec<_>, _>>()?;
     require_own_places(&args, &outputs)?;
-    let platforms = platforms(&args.platform)?;
+    let platforms = platforms(&args.inputs.platform)?;
     if outputs.is_empty() {
         let image = ImageSpec { names: tags.clone(), form: ImageForm::default() };
         outputs.push(Output::Image(ImageOutput::stored(image)));
@@ -310,48 +339,66 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
     if args.load && is_built(&args) {
         outputs.push(load(tags, &outputs, &text)?);
     }
+    let inputs = args.inputs;
     require_one_platform(&platforms, &outputs)?;
-    annotate_all(&args.annotation, &mut outputs)?;
+    annotate_all(&inputs.annotation, &mut outputs)?;
+    if let Some(rewrite) = inputs.rewrite_timestamp {
+        rewrite_all(rewrite, &mut outputs)?;
+    }
     let cache_from = args.cache_from.iter().map(|spec| CacheFrom::parse(spec)?.with_environment(&text));
     let cache_from = cache_from.collect::<Result<Vec<_>, _>>();
     let cache_from = cache_from.map_err(|error| usage(error.to_string()))?;
     let cache_to = args.cache_to.iter().map(|spec| CacheTo::parse(spec)?.with_environment(&text));
     let cache_to = cache_to.collect::<Result<Vec<_>, _>>();
     let cache_to = cache_to.map_err(|error| usage(error.to_string()))?;
-    if args.offline && outputs.iter().any(Output::is_pushed) {
+    if inputs.offline && outputs.iter().any(Output::is_pushed) {
         return Err(usage("--offline: an image is to be pushed, which needs its registry".to_owned())
             .hint("leave one of them out"));
     }
-    if let Some(to) = cache_to.iter().find(|to| args.offline && to.target.is_network()) {
+    if let Some(to) = cache_to.iter().find(|to| inputs.offline && to.target.is_network()) {
         let message = format!("--offline: --cache-to {} is written over the network", to.spec);
         return Err(usage(message).hint("leave one of them out"));
     }
-    require_names("--build-arg", &args.build_arg)?;
-    require_names("--label", &args.label)?;
-    args.insecure_registry.iter().try_for_each(|host| require_host(host))?;
-    let mut insecure_registries = args.insecure_registry;
-    insecure_registries.extend(outputs.iter().flat_map(insecure_hosts));
-    let mut build_args = args.build_arg.iter().filter_map(|arg| build_arg(arg)).collect::<BTreeMap<_, _>>();
-    if let Some(epoch) = variable("SOURCE_DATE_EPOCH").and_then(|value| value.into_string().ok()) {
-        build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert(epoch);
+    require_names("--build-arg", &inputs.build_arg)?;
+    require_names("--label", &inputs.label)?;
+    inputs.insecure_registry.iter().try_for_each(|host| require_host(host))?;
+    let mut registries = rules(config)?;
+    registries.allow_insecure(outputs.iter().flat_map(insecure_hosts));
+    let mut build_args = inputs.build_arg.iter().filter_map(|arg| build_arg(arg)).collect::<BTreeMap<_, _>>();
+    let of_environment = || variable(EPOCH).and_then(|value| value.into_string().ok());
+    match inputs.source_date_epoch {
+        Some(epoch) if build_args.get(EPOCH).is_some_and(|other| *other != epoch) => {
+            return Err(usage(format!(
+                "--source-date-epoch {epoch} and --build-arg {EPOCH} say different times"
+            ))
+            .hint("leave one of them out"));
+        }
+        Some(epoch) => {
+            build_args.insert(EPOCH.to_owned(), epoch);
+        }
+        None => {
+            if let Some(epoch) = of_environment() {
+                build_args.entry(EPOCH.to_owned()).or_insert(epoch);
+            }
+        }
     }
-    let labels = args.label.iter().map(|label| {
+    let labels = inputs.label.iter().map(|label| {
         let (name, value) = label.split_once('=').unwrap_or((label, ""));
         (name.to_owned(), value.to_owned())
     });
     let is_dir = |path: &Path| path.is_dir();
-    let context = match args.context.to_str() {
+    let context = match inputs.context.to_str() {
         Some(text) => {
             ContextSpec::main(text, &is_dir).map_err(|error| context_failure("context ", text, &error))?
         }
         // What is no text can only be a path.
-        None => ContextSpec::Path(args.context.into()),
+        None => ContextSpec::Path(inputs.context.into()),
     };
-    let named = |text: &String| {
+    let named_context = |text: &String| {
         ContextSpec::named(text, &is_dir).map_err(|error| context_failure("--build-context ", text, &error))
     };
-    let contexts = args.build_context.iter().map(named).collect::<Result<BTreeMap<_, _>, _>>()?;
-    let progress = match args.progress {
+    let contexts = inputs.build_context.iter().map(named_context).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let progress = match inputs.progress {
         _ if args.quiet => Mode::Quiet,
         ProgressMode::Auto => Mode::Auto,
         ProgressMode::Tty => Mode::Tty,
@@ -359,11 +406,14 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
         ProgressMode::Quiet => Mode::Quiet,
     };
     let pushed = outputs.iter().filter(|output| output.is_pushed());
-    let pushed: Vec<Reference> =
-        pushed.flat_map(Output::names).filter_map(|name| name.parse().ok()).collect();
-    let credentials = credentials(&args.creds, &pushed)?;
+    let pushed: Vec<Reference> = pushed
+        .flat_map(Output::names)
+        .filter_map(|name| name.parse().ok())
+        .chain(named.iter().cloned())
+        .collect();
+    let credentials = credentials(&inputs.creds, &pushed)?;
     let is_ssh = |spec: &ContextSpec| matches!(spec, ContextSpec::Git(url) if git::is_ssh(url));
-    let mut steps = args.steps;
+    let mut steps = inputs.steps;
     if is_ssh(&context) || contexts.values().any(is_ssh) {
         steps.give_own_agent();
     }
@@ -371,27 +421,27 @@ fn request(args: BuildArgs, config: &Config) -> Result<BuildRequest, Failure> {
     require_leave_to_delete(&outputs, steps.allowed)?;
     Ok(BuildRequest {
         context,
-        dockerfile: args.file.map(DockerfileSpec::parse),
+        dockerfile: inputs.file.map(DockerfileSpec::parse),
         build_args,
         labels: labels.collect(),
         contexts,
-        target: args.target,
+        target: inputs.target,
         platforms,
         no_cache: args.no_cache,
         cache_from,
         cache_to,
         no_cache_stages: args.no_cache_filter.iter().map(|stage| stage.trim().to_owned()).collect(),
-        pull: args.pull,
-        offline: args.offline,
+        pull: inputs.pull,
+        offline: inputs.offline,
         outputs,
         progress,
         explain: args.explain.map(ExplainFormat::from),
         iidfile: args.iidfile,
         metadata_file: args.metadata_file,
         metadata_warnings: text("BUILDX_METADATA_WARNINGS").is_some_and(|it| csv::boolean(&it) == Some(true)),
-        jobs: args.jobs.into(),
-        insecure_registries,
-        registries: rules(config)?,
+        jobs: inputs.jobs.into(),
+        insecure_registries: inputs.insecure_registry,
+        registries,
         credentials,
         open_files: OpenFiles::raise(),
         home: variable("HOME").map(PathBuf::from),
@@ -573,7 +623,20 @@ fn annotate_all(texts: &[String], outputs: &mut [Output]) -> Result<(), Failure>
     Ok(())
 }
 
-/// The registries of an output that says that they may speak plain HTTP.
+/// `--rewrite-timestamp`: of every output that has times. What an output says itself counts more.
+fn rewrite_all(rewrite: bool, outputs: &mut [Output]) -> Result<(), Failure> {
+    let mut is_idle = true;
+    for times in outputs.iter_mut().filter_map(Output::times_mut) {
+        times.rewrite.get_or_insert(rewrite);
+        is_idle = false;
+    }
+    match is_idle {
+        false => Ok(()),
+        true => Err(Failure::new(Kind::Usage, "--rewrite-timestamp: none of the outputs has times")),
+    }
+}
+
+/// The registries of an output that says that they need not show a certificate, or have TLS at all.
 fn insecure_hosts(output: &Output) -> Vec<String> {
     let Output::Image(ImageOutput { image, insecure: true, .. }) = output else { return Vec::new() };
     let names = image.names.iter().filter_map(|name| name.parse::<Reference>().ok());

@@ -4,16 +4,32 @@
 use std::io::Write;
 
 use serde::Serialize;
-use wharf_cache::Store;
+use wharf_cache::{Digest, Store};
 
 use super::{Artifact, BuiltImage, ExportError, oci};
 
-#[derive(Serialize)]
+/// An image of Docker's `manifest.json`.
+#[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Item<'a> {
+pub(crate) struct Item {
     config: String,
-    repo_tags: Vec<&'a str>,
+    repo_tags: Vec<String>,
     layers: Vec<String>,
+}
+
+impl Item {
+    /// The image with these blobs, under full names with tag.
+    pub(crate) fn new<'a>(
+        config: &Digest,
+        layers: impl Iterator<Item = &'a Digest>,
+        names: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        Self {
+            config: oci::blob_path(config),
+            repo_tags: names.map(|name| familiar(name).to_owned()).collect(),
+            layers: layers.map(oci::blob_path).collect(),
+        }
+    }
 }
 
 /// Writes the image as one tar, under each of `names` (full names with tag).
@@ -25,17 +41,13 @@ pub fn write_archive(
 ) -> Result<(), ExportError> {
     // What reads this file alone knows nothing of platforms: it gets the first image.
     let image: &BuiltImage = &artifact.images()[0];
-    let manifest = [Item {
-        config: oci::blob_path(&image.config_descriptor.digest),
-        repo_tags: names.iter().map(|name| familiar(name)).collect(),
-        layers: image.layers.iter().map(|layer| oci::blob_path(&layer.digest)).collect(),
-    }];
-    let manifest = serde_json::to_vec(&manifest).expect("docker's manifest has string keys only");
-    oci::write_archive_with(store, artifact, names, Some(&manifest), out)
+    let layers = image.layers.iter().map(|layer| &layer.digest);
+    let item = Item::new(&image.config_descriptor.digest, layers, names.iter().map(String::as_str));
+    oci::write_archive_with(store, artifact, names, Some(&[item]), out)
 }
 
 /// `docker.io/library/app:1` as people write it: `app:1`.
-pub(crate) fn familiar(name: &str) -> &str {
+fn familiar(name: &str) -> &str {
     match name.strip_prefix("docker.io/") {
         None => name,
         Some(path) => match path.strip_prefix("library/") {

@@ -21,6 +21,8 @@ struct Metadata<'a> {
     digest: Option<String>,
     #[serde(rename = "image.name", skip_serializing_if = "String::is_empty")]
     name: String,
+    #[serde(rename = "wharf.layer.compressor", skip_serializing_if = "Option::is_none")]
+    compressor: Option<&'a str>,
     #[serde(rename = "buildx.build.ref")]
     build: String,
     #[serde(rename = "buildx.build.warnings", skip_serializing_if = "Option::is_none")]
@@ -87,11 +89,14 @@ pub struct About<'a> {
     pub build: String,
     /// What is to be said of the Dockerfile, if it was asked for.
     pub warnings: Option<&'a [Warning]>,
+    /// What made the blobs of new layers: compression, level, library and its version.
+    pub compressor: String,
 }
 
 /// Writes the metadata file: `containerimage.digest` (of the manifest or index), `containerimage.config.digest` (of a
-/// single image), `containerimage.descriptor`, `image.name` (all names, separated by commas), `buildx.build.ref` and
-/// `buildx.build.warnings`. A build that made no image has the last two.
+/// single image), `containerimage.descriptor`, `image.name` (all names, separated by commas), `wharf.layer.compressor` (what
+/// made the blobs of new layers, for who wants the same bytes again), `buildx.build.ref` and `buildx.build.warnings`. A
+/// build that made no image has the last two.
 pub fn write_metadata_file(
     path: &Path,
     artifact: Option<&Artifact>,
@@ -105,6 +110,7 @@ pub fn write_metadata_file(
             descriptor: Some(artifact.descriptor()),
             digest: Some(artifact.descriptor().digest.to_string()),
             name: about.names.join(","),
+            compressor: Some(&about.compressor),
             ..of_build
         },
     };

@@ -11,6 +11,7 @@ use wharf_cache::{Digest, Store};
 
 use super::archive::Archive;
 use super::artifact::Index;
+use super::docker::Item;
 use super::image::INDEX_TYPE;
 use super::output::{OutputFile, create_directory};
 use super::{Artifact, Descriptor, ExportError};
@@ -39,19 +40,36 @@ pub(super) fn write_archive_with(
     store: &Store,
     artifact: &Artifact,
     names: &[String],
-    docker_manifest: Option<&[u8]>,
+    docker: Option<&[Item]>,
     out: &mut dyn Write,
 ) -> Result<(), ExportError> {
-    let mut archive = Archive::new(out);
-    archive.directory("blobs/")?;
-    archive.directory("blobs/sha256/")?;
+    let mut archive = begin_archive(out)?;
     for (digest, content) in contents(artifact) {
         let mut reader = content.open(store, &digest)?;
         archive.file(&blob_path(&digest), 0o444, content.size(), &mut *reader)?;
     }
-    archive.bytes("index.json", &index(artifact, names))?;
-    if let Some(manifest) = docker_manifest {
-        archive.bytes("manifest.json", manifest)?;
+    finish_archive(archive, descriptors(artifact, names), docker)
+}
+
+/// Begins a layout in a tar.
+pub(crate) fn begin_archive(out: &mut dyn Write) -> Result<Archive<'_>, ExportError> {
+    let mut archive = Archive::new(out);
+    archive.directory("blobs/")?;
+    archive.directory("blobs/sha256/")?;
+    Ok(archive)
+}
+
+/// Ends it: what names its images comes last, and `docker` beside that, for those who read nothing else.
+pub(crate) fn finish_archive(
+    mut archive: Archive<'_>,
+    manifests: Vec<Descriptor>,
+    docker: Option<&[Item]>,
+) -> Result<(), ExportError> {
+    let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests, annotations: &BTreeMap::new() };
+    archive.bytes("index.json", &serde_json::to_vec(&index).expect("an index has string keys only"))?;
+    if let Some(items) = docker {
+        let items = serde_json::to_vec(items).expect("docker's manifest has string keys only");
+        archive.bytes("manifest.json", &items)?;
     }
     archive.bytes("oci-layout", LAYOUT)?;
     archive.finish()
@@ -144,12 +162,6 @@ fn contents(artifact: &Artifact) -> BTreeMap<Digest, Content<'_>> {
     layers.chain(documents).collect()
 }
 
-fn index(artifact: &Artifact, names: &[String]) -> Vec<u8> {
-    let (manifests, annotations) = (descriptors(artifact, names), &BTreeMap::new());
-    let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests, annotations };
-    serde_json::to_vec(&index).expect("an index has string keys only")
-}
-
 /// The descriptor of the whole under each name: containerd finds an image by the full name, other tools by the tag.
 fn descriptors(artifact: &Artifact, names: &[String]) -> Vec<Descriptor> {
     let unnamed = || {
@@ -160,15 +172,20 @@ fn descriptors(artifact: &Artifact, names: &[String]) -> Vec<Descriptor> {
     };
     let named = |name: &String| {
         let mut descriptor = unnamed();
-        let annotations = [("io.containerd.image.name", name.as_str()), (REF_NAME, tag(name))];
-        descriptor.annotations.extend(annotations.map(|(key, value)| (key.to_owned(), value.to_owned())));
+        descriptor.annotations.extend(name_annotations(name));
         descriptor
     };
     if names.is_empty() { vec![unnamed()] } else { names.iter().map(named).collect() }
 }
 
+/// What says the full name of an image in a layout.
+pub(crate) fn name_annotations(name: &str) -> [(String, String); 2] {
+    [("io.containerd.image.name", name), (REF_NAME, tag(name))]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+}
+
 /// The tag of a full name, or the whole name when it has none.
-pub(crate) fn tag(name: &str) -> &str {
+fn tag(name: &str) -> &str {
     let without_digest = name.split_once('@').map_or(name, |(name, _)| name);
     let last = without_digest.rsplit_once('/').map_or(without_digest, |(_, last)| last);
     last.split_once(':').map_or(name, |(_, tag)| tag)

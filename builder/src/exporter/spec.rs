@@ -258,6 +258,14 @@ impl Output {
         }
     }
 
+    /// [`Self::times`], to be changed; nothing where there are none.
+    pub fn times_mut(&mut self) -> Option<&mut Times> {
+        match self {
+            Self::Tar(files, _) | Self::Local(files, ..) => Some(&mut files.times),
+            _ => self.image_mut().map(|image| &mut image.form.times),
+        }
+    }
+
     /// The names the image gets.
     pub fn names(&self) -> &[String] {
         self.image().map_or(&[], |image| &image.names)

@@ -242,7 +242,9 @@ fn scripts_are_told_digests_and_names() {
     assert_eq!(fs::read_to_string(iid).unwrap(), Digest::of(&image.images()[0].config).to_string());
 
     let names = [NAME.to_owned(), "b".to_owned()];
-    let about = |names| metadata::About { names, build: "1234".to_owned(), warnings: None };
+    let compressor = || "gzip-4.libdeflate-1.26".to_owned();
+    let about =
+        |names| metadata::About { names, build: "1234".to_owned(), warnings: None, compressor: compressor() };
     metadata::write_metadata_file(&json, Some(&image), &about(&names)).unwrap();
     let said: serde_json::Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     assert_eq!(said["containerimage.digest"], Digest::of(&image.images()[0].manifest).to_string());

@@ -1,6 +1,6 @@
 //! In what two images differ: layers, config, files.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -57,23 +57,19 @@ impl Differences {
     pub(crate) fn of(first: &StoredImage, second: &StoredImage) -> Self {
         let (a, b) = (&first.config.rootfs.diff_ids, &second.config.rootfs.diff_ids);
         let shared = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-        let mut config = Vec::new();
-        let fields = |image: &StoredImage| {
-            let mut fields = BTreeMap::new();
-            flatten("", &serde_json::to_value(&image.config).unwrap_or_default(), 0, &mut fields);
+        let config_of = |image: &StoredImage| {
+            let mut config = serde_json::to_value(&image.config).unwrap_or_default();
             // These are the layers, which are told by themselves.
-            fields.remove("rootfs.diff_ids");
-            fields
-        };
-        let (mut old, new) = (fields(first), fields(second));
-        for (path, value) in new {
-            let before = old.remove(&path).unwrap_or(Value::Null);
-            if before != value {
-                config.push(Field { path, values: Sides { first: before, second: value } });
+            if let Some(rootfs) = config.get_mut("rootfs").and_then(Value::as_object_mut) {
+                rootfs.remove("diff_ids");
             }
-        }
-        let gone = old.into_iter();
-        config.extend(gone.map(|(path, first)| Field { path, values: Sides { first, second: Value::Null } }));
+            config
+        };
+        let into = |value: &Value, depth: usize| value.is_object() && depth < DEPTH_MAX;
+        let mut config: Vec<Field> = json_differences(&config_of(first), &config_of(second), &into)
+            .into_iter()
+            .map(|(path, values)| Field { path: path.join("."), values })
+            .collect();
         config.sort_by(|a, b| a.path.cmp(&b.path));
         let layers = Sides { first: a[shared..].to_vec(), second: b[shared..].to_vec() };
         Self { shared_layers: shared, layers, config, files: Vec::new() }
@@ -108,16 +104,54 @@ impl Differences {
 /// Levels of a config that are looked into: what lies deeper is compared as a whole.
 const DEPTH_MAX: usize = 3;
 
-fn flatten(path: &str, value: &Value, depth: usize, fields: &mut BTreeMap<String, Value>) {
-    match value {
-        Value::Object(map) if depth < DEPTH_MAX => {
-            for (key, value) in map {
-                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-                flatten(&path, value, depth + 1, fields);
-            }
+/// In what two JSON values differ: the way to each, and both values; null where there is none. What `into` says no to is
+/// compared as a whole; its second argument is how deep the value lies.
+pub(crate) fn json_differences(
+    first: &Value,
+    second: &Value,
+    into: &dyn Fn(&Value, usize) -> bool,
+) -> Vec<(Vec<String>, Sides<Value>)> {
+    let mut found = Vec::new();
+    collect(&mut Vec::new(), first, second, into, &mut found);
+    found
+}
+
+fn collect(
+    path: &mut Vec<String>,
+    first: &Value,
+    second: &Value,
+    into: &dyn Fn(&Value, usize) -> bool,
+    found: &mut Vec<(Vec<String>, Sides<Value>)>,
+) {
+    if first == second {
+        return;
+    }
+    let is_entered = |value: &Value| value.is_null() || into(value, path.len());
+    let keys = match (first, second) {
+        _ if !is_entered(first) || !is_entered(second) => None,
+        (Value::Object(_) | Value::Null, Value::Object(_) | Value::Null) => {
+            let keys = [first, second].into_iter().filter_map(Value::as_object).flat_map(|map| map.keys());
+            Some(keys.cloned().collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>())
         }
-        value => {
-            fields.insert(path.to_owned(), value.clone());
+        (Value::Array(_) | Value::Null, Value::Array(_) | Value::Null) => {
+            let length = [first, second].into_iter().filter_map(Value::as_array).map(Vec::len).max();
+            Some((0..length.unwrap_or(0)).map(|number| number.to_string()).collect())
         }
+        _ => None,
+    };
+    let Some(keys) = keys else {
+        let values = Sides { first: first.clone(), second: second.clone() };
+        found.push((path.clone(), values));
+        return;
+    };
+    for key in keys {
+        let of = |value: &Value| match value {
+            Value::Array(values) => key.parse().ok().and_then(|number: usize| values.get(number)).cloned(),
+            value => value.get(&key).cloned(),
+        };
+        let (first, second) = (of(first).unwrap_or(Value::Null), of(second).unwrap_or(Value::Null));
+        path.push(key);
+        collect(path, &first, &second, into, found);
+        path.pop();
     }
 }

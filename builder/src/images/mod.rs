@@ -17,6 +17,7 @@ pub(crate) mod layers;
 pub(crate) mod places;
 pub(crate) mod stored;
 pub(crate) mod transfer;
+pub(crate) mod verification;
 pub(crate) mod writer;
 
 use std::error::Error;
@@ -40,9 +41,6 @@ pub(crate) const INDEX_DEPTH_MAX: usize = 3;
 
 /// Entries of one index, and of the list of an archive.
 pub(crate) const INDEX_ENTRIES_MAX: usize = 1000;
-
-/// Layers of one image. No kernel stacks as many.
-pub(crate) const LAYERS_MAX: usize = 1000;
 
 /// Why an image command could not do its work.
 #[derive(Debug, thiserror::Error)]

@@ -5,16 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
-use serde::Serialize;
 use wharf_cache::Digest;
 use wharf_solver::llb::Platform;
 
 use super::ImagesError;
 use super::places::{Blob, Document, Source, Target, entry_of};
 use crate::exporter::archive::Archive;
-use crate::exporter::docker::familiar;
-use crate::exporter::image::INDEX_TYPE;
-use crate::exporter::oci::{LAYOUT, REF_NAME, blob_path, tag};
+use crate::exporter::docker::Item;
+use crate::exporter::oci::{REF_NAME, begin_archive, blob_path, finish_archive, name_annotations};
 use crate::exporter::{Descriptor, ExportError};
 use crate::registry::OpenBlob;
 use crate::registry::manifest::Manifest;
@@ -44,31 +42,13 @@ struct State<'a> {
     items: Vec<Item>,
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Item {
-    config: String,
-    repo_tags: Vec<String>,
-    layers: Vec<String>,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Index<'a> {
-    schema_version: u8,
-    media_type: &'a str,
-    manifests: &'a [Descriptor],
-}
-
 impl<'a> ArchiveWriter<'a> {
     /// Begins an archive.
     pub(crate) fn begin(
         out: &'a mut (dyn Write + Send),
         docker: Option<Platform>,
     ) -> Result<Self, ExportError> {
-        let mut archive = Archive::new(out);
-        archive.directory("blobs/")?;
-        archive.directory("blobs/sha256/")?;
+        begin_archive(out)?;
         let state = State {
             out,
             written: HashSet::new(),
@@ -87,16 +67,8 @@ impl<'a> ArchiveWriter<'a> {
     /// Ends the archive: its lists of images come last.
     pub(crate) fn finish(self) -> Result<(), ExportError> {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let index = Index { schema_version: 2, media_type: INDEX_TYPE, manifests: &state.index };
-        let index = serde_json::to_vec(&index).expect("an index has string keys only");
-        let mut archive = Archive::new(state.out);
-        archive.bytes("index.json", &index)?;
-        if self.docker.is_some() {
-            let items = serde_json::to_vec(&state.items).expect("docker's manifest has string keys only");
-            archive.bytes("manifest.json", &items)?;
-        }
-        archive.bytes("oci-layout", LAYOUT)?;
-        archive.finish()
+        let docker = self.docker.is_some().then_some(state.items.as_slice());
+        finish_archive(Archive::new(state.out), state.index, docker)
     }
 }
 
@@ -156,11 +128,10 @@ impl Target for IntoArchive<'_, '_> {
         let unnamed = Descriptor { annotations: BTreeMap::new(), ..entry_of(&root.descriptor) };
         let labelled = |label: &Label| {
             let annotations = match label {
-                Label::Tag(tag) => vec![(REF_NAME, tag.as_str())],
-                Label::Name(name) => vec![("io.containerd.image.name", &**name), (REF_NAME, tag(name))],
+                Label::Tag(tag) => BTreeMap::from([(REF_NAME.to_owned(), tag.clone())]),
+                Label::Name(name) => BTreeMap::from(name_annotations(name)),
             };
-            let annotations = annotations.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned()));
-            Descriptor { annotations: annotations.collect(), ..unnamed.clone() }
+            Descriptor { annotations, ..unnamed.clone() }
         };
         let entries: Vec<Descriptor> = match self.labels.as_slice() {
             [] => vec![unnamed.clone()],
@@ -171,14 +142,10 @@ impl Target for IntoArchive<'_, '_> {
             && let Some((config, layers)) = image_of(&state.manifests, root.descriptor.digest, platform)
         {
             let names = self.labels.iter().filter_map(|label| match label {
-                Label::Name(name) => Some(familiar(name).to_owned()),
+                Label::Name(name) => Some(name.as_str()),
                 Label::Tag(_) => None,
             });
-            let item = Item {
-                config: blob_path(&config),
-                repo_tags: names.collect(),
-                layers: layers.iter().map(blob_path).collect(),
-            };
+            let item = Item::new(&config, layers.iter(), names);
             state.items.push(item);
         }
         Ok(())

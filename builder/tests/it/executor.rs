@@ -307,6 +307,23 @@ fn a_link_called_executor_is_the_command() {
 }
 
 #[test]
+fn an_image_is_built_for_another_platform() {
+    let Some(wharf) = Wharf::new() else { return };
+    wharf.dockerfile("FROM scratch\nARG TARGETARCH\nLABEL arch=$TARGETARCH\nCOPY Dockerfile /\n");
+    for flag in ["--custom-platform=linux/arm64/v8", "--customPlatform=linux/arm64"] {
+        let common =
+            ["--context=context", "--destination=localhost:1/app", "--no-push", "--tar-path=image.tar"];
+        executor(&wharf, "store", &[&common[..], &[flag]].concat()).success();
+        let tar = wharf.path("image.tar").display().to_string();
+        let config = tool("sh", &["-c", &format!("tar -xOf {tar} --wildcards 'blobs/*'")]);
+        assert!(
+            config.contains("\"architecture\":\"arm64\"") && config.contains("\"arch\":\"arm64\""),
+            "{config}"
+        );
+    }
+}
+
+#[test]
 fn what_cannot_be_done_is_told() {
     let Some(wharf) = Wharf::new() else { return };
     wharf.dockerfile("FROM scratch\nLABEL a=b\n");
@@ -318,7 +335,8 @@ fn what_cannot_be_done_is_told() {
         (&["--destination=Upper"], &["--destination Upper"]),
         (&["--no-push", "--context=gs://b/x"], &["`gs://`", "https://"]),
         (&["--no-push", "-b", "bucket"], &["`gs://`"]),
-        (&["--no-push", "--custom-platform=linux/s390x"], &["linux/s390x", "nodeSelector"]),
+        (&["--no-push", "--custom-platform=linux/s390x,linux/amd64"], &["for one platform", "wharf build"]),
+        (&["--no-push", "--custom-platform=plan9/amd64"], &["Linux only"]),
         (&["--no-push", "--compression-level=12"], &["0 to 9"]),
         (&["--no-push", "--compression=zstd", "--compression-level=30"], &["1 to 22"]),
         (&["--no-push", "--git=depth=x"], &["--git"]),

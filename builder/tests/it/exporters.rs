@@ -70,7 +70,7 @@ fn layout(wharf: &Wharf, name: &str) -> Layout {
 }
 
 /// Says what the schemas of the image specification say, where they are.
-fn check_schemas(layouts: &[&Layout]) {
+pub(crate) fn check_schemas(layouts: &[PathBuf]) {
     let given = std::env::var_os("WHARF_OCI_SCHEMAS").map(PathBuf::from);
     let beside = ["../shared", "../../shared"].map(|dir| repository().join(dir).join("schemas/oci"));
     let Some(schemas) = given.into_iter().chain(beside).find(|dir| dir.is_dir()) else {
@@ -81,13 +81,8 @@ fn check_schemas(layouts: &[&Layout]) {
         return skip("python3-jsonschema is not installed");
     }
     let script = repository().join("testdata/check_schemas.py");
-    let paths = layouts.iter().map(|layout| layout.0.as_path());
-    let arguments: Vec<String> = [&script, &schemas]
-        .into_iter()
-        .map(PathBuf::as_path)
-        .chain(paths)
-        .map(|it| it.display().to_string())
-        .collect();
+    let arguments: Vec<String> =
+        [&script, &schemas].into_iter().chain(layouts).map(|it| it.display().to_string()).collect();
     let count = tool("python3", &arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert!(count.trim().parse::<usize>().unwrap() >= 4 * layouts.len(), "{count}");
 }
@@ -154,7 +149,7 @@ fn one_build_makes_an_image_in_every_form() {
         assert_eq!(layout(&wharf, name).layer_types(), [base, new, new].map(Clone::clone), "{name}");
     }
     let all = ["gzip", "best", "zstd", "plain", "estargz"].map(|name| layout(&wharf, name));
-    check_schemas(&all.iter().collect::<Vec<_>>());
+    check_schemas(&all.each_ref().map(|layout| layout.0.clone()));
 
     // Equal but for the compression.
     let configs = ["gzip", "best", "plain", "docker"]
@@ -252,6 +247,11 @@ fn estargz_is_read_by_its_table_of_contents() {
     wharf.dockerfile("FROM base\nRUN ls -A / >/list\n");
     let base = format!("base=oci-layout://{}:v1", out.0.display());
     wharf.build_in("other", &["--build-context", &base, "-o", "files"]).success();
+    // Its layers are still what they were, and it is said of them.
+    wharf.build_in("other", &["--build-context", &base, "-o", "type=oci,tar=false,dest=next"]).success();
+    let next = layout(&wharf, "next").top();
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!(&next["layers"].as_array().unwrap()[1..layers.len()], &layers[1..]);
     let list = fs::read_to_string(wharf.path("files/list")).unwrap();
     assert!(list.contains("files") && !list.contains("stargz") && !list.contains("landmark"), "{list}");
     assert!(!wharf.path("files/stargz.index.json").exists());
@@ -313,7 +313,7 @@ fn annotations_go_where_they_are_meant_for() {
     assert_eq!(manifests.each_ref().map(|it| of(it, "Some.Key")), [None, Some("x:y".to_owned())]);
     let plain = layout(&wharf, "plain");
     assert_eq!(of(&plain.read(&plain.top()["manifests"][0]), "all").as_deref(), Some("a"));
-    check_schemas(&[&out, &plain]);
+    check_schemas(&[out.0, plain.0]);
 
     for (arguments, message) in [
         (&["--annotation=index:a=b"][..], "annotation `a` of the index: there is none above a single image"),

@@ -92,7 +92,8 @@ fn names_come_and_go() {
     wharf.run(&["image", "rm", "missing", "other", "gone"]).fails_with(2, &["missing", "gone"]);
     assert_eq!(wharf.run(&["images", "other"]).success().text().lines().count(), 1, "other is gone");
     wharf.run(&["tag", "base:1", "other"]).success();
-    wharf.run(&["rmi", "--force", "missing", &id]).success();
+    let removed = wharf.run(&["rmi", "--force", "missing", &id]).success().text();
+    assert!(removed.starts_with("Untagged: ") && removed.contains("\nDeleted: sha256:"), "{removed}");
     assert_eq!(wharf.run(&["images", "-q"]).success().text(), "");
 
     let Some(wharf) = with_base() else { return };
@@ -128,7 +129,11 @@ fn an_image_says_what_it_is() {
     );
     assert_eq!(said("{{json .Config.Volumes}}"), "null");
     wharf.run(&["inspect", "-f", "{{.Config.X}}", "app:1"]).fails_with(2, &["`X`", "Entrypoint"]);
-    wharf.run(&["inspect", "none"]).fails_with(2, &["none"]);
+    // What is there is shown, whatever is not.
+    let some = wharf.run(&["inspect", "--type", "image", "-f", "{{.Id}}", "none", "app:1", "gone"]);
+    assert_eq!(some.text().trim_end(), image["Id"].as_str().unwrap());
+    some.fails_with(2, &["none", "gone"]);
+    wharf.run(&["inspect", "--type", "container", "app:1"]).fails_with(2, &["container", "image"]);
 
     let history: Vec<Value> = line(&wharf, &["image", "history", "--no-trunc", "--format", "json", "app:1"])
         .lines()

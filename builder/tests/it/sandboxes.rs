@@ -123,6 +123,12 @@ impl World {
 
     /// `wharf ARGUMENTS` as `builder` starts it, here.
     pub(crate) fn wharf(&self, builder: &Builder, arguments: &[&str]) -> Outcome {
+        self.wharf_after("true", builder, arguments)
+    }
+
+    /// The same after `command` of the shell that starts it.
+    pub(crate) fn wharf_after(&self, command: &str, builder: &Builder, arguments: &[&str]) -> Outcome {
+        let shell = ["sh".to_owned(), "-c".to_owned(), format!("{command} && exec \"$@\""), "sh".to_owned()];
         let scratch = |name: &str| self.0.path(name).to_str().unwrap().to_owned();
         let mut all = vec![env!("CARGO_BIN_EXE_wharf").to_owned()];
         if let Some(sandbox) = builder.forced {
@@ -130,8 +136,8 @@ impl World {
         }
         let Some(user) = &builder.user else {
             all.extend(["--root".to_owned(), scratch(&format!("store-{}", builder.sandbox))]);
-            return self
-                .start(all.into_iter().chain(arguments.iter().map(|&it| it.to_owned())).collect(), &[]);
+            let arguments = arguments.iter().map(|&it| it.to_owned());
+            return self.start(shell.into_iter().chain(all).chain(arguments).collect(), &[]);
         };
         // The machine's own files stay as they are.
         let known = user.passwd_entry_and_home;
@@ -145,7 +151,8 @@ impl World {
         }
         let bind = "cd etc && for file in *; do mount --bind $file /etc/$file || exit 99; done; cd .. && exec \"$@\"";
         let ids = [format!("--reuid={UID}"), format!("--regid={UID}"), "--clear-groups".to_owned()];
-        let mut started = ["unshare", "-m", "sh", "-c", bind, "sh", "setpriv"].map(str::to_owned).to_vec();
+        let mut started = shell.to_vec();
+        started.extend(["unshare", "-m", "sh", "-c", bind, "sh", "setpriv"].map(str::to_owned));
         started.extend(ids);
         if !known {
             all.extend(["--root".to_owned(), scratch("home/unknown")]);

@@ -9,6 +9,7 @@ mod compress;
 mod copy_up;
 mod decompress;
 mod estargz;
+mod layers;
 mod mount;
 pub(crate) mod normal;
 mod root;
@@ -73,11 +74,20 @@ impl Variant {
     /// its version, because another one makes other bytes. A snapshot that was unpacked from a pulled layer remembers that
     /// layer as [`Self::PULLED`], whatever its compression.
     pub fn key(&self) -> String {
+        let compressor = self.compressor();
+        match self.clamp_time_s {
+            Some(seconds) => format!("{compressor}@{seconds}"),
+            None => compressor,
+        }
+    }
+
+    /// What of the key is about bytes alone: `gzip-4.libdeflate-1.26`.
+    pub fn compressor(&self) -> String {
         let level = |level: Option<u8>, usual: i32| level.map_or(usual, i32::from);
         let deflated = |name, given| {
             format!("{name}-{}.libdeflate-{LIBDEFLATE_VERSION}", level(given, compress::GZIP_LEVEL))
         };
-        let compression = match self.compression {
+        match self.compression {
             Compression::Gzip { level } => deflated("gzip", level),
             Compression::Estargz { level } => deflated("estargz", level),
             Compression::Zstd { level: given } => {
@@ -85,10 +95,6 @@ impl Variant {
                 format!("zstd-{}.libzstd-{version}", level(given, compress::ZSTD_LEVEL))
             }
             Compression::None => "none".to_owned(),
-        };
-        match self.clamp_time_s {
-            Some(seconds) => format!("{compression}@{seconds}"),
-            None => compression,
         }
     }
 
@@ -101,6 +107,20 @@ impl Variant {
                 && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
         };
         !compression.is_empty() && is_name(compression) && seconds.is_none_or(is_number)
+    }
+
+    /// The compression that a key names.
+    pub fn compression_of_key(key: &str) -> Option<Compression> {
+        let name = key.split(['.', '@']).next()?;
+        let (name, level) = name.split_once('-').map_or((name, None), |(name, level)| (name, Some(level)));
+        let level = level.map(str::parse).transpose().ok()?;
+        match name {
+            "gzip" => Some(Compression::Gzip { level }),
+            "estargz" => Some(Compression::Estargz { level }),
+            "zstd" => Some(Compression::Zstd { level }),
+            "none" => Some(Compression::None),
+            _ => None,
+        }
     }
 
     /// Row key of a layer that came from a registry or a layout.
@@ -266,6 +286,8 @@ fn write_tree(
 }
 
 pub use decompress::Format as StreamCompression;
+pub use estargz::BLOB_ANNOTATIONS;
+pub use layers::{EntryChange, EntryDifference, ReadableLayer, layer_differences};
 pub use trees::{Difference, Kind as DifferenceKind, differences};
 
 pub(crate) use compare::Lower;

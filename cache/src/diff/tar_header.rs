@@ -22,7 +22,7 @@ pub(super) enum TypeFlag {
 }
 
 /// An entry as its headers tell it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Header<'a> {
     /// Relative path; a directory's ends in `/`.
     pub(super) path: &'a [u8],

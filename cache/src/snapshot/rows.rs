@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::{Chain, Layer, Snapshot, SnapshotId, missing};
+use crate::diff::Variant;
 use crate::gc::lease::Leased;
 use crate::store::{Damage, from_nanos, to_nanos};
 use crate::{ChainId, ContentDigest, DiffId, Digest, Store, StoreError, state};
@@ -62,6 +63,16 @@ impl Store {
         })
     }
 
+    /// The variants in which a layer with this blob was made here, smallest first.
+    pub fn variants_of(&self, digest: &Digest) -> Result<Vec<String>, StoreError> {
+        self.read("look up how a layer was made", |transaction| {
+            let mut select = transaction.prepare_cached(
+                "SELECT DISTINCT variant FROM layers WHERE digest = ?1 AND variant <> ?2 ORDER BY variant",
+            )?;
+            select.query_map((digest.as_bytes(), Variant::PULLED), |row| row.get(0))?.collect()
+        })
+    }
+
     /// The layer of one snapshot.
     pub fn layer(&self, id: SnapshotId, variant: &str) -> Result<Option<Layer>, StoreError> {
         Ok(self.layers(&[id], variant)?.pop().flatten())
@@ -82,7 +93,8 @@ impl Store {
         })
     }
 
-    /// A snapshot whose layer completes the stack `chain_id`, if one is here with its files.
+    /// A snapshot whose layer completes the stack `chain_id`, if one is here with its files. A layer with times that were
+    /// clamped (`gzip-4…@1700000000`) has other files than the snapshot that it was made of.
     pub fn snapshot_by_chain_id(&self, chain_id: &ChainId) -> Result<Option<SnapshotId>, StoreError> {
         let found =
             self.find_and_lease(|| self.find_by_chain_id(chain_id), |id| vec![Leased::Snapshot(*id)])?;
@@ -95,7 +107,7 @@ impl Store {
             transaction
                 .prepare_cached(
                     "SELECT s.id FROM layers l JOIN snapshots s ON s.id = l.snapshot
-                     WHERE l.chain_id = ?1 AND NOT s.lazy",
+                     WHERE l.chain_id = ?1 AND NOT s.lazy AND instr(l.variant, '@') = 0",
                 )?
                 .query_map([chain_id.0.as_bytes()], |row| row.get(0))?
                 .collect()

@@ -1,7 +1,8 @@
 //! `SOURCE_DATE_EPOCH`: a number of seconds, or the name of something whose age is meant.
 //!
 //! It comes from `--build-arg`, else from a global ARG. A name is `context`, a named context or a stage that is nothing
-//! but one file or repository from the network; what time that is only its source can say.
+//! but one file or repository from the network, or `git`: the repository that the main context is part of. What time that is
+//! only its source can say.
 
 use std::ops::Range;
 
@@ -20,8 +21,11 @@ pub(super) const NAME: &str = "SOURCE_DATE_EPOCH";
 /// Name of the main context among the values.
 const MAIN_CONTEXT: &str = "context";
 
+/// Name of the repository that the main context is in.
+const REPOSITORY: &str = "git";
+
 /// What is said of values that are nothing of the kind.
-const HINT: &str = "it is a number of seconds since 1970-01-01, `context`, a build context, or a stage that is FROM \
+const HINT: &str = "it is a number of seconds since 1970-01-01, `git`, `context`, a build context, or a stage that is FROM \
                     scratch with one ADD of a URL or repository";
 
 /// Whose time is asked for.
@@ -29,6 +33,9 @@ const HINT: &str = "it is a number of seconds since 1970-01-01, `context`, a bui
 pub enum TimeOf {
     /// A context that is no image: `context` is the main one, others have the name they were given under.
     Context(String),
+    /// The last commit of the repository that the main context is (in). Without one there is an error, not a context
+    /// without a time.
+    Repository,
     /// A file or repository from the network.
     Source(SourceOp),
 }
@@ -106,6 +113,9 @@ fn read(
     if let Some(stage) = dockerfile.stages.iter().find(named) {
         let source = StageReader { dockerfile, options, env: globals.clone() }.source(stage)?;
         return Ok(Epoch::Of(TimeOf::Source(source)));
+    }
+    if value == REPOSITORY {
+        return Ok(Epoch::Of(TimeOf::Repository));
     }
     let stages = dockerfile.stages.iter().filter_map(|stage| Some(stage.name.as_ref()?.text.as_str()));
     let known: Vec<&str> = stages.chain(contexts.names()).chain([MAIN_CONTEXT]).collect();

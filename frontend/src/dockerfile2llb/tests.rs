@@ -90,6 +90,7 @@ impl ImageMetaResolver for Registry {
             }
             TimeOf::Context(name) if name == "context" => (format!("time of {name}"), Ok(self.context_time)),
             TimeOf::Context(name) => (format!("time of {name}"), Ok(None)),
+            TimeOf::Repository => ("time of the repository".to_owned(), Ok(Some(333))),
             TimeOf::Source(source) => {
                 (format!("time of {} {:?}", source.identifier, source.attrs), Ok(Some(222)))
             }

@@ -136,7 +136,7 @@ pub fn call(request: &BuildRequest, call: &Call, stores: &Stores<'_>) -> Result<
         return answer.targets(&parsed);
     }
     let (converted, source_failed) = if request.pull {
-        let mut resolver = meta::Resolver::new(opener, &request.contexts, loaded.main.modified_s);
+        let mut resolver = meta::Resolver::new(opener, request, loaded.main.modified_s);
         (parsed.convert(&options, &mut resolver), resolver.failed())
     } else {
         let mut resolver = Known { open: stores.existing, store: OnceCell::new() };

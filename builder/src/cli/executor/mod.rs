@@ -114,7 +114,7 @@ pub(super) struct ExecutorArgs {
     /// Set all times that the build makes to the first second of 1970, or to SOURCE_DATE_EPOCH
     #[arg(long, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", value_parser = switch)]
     reproducible: bool,
-    /// The platform of the image; it has to be this machine's
+    /// The platform of the image [default: this machine's]
     #[arg(long, value_name = "OS/ARCHITECTURE", alias = "customPlatform")]
     custom_platform: Option<String>,
     /// Write the digest of the image to a file
@@ -235,7 +235,7 @@ impl Plan {
                 .hint("give `--cache-repo NAME`, or `--cache-repo oci:DIR`"));
             }
         };
-        args.require_own_platform()?;
+        args.require_one_platform()?;
         let git = GitOptions::parse(&args.git).map_err(|error| usage(format!("--git: {error}")))?;
         let bucket = args.bucket.as_deref().map(|bucket| match bucket.contains("://") {
             true => bucket.to_owned(),
@@ -301,6 +301,9 @@ impl Plan {
         args.build_arg.iter().for_each(|text| add("build-arg", text));
         args.label.iter().for_each(|text| add("label", text));
         args.secret.iter().for_each(|text| add("secret", text));
+        if let Some(platform) = args.custom_platform.as_deref().filter(|platform| !platform.is_empty()) {
+            add("platform", &platform);
+        }
         add("target", &args.target.last().map_or("", String::as_str));
         if let Some(file) = &self.dockerfile {
             add("file", file);
@@ -413,16 +416,14 @@ impl ExecutorArgs {
             .filter_map(|file| file.as_deref())
     }
 
-    fn require_own_platform(&self) -> Result<(), Failure> {
-        let own = crate::build::host_platform();
-        let own = [own.os, own.architecture, own.variant].join("/");
-        let own = own.trim_end_matches('/');
+    /// As kaniko has it, there is one.
+    fn require_one_platform(&self) -> Result<(), Failure> {
         match self.custom_platform.as_deref() {
-            Some(platform) if !platform.is_empty() && platform != own => Err(Failure::new(
+            Some(platform) if platform.contains(',') => Err(Failure::new(
                 Kind::Usage,
-                format!("--custom-platform {platform}: this machine is {own}, and images are built for no other yet"),
+                format!("--custom-platform {platform}: one image is built, for one platform"),
             )
-            .hint(format!("run it on a node of that platform (nodeSelector), or give {own}"))),
+            .hint("`wharf build --platform` builds for several")),
             _ => Ok(()),
         }
     }

@@ -95,7 +95,7 @@ pub(in crate::cli) struct TreeArgs {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Form {
+pub(super) enum Form {
     Text,
     Json,
 }
@@ -196,7 +196,7 @@ pub(super) fn diff(args: &DiffArgs, wanted: &Wanted, config: &Config) -> Result<
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(super) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let json = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot write JSON", &error))?;
     print_result(&json)

@@ -11,7 +11,7 @@ use wharf_solver::llb::Platform;
 
 use super::list::at;
 use super::template::{Column, Format};
-use super::{Place, Wanted, age, all, familiar, find, look, one_platform, pretty, short};
+use super::{Place, Wanted, age, all, familiar, find, look, one_platform, pretty, short, told};
 use crate::build::host_platform;
 use crate::cli::with_store;
 use crate::error::{Failure, Kind};
@@ -32,6 +32,9 @@ pub(in crate::cli) struct InspectArgs {
     /// The image for this platform of an index [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
+    /// What is looked at: there is nothing but images
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["image"])]
+    _kind: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -72,15 +75,23 @@ pub(super) fn inspect(args: &InspectArgs, wanted: &Wanted) -> Result<ExitCode, F
     let format = Format::parse(args.format.as_deref())?;
     let platform = one_platform(args.platform.as_deref())?;
     with_store(&Place::enter(wanted)?, |store| {
-        let values = args.images.iter().map(|name| describe(store, name, platform.as_ref()));
-        let values = values.collect::<Result<Vec<_>, _>>()?;
+        // What is there is shown, whatever is not.
+        let (mut values, mut failures) = (Vec::new(), Vec::new());
+        for name in &args.images {
+            match describe(store, name, platform.as_ref()) {
+                Ok(value) => values.push(value),
+                Err(failure) => failures.push(failure),
+            }
+        }
         match &format {
+            _ if values.is_empty() => Ok(()),
             Format::Table => print_result(&pretty(&Value::Array(values))),
             Format::Json => values.iter().try_for_each(|value| print_result(&value.to_string())),
             Format::Template { template, .. } => {
                 values.iter().try_for_each(|value| print_result(&template.render(value)?))
             }
-        }
+        }?;
+        told(failures)
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -258,7 +258,7 @@ fn remove(session: &Session<'_>, args: &RmArgs) -> Result<(), Failure> {
         session.store.remove_image(&image).map_err(|error| {
             Failure::from_error(Kind::Environment, &format!("cannot remove image `{}`", args.name), &error)
         })?;
-        return print_result(&format!("untagged: {}", name.familiar()));
+        return print_result(&format!("Untagged: {}", name.familiar()));
     }
     let removed = args.digests.iter().try_for_each(|digest| index.remove(digest));
     removed.map_err(|error| failed("cannot remove", error))?;

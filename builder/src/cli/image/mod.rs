@@ -8,6 +8,7 @@ mod remove;
 mod session;
 mod template;
 mod transfer;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::SystemTime;
@@ -26,6 +27,7 @@ use crate::build::host_platform;
 use crate::error::{Failure, Kind};
 use crate::images::ImagesError;
 use crate::images::stored::Stored;
+use crate::progress::print_error;
 use crate::registry::Reference;
 use crate::registry::manifest::{MANIFEST_BYTES_MAX, Manifest};
 
@@ -76,6 +78,8 @@ pub(super) enum Both {
     Export(files::ExportArgs),
     /// Show in what two images differ: layers, config, files
     Diff(files::DiffArgs),
+    /// Build an image's context once more and say in what the two differ
+    Verify(Box<verify::VerifyArgs>),
     /// Show the layers of an image, what made them and who shares them
     Tree(files::TreeArgs),
 }
@@ -110,6 +114,7 @@ pub(super) fn both(command: Both, wanted: &Wanted, config: &Config) -> Result<Ex
         Both::Import(args) => files::import(&args, wanted, config),
         Both::Export(args) => files::export(&args, wanted, config),
         Both::Diff(args) => files::diff(&args, wanted, config),
+        Both::Verify(args) => verify::verify(*args, wanted, config),
         Both::Tree(args) => files::tree(&args, wanted),
     }
 }
@@ -158,6 +163,13 @@ fn failed(doing: &str, error: ImagesError) -> Failure {
     let mut failure = Failure::from_error(error.kind(), doing, &error);
     failure.hints.extend(hint);
     failure
+}
+
+/// Several things have failed: all of them are told, the last one as the failure.
+fn told(mut failures: Vec<Failure>) -> Result<(), Failure> {
+    let last = failures.pop();
+    failures.iter().filter(|failure| failure.kind != Kind::ReaderGone).for_each(print_error);
+    last.map_or(Ok(()), Err)
 }
 
 /// `--platform` of a command that takes one.

@@ -9,10 +9,10 @@ use wharf_cache::Store;
 use wharf_cache::state::Image;
 
 use super::list::{created, has_label, until};
-use super::{Place, Wanted, all, familiar, find_all, look};
+use super::{Place, Wanted, all, familiar, find_all, look, told};
 use crate::cli::with_store;
 use crate::error::{Failure, Kind};
-use crate::progress::{ask, bytes, print_error, print_note, print_result};
+use crate::progress::{ask, bytes, print_note, print_result};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct RmiArgs {
@@ -65,9 +65,7 @@ fn remove(args: &RmiArgs, store: &Store) -> Result<(), Failure> {
         // All are removed, whoever reads of it.
         failures.extend(removed.err());
     }
-    let last = failures.pop();
-    failures.iter().filter(|failure| failure.kind != Kind::ReaderGone).for_each(print_error);
-    last.map_or(Ok(()), Err)
+    told(failures)
 }
 
 fn remove_one(store: &Store, image: &Image) -> Result<(), Failure> {
@@ -75,8 +73,8 @@ fn remove_one(store: &Store, image: &Image) -> Result<(), Failure> {
     let deleted = store.remove_image(image).map_err(|error| {
         Failure::from_error(Kind::Environment, &format!("cannot remove image `{named}`"), &error)
     })?;
-    let deleted = deleted.iter().map(|digest| format!("\ndeleted: {digest}"));
-    print_result(&format!("untagged: {named}{}", deleted.collect::<String>()))
+    let deleted = deleted.iter().map(|digest| format!("\nDeleted: {digest}"));
+    print_result(&format!("Untagged: {named}{}", deleted.collect::<String>()))
 }
 
 /// One `--filter`.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use wharf_cache::Store;
-use wharf_runtime::Cancel;
+use wharf_runtime::{Cancel, Sandbox};
 
 use super::{Config, Place, Wanted, failed};
 use crate::cli::prune::settle;
@@ -23,6 +23,7 @@ use crate::source::transfer_events;
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     pub(super) store: &'a Store,
+    pub(super) sandbox: Sandbox,
     pub(super) cancel: Cancel,
     pub(super) registry: Arc<dyn Registry>,
     progress: Progress,
@@ -58,6 +59,7 @@ impl Session<'_> {
             let mode = if quiet { Mode::Quiet } else { Mode::Auto };
             let session = Session {
                 store,
+                sandbox: place.sandbox,
                 cancel,
                 registry: Arc::new(OciRegistry::new(registries)),
                 progress: Progress::start(mode, std::io::stderr()),
@@ -84,6 +86,11 @@ impl Session<'_> {
                 false => failed(&format!("{name} failed"), error),
             }
         })
+    }
+
+    /// Shows no more steps.
+    pub(super) fn end_progress(&self) {
+        self.progress.finish();
     }
 
     /// Copies an image as a step.

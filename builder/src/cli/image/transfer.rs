@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use wharf_cache::Digest;
 use wharf_cache::state::Image;
 
 use super::session::Session;
@@ -20,6 +21,7 @@ use crate::images::places::{Blob, Document, InRegistry, InStore, IntoLayout, Int
 use crate::images::transfer::{Choice, Transfer};
 use crate::images::writer::{ArchiveWriter, Label};
 use crate::progress::print_result;
+use crate::registry::reference::is_referrers_tag;
 use crate::registry::{OpenBlob, Reference};
 
 #[derive(Debug, Args)]
@@ -71,6 +73,9 @@ pub(in crate::cli) struct PullArgs {
     /// For all platforms, with their index
     #[arg(long)]
     all_platforms: bool,
+    /// All images of the repository
+    #[arg(short, long)]
+    all_tags: bool,
     #[command(flatten)]
     registries: RegistryArgs,
     /// Show no progress
@@ -116,7 +121,7 @@ pub(in crate::cli) struct CopyArgs {
 
 /// A place that was named on the command line.
 #[derive(Debug, PartialEq, Eq)]
-enum Spec {
+pub(super) enum Spec {
     Registry(String),
     Layout { path: PathBuf, tag: Option<String> },
     OciArchive { path: PathBuf, tag: Option<String> },
@@ -195,15 +200,39 @@ pub(super) fn pull(args: &PullArgs, wanted: &Wanted, config: &Config) -> Result<
         true => Choice::All,
         false => Choice::One(one_platform(args.platform.as_deref())?.unwrap_or_else(host_platform)),
     };
-    let names: Vec<Reference> = tagged(&reference).into_iter().collect();
+    let repository = args.image.rsplit('/').next().unwrap_or_default();
+    if args.all_tags && repository.contains([':', '@']) {
+        let message = format!("`{}` has a tag or digest, and `--all-tags` is for all of them", args.image);
+        return Err(Failure::new(Kind::Usage, message).hint("name the repository alone"));
+    }
     let registries = args.registries.options(config, std::slice::from_ref(&reference))?;
     Session::run_with(wanted, config, args.quiet, registries, |session| {
-        let source = InRegistry { registry: session.registry.clone(), reference: reference.clone() };
-        let target = IntoStore { store: session.store, names: &names };
-        session.transfer(&format!("pulling {reference}"), &source, &target, &choice, true)
+        let references = match args.all_tags {
+            false => vec![reference],
+            true => tags(session, &reference)?,
+        };
+        for reference in references {
+            let names: Vec<Reference> = tagged(&reference).into_iter().collect();
+            let source = InRegistry { registry: session.registry.clone(), reference: reference.clone() };
+            let target = IntoStore { store: session.store, names: &names };
+            session.transfer(&format!("pulling {reference}"), &source, &target, &choice, true)?;
+            print_result(&reference.to_string())?;
+        }
+        Ok(())
     })?;
-    print_result(&reference.to_string())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The images of a repository in its registry, without the indexes that stand for lists of what refers to them.
+fn tags(session: &Session<'_>, name: &Reference) -> Result<Vec<Reference>, Failure> {
+    let step = format!("listing the tags of {}/{}", name.registry(), name.repository());
+    let tags = session.step(&step, |_| Ok(session.registry.tags(name)?))?;
+    let tags: Vec<_> = tags.into_iter().filter(|tag| !is_referrers_tag(tag)).collect();
+    if tags.is_empty() {
+        let message = format!("the repository {}/{} has no tags", name.registry(), name.repository());
+        return Err(Failure::new(Kind::Source, message));
+    }
+    tags.iter().map(|tag| parse_name(&format!("{}/{}:{tag}", name.registry(), name.repository()))).collect()
 }
 
 pub(super) fn push(args: &PushArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
@@ -421,7 +450,7 @@ fn name_root(target: &IntoStore<'_>, root: &Document) -> Result<(), Failure> {
 }
 
 /// What an image that came has as its id.
-fn id_of(session: &Session<'_>, root: &Document) -> Result<wharf_cache::Digest, Failure> {
+fn id_of(session: &Session<'_>, root: &Document) -> Result<Digest, Failure> {
     let stored = crate::images::stored::Stored::look(session.store, root.descriptor.digest);
     Ok(stored.map_err(|error| failed("cannot read the image", error))?.id())
 }
@@ -441,12 +470,59 @@ fn all_or(platform: Option<&str>) -> Result<Choice, Failure> {
 }
 
 impl Spec {
-    fn parse(text: &str) -> Result<Self, Failure> {
+    /// Has the whole image in the store, without a name, until the process ends. A name that the store does not know is
+    /// looked for in its registry, unless `offline`.
+    pub(super) fn take(&self, session: &Session<'_>, offline: bool) -> Result<Digest, Failure> {
+        let bring = |source: &dyn Source| {
+            let target = Unnamed(IntoStore { store: session.store, names: &[] });
+            let step = format!("taking {}", source.name());
+            let taken = session.transfer(&step, source, &target, &Choice::All, true)?;
+            Ok(taken.descriptor.digest)
+        };
+        match self {
+            Self::Registry(text) => {
+                bring(&InRegistry { registry: session.registry.clone(), reference: parse_name(text)? })
+            }
+            Self::Store(text) => match (find_leased(session.store, text), text.parse()) {
+                (Ok(image), _) => Ok(image.digest),
+                (Err(failure), Ok(reference)) if failure.kind == Kind::Usage && !offline => {
+                    let in_registry = InRegistry { registry: session.registry.clone(), reference };
+                    bring(&in_registry)
+                        .map_err(|error| error.hint(format!("it is not in the store either: {failure}")))
+                }
+                (Err(failure), _) => Err(failure),
+            },
+            Self::Layout { path, tag: label }
+            | Self::OciArchive { path, tag: label }
+            | Self::DockerArchive { path, name: label } => {
+                let path = Some(path.as_path()).filter(|path| *path != Path::new("-"));
+                require_input(path)?;
+                let bundle = session
+                    .step("reading the archive", |_| Bundle::open(path, session.store, &session.cancel))?;
+                let image =
+                    bundle.find(label.as_deref()).map_err(|error| failed("cannot take the image", error))?;
+                bring(&InBundle { bundle: &bundle, image })
+            }
+        }
+    }
+
+    /// The name that it has in a registry, or could have.
+    pub(super) fn reference(&self) -> Option<Reference> {
+        match self {
+            Self::Registry(text) | Self::Store(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
         let wrong =
             |why: &str| Failure::new(Kind::Usage, format!("`{text}` names no place of an image: {why}"));
         if let Some(name) = text.strip_prefix("docker://") {
             return Ok(Self::Registry(name.to_owned()));
         }
+        // As build contexts and `FROM` name layouts.
+        let layout = text.strip_prefix("oci-layout://").map(|rest| format!("oci:{rest}"));
+        let text = layout.as_deref().unwrap_or(text);
         let Some((kind, rest)) = text.split_once(':').filter(|(kind, _)| KINDS.contains(kind)) else {
             if text.contains("://") {
                 return Err(wrong(
@@ -487,6 +563,7 @@ mod tests {
         check("docker://r.io/a:1", Spec::Registry("r.io/a:1".to_owned()));
         check("oci:/a/b", layout("/a/b", None));
         check("oci:a:r.io/b:1", layout("a", Some("r.io/b:1")));
+        check("oci-layout:///a/b:1", layout("/a/b", Some("1")));
         check("docker-archive:-", Spec::DockerArchive { path: "-".into(), name: None });
         check("app:1", Spec::Store("app:1".to_owned()));
         check("store:oci:1", Spec::Store("oci:1".to_owned()));

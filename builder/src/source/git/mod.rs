@@ -14,6 +14,7 @@ mod access;
 mod checkout;
 mod command;
 mod error;
+mod local;
 mod location;
 mod refs;
 mod repository;
@@ -33,6 +34,7 @@ use wharf_solver::llb::SourceOp;
 
 pub use access::Access;
 pub use error::GitError;
+pub use local::last_commit_time;
 
 use checkout::{Checkout, Commit};
 use command::Runner;
