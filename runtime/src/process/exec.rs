@@ -8,7 +8,7 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Process};
 use rustix::io::Errno;
@@ -25,6 +25,7 @@ use super::{PipeFlags, failed, pipe, supervise};
 use crate::rootfs::{self, MountPoints};
 use crate::seccomp::{self, Filter};
 use crate::spec::plan::{self, Host, ProcessPlan};
+use crate::supervisor::Supervisor;
 use crate::{Cancel, Ownership, RuntimeError, Stdio, supervisor};
 
 /// A process for a container that runs.
@@ -53,6 +54,8 @@ pub struct Inside<'a> {
     terminals: Option<OwnedFd>,
     user_namespace: Option<OwnedFd>,
     ownership: Option<&'static dyn Ownership>,
+    /// Those of what was executed: what it leaves when it ends still asks them. Each ends when nobody can ask it any more.
+    supervisors: Mutex<Vec<Supervisor>>,
 }
 
 impl<'a> Inside<'a> {
@@ -79,7 +82,8 @@ impl<'a> Inside<'a> {
                 Err(error) => return Err(failed("open the container's namespaces")(error)),
             }
         }
-        Ok(Self { members, namespaces, root, terminals, user_namespace, ownership })
+        let supervisors = Mutex::default();
+        Ok(Self { members, namespaces, root, terminals, user_namespace, ownership, supervisors })
     }
 
     /// Starts a process in the container and returns when its command is being executed. What it leaves when it ends
@@ -110,10 +114,13 @@ impl<'a> Inside<'a> {
             command,
             cancel: cancel.clone(),
             points: MountPoints::default(),
-            supervisor,
+            supervisor: None,
             group: None,
             orphans: None,
         })?;
+        let mut supervisors = self.supervisors.lock().unwrap_or_else(PoisonError::into_inner);
+        supervisors.retain(|supervisor| !supervisor.has_ended());
+        supervisors.extend(supervisor);
         self.members.note_executed(running.pid());
         Ok(running)
     }

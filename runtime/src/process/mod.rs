@@ -61,6 +61,9 @@ pub struct Container<'a> {
 
 /// Starts the process of `request` and returns when its command is being executed; that it cannot be is an error, as for
 /// [`run`]. `group` is the container's alone. What [`Running`] says of threads holds for the one that calls this.
+///
+/// A container that joins another one's pid namespace ends with that one, which is waited for in vain until this one has been
+/// waited for: who holds both begins with this one.
 pub fn start<'a>(request: Request<'a>, group: Option<&'a Group>) -> Result<Container<'a>, RuntimeError> {
     let user_namespace = request.user_namespace.map(|namespace| namespace.try_clone_to_owned()).transpose();
     let user_namespace = user_namespace.map_err(failed("open the user namespace"))?;

@@ -100,6 +100,13 @@ impl Supervisor {
     }
 }
 
+impl Supervisor {
+    /// Whether nobody is left who could ask.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
 impl Drop for Supervisor {
     fn drop(&mut self) {
         self.running = None;

@@ -213,8 +213,8 @@ fn namespaces_of_another_container_are_joined() {
         assert_eq!(exec(&sidecar.inside, "exit 6", &[]).0, "Exited(6)");
         // It ends with the other one.
         first.process.kill();
-        end(&mut first.process);
         assert_eq!(end(&mut sidecar.process), ExitStatus::Signaled(9));
+        end(&mut first.process);
         assert!(until(|| processes_with(&own) == 0));
         let Err(error) = sidecar_world.start(
             &spec,
