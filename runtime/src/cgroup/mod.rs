@@ -89,7 +89,6 @@ impl Controller {
     }
 
     /// The name of its v1 hierarchy.
-
     fn name(self) -> &'static str {
         match self {
             Self::Freezer => "freezer",

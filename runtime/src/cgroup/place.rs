@@ -263,7 +263,6 @@ fn has(group: &Path, controller: Controller) -> bool {
 }
 
 /// Whether a file lists a controller, or need not.
-
 fn lists(file: &Path, controller: Controller) -> bool {
     let Some(wanted) = controller.name_in_v2() else { return true };
     let names = fs::read_to_string(file).unwrap_or_default();

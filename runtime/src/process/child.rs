@@ -172,19 +172,19 @@ impl Init {
     /// Ends the other processes as far as that is to be done here. Returns the status to end with: by the reason, or
     /// [`LEFT`].
     fn end_rest(&mut self, command: i32, reason: Reason) -> i32 {
-        match (&mut self.rest, reason) {
-            (Rest::Descendants(descendants), _) => {
-                if !descendants.end() {
-                    return LEFT;
-                }
-            }
+        let ended = match (&mut self.rest, reason) {
+            (Rest::Descendants(descendants), _) => descendants.end(),
             (Rest::Session, _) | (Rest::Stays, Reason::Told) => {
                 // It has a group of its own unless it stays in the caller's foreground.
                 if sys::kill(-command, libc::SIGKILL).is_err() {
                     let _ = sys::kill(command, libc::SIGKILL);
                 }
+                true
             }
-            _ => {}
+            _ => true,
+        };
+        if !ended {
+            return LEFT;
         }
         match reason {
             Reason::Ended => 0,

@@ -14,7 +14,7 @@ use super::orphans::Orphans;
 use super::outcome::{self, REPORTS_BYTES_MAX, Told};
 use super::prepare::Prepared;
 use super::report::{REPORT_SIZE, Report};
-use super::streams::Ends;
+use super::streams::{Ends, Sink};
 use super::terminal::Foreground;
 use crate::cgroup::Group;
 use crate::rootfs::MountPoints;
@@ -326,11 +326,11 @@ impl<'a> Running<'a> {
                 Chunk::Nothing | Chunk::End => 0,
             };
         let ended = bytes[..length].chunks(REPORT_SIZE).filter_map(Report::decode);
-        let status = ended.filter_map(|report| match report {
+        let mut status = ended.filter_map(|report| match report {
             Report::Ended { status } => Some(status),
             _ => None,
         });
-        Ok(outcome::exit_status(status.last()))
+        Ok(outcome::exit_status(status.next_back()))
     }
 
     /// Waits for PID 1; the kernel has then ended all other processes of its namespace, or it has done so itself. If it
@@ -425,7 +425,7 @@ struct Origin {
     _open: mpsc::SyncSender<()>,
 }
 
-fn give(sink: &mut Option<&mut dyn FnMut(Stream, &[u8])>, stream: Stream, bytes: &[u8]) {
+fn give(sink: &mut Option<Sink<'_>>, stream: Stream, bytes: &[u8]) {
     if let Some(sink) = sink {
         sink(stream, bytes);
     }

@@ -13,11 +13,14 @@ use super::{failed, pipe, terminal};
 use crate::spec::plan::ProcessPlan;
 use crate::{RuntimeError, Stdio, Stream, sys};
 
+/// Who takes captured output.
+pub(super) type Sink<'a> = &'a mut dyn FnMut(Stream, &[u8]);
+
 /// The parent's ends.
 pub(super) struct Ends<'a> {
     /// Pipes of output that is captured.
     pub(super) output: Vec<(Stream, OwnedFd)>,
-    pub(super) sink: Option<&'a mut dyn FnMut(Stream, &[u8])>,
+    pub(super) sink: Option<Sink<'a>>,
     /// Where signals to pass on are read.
     pub(super) signals: Option<BorrowedFd<'a>>,
     /// Whether the process is in the foreground of the caller's terminal.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use wharf_runtime::{Cancel, ExecRequest, ExitStatus, RuntimeError, Stdio};
 
 use crate::everywhere;
-use crate::world::{World, end, exec, marker, processes_with, shell, until, words};
+use crate::world::{Changes, World, end, exec, marker, processes_with, shell, until, words};
 
 #[test]
 fn what_is_executed_is_in_the_container() {
@@ -27,7 +27,7 @@ fn what_is_executed_is_in_the_container() {
         let inside = &container.inside;
         assert!(until(|| exec(inside, "test -s /data/ns", &[]).0 == "Exited(0)"));
         let user = ("/process/user", json!({"uid": 1000, "gid": 1001, "additionalGids": [44]}));
-        let cases: Vec<(&str, Vec<(&str, Value)>, &str, &str)> = vec![
+        let cases: Vec<(&str, Changes<'_>, &str, &str)> = vec![
             ("cat /data/file", vec![], "Exited(0)", "here\n"),
             ("hostname; exit 9", vec![], "Exited(9)", "box\n"),
             (

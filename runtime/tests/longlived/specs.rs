@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use wharf_runtime::{Cancel, Spec, Stdio, host_device, host_devices, insecure_spec};
 
-use crate::world::{OK, World, shell, words};
+use crate::world::{Changes, OK, World, shell, words};
 use crate::{everywhere, world};
 
 /// Runs it; its status and output, or the words of the error.
@@ -37,7 +37,7 @@ fn what_is_asked_for_is_given() {
                 json!({"destination": "/t", "type": "tmpfs", "source": "tmpfs", "options": options}),
             )
         };
-        let cases: Vec<(&str, Vec<(&str, Value)>, &str)> = vec![
+        let cases: Vec<(&str, Changes<'_>, &str)> = vec![
             (
                 "touch /x 2>/dev/null || echo ro; touch /t/x && echo rw",
                 vec![("/root", json!({"path": "/", "readonly": true})), tmpfs(json!(["rw"]))],

@@ -25,6 +25,9 @@ const APPLETS: &[&str] = &[
     "printf", "chown", "setsid", "tty", "stty", "sort", "usleep", "cut", "df", "unshare", "ip",
 ];
 
+/// Changes to the default spec: JSON pointers and values.
+pub(crate) type Changes<'a> = Vec<(&'a str, Value)>;
+
 pub(crate) const OK: ExitStatus = ExitStatus::Exited(0);
 
 /// A busybox in a directory that goes when this does.
