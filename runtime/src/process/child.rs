@@ -179,6 +179,9 @@ impl Init {
                 if sys::kill(-command, libc::SIGKILL).is_err() {
                     let _ = sys::kill(command, libc::SIGKILL);
                 }
+                if matches!(reason, Reason::Told) {
+                    reap(command);
+                }
                 true
             }
             _ => true,
@@ -189,6 +192,19 @@ impl Init {
         match reason {
             Reason::Ended => 0,
             Reason::Told => 1,
+        }
+    }
+}
+
+/// Waits until `command`, which has been killed, has ended. Whoever it came to instead may leave it as it is, and the pid
+/// namespace that it is in would not end before.
+fn reap(command: i32) {
+    const PAUSE_NANOSECONDS: i64 = 1_000_000;
+    loop {
+        match sys::wait_any() {
+            Ok(Some((pid, _))) if pid != command => {}
+            Ok(None) => sys::pause(PAUSE_NANOSECONDS),
+            Ok(Some(_)) | Err(_) => return,
         }
     }
 }
