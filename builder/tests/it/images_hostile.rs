@@ -206,7 +206,7 @@ fn tars_that_are_broken() {
     let gzip = gzip.finish().unwrap();
     check(&wharf, "a gzip that is cut off", &gzip[..gzip.len() / 2], &["cannot read"]);
     if have(&["zstd"]) {
-        fs::write(wharf.path("zeros"), "").unwrap();
+        fs::write(wharf.path("zeros"), &good).unwrap();
         fs::OpenOptions::new().write(true).open(wharf.path("zeros")).unwrap().set_len(400 << 20).unwrap();
         let zeros = wharf.path("zeros").display().to_string();
         crate::harness::tool("zstd", &["-q", "-f", &zeros, "-o", &format!("{zeros}.zst")]);
