@@ -16,6 +16,7 @@ mod report;
 use std::fmt;
 use std::str::FromStr;
 
+pub(crate) use checks::Scratch;
 pub use checks::try_overlay;
 pub use choose::{NoSandbox, enter};
 pub(crate) use ids::UserNamespace;
