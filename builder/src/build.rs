@@ -1,5 +1,6 @@
 //! One build, from the request to its outputs.
 
+mod ahead;
 mod attempts;
 mod caches;
 pub mod call;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Instant;
 
 use serde::Serialize;
+use wharf_cache::snapshot::Layer;
 use wharf_cache::{Chain, Digest, Store};
 use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::{Converted, RunOptions, RunPlaces};
@@ -384,14 +386,18 @@ impl<'a> Build<'a> {
         let exports = &self.exports(&all(&of_caches));
         let made_early = all(&of_images);
         let cancelled = &|| self.cancel.is_cancelled();
+        let ahead = &self.ahead(targets)?;
         std::thread::scope(|scope| {
             let (made, chains) = mpsc::channel();
             let maker = std::thread::Builder::new().name("layers".to_owned());
+            let offer = |form: Form, layers: &[Layer]| ahead.offer(form, layers);
             // Where there is no thread to be had, the export makes the layers.
-            let _ = maker.spawn_scoped(scope, move || make_as_they_come(&made_early, &chains, cancelled));
+            let _ =
+                maker.spawn_scoped(scope, move || make_as_they_come(&made_early, &chains, cancelled, &offer));
+            let _ending = ahead.start(scope);
             let uploads = exports.start(scope);
             let solution = self.solve(targets, definition, made, &uploads)?;
-            let outcome = self.export(targets, &solution, layers)?;
+            let outcome = self.export(targets, &solution, layers, ahead)?;
             self.export_caches(targets, &solution, uploads)?;
             Ok(outcome)
         })
@@ -492,9 +498,15 @@ impl<'a> Build<'a> {
             return Ok(Solution { results: targets.iter().map(|_| None).collect(), steps: Vec::new() });
         }
         let stale = AtomicBool::new(false);
-        let worker = self.worker(definition, &stale)?;
         let exported = targets.layers();
+        let bases = targets.bases();
         let wants_layers = self.request.outputs.iter().any(Output::needs_image);
+        let brought = |vertex: &VertexDigest, chain: &Chain| {
+            if wants_layers && bases.contains(vertex) {
+                let _ = made.send(chain.clone());
+            }
+        };
+        let worker = self.worker(definition, &stale, &brought)?;
         let completed = |vertex: &VertexDigest, results: &[ResultRef]| {
             let is_of_image = exported.contains(vertex);
             for (output, result) in results.iter().enumerate() {
@@ -532,11 +544,13 @@ impl<'a> Build<'a> {
         Ok(Solution { results, steps: solved.steps })
     }
 
-    /// What does the work of a graph. `stale` is set when it is no longer what its keys say.
+    /// What does the work of a graph. `stale` is set when it is no longer what its keys say; `brought` is told of images that
+    /// steps read.
     fn worker<'b>(
         &'b self,
         definition: &'b Definition,
         stale: &'b AtomicBool,
+        brought: &'b (dyn Fn(&VertexDigest, &Chain) + Sync),
     ) -> Result<Worker<'b>, Failure> {
         let cannot_prepare = |error: &(dyn std::error::Error + 'static)| {
             Failure::from_error(Kind::Environment, "cannot prepare the build", error)
@@ -555,6 +569,7 @@ impl<'a> Build<'a> {
             local_digests: Mutex::default(),
             files: &self.recorder.files,
             stale,
+            brought,
             open_files: self.request.open_files,
             network: &self.network,
             foreign: &self.foreign,
@@ -659,6 +674,7 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
         credentials: request.credentials.clone(),
         offline: request.offline,
         rules: request.registries.clone(),
+        cancel: Some(cancel.clone()),
         ..RegistryOptions::default()
     }));
     let given = Arc::clone(&request.secrets);

@@ -140,14 +140,21 @@ impl<'a> LayerForms<'a> {
     }
 }
 
-/// Makes the layers of every chain that arrives, in each of `forms`, until no more can, or the build is `cancelled`. A
-/// failure here is found again, and then told, by [`Layers::of`].
-pub fn make_as_they_come(forms: &[&Layers<'_>], chains: &Receiver<Chain>, cancelled: &dyn Fn() -> bool) {
+/// Makes the layers of every chain that arrives, in each of `forms`, until no more can, or the build is `cancelled`; `made`
+/// is told of them. A failure here is found again, and then told, by [`Layers::of`].
+pub fn make_as_they_come(
+    forms: &[&Layers<'_>],
+    chains: &Receiver<Chain>,
+    cancelled: &dyn Fn() -> bool,
+    made: &dyn Fn(Form, &[Layer]),
+) {
     for chain in chains {
         for layers in forms {
-            if cancelled() || layers.of(&chain).is_err() {
+            if cancelled() {
                 return;
             }
+            let Ok(found) = layers.of(&chain) else { return };
+            made(layers.form(), &found);
         }
     }
 }

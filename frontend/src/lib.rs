@@ -1,10 +1,11 @@
-//! Dockerfile text → graph. Pure: no files, no network, no clock, no environment.
+//! Dockerfile text → graph, compose text → project. Pure: no files, no network, no clock, no environment.
 //!
 //! ```text
 //! &str ──parser──▶ Ast ──instructions──▶ Dockerfile (stages) ──dockerfile2llb──▶ Definition + ImageConfig
 //! ```
 //! Problems in the input are data: every step returns what it understood together with its [`Diagnostic`]s.
 
+pub mod compose;
 pub mod csv;
 pub mod diagnostic;
 pub mod dockerfile2llb;

@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 
@@ -40,6 +41,21 @@ impl Cancel {
         }
     }
 
+    /// Waits so long, or until it is triggered; whether it was.
+    pub fn wait(&self, time: Duration) -> bool {
+        let until = Instant::now() + time;
+        while !self.is_cancelled() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let left = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+            // What interrupts it or fails is seen by the look that follows.
+            let _ = poll(&mut [PollFd::new(&*self.event, PollFlags::IN)], Some(&left));
+        }
+        true
+    }
+
     /// Becomes readable when triggered.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
@@ -57,5 +73,8 @@ mod tests {
         assert!(!cancel.is_cancelled() && !other.is_cancelled());
         std::thread::scope(|scope| scope.spawn(|| other.cancel()).join().unwrap());
         assert!(cancel.is_cancelled() && other.is_cancelled() && cancel.is_cancelled());
+        assert!(
+            cancel.wait(Duration::from_secs(3600)) && !Cancel::new().unwrap().wait(Duration::from_millis(1))
+        );
     }
 }

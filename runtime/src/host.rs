@@ -1,12 +1,20 @@
 //! The builder's own process and the programs of the host that work for it, unconfined.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 
-/// Starts `command`; it is killed when the thread that calls this ends, however it does. So a killed builder leaves no
-/// program behind that goes on writing.
-pub fn spawn_on_host(command: &mut Command) -> io::Result<Child> {
-    crate::sys::spawn_dying_with_parent(command)
+/// What a program of the host and all that it started live by: dropped, or gone with the builder, it takes them along.
+#[derive(Debug)]
+pub struct Lifeline {
+    _pipe: OwnedFd,
+}
+
+/// Starts `command` in a process group of its own. The group is killed when its lifeline ends, so that a killed builder
+/// leaves no program behind that goes on writing, or waits for somebody.
+pub fn spawn_on_host(command: &mut Command) -> io::Result<(Child, Lifeline)> {
+    let (child, pipe) = crate::sys::spawn_group_with_lifeline(command)?;
+    Ok((child, Lifeline { _pipe: pipe }))
 }
 
 /// Whether this process was started without a standard output. The standard library opens `/dev/null` in its place
@@ -24,16 +32,29 @@ pub fn survive_long_files() {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
     use std::os::unix::process::ExitStatusExt as _;
+    use std::process::Stdio;
 
     use super::*;
 
     #[test]
-    fn it_runs_and_dies_with_its_thread() {
-        assert!(spawn_on_host(&mut Command::new("true")).unwrap().wait().unwrap().success());
-        let start = || spawn_on_host(Command::new("sleep").arg("1000")).unwrap();
-        let mut child = std::thread::spawn(start).join().unwrap();
+    fn it_runs_and_dies_with_its_lifeline_and_takes_what_it_started_along() {
+        let (mut child, lifeline) = spawn_on_host(&mut Command::new("true")).unwrap();
+        assert!(child.wait().unwrap().success());
+        drop(lifeline);
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo; exec sleep 1000"]).stdout(Stdio::piped());
+        // Not with the thread that started it.
+        let (mut child, lifeline) =
+            std::thread::spawn(move || spawn_on_host(&mut command).unwrap()).join().unwrap();
+        let mut output = child.stdout.take().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        assert!(child.try_wait().unwrap().is_none());
+        drop(lifeline);
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+        // The other one had the pipe as well.
+        assert_eq!(output.read(&mut [0]).unwrap(), 0);
         assert!(spawn_on_host(&mut Command::new("/no/such/program")).is_err());
     }
 }

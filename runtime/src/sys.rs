@@ -358,22 +358,52 @@ pub(crate) fn die_with_parent() -> Result<()> {
     prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as usize, 0).map(drop)
 }
 
-/// Makes a program of the host die with the thread that starts it, so that a killed builder leaves none behind.
-pub(crate) fn spawn_dying_with_parent(
+/// Starts a program of the host in a process group of its own. The whole group gets SIGKILL when the descriptor that is
+/// returned is closed, which the end of this process does too, however it comes.
+pub(crate) fn spawn_group_with_lifeline(
     command: &mut std::process::Command,
-) -> io::Result<std::process::Child> {
+) -> io::Result<(std::process::Child, OwnedFd)> {
     use std::os::unix::process::CommandExt as _;
-    let parent = std::process::id();
+    let (read_end, write_end) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let (read, write) = (read_end.as_raw_fd(), write_end.as_raw_fd());
     let prepare = move || {
-        die_with_parent()?;
-        // The parent may have died before.
-        // SAFETY: takes and gives numbers.
-        let now = unsafe { syscall!(libc::SYS_getppid) }?;
-        if u32::try_from(now) == Ok(parent) { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ESRCH)) }
+        // SAFETY: closes this process' copy, which nobody here uses.
+        unsafe { libc::close(write) };
+        // Where the kernel (or what stands for it) has no such signals, the program itself ends at least.
+        kill_group_at_hangup(read).or_else(|_| die_with_parent().map_err(io::Error::from))?;
+        let mut poll = libc::pollfd { fd: read, events: 0, revents: 0 };
+        // SAFETY: one entry, which is on this stack.
+        let is_gone = unsafe { libc::poll(&mut poll, 1, 0) } != 0;
+        // The parent may have died before the signal was ordered.
+        if is_gone { Err(io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
     };
-    // SAFETY: `prepare` does two system calls and touches no memory that the parent shares.
-    unsafe { command.pre_exec(prepare) }.spawn()
+    // SAFETY: `prepare` does system calls alone and touches no memory that the parent shares.
+    let child = unsafe { command.process_group(0).pre_exec(prepare) }.spawn()?;
+    Ok((child, write_end))
 }
+
+/// Orders SIGKILL for the process group of the caller, who leads it, as soon as nobody can write into the pipe any more. The
+/// order is good as long as one program has this descriptor, so it is handed down.
+fn kill_group_at_hangup(pipe: RawFd) -> io::Result<()> {
+    // SAFETY: takes and gives numbers.
+    let group = unsafe { libc::getpid() };
+    let settings = [
+        (libc::F_SETOWN, -group),
+        (F_SETSIG, libc::SIGKILL),
+        (libc::F_SETFL, libc::O_RDONLY | libc::O_ASYNC),
+        (libc::F_SETFD, 0),
+    ];
+    for (setting, value) in settings {
+        // SAFETY: none of the settings takes a pointer.
+        if unsafe { libc::fcntl(pipe, setting, value) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// `fcntl(2)`: which signal tells of a descriptor; the C library's header has it for GNU programs alone.
+const F_SETSIG: libc::c_int = 10;
 
 /// Other processes without CAP_SYS_PTRACE may not look into this one.
 pub(crate) fn forbid_inspection() -> Result<()> {

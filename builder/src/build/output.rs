@@ -15,6 +15,7 @@ use wharf_frontend::dockerfile2llb::Converted;
 use wharf_solver::llb::{Op, Platform, VertexDigest};
 use wharf_solver::op::ResultRef;
 
+use super::ahead::Ahead;
 use super::caches::Solution;
 use super::targets::{Target, Targets};
 use super::{Build, Outcome};
@@ -26,7 +27,7 @@ use crate::exporter::spec::{ImageOutput, Output, Push};
 use crate::exporter::{
     Artifact, Built, ExportError, Tree, assemble, docker, local, metadata, oci, store, tar,
 };
-use crate::layers::{LayerError, LayerForms, Layers};
+use crate::layers::{Form, LayerError, LayerForms, Layers};
 use crate::registry::{Reference, push};
 use crate::remote::manifest::CacheConfig;
 use crate::source::{SourceError, transfer_events};
@@ -93,6 +94,7 @@ impl Build<'_> {
         targets: &Targets,
         solution: &Solution,
         layers: &LayerForms<'_>,
+        ahead: &Ahead<'_>,
     ) -> Result<Outcome, Failure> {
         let needs_image = self.request.outputs.iter().any(Output::needs_image);
         let artifacts = match needs_image || self.request.iidfile.is_some() {
@@ -106,7 +108,7 @@ impl Build<'_> {
         };
         // What was written to standard output cannot be taken back; nor does what follows begin again.
         let is_final = self.request.outputs.iter().any(Output::takes_stdout);
-        self.export_all(targets, solution, &artifacts)
+        self.export_all(targets, solution, &artifacts, ahead)
             .map_err(|failure| Failure { lost: failure.lost && !is_final, ..failure })?;
         let artifact = artifacts.into_iter().next().map(|(_, artifact)| artifact);
         let written = |what: &str, done: Result<(), ExportError>| {
@@ -136,6 +138,7 @@ impl Build<'_> {
         targets: &Targets,
         solution: &Solution,
         artifacts: &[(&ImageForm, Artifact)],
+        ahead: &Ahead<'_>,
     ) -> Result<(), Failure> {
         for output in &self.request.outputs {
             if self.signals.interrupted() {
@@ -145,7 +148,7 @@ impl Build<'_> {
                 Some(image) => {
                     let of_form = artifacts.iter().find(|(form, _)| **form == image.form);
                     let (_, artifact) = of_form.expect("there is an image in each form that an output wants");
-                    self.export_image(targets, solution, artifact, output)?;
+                    self.export_image((targets, solution), artifact, output, ahead)?;
                 }
                 None => self.export_files(targets, solution, output)?,
             }
@@ -155,14 +158,14 @@ impl Build<'_> {
 
     fn export_image(
         &self,
-        targets: &Targets,
-        solution: &Solution,
+        of: (&Targets, &Solution),
         artifact: &Artifact,
         output: &Output,
+        ahead: &Ahead<'_>,
     ) -> Result<(), Failure> {
         let store = &self.sources.store;
         match output {
-            Output::Image(image) => self.export_to_store(targets, solution, artifact, image),
+            Output::Image(image) => self.export_to_store(of, artifact, image, ahead),
             Output::OciArchive(image, dest) => {
                 let names = texts(&full_names(&image.names)?);
                 self.exporting("oci image format", || {
@@ -196,10 +199,10 @@ impl Build<'_> {
 
     fn export_to_store(
         &self,
-        targets: &Targets,
-        solution: &Solution,
+        (targets, solution): (&Targets, &Solution),
         artifact: &Artifact,
         output: &ImageOutput,
+        ahead: &Ahead<'_>,
     ) -> Result<(), Failure> {
         let digest = artifact.descriptor().digest;
         let mut names = full_names(&output.image.names)?;
@@ -231,7 +234,9 @@ impl Build<'_> {
         }
         match output.push {
             Push::No => Ok(()),
-            Push::ByName | Push::ByDigest => names.iter().try_for_each(|name| self.push(artifact, name)),
+            Push::ByName | Push::ByDigest => {
+                names.iter().try_for_each(|name| self.push(artifact, name, ahead))
+            }
         }
     }
 
@@ -274,8 +279,36 @@ impl Build<'_> {
         })
     }
 
-    fn push(&self, artifact: &Artifact, name: &Reference) -> Result<(), Failure> {
+    /// Where images are pushed to, and the form that their layers have there.
+    fn pushed(&self, targets: &Targets) -> Result<Vec<(Form, Reference)>, Failure> {
+        let mut places = Vec::new();
+        for output in self.request.outputs.iter().filter(|output| output.is_pushed()) {
+            let Some(image) = output.image() else { continue };
+            let form = image.form.layers(targets.source_date_epoch());
+            places.extend(full_names(&image.names)?.into_iter().map(|name| (form, name)));
+        }
+        Ok(places)
+    }
+
+    /// What sends layers while steps run, if images are pushed. The registry client learns where the bases are: from there
+    /// their layers are taken over.
+    pub(super) fn ahead(&self, targets: &Targets) -> Result<Ahead<'_>, Failure> {
+        let places = self.pushed(targets)?;
+        let registry = &*self.sources.registry;
+        let bases = targets.iter().filter_map(|target| base_identifier(&target.converted));
+        for base in bases.filter(|_| !places.is_empty()) {
+            let name = base.strip_prefix("docker-image://").and_then(|name| name.parse::<Reference>().ok());
+            // What cannot be read now is told of when it is needed.
+            if let (Some(name), Ok(layers)) = (name, self.sources.images.layers(base)) {
+                layers.iter().for_each(|layer| registry.remember(&name, &layer.digest));
+            }
+        }
+        Ok(Ahead::new(&self.sources.store, registry, self.progress, self.cancel.clone(), places))
+    }
+
+    fn push(&self, artifact: &Artifact, name: &Reference, ahead: &Ahead<'_>) -> Result<(), Failure> {
         let step = format!("pushing {name}");
+        ahead.settle();
         self.progress.internal_with(&step, |digest: VertexDigest| {
             let report = transfer_events(digest, self.progress);
             push::push_image(
@@ -283,10 +316,14 @@ impl Build<'_> {
                 &*self.sources.registry,
                 name,
                 &artifact.descriptor().digest,
-                None,
+                &ahead.there(name),
+                &self.cancel,
                 &report,
             )
             .map_err(|error| {
+                if self.signals.interrupted() {
+                    return Failure::new(Kind::Cancelled, "the build was interrupted");
+                }
                 let mut failure = Failure::from_error(Kind::Source, &format!("cannot push `{name}`"), &error);
                 failure.hints.extend(error.hint());
                 failure

@@ -28,7 +28,7 @@ impl Build<'_> {
         self.load_named(definition)?;
         let (store, files) = (&self.sources.store, &self.recorder.files);
         let stale = AtomicBool::new(false);
-        let worker = self.worker(definition, &stale)?;
+        let worker = self.worker(definition, &stale, &|_, _| {})?;
         let begun = Instant::now();
         let planned = scheduler::plan(&Solve {
             definition,

@@ -63,6 +63,11 @@ impl Targets {
         self.iter().flat_map(|target| &target.layers).map(|edge| edge.vertex).collect()
     }
 
+    /// The images that the images stand on.
+    pub(super) fn bases(&self) -> HashSet<VertexDigest> {
+        self.iter().filter_map(|target| target.base.map(|edge| edge.vertex)).collect()
+    }
+
     /// The target that a vertex was first made for.
     pub(super) fn of(&self, vertex: &VertexDigest) -> &Target {
         let has_it = |target: &&Target| target.definition.iter().any(|(digest, _)| digest == vertex);

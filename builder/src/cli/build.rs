@@ -362,8 +362,8 @@ pub(super) fn request(
     require_names("--build-arg", &inputs.build_arg)?;
     require_names("--label", &inputs.label)?;
     inputs.insecure_registry.iter().try_for_each(|host| require_host(host))?;
-    let mut insecure_registries = inputs.insecure_registry;
-    insecure_registries.extend(outputs.iter().flat_map(insecure_hosts));
+    let mut registries = rules(config)?;
+    registries.allow_insecure(outputs.iter().flat_map(insecure_hosts));
     let mut build_args = inputs.build_arg.iter().filter_map(|arg| build_arg(arg)).collect::<BTreeMap<_, _>>();
     let of_environment = || variable(EPOCH).and_then(|value| value.into_string().ok());
     match inputs.source_date_epoch {
@@ -440,8 +440,8 @@ pub(super) fn request(
         metadata_file: args.metadata_file,
         metadata_warnings: text("BUILDX_METADATA_WARNINGS").is_some_and(|it| csv::boolean(&it) == Some(true)),
         jobs: inputs.jobs.into(),
-        insecure_registries,
-        registries: rules(config)?,
+        insecure_registries: inputs.insecure_registry,
+        registries,
         credentials,
         open_files: OpenFiles::raise(),
         home: variable("HOME").map(PathBuf::from),
@@ -636,7 +636,7 @@ fn rewrite_all(rewrite: bool, outputs: &mut [Output]) -> Result<(), Failure> {
     }
 }
 
-/// The registries of an output that says that they may speak plain HTTP.
+/// The registries of an output that says that they need not show a certificate, or have TLS at all.
 fn insecure_hosts(output: &Output) -> Vec<String> {
     let Output::Image(ImageOutput { image, insecure: true, .. }) = output else { return Vec::new() };
     let names = image.names.iter().filter_map(|name| name.parse::<Reference>().ok());

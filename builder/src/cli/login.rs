@@ -9,7 +9,7 @@ use super::config::Config;
 use super::registries::{credential_files, options, require_host};
 use crate::error::{Failure, Kind, causes};
 use crate::progress::{ask_line, ask_secret, print_result, print_warning};
-use crate::registry::credentials::{CredentialError, CredentialFile, Kept, registry_of};
+use crate::registry::credentials::{CredentialError, CredentialFile, Kept, User, registry_of};
 use crate::registry::reference::DEFAULT_REGISTRY;
 use crate::registry::{Credentials, Login, OciRegistry, Reference, RegistryError};
 
@@ -56,6 +56,9 @@ pub(super) fn login(args: &LoginArgs, config: &Config) -> Result<ExitCode, Failu
              `--password-stdin` is not",
         );
     }
+    if args.password.is_none() && !args.password_stdin && !io::stdin().is_terminal() {
+        return log_in_again(args, config, &name);
+    }
     let (username, password) = name_and_password(args)?;
     let mut credentials = Credentials::default();
     credentials.give(registry, &username, &password);
@@ -76,6 +79,51 @@ pub(super) fn login(args: &LoginArgs, config: &Config) -> Result<ExitCode, Failu
             path.display()
         )),
     }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Nobody can be asked for a password: what is kept is tried.
+fn log_in_again(args: &LoginArgs, config: &Config, name: &Reference) -> Result<ExitCode, Failure> {
+    let registry = name.registry();
+    let credentials = Credentials::of_files(credential_files());
+    let kept = credentials.user_of(registry, name.repository()).map_err(|error| refused(&error))?;
+    let nothing = |message: String| {
+        Err(Failure::new(Kind::Usage, message).hint("give `--username NAME --password-stdin`"))
+    };
+    let who = match (kept, &args.username) {
+        (None, _) => {
+            return nothing(format!(
+                "there is no password, nothing is kept for {registry}, and standard input is no terminal to ask for it"
+            ));
+        }
+        (Some(User::Named(kept)), Some(wanted)) if kept != *wanted => {
+            return nothing(format!(
+                "there is no password for `{wanted}` (what is kept for {registry} is for `{kept}`), and standard input is no \
+                 terminal to ask for it"
+            ));
+        }
+        (Some(User::Token), Some(wanted)) => {
+            return nothing(format!(
+                "there is no password for `{wanted}` (what is kept for {registry} is a token), and standard input is no \
+                 terminal to ask for it"
+            ));
+        }
+        (Some(User::Named(kept)), _) => format!("what is kept for `{kept}`"),
+        (Some(User::Token), None) => "the token that is kept".to_owned(),
+    };
+    let client = OciRegistry::new(options(config, credentials, args.insecure_registry.clone())?);
+    match client.login(name) {
+        Ok(Login::Accepted) => print_result(&format!("Login to {registry} succeeded with {who}"))?,
+        Ok(Login::NotAsked) => {
+            print_warning(&format!(
+                "{registry} asked for no credentials, so that nobody knows whether {who} is right"
+            ));
+        }
+        Err(error) => {
+            return Err(refused(&error)
+                .hint(format!("{who} was tried; `--username NAME --password-stdin` gives another")));
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

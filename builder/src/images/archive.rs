@@ -36,6 +36,13 @@ const LINKS_MAX: usize = 8;
 const UNPACKED_BYTES_FREE: u64 = 256 << 20;
 const EXPANSION_MAX: u64 = 1000;
 
+/// A tar without entries is at most as long: tar programs fill it up to a block of theirs.
+const EMPTY_BYTES_MAX: u64 = 1 << 20;
+
+/// An archive of at least this size may not leave less than this on the disk of the store: one that comes through a pipe
+/// and does not end stops here, before everybody else's writing does.
+const DISK_RESERVE_BYTES: u64 = 256 << 20;
+
 /// Pieces in which it is unpacked.
 const BUFFER_BYTES: usize = 256 * 1024;
 
@@ -195,12 +202,7 @@ impl Archive {
         if bytes.iter().all(|byte| *byte == 0) {
             return Ok(None);
         }
-        // The field of the sum counts as blanks.
-        let sum = bytes.iter().enumerate().map(|(at, byte)| match at {
-            148..156 => u32::from(b' '),
-            _ => u32::from(*byte),
-        });
-        if header.cksum().ok() != Some(sum.sum()) {
+        if !is_header(bytes) {
             let reason = if at == 0 { "is not a tar" } else { "has a damaged tar header" };
             return Err(self.wrong(reason));
         }
@@ -314,33 +316,104 @@ fn unpacked(input: File, name: &str, store: &Store, cancel: &Cancel) -> Result<F
     let made = made().map_err(ImagesError::io("create", "a temporary file of the store"));
     store.remove_temp_dir(&dir);
     let mut file = made?;
-    let taken = Arc::new(AtomicU64::new(0));
-    let input =
-        Counted { input: Cancellable::new(Box::new(input), cancel.clone()), count: Arc::clone(&taken) };
-    let stopped = |error: io::Error| match cancel.is_cancelled() {
-        true => ImagesError::Interrupted,
-        false => ImagesError::io("read", name)(error),
-    };
-    let mut stream = decoded(input).map_err(stopped)?;
+    let (mut stream, mut growth) = Growth::of(input, name, store, cancel)?;
     let mut buffer = vec![0; BUFFER_BYTES];
-    let mut written = 0;
     loop {
-        let count = match stream.read(&mut buffer) {
-            Ok(0) => return Ok(file),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(stopped(error)),
-        };
-        written += count as u64;
-        let usual = taken.load(Ordering::Relaxed).saturating_mul(EXPANSION_MAX).max(UNPACKED_BYTES_FREE);
-        if written > usual {
-            let reason =
-                format!("unpacks to more than {EXPANSION_MAX} times its size: this is no real archive");
-            return Err(ImagesError::Bundle { bundle: name.to_owned(), reason });
+        let count = growth.read(&mut stream, &mut buffer)?;
+        if count == 0 {
+            return Ok(file);
         }
         file.write_all(&buffer[..count])
             .map_err(ImagesError::io("write", "a temporary file of the store"))?;
     }
+}
+
+/// What is known of a tar that is being written into the store, so that one without an end is noticed.
+pub(crate) struct Growth<'a> {
+    name: &'a str,
+    store: &'a Store,
+    cancel: &'a Cancel,
+    /// What came of it, compressed as it may be.
+    taken: Arc<AtomicU64>,
+    written: u64,
+    start: Vec<u8>,
+}
+
+impl<'a> Growth<'a> {
+    /// Reads `input`, unpacked if it is compressed.
+    pub(crate) fn of(
+        input: File,
+        name: &'a str,
+        store: &'a Store,
+        cancel: &'a Cancel,
+    ) -> Result<(impl Read + use<>, Self), ImagesError> {
+        let taken = Arc::new(AtomicU64::new(0));
+        let input =
+            Counted { input: Cancellable::new(Box::new(input), cancel.clone()), count: Arc::clone(&taken) };
+        let this = Self { name, store, cancel, taken, written: 0, start: Vec::new() };
+        Ok((decoded(input).map_err(|error| this.failed(error))?, this))
+    }
+
+    /// The next bytes; none at the end.
+    pub(crate) fn read(&mut self, stream: &mut impl Read, buffer: &mut [u8]) -> Result<usize, ImagesError> {
+        let count = loop {
+            match stream.read(buffer) {
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.failed(error)),
+            }
+        };
+        self.written += count as u64;
+        let wrong = |reason: String| Err(ImagesError::Bundle { bundle: self.name.to_owned(), reason });
+        let usual = self.taken.load(Ordering::Relaxed).saturating_mul(EXPANSION_MAX).max(UNPACKED_BYTES_FREE);
+        if self.written > usual {
+            return wrong(format!(
+                "unpacks to more than {EXPANSION_MAX} times its size: this is no real archive"
+            ));
+        }
+        // What is no tar from the beginning may go on for ever.
+        if self.start.len() < BLOCK_BYTES as usize {
+            let more = count.min(BLOCK_BYTES as usize - self.start.len());
+            self.start.extend_from_slice(&buffer[..more]);
+            if let Ok(block) = <[u8; BLOCK_BYTES as usize]>::try_from(&*self.start)
+                && !is_header(&block)
+            {
+                return wrong("is not a tar".to_owned());
+            }
+        }
+        if self.written > EMPTY_BYTES_MAX && self.start.iter().all(|byte| *byte == 0) {
+            return wrong("is not an archive of images: it has no entries".to_owned());
+        }
+        let space = rustix::fs::statvfs(self.store.root())
+            .map_err(|error| ImagesError::io("ask for the free space of", "the store")(error.into()))?;
+        let left = space.f_bavail.saturating_mul(space.f_frsize);
+        if self.written > DISK_RESERVE_BYTES && left < DISK_RESERVE_BYTES {
+            let written = self.written;
+            return wrong(format!(
+                "has more than {written} bytes, and the store's disk has less than {DISK_RESERVE_BYTES} left"
+            ));
+        }
+        Ok(count)
+    }
+
+    fn failed(&self, error: io::Error) -> ImagesError {
+        match self.cancel.is_cancelled() {
+            true => ImagesError::Interrupted,
+            false => ImagesError::io("read", self.name)(error),
+        }
+    }
+}
+
+/// Whether a block is a header of a tar, or its end.
+fn is_header(block: &[u8; BLOCK_BYTES as usize]) -> bool {
+    // The field of the sum counts as blanks.
+    let sum = block.iter().enumerate().map(|(at, byte)| match at {
+        148..156 => u32::from(b' '),
+        _ => u32::from(*byte),
+    });
+    let mut header = Header::new_old();
+    header.as_mut_bytes().copy_from_slice(block);
+    block.iter().all(|byte| *byte == 0) || header.cksum().ok() == Some(sum.sum())
 }
 
 struct Counted<R> {

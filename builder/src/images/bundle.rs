@@ -15,12 +15,12 @@ use wharf_runtime::Cancel;
 
 use super::archive::{Archive, Place};
 use super::places::Source;
-use super::{INDEX_ENTRIES_MAX, ImagesError, LAYERS_MAX};
+use super::{INDEX_ENTRIES_MAX, ImagesError};
 use crate::context::open_at_once;
 use crate::exporter::image::{CONFIG_TYPE, MANIFEST_TYPE};
 use crate::exporter::oci::{REF_NAME, blob_path};
 use crate::exporter::{self};
-use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, MANIFEST_BYTES_MAX, Manifest};
+use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, LAYERS_MAX, MANIFEST_BYTES_MAX, Manifest};
 use crate::registry::{FetchedManifest, Reference};
 
 /// Where containerd and Docker put an image's whole name.

@@ -1,12 +1,12 @@
 //! A root file system in a tar becomes an image of one layer.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
 use std::time::SystemTime;
 
 use sha2::{Digest as _, Sha256};
 use wharf_cache::diff::{
-    COMPRESSION_START_BYTES, LayerSource, StreamCompression, Variant, apply_layers, compression_of, decoded,
+    COMPRESSION_START_BYTES, LayerSource, StreamCompression, Variant, apply_layers, compression_of,
     remake_layer,
 };
 use wharf_cache::snapshot::Layer;
@@ -16,9 +16,9 @@ use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
 
 use super::ImagesError;
+use super::archive::Growth;
 use crate::context::open_at_once;
 use crate::exporter::{Built, BuiltImage, assemble};
-use crate::source::Cancellable;
 
 /// The tar is read in pieces of this size.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -98,22 +98,16 @@ fn store_tar(
         }
     };
     let file = opened.map_err(ImagesError::io("open", name))?;
-    let failed = |error| match cancel.is_cancelled() {
-        true => ImagesError::Interrupted,
-        false => ImagesError::io("read", name)(error),
-    };
-    let mut tar = decoded(Cancellable::new(Box::new(file), cancel.clone())).map_err(failed)?;
+    let (mut tar, mut growth) = Growth::of(file, name, store, cancel)?;
     let mut writer = store.blobs().writer()?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut start = Vec::new();
     loop {
-        let count = match tar.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed(error)),
-        };
+        let count = growth.read(&mut tar, &mut buffer)?;
+        if count == 0 {
+            break;
+        }
         if start.len() < COMPRESSION_START_BYTES {
             start.extend_from_slice(&buffer[..count.min(COMPRESSION_START_BYTES)]);
         }

@@ -42,9 +42,6 @@ pub(crate) const INDEX_DEPTH_MAX: usize = 3;
 /// Entries of one index, and of the list of an archive.
 pub(crate) const INDEX_ENTRIES_MAX: usize = 1000;
 
-/// Layers of one image. No kernel stacks as many.
-pub(crate) const LAYERS_MAX: usize = 1000;
-
 /// Why an image command could not do its work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -37,6 +37,11 @@ pub(crate) trait Source: Sync {
         false
     }
 
+    /// What came is not what it should be: if it may have come from a mirror, no mirror is asked any more.
+    fn distrust_mirrors(&self, _why: &ImagesError) -> bool {
+        false
+    }
+
     /// The repository it is in, if it is in a registry: another one of the same registry can take over blobs.
     fn repository(&self) -> Option<&Reference> {
         None
@@ -136,6 +141,10 @@ impl Source for InRegistry {
 
     fn blob(&self, descriptor: &Descriptor) -> Result<Box<dyn Read + Send>, ImagesError> {
         Ok(self.registry.blob(&self.reference, &descriptor.digest, descriptor.size)?)
+    }
+
+    fn distrust_mirrors(&self, why: &ImagesError) -> bool {
+        self.registry.distrust_mirrors(&self.reference, why)
     }
 
     fn repository(&self) -> Option<&Reference> {

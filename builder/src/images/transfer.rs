@@ -11,10 +11,11 @@ use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
 
 use super::places::{Blob, Document, Source, Target};
-use super::{INDEX_DEPTH_MAX, INDEX_ENTRIES_MAX, ImagesError, LAYERS_MAX};
+use super::{INDEX_DEPTH_MAX, INDEX_ENTRIES_MAX, ImagesError};
+use crate::error::{Kind, chain};
 use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, Manifest, ManifestError, media_type_of};
 use crate::registry::transfer::{Meter, Progress, each_at_once};
-use crate::registry::{FetchedManifest, OpenBlob};
+use crate::registry::{FetchedManifest, OpenBlob, RegistryError};
 use crate::source::Cancellable;
 use crate::source::platform::{available, choose};
 
@@ -56,9 +57,10 @@ struct Plan {
 impl Transfer<'_> {
     /// Copies it; the manifest or index that has been named.
     pub(crate) fn run(&self) -> Result<Document, ImagesError> {
-        let root = self.chosen(self.source.root()?)?;
-        let mut plan = Plan::default();
-        self.plan(&mut plan, root, 0, false)?;
+        let plan = match self.planned() {
+            Err(error) if self.may_be_a_mirrors(&error) => self.planned(),
+            outcome => outcome,
+        }?;
         let root = plan.documents.last().cloned().expect("the root was planned");
         Meter::run(self.progress, |meter| {
             each_at_once(&plan.blobs, |blob| {
@@ -76,6 +78,13 @@ impl Transfer<'_> {
         plan.documents.iter().try_for_each(|document| self.target.put_manifest(document))?;
         self.target.name_root(&root)?;
         Ok(root)
+    }
+
+    fn planned(&self) -> Result<Plan, ImagesError> {
+        let root = self.chosen(self.source.root()?)?;
+        let mut plan = Plan::default();
+        self.plan(&mut plan, root, 0, false)?;
+        Ok(plan)
     }
 
     /// From an index down to the image that is meant.
@@ -155,10 +164,6 @@ impl Transfer<'_> {
         layers: &[Descriptor],
         strict: bool,
     ) -> Result<(), ImagesError> {
-        if layers.len() > LAYERS_MAX {
-            let object = self.source.name();
-            return Err(ImagesError::TooMany { object, what: "layers", max: LAYERS_MAX });
-        }
         let diff_ids = if strict { Some(self.diff_ids(config, layers)?) } else { None };
         let mut add = |what, descriptor: &Descriptor, check| {
             if plan.seen.insert(descriptor.digest) {
@@ -217,7 +222,18 @@ impl Transfer<'_> {
             Ok(Box::new(meter.wrap(Cancellable::new(reader, self.cancel.clone()), digest, size)))
         };
         let open: &OpenBlob<'_> = &open;
-        self.target.put(blob, open, self.source)
+        match self.target.put(blob, open, self.source) {
+            Err(error) if self.may_be_a_mirrors(&error) => self.target.put(blob, open, self.source),
+            outcome => outcome,
+        }
+    }
+
+    /// Whether a mirror may be why the bytes are wrong, which is not asked any more then.
+    fn may_be_a_mirrors(&self, error: &ImagesError) -> bool {
+        error.kind() == Kind::Source
+            && !self.cancel.is_cancelled()
+            && chain(error).all(|error| !error.is::<RegistryError>())
+            && self.source.distrust_mirrors(error)
     }
 
     /// A manifest or index that an index names.

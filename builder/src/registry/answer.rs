@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
 use reqwest::blocking::Response;
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 
 use super::error::RegistryError;
 use super::transport::Call;
@@ -76,10 +76,16 @@ fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
 
 /// What a registry says about a refusal: `code: message` of its first error (OCI distribution-spec, error codes).
 fn read_detail(response: Response) -> String {
+    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let is_text = content_type.is_none_or(|text| text.starts_with("text/plain"));
     let mut bytes = Vec::new();
     // Whatever arrived is enough; the status has been told already.
     let _ = response.take(DETAIL_BYTES_MAX).read_to_end(&mut bytes);
-    let Ok(answer) = serde_json::from_slice::<serde_json::Value>(&bytes) else { return String::new() };
+    let Ok(answer) = serde_json::from_slice::<serde_json::Value>(&bytes) else {
+        // A line is for people (plain HTTP spoken to TLS is told so); pages of HTML are for browsers.
+        let line = if is_text { String::from_utf8_lossy(&bytes) } else { return String::new() };
+        return excerpt(line.trim().lines().next().unwrap_or_default());
+    };
     let field = |name: &str| answer.pointer(&format!("/errors/0/{name}")).and_then(serde_json::Value::as_str);
     let parts: Vec<&str> = [field("code"), field("message"), answer.get("details").and_then(|d| d.as_str())]
         .into_iter()

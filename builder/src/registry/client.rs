@@ -1,6 +1,7 @@
 //! A registry that speaks the OCI distribution protocol.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +16,8 @@ use super::download::Download;
 use super::error::RegistryError;
 use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_INDEX, OCI_MANIFEST};
 use super::reference::Reference;
+use super::rules::Places;
+use super::transfer::{Slots, TRANSFERS_AT_ONCE};
 use super::transport::{Call, CallBody, RegistryOptions, Transport, lock};
 use super::upload::Upload;
 use super::{FetchedManifest, Login, OpenBlob, Referrer, Registry};
@@ -29,6 +32,22 @@ pub struct OciRegistry {
     pub(super) transport: Arc<Transport>,
     /// Blobs by registry, and a repository that has each: from there others of the same registry take them over.
     known: Mutex<HashMap<(String, Digest), String>>,
+    /// Held while an index of what refers to something is changed.
+    pub(super) listing: Mutex<()>,
+    /// Registries whose mirrors have served something else than they should.
+    distrusted: Mutex<HashSet<String>>,
+    /// Whoever uploads, together they do not do more at once than one would.
+    uploads: Slots,
+}
+
+/// The header with which registries say that they list a manifest as one that refers to another.
+const SUBJECT_HEADER: &str = "oci-subject";
+
+/// Who lists a manifest with what it refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Listed {
+    ByTheRegistry,
+    ByNobody,
 }
 
 /// More blobs than that are not kept in mind.
@@ -37,7 +56,13 @@ const KNOWN_MAX: usize = 100_000;
 impl OciRegistry {
     /// A client with these options.
     pub fn new(options: RegistryOptions) -> Self {
-        Self { transport: Arc::new(Transport::new(options)), known: Mutex::default() }
+        Self {
+            transport: Arc::new(Transport::new(options)),
+            known: Mutex::default(),
+            listing: Mutex::default(),
+            distrusted: Mutex::default(),
+            uploads: Slots::new(TRANSFERS_AT_ONCE),
+        }
     }
 }
 
@@ -56,7 +81,7 @@ impl OciRegistry {
 
 impl Registry for OciRegistry {
     fn manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
-        let found = self.transport.rules().places(reference).find(|place| self.own_manifest(place));
+        let found = self.places(reference).find(|place| self.own_manifest(place));
         found.map(|(_, manifest)| manifest)
     }
 
@@ -66,10 +91,24 @@ impl Registry for OciRegistry {
         digest: &Digest,
         size: u64,
     ) -> Result<Box<dyn Read + Send>, RegistryError> {
-        let places = self.transport.rules().places(name);
+        let places = self.places(name);
         let download = Download::start(Arc::clone(&self.transport), places, *digest, size)?;
         self.remember(download.place(), digest);
         Ok(Box::new(VerifyingReader::new(download, *digest, size)))
+    }
+
+    fn distrust_mirrors(&self, name: &Reference, why: &dyn Error) -> bool {
+        let rules = self.transport.rules();
+        let can_do_without =
+            rules.has_mirrors(name.registry()) && !rules.only_mirrors.contains(name.registry());
+        let is_new = can_do_without && lock(&self.distrusted).insert(name.registry().to_owned());
+        if is_new {
+            let registry = name.registry();
+            print_note(&format!(
+                "what came from a mirror of {registry} is wrong, so that {registry} itself is asked: {why}"
+            ));
+        }
+        is_new
     }
 
     fn has_blob(&self, name: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
@@ -105,7 +144,8 @@ impl Registry for OciRegistry {
         let mount_from = mount_from.map(str::to_owned).or(known).filter(|from| from != name.repository());
         let mount_from = mount_from.as_deref();
         let transport = &self.transport;
-        Upload { transport, name, digest, size, open, mount_from }.run()?;
+        let upload = Upload { transport, name, digest, size, open, mount_from };
+        self.uploads.within(|| upload.run())?;
         self.remember(name, digest);
         Ok(())
     }
@@ -116,6 +156,59 @@ impl Registry for OciRegistry {
         media_type: &str,
         bytes: &[u8],
     ) -> Result<(), RegistryError> {
+        match self.put_manifest(reference, media_type, bytes)? {
+            Listed::ByTheRegistry => Ok(()),
+            Listed::ByNobody => self.list_by_tag(reference, media_type, bytes),
+        }
+    }
+
+    fn tags(&self, name: &Reference) -> Result<Vec<String>, RegistryError> {
+        self.list_tags(name)
+    }
+
+    fn delete(&self, reference: &Reference) -> Result<(), RegistryError> {
+        self.delete_manifest(reference)
+    }
+
+    fn referrers(&self, name: &Reference, subject: &Digest) -> Result<Vec<Referrer>, RegistryError> {
+        self.list_referrers(name, subject)
+    }
+}
+
+impl OciRegistry {
+    /// Where `name` is looked for.
+    fn places(&self, name: &Reference) -> Places {
+        match lock(&self.distrusted).contains(name.registry()) {
+            true => Places::alone(name),
+            false => self.transport.rules().places(name),
+        }
+    }
+
+    /// The manifest that `reference`'s own registry has.
+    fn own_manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
+        let path = format!("{}/manifests/{}", reference.repository(), reference.manifest_selector());
+        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
+        let call = Call {
+            scopes: vec![scope(reference.repository(), "pull")],
+            headers: vec![(ACCEPT, accept)],
+            ..self.transport.call(reference, &path, "fetch", manifest_object(reference))?
+        };
+        self.transport.repeat(|| {
+            let response = self.transport.send(&call)?;
+            match response.status() {
+                StatusCode::OK => read_manifest(&call, reference, response),
+                _ => Err(self.transport.refusal(&call, response)),
+            }
+        })
+    }
+
+    /// Stores a manifest; whether the registry lists it by itself, if it refers to another.
+    pub(super) fn put_manifest(
+        &self,
+        reference: &Reference,
+        media_type: &str,
+        bytes: &[u8],
+    ) -> Result<Listed, RegistryError> {
         // A tag is what the push is to set; the digest follows from the bytes.
         let selector = reference.tag().map_or_else(|| reference.manifest_selector(), str::to_owned);
         let path = format!("{}/manifests/{selector}", reference.repository());
@@ -135,46 +228,19 @@ impl Registry for OciRegistry {
                     return Err(refusal);
                 }
                 print_note(&format!("{refusal}: the tag is left as it is, as was asked for"));
-                return Ok(());
+                // What it was meant to be called was not changed, nor is anything else.
+                return Ok(Listed::ByTheRegistry);
             }
-            check_digest(&call, response.headers().get(DIGEST_HEADER), Digest::of(bytes))
+            check_digest(&call, response.headers().get(DIGEST_HEADER), Digest::of(bytes))?;
+            Ok(match response.headers().contains_key(SUBJECT_HEADER) {
+                true => Listed::ByTheRegistry,
+                false => Listed::ByNobody,
+            })
         })
     }
 
-    fn tags(&self, name: &Reference) -> Result<Vec<String>, RegistryError> {
-        self.list_tags(name)
-    }
-
-    fn delete(&self, reference: &Reference) -> Result<(), RegistryError> {
-        self.delete_manifest(reference)
-    }
-
-    fn referrers(&self, name: &Reference, subject: &Digest) -> Result<Vec<Referrer>, RegistryError> {
-        self.list_referrers(name, subject)
-    }
-}
-
-impl OciRegistry {
-    /// The manifest that `reference`'s own registry has.
-    fn own_manifest(&self, reference: &Reference) -> Result<FetchedManifest, RegistryError> {
-        let path = format!("{}/manifests/{}", reference.repository(), reference.manifest_selector());
-        let accept = [OCI_INDEX, OCI_MANIFEST, DOCKER_INDEX, DOCKER_MANIFEST].join(", ");
-        let call = Call {
-            scopes: vec![scope(reference.repository(), "pull")],
-            headers: vec![(ACCEPT, accept)],
-            ..self.transport.call(reference, &path, "fetch", manifest_object(reference))?
-        };
-        self.transport.repeat(|| {
-            let response = self.transport.send(&call)?;
-            match response.status() {
-                StatusCode::OK => read_manifest(&call, reference, response),
-                _ => Err(self.transport.refusal(&call, response)),
-            }
-        })
-    }
-
-    /// Notes that a repository has a blob.
-    fn remember(&self, name: &Reference, digest: &Digest) {
+    /// Notes that a repository has a blob, or very likely has: others of its registry try to take it over from there.
+    pub fn remember(&self, name: &Reference, digest: &Digest) {
         let mut known = lock(&self.known);
         if known.len() < KNOWN_MAX {
             known.insert((name.registry().to_owned(), *digest), name.repository().to_owned());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wharf_cache::Digest;
 
 use super::credentials::CredentialError;
-use crate::error::causes;
+use crate::error::{causes, chain};
 use crate::source::OFFLINE_HINT;
 
 /// Why a registry did not do what it was asked.
@@ -162,6 +162,12 @@ fn speaks_of_authority(error: &(dyn Error + 'static)) -> bool {
     is_it || error.source().is_some_and(speaks_of_authority)
 }
 
+/// Whether TLS failed because what came was no TLS.
+fn speaks_something_else(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+    let mut tls = chain(error).filter_map(|error| error.downcast_ref::<rustls::Error>());
+    tls.any(|error| matches!(error, rustls::Error::InvalidMessage(_)))
+}
+
 fn detail_suffix(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }
 }
@@ -206,9 +212,11 @@ impl RegistryError {
                  `basicConstraints=CA:FALSE`, or have that authority sign one"
                     .to_owned(),
             ),
-            Self::Unreachable { registry, .. } => Some(format!(
-                "check the name and the network; a registry without TLS must be listed as insecure ({registry})"
+            Self::Unreachable { registry, source, .. } if speaks_something_else(source.as_ref()) => Some(format!(
+                "what answers at {registry} speaks no TLS: if that is as it should be, say `--insecure-registry \
+                 {registry}`, or `http = true` in `[registry.\"{registry}\"]` of the configuration"
             )),
+            Self::Unreachable { .. } => Some("check the name and the network".to_owned()),
             Self::Untrusted { registry, .. } => Some(format!(
                 "if its authority is a private one, say `ca = [\"FILE\"]` in `[registry.\"{registry}\"]` of the \
                  configuration, or put it at /etc/docker/certs.d/{registry}/ca.crt"

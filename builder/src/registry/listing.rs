@@ -1,22 +1,20 @@
-//! What a registry lists, page by page: tags, referrers; and what is deleted from it.
+//! What a registry lists, page by page: tags; and what is deleted from it.
 
 use std::collections::{BTreeSet, HashSet};
 use std::io::Read;
 
 use reqwest::blocking::Response;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, LINK};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, LINK};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use wharf_cache::Digest;
 
 use super::answer::{no_answer, protocol};
 use super::client::{OciRegistry, manifest_object, scope};
 use super::error::RegistryError;
-use super::manifest::{MANIFEST_BYTES_MAX, OCI_INDEX};
+use super::manifest::MANIFEST_BYTES_MAX;
 use super::reference::{Reference, is_tag};
 use super::transport::Call;
-use super::{Referrer, Registry};
 
 /// So many tags, or referrers, are asked for at once.
 const PAGE: u32 = 1000;
@@ -30,12 +28,6 @@ struct Tags {
     tags: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
-struct Referrers {
-    #[serde(default)]
-    manifests: Option<Vec<Referrer>>,
-}
-
 impl OciRegistry {
     pub(super) fn list_tags(&self, name: &Reference) -> Result<Vec<String>, RegistryError> {
         let path = format!("{}/tags/list?n={PAGE}", name.repository());
@@ -47,44 +39,6 @@ impl OciRegistry {
         let tags = self.pages(call, |page: Tags| page.tags.unwrap_or_default())?;
         // Foreign words: what is no tag cannot be asked for either. Not every registry sorts.
         Ok(tags.into_iter().filter(|tag| is_tag(tag)).collect::<BTreeSet<_>>().into_iter().collect())
-    }
-
-    pub(super) fn list_referrers(
-        &self,
-        name: &Reference,
-        subject: &Digest,
-    ) -> Result<Vec<Referrer>, RegistryError> {
-        let path = format!("{}/referrers/{subject}", name.repository());
-        let call = Call {
-            scopes: vec![scope(name.repository(), "pull")],
-            headers: vec![(ACCEPT, OCI_INDEX.to_owned())],
-            ..self.transport.call(name, &path, "list", format!("what refers to {subject} of {name}"))?
-        };
-        match self.pages(call, |page: Referrers| page.manifests.unwrap_or_default()) {
-            Err(RegistryError::NotFound { .. }) => self.referrers_by_tag(name, subject),
-            listed => listed,
-        }
-    }
-
-    /// Where there is no list, whoever pushes a referrer adds it to the index under the tag `sha256-…`
-    /// (OCI distribution-spec, referrers tag schema).
-    fn referrers_by_tag(&self, name: &Reference, subject: &Digest) -> Result<Vec<Referrer>, RegistryError> {
-        let text =
-            format!("{}/{}:{}", name.registry(), name.repository(), subject.to_string().replace(':', "-"));
-        let tag: Reference = text.parse().expect("a name, and a tag of the letters that tags may have");
-        let index = match self.manifest(&tag) {
-            Ok(index) => index,
-            Err(error) if error.is_not_found() => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let referrers = serde_json::from_slice::<Referrers>(&index.bytes);
-        let referrers = referrers.map_err(|error| RegistryError::Protocol {
-            registry: name.registry().to_owned(),
-            operation: "list",
-            object: format!("what refers to {subject} of {name}"),
-            reason: format!("the index under the tag cannot be read: {error}"),
-        })?;
-        Ok(referrers.manifests.unwrap_or_default())
     }
 
     pub(super) fn delete_manifest(&self, reference: &Reference) -> Result<(), RegistryError> {
@@ -122,7 +76,7 @@ impl OciRegistry {
     }
 
     /// All entries of a list that comes in pages.
-    fn pages<P: DeserializeOwned, T>(
+    pub(super) fn pages<P: DeserializeOwned, T>(
         &self,
         mut call: Call<'_>,
         entries: impl Fn(P) -> Vec<T>,

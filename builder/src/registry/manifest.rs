@@ -10,6 +10,9 @@ pub const MANIFEST_BYTES_MAX: u64 = 4 << 20;
 /// Largest image config that is taken.
 pub const CONFIG_BYTES_MAX: u64 = 8 << 20;
 
+/// Most layers of an image. No kernel stacks as many.
+pub const LAYERS_MAX: usize = 1000;
+
 /// OCI image index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// OCI image manifest.
@@ -55,6 +58,12 @@ pub enum ManifestError {
         digest: Digest,
         /// What it is.
         media_type: String,
+    },
+    /// More layers than any image has.
+    #[error("the manifest has {layers} layers, which is more than {LAYERS_MAX} layers")]
+    TooManyLayers {
+        /// Layers of the manifest.
+        layers: usize,
     },
     /// The config does not name one diffID a layer.
     #[error("the manifest has {layers} layers but its config names {diff_ids}")]
@@ -163,6 +172,9 @@ impl Manifest {
         match (raw.manifests, raw.config, raw.layers) {
             (Some(_), _, Some(_)) | (Some(_), Some(_), _) => Err(ManifestError::Ambiguous),
             (Some(manifests), None, None) => Ok(Self::Index(manifests)),
+            (None, Some(_), Some(layers)) if layers.len() > LAYERS_MAX => {
+                Err(ManifestError::TooManyLayers { layers: layers.len() })
+            }
             (None, Some(config), Some(layers)) => Ok(Self::Image { config, layers }),
             (None, _, _) => Err(ManifestError::NotAnImage { media_type: stated.chars().take(200).collect() }),
         }

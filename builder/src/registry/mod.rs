@@ -11,9 +11,11 @@ pub mod credentials;
 mod download;
 mod error;
 mod listing;
+mod loopback;
 pub mod manifest;
 pub mod push;
 pub mod reference;
+mod referrers;
 mod rules;
 pub(crate) mod transfer;
 mod transport;
@@ -83,6 +85,12 @@ pub trait Registry: fmt::Debug + Send + Sync {
         digest: &Digest,
         size: u64,
     ) -> Result<Box<dyn Read + Send>, RegistryError>;
+
+    /// What came for `name` is not what it should be, as `why` says. If it may have come from a mirror, the mirrors of its
+    /// registry are not asked any more, and a second try may do better.
+    fn distrust_mirrors(&self, _name: &Reference, _why: &dyn std::error::Error) -> bool {
+        false
+    }
 
     /// Whether the repository has a blob.
     fn has_blob(&self, name: &Reference, digest: &Digest) -> Result<bool, RegistryError>;

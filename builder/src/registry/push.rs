@@ -1,13 +1,16 @@
 //! Pushing an image from the store: blobs first, several at once, then the manifest that names them.
 
+use std::collections::HashSet;
 use std::io::{self, Read};
 
 use wharf_cache::content::ContentError;
 use wharf_cache::{Digest, Store};
+use wharf_runtime::Cancel;
 
 use super::manifest::{Descriptor, MANIFEST_BYTES_MAX, Manifest, ManifestError, media_type_of};
 use super::transfer::{Meter, Progress, each_at_once};
 use super::{Reference, Registry, RegistryError};
+use crate::source::Cancellable;
 
 /// Indexes within indexes: one level is what images use, a second is for signatures and the like.
 const INDEX_DEPTH_MAX: usize = 3;
@@ -88,22 +91,39 @@ impl PushError {
 }
 
 /// Pushes the image (or index, with all it names) `manifest` of the store to `reference`: what the registry has
-/// already is not sent again. `mount_from` is a repository of the same registry that may hold some of the layers (the
-/// base image's). The manifest goes last, so nobody sees an image that is not whole.
+/// already is not sent again, and is not even asked for what is `there` for certain. The manifest goes last, so nobody sees an
+/// image that is not whole. `cancel` ends it with an error.
 pub fn push_image(
     store: &Store,
     registry: &dyn Registry,
     reference: &Reference,
     manifest: &Digest,
-    mount_from: Option<&str>,
+    there: &HashSet<Digest>,
+    cancel: &Cancel,
     progress: Progress<'_>,
 ) -> Result<(), PushError> {
     if reference.digest().is_some_and(|pinned| pinned != *manifest) {
         return Err(PushError::Pinned { reference: reference.to_string(), manifest: *manifest });
     }
     Meter::run(progress, |meter| {
-        let push = Push { store, registry, reference, mount_from, meter };
+        let push = Push { store, registry, reference, there, cancel, meter };
         push.manifest(reference, manifest, 0)
+    })
+}
+
+/// Pushes a layer of the store, given by digest and size, to the repository of `reference`, before there is a manifest that
+/// names it.
+pub fn push_layer(
+    store: &Store,
+    registry: &dyn Registry,
+    reference: &Reference,
+    (digest, size): (&Digest, u64),
+    cancel: &Cancel,
+    progress: Progress<'_>,
+) -> Result<(), PushError> {
+    Meter::run(progress, |meter| {
+        let push = Push { store, registry, reference, there: &HashSet::new(), cancel, meter };
+        push.blob("layer", digest, size)
     })
 }
 
@@ -111,7 +131,8 @@ struct Push<'a> {
     store: &'a Store,
     registry: &'a dyn Registry,
     reference: &'a Reference,
-    mount_from: Option<&'a str>,
+    there: &'a HashSet<Digest>,
+    cancel: &'a Cancel,
     meter: Meter,
 }
 
@@ -148,27 +169,28 @@ impl Push<'_> {
                 blobs.push(("layer", layer));
             }
         }
-        each_at_once(&blobs, |(what, blob)| self.blob(what, blob))
+        each_at_once(&blobs, |(what, blob)| self.blob(what, &blob.digest, blob.size))
     }
 
-    fn blob(&self, what: &'static str, blob: &Descriptor) -> Result<(), PushError> {
-        if !self.registry.has_blob(self.reference, &blob.digest)? {
-            let actual = self.size(what, &blob.digest)?;
-            if actual != blob.size {
+    fn blob(&self, what: &'static str, digest: &Digest, size: u64) -> Result<(), PushError> {
+        if !self.there.contains(digest) && !self.registry.has_blob(self.reference, digest)? {
+            let actual = self.size(what, digest)?;
+            if actual != size {
                 // It is damaged, or the descriptor is wrong.
-                let opened = self.store.blobs().open_expecting(&blob.digest, blob.size);
+                let opened = self.store.blobs().open_expecting(digest, size);
                 return Err(match opened {
                     Err(error) if error.is_lost() => self.store_error(error),
-                    _ => PushError::Size { digest: blob.digest, expected: blob.size, actual },
+                    _ => PushError::Size { digest: *digest, expected: size, actual },
                 });
             }
             let open = || -> io::Result<Box<dyn Read + Send>> {
-                let reader = self.store.blobs().open(&blob.digest).map_err(io::Error::other)?;
-                Ok(Box::new(self.meter.wrap(reader, blob.digest, blob.size)))
+                let reader = self.store.blobs().open(digest).map_err(io::Error::other)?;
+                let reader = Box::new(self.meter.wrap(reader, *digest, size));
+                Ok(Box::new(Cancellable::new(reader, self.cancel.clone())))
             };
-            self.registry.push_blob(self.reference, &blob.digest, blob.size, &open, self.mount_from)?;
+            self.registry.push_blob(self.reference, digest, size, &open, None)?;
         }
-        self.meter.done(blob.digest, blob.size);
+        self.meter.done(*digest, size);
         Ok(())
     }
 

@@ -115,6 +115,12 @@ impl fmt::Display for Reference {
     }
 }
 
+/// Whether a tag stands for the list of what refers to a manifest (OCI distribution-spec, referrers tag schema).
+pub(crate) fn is_referrers_tag(tag: &str) -> bool {
+    tag.strip_prefix("sha256-")
+        .is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// The host that answers for `registry`.
 pub(super) fn api_host(registry: &str) -> &str {
     if registry == DEFAULT_REGISTRY { "registry-1.docker.io" } else { registry }

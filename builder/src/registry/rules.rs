@@ -174,6 +174,14 @@ impl Rules {
         }
     }
 
+    /// These registries may lack TLS, and where they have it their certificates are not checked.
+    pub fn allow_insecure(&mut self, registries: impl IntoIterator<Item = String>) {
+        for registry in registries {
+            self.unverified.add(registry.clone());
+            self.may_be_plain.add(registry);
+        }
+    }
+
     /// Whether something is said here of the TLS of `registry` by its name.
     pub(super) fn names_tls_of(&self, registry: &str) -> bool {
         self.unverified.names(registry)
@@ -206,6 +214,11 @@ impl Rules {
             }
         }
         Ok(tls)
+    }
+
+    /// Whether there are copies of what `registry` has elsewhere.
+    pub(super) fn has_mirrors(&self, registry: &str) -> bool {
+        self.mirrors.get(registry).is_some_and(|mirrors| !mirrors.is_empty())
     }
 
     /// Where `name` is looked for: the mirrors of its registry in their order, then the registry itself.
@@ -269,6 +282,11 @@ pub(super) struct Places {
 }
 
 impl Places {
+    /// One place.
+    pub(super) fn alone(name: &Reference) -> Self {
+        Self { left: vec![name.clone()].into_iter(), failures: Vec::new() }
+    }
+
     /// Does `read` at the places that are left until one of them has it, and says which one. If none has, the error
     /// tells of all.
     pub(super) fn find<T>(

@@ -1,9 +1,9 @@
 //! How far a transfer is, and several transfers at once.
 
 use std::io::{self, Read};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 
 use wharf_cache::Digest;
@@ -95,6 +95,39 @@ impl<R: Read> Read for Metered<R> {
             self.meter.send(Transfer { digest: self.digest, current, total: self.total, done: false });
         }
         Ok(count)
+    }
+}
+
+/// So many may do something at once; others wait.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+impl Slots {
+    pub(crate) fn new(count: usize) -> Self {
+        Self { free: Mutex::new(count), freed: Condvar::new() }
+    }
+
+    /// Does `work` when there is a slot.
+    pub(crate) fn within<T>(&self, work: impl FnOnce() -> T) -> T {
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.freed.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+        drop(free);
+        let _slot = Slot(self);
+        work()
+    }
+}
+
+/// A slot that is given back.
+struct Slot<'a>(&'a Slots);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.freed.notify_one();
     }
 }
 

@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use reqwest::blocking::{Body, RequestBuilder, Response};
 use reqwest::header::{HeaderName, LOCATION};
 use reqwest::{Method, StatusCode, Url};
+use wharf_runtime::Cancel;
 
 use super::answer::{no_answer, protocol, refusal};
 use super::auth::{Authorization, Challenge, Session, TOKEN_BYTES_MAX, TokenAnswer};
 use super::clients::{Clients, read_timeout};
 use super::credentials::{Credential, Credentials};
 use super::error::{RegistryError, is_transient_status};
+use super::loopback;
 use super::reference::{self, Reference};
 use super::rules::Rules;
 
@@ -35,10 +37,8 @@ const REDIRECTS_MAX: usize = 10;
 /// How registries are talked to.
 #[derive(Debug, Clone)]
 pub struct RegistryOptions {
-    /// Registries (host with port) spoken to in plain HTTP. Registries on this machine always are.
+    /// Registries (host with port) spoken to in plain HTTP.
     pub insecure: Vec<String>,
-    /// Registries on this machine that want HTTPS all the same.
-    pub secure: Vec<String>,
     /// Further CA certificates, PEM bundles.
     pub ca_certificates: Vec<Vec<u8>>,
     /// Who we are.
@@ -50,18 +50,20 @@ pub struct RegistryOptions {
     pub offline: bool,
     /// What is said of single registries.
     pub rules: Rules,
+    /// When it is triggered, nothing is tried again.
+    pub cancel: Option<Cancel>,
 }
 
 impl Default for RegistryOptions {
     fn default() -> Self {
         Self {
             insecure: Vec::new(),
-            secure: Vec::new(),
             ca_certificates: Vec::new(),
             credentials: Credentials::default(),
             retry_delay: Duration::from_millis(300),
             offline: false,
             rules: Rules::default(),
+            cancel: None,
         }
     }
 }
@@ -129,13 +131,21 @@ impl Transport {
         if listed(&self.options.insecure) || rules.plain.contains(registry) {
             return true;
         }
-        let may_be_plain = rules.may_be_plain.contains(registry);
-        if reference::is_loopback(registry) && !self.has_named_tls(registry) {
-            return !listed(&self.options.secure);
-        }
+        let find_out: fn(&Self, &str) -> bool =
+            match reference::is_loopback(registry) && !self.has_named_tls(registry) {
+                true => Self::lacks_tls_here,
+                false if rules.may_be_plain.contains(registry) => Self::lacks_https,
+                false => return false,
+            };
         // Held while it is found out: whoever waits here wants to know the same.
-        may_be_plain
-            && *lock(&self.plain).entry(registry.to_owned()).or_insert_with(|| self.lacks_https(registry))
+        *lock(&self.plain).entry(registry.to_owned()).or_insert_with(|| find_out(self, registry))
+    }
+
+    /// Whether a registry on this machine does without TLS, as most do. One that does not answer does.
+    fn lacks_tls_here(&self, registry: &str) -> bool {
+        self.options.offline
+            || url("https", registry, "")
+                .is_ok_and(|url| !loopback::speaks_tls(&url, self.rules().connect_timeout))
     }
 
     /// Whether what answers at `registry`, if anything, does not speak TLS. A certificate that is not trusted is another
@@ -190,7 +200,9 @@ impl Transport {
             if started.elapsed() + wait > time_max {
                 return Err(error);
             }
-            std::thread::sleep(wait);
+            if self.wait(wait) {
+                return Err(error);
+            }
             attempt += 1;
         }
     }
@@ -232,7 +244,18 @@ impl Transport {
 
     /// Waits before try number `attempt` + 1.
     pub(super) fn pause(&self, attempt: u32) {
-        std::thread::sleep(self.pause_after(attempt));
+        self.wait(self.pause_after(attempt));
+    }
+
+    /// Waits; whether that is of no use because all is to end.
+    fn wait(&self, time: Duration) -> bool {
+        match &self.options.cancel {
+            Some(cancel) => cancel.wait(time),
+            None => {
+                std::thread::sleep(time);
+                false
+            }
+        }
     }
 
     fn pause_after(&self, attempt: u32) -> Duration {

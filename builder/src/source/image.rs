@@ -15,7 +15,7 @@ use wharf_solver::llb::Platform;
 use super::SourceError;
 use super::layout::LayoutReference;
 use super::platform::{available, choose, normalize};
-use crate::error::is_lost;
+use crate::error::{chain, is_lost};
 use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, MANIFEST_BYTES_MAX, Manifest, ManifestError};
 use crate::registry::transfer::{Meter, each_at_once};
 use crate::registry::{FetchedManifest, Progress, Reference, Registry, RegistryError};
@@ -105,11 +105,13 @@ impl ImageSources {
                 Err(error) => return Err(error),
             }
         }
-        let root = self.root(&origin)?;
-        let target = root.digest;
-        let (manifest, config) = self.descend(&origin, root, &platform)?;
-        let config_bytes = self.fetch_config(&origin, &config)?;
-        let pin = Pin { target, manifest, config: config.digest };
+        let (pin, config_bytes) = self.with_and_without_mirrors(&origin, || {
+            let root = self.root(&origin)?;
+            let target = root.digest;
+            let (manifest, config) = self.descend(&origin, root, &platform)?;
+            let config_bytes = self.fetch_config(&origin, &config)?;
+            Ok((Pin { target, manifest, config: config.digest }, config_bytes))
+        })?;
         let image = resolved(&origin, pin.clone(), config_bytes)?;
         // Layers and the config's diffIDs must fit together before anything is built on them.
         self.layers(&image.identifier)?;
@@ -160,13 +162,23 @@ impl ImageSources {
     pub fn pull(&self, identifier: &str, progress: Progress<'_>) -> Result<Chain, SourceError> {
         let (origin, _) = Origin::parse_pinned(identifier)?;
         let layers = self.layers(identifier)?;
+        self.with_and_without_mirrors(&origin, || self.apply(identifier, &origin, &layers, progress))
+    }
+
+    fn apply(
+        &self,
+        identifier: &str,
+        origin: &Origin,
+        layers: &[LayerSource],
+        progress: Progress<'_>,
+    ) -> Result<Chain, SourceError> {
         let applied = Meter::run(progress, |meter| {
             let open = |index: usize| -> io::Result<Box<dyn Read + Send>> {
                 let LayerSource { digest, size, .. } = &layers[index];
-                let reader = self.blob(&origin, digest, *size).map_err(io::Error::other)?;
+                let reader = self.blob(origin, digest, *size).map_err(io::Error::other)?;
                 Ok(Box::new(meter.wrap(reader, *digest, *size).ending()))
             };
-            apply_layers(&self.store, &layers, SystemTime::now(), &open)
+            apply_layers(&self.store, layers, SystemTime::now(), &open)
         });
         applied
             .map_err(|source| SourceError::Unpack { object: identifier.to_owned(), source: Box::new(source) })
@@ -186,6 +198,15 @@ impl ImageSources {
     /// whose files no step has read.
     pub fn ensure_blobs(&self, identifier: &str, progress: Progress<'_>) -> Result<(), SourceError> {
         let (origin, _) = Origin::parse_pinned(identifier)?;
+        self.with_and_without_mirrors(&origin, || self.bring_blobs(identifier, &origin, progress))
+    }
+
+    fn bring_blobs(
+        &self,
+        identifier: &str,
+        origin: &Origin,
+        progress: Progress<'_>,
+    ) -> Result<(), SourceError> {
         let mut missing: Vec<LayerSource> = Vec::new();
         for layer in self.layers(identifier)? {
             let known = missing.iter().any(|other| other.digest == layer.digest);
@@ -195,7 +216,7 @@ impl ImageSources {
         }
         Meter::run(progress, |meter| {
             each_at_once(&missing, |LayerSource { digest, size, .. }| {
-                let reader = self.blob(&origin, digest, *size)?;
+                let reader = self.blob(origin, digest, *size)?;
                 let mut reader = meter.wrap(reader, *digest, *size).ending();
                 let mut writer = self.store.blobs().writer()?;
                 copy(&mut reader, &mut writer).map_err(|source| SourceError::Download {
@@ -229,6 +250,26 @@ impl ImageSources {
             hasher.update(layer.diff_id.0.as_bytes());
         }
         Ok(hasher.finalize().into())
+    }
+
+    /// Does `work`; again without mirrors, if what came was wrong and may have come from one.
+    fn with_and_without_mirrors<T>(
+        &self,
+        origin: &Origin,
+        work: impl Fn() -> Result<T, SourceError>,
+    ) -> Result<T, SourceError> {
+        let is_stopped = || self.cancel.as_ref().is_some_and(Cancel::is_cancelled);
+        match (work(), origin) {
+            // An error of a registry's is one of all places.
+            (Err(error), Origin::Registry(name))
+                if !is_stopped()
+                    && chain(&error).all(|error| !error.is::<RegistryError>())
+                    && self.registry.distrust_mirrors(name, &error) =>
+            {
+                work()
+            }
+            (outcome, _) => outcome,
+        }
     }
 
     /// What the name itself names: a manifest or an index.
@@ -509,7 +550,12 @@ fn resolved(origin: &Origin, pin: Pin, config: Vec<u8>) -> Result<ResolvedImage,
 }
 
 fn parse_config(object: &str, bytes: &[u8]) -> Result<Config, SourceError> {
-    serde_json::from_slice(bytes).map_err(|source| SourceError::Config { object: object.to_owned(), source })
+    let invalid = |source| SourceError::Config { object: object.to_owned(), source };
+    // A list would do for the reader, as the fields in their order.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(invalid(serde::de::Error::custom("it is no object")));
+    }
+    serde_json::from_slice(bytes).map_err(invalid)
 }
 
 fn copy(reader: &mut dyn Read, writer: &mut dyn Write) -> io::Result<()> {

@@ -82,6 +82,8 @@ pub struct Worker<'a> {
     /// Set when a local directory changed after that: what is built from then on is not what its keys say, and is not
     /// recorded.
     pub stale: &'a AtomicBool,
+    /// Told of an image that has been brought because a step reads it.
+    pub brought: &'a (dyn Fn(&VertexDigest, &Chain) + Sync),
     /// The limit of open files that steps get.
     pub open_files: OpenFiles,
     /// The network that steps share.
@@ -250,7 +252,10 @@ impl OpResolver for Worker<'_> {
         self.network.begin(self.definition);
         let source = source_op(vertex)?;
         let report = transfer_events(*digest, self.progress);
-        self.images.pull(&source.identifier, &report).map_err(|error| OpError::new(WorkerError::from(error)))
+        let pulled = self.images.pull(&source.identifier, &report);
+        let chain = pulled.map_err(|error| OpError::new(WorkerError::from(error)))?;
+        (self.brought)(digest, &chain);
+        Ok(chain)
     }
 
     fn execute(

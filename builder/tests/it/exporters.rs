@@ -247,6 +247,11 @@ fn estargz_is_read_by_its_table_of_contents() {
     wharf.dockerfile("FROM base\nRUN ls -A / >/list\n");
     let base = format!("base=oci-layout://{}:v1", out.0.display());
     wharf.build_in("other", &["--build-context", &base, "-o", "files"]).success();
+    // Its layers are still what they were, and it is said of them.
+    wharf.build_in("other", &["--build-context", &base, "-o", "type=oci,tar=false,dest=next"]).success();
+    let next = layout(&wharf, "next").top();
+    let layers = manifest["layers"].as_array().unwrap();
+    assert_eq!(&next["layers"].as_array().unwrap()[1..layers.len()], &layers[1..]);
     let list = fs::read_to_string(wharf.path("files/list")).unwrap();
     assert!(list.contains("files") && !list.contains("stargz") && !list.contains("landmark"), "{list}");
     assert!(!wharf.path("files/stargz.index.json").exists());

@@ -73,7 +73,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def authorized(self):
         auth = settings["auth"]
-        return not auth or self.headers.get("Authorization") == auth["accept"]
+        if not auth:
+            return True
+        with lock:
+            if "ends_before" in auth and re.search(auth["ends_before"], f"{self.command} {self.path}"):
+                # From here on it is a token of the past.
+                del auth["ends_before"]
+                auth["accept"] += "x"
+        if self.headers.get("Authorization") != auth["accept"]:
+            return False
+        return True
 
     def token(self):
         auth, given = settings["auth"], self.body().decode()
@@ -142,6 +151,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers = headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
             data = data[start:]
         action = fault["do"]
+        if action == "headers":
+            return self.answer(status, data, headers | fault["headers"])
         if action == "cut":
             return self.answer(status, data, headers, cut=fault["at"] % max(len(data), 1))
         if action == "stall":
@@ -238,7 +249,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 manifests[name, digest] = data, self.headers["Content-Type"]
                 if not selector.startswith("sha256:"):
                     tags[name, selector] = digest
-            return self.answer(201, b"", {"Docker-Content-Digest": digest})
+            headers = {"Docker-Content-Digest": digest}
+            if "subject" in document and not (self.fault and self.fault["do"] == "no-subject"):
+                headers["OCI-Subject"] = document["subject"]["digest"]
+            return self.answer(201, b"", headers)
         if self.command == "DELETE":
             with lock:
                 gone = manifests.pop((name, selector), None) or tags.pop((name, selector), None)
@@ -258,6 +272,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if path == "/_state":
             with lock:
                 state = {"tags": sorted(":".join(tag) for tag in tags), "requests": requests,
+                         "digests": {":".join(tag): digest for tag, digest in tags.items()},
                          "blobs": sorted("@".join(blob) for blob in blobs)}
             return self.answer(200, json.dumps(state).encode())
         return self.answer(404)
@@ -319,6 +334,25 @@ def make_hostile():
     # A frame with a window of 2 GiB: header descriptor 0, window descriptor exponent 21.
     zstd = b"\x28\xb5\x2f\xfd" + bytes([0, 21 << 3]) + b"\x03\x20\x00" + b"\0"
     image("zstd-bomb", [(zstd, LAYER + "+zstd", digest_of(empty))])
+    # Compressed 1000 times: what it unpacks to is counted, and what it takes meanwhile is measured.
+    zeros = bytes(256 << 20)
+    image("gzip-zeros", [(gzip.compress(zeros, 9), LAYER + "+gzip", digest_of(zeros))])
+    good = {"schemaVersion": 2, "mediaType": MANIFEST, "config": descriptor(put_blob(b"{}"), CONFIG), "layers": []}
+    for tag, size in [("size-negative", -2), ("size-float", 2.0), ("size-large", 1 << 64), ("size-text", "2")]:
+        put(tag, good | {"config": good["config"] | {"size": size}}, MANIFEST)
+    put("twice", json.dumps(good)[:-1].encode() + b', "layers": []}', MANIFEST)
+    put("no-config", {"schemaVersion": 2, "mediaType": MANIFEST, "layers": []}, MANIFEST)
+    put("no-layers", {"schemaVersion": 2, "mediaType": MANIFEST, "config": good["config"]}, MANIFEST)
+    put("both", good | {"manifests": []}, MANIFEST)
+    put("no-digest", good | {"config": {"mediaType": CONFIG, "size": 2}}, MANIFEST)
+    put("other-digest", good | {"config": good["config"] | {"digest": "md5:x"}}, MANIFEST)
+    image("config-text", [], config=b"this is a text")
+    image("config-list", [], config=b"[]")
+    image("diff-id", [(empty, LAYER, digest_of(b"other"))])
+    # One that is served as what it is not.
+    put("as-index", good | {"mediaType": INDEX}, INDEX)
+    put("no-manifests", {"schemaVersion": 2, "mediaType": INDEX, "manifests": []}, INDEX)
+    put("schema-1", {"schemaVersion": 1, "name": "x", "fsLayers": []}, "application/vnd.docker.distribution.manifest.v1+json")
     image("layer-type", [(empty, "application/x-unknown", digest_of(empty))])
     image("config-type", [(empty, LAYER, digest_of(empty))], config_type="application/vnd.cncf.helm.config.v1+json")
     put("artifact", {"schemaVersion": 2, "mediaType": "application/vnd.something+json", "blobs": []}, "application/vnd.something+json")

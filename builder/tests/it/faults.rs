@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::process::Command;
 
 use serde_json::{Value, json};
 
 use crate::fault_fixture::FaultServer;
+use crate::fault_rows::Ends::{Saying, Well};
+use crate::fault_rows::{Row, fault, reading, writing};
 use crate::harness::{Outcome, Wharf, busybox_layout};
 
 /// Short limits, so that a row does not wait long.
-const LIMITS: &str = "[transfers]\nconnect-timeout = '500ms'\nread-timeout = '700ms'\n";
+pub(crate) const LIMITS: &str = "[transfers]\nconnect-timeout = '500ms'\nread-timeout = '700ms'\n";
 
 /// A server that has the image `base:v1`, and a context whose image is made of it.
-fn world() -> Option<(Wharf, FaultServer)> {
+pub(crate) fn world() -> Option<(Wharf, FaultServer)> {
     let (_, wharf, server) = (busybox_layout()?, Wharf::new()?, FaultServer::start()?);
     fs::write(wharf.path("config.toml"), LIMITS).unwrap();
     wharf.file("x", "x").dockerfile("FROM busybox\nCOPY x /\n");
@@ -22,7 +25,7 @@ fn world() -> Option<(Wharf, FaultServer)> {
     Some((wharf, server))
 }
 
-fn build(wharf: &Wharf, store: &str, arguments: &[&str]) -> Outcome {
+pub(crate) fn build(wharf: &Wharf, store: &str, arguments: &[&str]) -> Outcome {
     let config = wharf.path("config.toml").display().to_string();
     let mut all = vec!["--config", &config];
     all.extend(arguments);
@@ -31,7 +34,7 @@ fn build(wharf: &Wharf, store: &str, arguments: &[&str]) -> Outcome {
 
 /// It ended with the status of a source, and said once what went wrong.
 #[track_caller]
-fn check_said(outcome: &Outcome, row: &str, words: &[&str]) {
+pub(crate) fn check_said(outcome: &Outcome, row: &str, words: &[&str]) {
     assert_eq!(outcome.code, Some(4), "{row}: {}", outcome.stderr);
     assert!(!outcome.stderr.contains("panicked"), "{row}: {}", outcome.stderr);
     // At the place in the Dockerfile and at the end.
@@ -44,87 +47,12 @@ fn check_said(outcome: &Outcome, row: &str, words: &[&str]) {
     }
 }
 
-/// What a row leads to.
-enum Ends {
-    /// It succeeds all the same.
-    Well,
-    /// It fails, and this is said.
-    Saying(&'static [&'static str]),
-}
-use Ends::{Saying, Well};
-
-fn fault(on: &str, times: i32, action: Value) -> Value {
-    let mut fault = action;
-    fault["on"] = json!(on);
-    fault["times"] = json!(times);
-    fault
-}
-
 #[test]
 fn a_pull_survives_what_passes_and_names_what_does_not() {
     let Some((wharf, server)) = world() else { return };
-    let (manifest, blob) = ("GET .*/manifests/", "GET .*/blobs/sha256");
-    let status = |status: u16| json!({"do": "status", "status": status});
-    let throttled = |wait: &str| json!({"do": "status", "status": 429, "headers": {"Retry-After": wait}});
-    let date = "Sun, 06 Nov 1994 08:49:37 GMT";
-    let rows = [
-        ("hangs up", manifest, 1, json!({"do": "reset"}), Well),
-        ("hangs up for ever", manifest, -1, json!({"do": "reset"}), Saying(&["cannot reach registry"])),
-        (
-            "is silent",
-            manifest,
-            -1,
-            json!({"do": "silence", "seconds": 3}),
-            Saying(&["cannot reach registry", "time"]),
-        ),
-        ("stalls", blob, 1, json!({"do": "stall", "seconds": 3}), Well),
-        ("drops midway", blob, 2, json!({"do": "cut", "at": 400_000}), Well),
-        ("drops midway for ever", blob, -1, json!({"do": "cut", "at": 0}), Saying(&["blob", "cannot reach"])),
-        ("drops at the last byte", blob, 1, json!({"do": "cut", "at": -1}), Well),
-        ("403", manifest, -1, status(403), Saying(&["does not let us fetch", "wharf login"])),
-        ("404 of the manifest", manifest, -1, status(404), Saying(&["is not in registry", "base:v1"])),
-        ("404 of a blob", blob, -1, status(404), Saying(&["is not in registry", "blob"])),
-        ("429 with a wait", manifest, 1, throttled("0"), Well),
-        ("429 with a date", manifest, 1, throttled(date), Well),
-        ("429 without", blob, 1, status(429), Well),
-        (
-            "429 with a day",
-            manifest,
-            -1,
-            throttled("86400"),
-            Saying(&["429", "limits the rate: wait 86400 s"]),
-        ),
-        ("429 for ever", manifest, -1, status(429), Saying(&["429", "limits the rate"])),
-        ("500 once", manifest, 1, status(500), Well),
-        ("502 once", blob, 1, status(502), Well),
-        ("503 once", blob, 1, status(503), Well),
-        ("500 for ever", blob, -1, status(500), Saying(&["answered 500"])),
-        ("502 for ever", manifest, -1, status(502), Saying(&["answered 502"])),
-        ("503 for ever", manifest, -1, status(503), Saying(&["answered 503", "try again later"])),
-        ("another digest of the manifest", manifest, -1, json!({"do": "flip"}), Saying(&["manifest"])),
-        ("another digest of a blob", blob, -1, json!({"do": "flip"}), Saying(&["digest"])),
-        ("a short blob", blob, -1, json!({"do": "shorten"}), Saying(&["bytes, expected"])),
-        ("a long blob", blob, -1, json!({"do": "lengthen"}), Saying(&["bytes, expected"])),
-        ("a length too large", blob, -1, json!({"do": "length", "by": 7}), Saying(&["bytes, expected"])),
-        ("a length too small", blob, -1, json!({"do": "length", "by": -7}), Saying(&["bytes, expected"])),
-        (
-            "a redirect loop",
-            blob,
-            -1,
-            json!({"do": "redirect", "to": "PATH"}),
-            Saying(&["more than 10 redirects"]),
-        ),
-        (
-            "a redirect to a file",
-            blob,
-            -1,
-            json!({"do": "redirect", "to": "file:///etc/passwd"}),
-            Saying(&["leads to what is no URL"]),
-        ),
-    ];
-    for (number, (row, on, times, action, ends)) in rows.into_iter().enumerate() {
+    for (number, Row { name: row, faults, ends }) in reading().into_iter().enumerate() {
         let store = format!("pull-{number}");
-        server.set(&json!([fault(on, times, action)]));
+        server.set(&faults);
         let output = ["-t", "app", "-o", "type=oci,dest=out.tar"];
         let outcome = build(&wharf, &store, &output);
         match ends {
@@ -167,63 +95,10 @@ fn a_registry_that_is_not_there_is_named() {
 fn a_push_is_whole_or_not_there() {
     let Some((wharf, server)) = world() else { return };
     build(&wharf, "store", &["-t", "app"]).success();
-    let (post, put) = ("POST .*/uploads/", "PUT .*/uploads/");
-    let (manifest, head) = ("PUT .*/manifests/", "HEAD ");
-    let status = |status: u16| json!({"do": "status", "status": status});
-    let rows = [
-        ("hangs up", put, 1, json!({"do": "reset"}), Well),
-        ("drops midway", put, 1, json!({"do": "reset", "after": 100}), Well),
-        (
-            "drops midway for ever",
-            put,
-            -1,
-            json!({"do": "reset", "after": 100}),
-            Saying(&["cannot push", "blob"]),
-        ),
-        ("is silent", put, -1, json!({"do": "silence", "seconds": 3}), Saying(&["cannot push", "time"])),
-        ("403", post, -1, status(403), Saying(&["does not let us push"])),
-        ("404", post, -1, status(404), Saying(&["is not in registry"])),
-        ("429", post, 1, json!({"do": "status", "status": 429, "headers": {"Retry-After": "0"}}), Well),
-        ("500 once", put, 1, status(500), Well),
-        ("503 of HEAD once", head, 1, status(503), Well),
-        ("503 for ever", put, -1, status(503), Saying(&["answered 503"])),
-        ("502 of the manifest once", manifest, 1, status(502), Well),
-        ("500 of the manifest for ever", manifest, -1, status(500), Saying(&["answered 500"])),
-        ("413", put, -1, status(413), Saying(&["answered 413"])),
-        ("a digest that it does not believe", put, -1, status(400), Saying(&["answered 400"])),
-        (
-            "a redirect",
-            put,
-            -1,
-            json!({"do": "redirect", "to": "http://127.0.0.1:OTHER/PATH"}),
-            Saying(&["redirects what is sent"]),
-        ),
-        (
-            "a location that is none",
-            post,
-            -1,
-            json!({"do": "location", "to": "http://["}),
-            Saying(&["is no URL"]),
-        ),
-        (
-            "a location of another kind",
-            post,
-            -1,
-            json!({"do": "location", "to": "ftp://127.0.0.1/x"}),
-            Saying(&["no URL of the web"]),
-        ),
-        (
-            "a location on another host",
-            post,
-            -1,
-            json!({"do": "location", "to": "http://127.0.0.1:OTHERPATH"}),
-            Well,
-        ),
-    ];
-    for (number, (row, on, times, action, ends)) in rows.into_iter().enumerate() {
+    for (number, Row { name: row, faults, ends }) in writing().into_iter().enumerate() {
         let repository = format!("push-{number}");
         let name = format!("{}/{repository}:v1", server.host());
-        server.set(&json!([fault(on, times, action)]));
+        server.set(&faults);
         let outcome = build(&wharf, "store", &["-t", &name, "--push"]);
         let is_tagged = server.tags().iter().any(|tag| *tag == format!("{repository}:v1"));
         match ends {
@@ -260,20 +135,63 @@ fn hostile_images_are_refused() {
         ("layer-type", &["application/x-unknown", "cannot be unpacked"]),
         ("config-type", &["helm", "not an image"]),
         ("artifact", &["not an image"]),
+        ("layers", &["10000 layers", "more than 1000 layers"]),
+        ("size-negative", &["the manifest is not valid", "-2"]),
+        ("size-float", &["the manifest is not valid", "2.0"]),
+        ("size-large", &["the manifest is not valid"]),
+        ("size-text", &["the manifest is not valid"]),
+        ("twice", &["the manifest is not valid", "duplicate field `layers`"]),
+        ("no-config", &["not an image"]),
+        ("no-layers", &["not an image"]),
+        ("both", &["both layers and manifests"]),
+        ("no-digest", &["the manifest is not valid", "digest"]),
+        ("other-digest", &["the manifest is not valid"]),
+        ("config-text", &["config"]),
+        ("config-list", &["config"]),
+        ("diff-id", &["diffID"]),
+        ("no-manifests", &["no image for"]),
+        ("schema-1", &["schema 1"]),
     ] {
         wharf.dockerfile(&format!("FROM {}/bad:{tag}\nRUN true\n", server.host()));
         let outcome = build(&wharf, "store", &["-t", "app", "-o", "type=oci,dest=out.tar"]);
         check_said(&outcome, tag, words);
         check_said(&outcome, tag, &["Dockerfile:1"]);
     }
-    // Many layers are no crime.
-    wharf.dockerfile(&format!("FROM {}/bad:layers\n", server.host()));
-    let outcome = build(&wharf, "store", &["-t", "app"]);
-    assert!(matches!(outcome.code, Some(0 | 4)), "{}", outcome.stderr);
     // The store is as good as before.
     wharf.dockerfile(&format!("FROM {}/base:v1\nRUN test -e /x\n", server.host()));
     build(&wharf, "store", &["-t", "app"]).success();
     wharf.run(&["images"]).success();
+}
+
+/// What unpacks to much is read as it comes.
+#[test]
+fn what_unpacks_to_much_takes_little() {
+    let Some((wharf, server)) = world() else { return };
+    for (tag, ends_well) in [("gzip-zeros", true), ("gzip-bomb", false), ("zstd-bomb", false)] {
+        let name = format!("{}/bad:{tag}", server.host());
+        // What is said of a layer's files is looked at when it is unpacked.
+        let out = wharf.path(tag).with_extension("tar").display().to_string();
+        for (arguments, ends_well) in
+            [(vec!["pull", "-q", &name], true), (vec!["export", "-q", "-o", &out, &name], ends_well)]
+        {
+            let (code, peak) = peak_of(&wharf.command(tag, &arguments));
+            assert_eq!(code == 0, ends_well, "{tag} {arguments:?}: {code}");
+            assert!(peak < 150 << 20, "{tag} {arguments:?}: {peak} bytes");
+        }
+    }
+}
+
+/// How a command ends, and the most memory that it had.
+fn peak_of(command: &Command) -> (i32, u64) {
+    let script = "import resource, subprocess, sys\n\
+                  code = subprocess.run(sys.argv[1:], capture_output=True).returncode\n\
+                  print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
+    let mut python = Command::new("python3");
+    python.arg("-c").arg(script).arg(command.get_program()).args(command.get_args());
+    let output = python.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (code, kib) = text.trim().split_once(' ').unwrap();
+    (code.parse().unwrap(), kib.parse::<u64>().unwrap() << 10)
 }
 
 const BEARER: &str = "Bearer realm=\"http://127.0.0.1:OTHER/token\",service=\"it\"";
@@ -325,6 +243,12 @@ fn credentials_go_where_they_belong_and_nowhere_else() {
         ("an empty token", body(r#"{"token":""}"#), &["no token"]),
         ("a token of lines", body(r#"{"token":"a\r\nX: y"}"#), &["no token"]),
         ("a token that is not taken", body(r#"{"token":"other"}"#), &["does not let us"]),
+        (
+            "a token of 10 MB",
+            body(&format!(r#"{{"token":"{}"}}"#, "t".repeat(10 << 20))),
+            &["cannot be read"],
+        ),
+        ("a token that is a number", body(r#"{"token":1}"#), &["cannot be read"]),
         ("a life below zero", body(r#"{"token":"t","expires_in":-1}"#), &["cannot be read"]),
         (
             "404",
@@ -341,6 +265,31 @@ fn credentials_go_where_they_belong_and_nowhere_else() {
         server.guard(&bearer, &json!([token(answer)]));
         check_said(&pull("token"), row, words);
     }
+    // One that sends us in circles, and one that is none.
+    let redirect = json!({"do": "redirect", "to": "PATH", "other": true});
+    server.guard(&bearer, &json!([fault("GET /token", -1, redirect)]));
+    check_said(&pull("token"), "a token server that redirects to itself", &["more than 10 redirects"]);
+    for (row, realm, words) in [
+        ("a realm that is no URL", "Bearer realm=\"none\"", &["does not let us"][..]),
+        ("a realm of another kind", "Bearer realm=\"file:///etc/passwd\"", &["token server", "HTTPS"]),
+        ("a realm without a host", "Bearer realm=\"http:///\"", &["does not let us"]),
+        ("a challenge of nobody", "Negotiate", &["does not let us"]),
+        ("a realm that nobody answers", "Bearer realm=\"http://127.0.0.1:1/\"", &["cannot reach"]),
+    ] {
+        let auth = json!({"challenge": realm, "accept": "Bearer t", "token_for": "Basic bWU6c2VjcmV0"});
+        server.guard(&auth, &json!([]));
+        check_said(&pull("token"), row, words);
+    }
+    // Tokens that end in the middle of things: another one is got.
+    let short = json!({"challenge": BEARER, "accept": "Bearer t", "token_for": "Basic bWU6c2VjcmV0", "ends_before": "PUT .*/uploads/"});
+    server.guard(&short, &json!([]));
+    pull("short").success();
+    let name = format!("{}/short:v1", server.host());
+    let config = wharf.path("config.toml").display().to_string();
+    let mut command = wharf.build_command("short", &["--config", &config, "-t", &name, "--push"]);
+    command.env("DOCKER_CONFIG", &docker);
+    Outcome::of(command).success();
+    assert!(server.asked("/v2/short/").iter().any(|it| it["authorization"] == "Bearer tx"));
     // A refresh token is not sent on.
     let refresh = json!({"challenge": BEARER, "accept": "Bearer t", "token_for": "x", "refresh": "r"});
     config_file(&wharf, &server.host(), json!({"identitytoken": "r"}));

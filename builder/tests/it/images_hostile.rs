@@ -10,26 +10,26 @@ use tar::{EntryType, Header};
 use crate::harness::{Wharf, have};
 use crate::registry_fixture::{Answer, ScriptedRegistry};
 
-const SOURCE: i32 = 4;
+pub(crate) const SOURCE: i32 = 4;
 
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-fn sha256(bytes: &[u8]) -> String {
+pub(crate) fn sha256(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
 }
 
 /// An archive in the making: names and contents in their order.
 #[derive(Clone, Default)]
-struct Pack(Vec<(String, EntryType, Vec<u8>)>);
+pub(crate) struct Pack(pub(crate) Vec<(String, EntryType, Vec<u8>)>);
 
 impl Pack {
-    fn with(mut self, name: &str, bytes: impl Into<Vec<u8>>) -> Self {
+    pub(crate) fn with(mut self, name: &str, bytes: impl Into<Vec<u8>>) -> Self {
         self.0.push((name.to_owned(), EntryType::Regular, bytes.into()));
         self
     }
 
-    fn link(mut self, name: &str, target: &str) -> Self {
+    pub(crate) fn link(mut self, name: &str, target: &str) -> Self {
         self.0.push((name.to_owned(), EntryType::Symlink, target.into()));
         self
     }
@@ -40,12 +40,12 @@ impl Pack {
         self.with(&name, bytes)
     }
 
-    fn without(mut self, name: &str) -> Self {
+    pub(crate) fn without(mut self, name: &str) -> Self {
         self.0.retain(|(it, ..)| it != name);
         self
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for (name, kind, content) in &self.0 {
             let mut header = Header::new_gnu();
@@ -71,11 +71,11 @@ impl Pack {
 }
 
 /// A layer with one file.
-fn layer() -> Vec<u8> {
+pub(crate) fn layer() -> Vec<u8> {
     Pack::default().with("file", "text").bytes()
 }
 
-fn config(diff_ids: &[String]) -> Vec<u8> {
+pub(crate) fn config(diff_ids: &[String]) -> Vec<u8> {
     let config = json!({
         "architecture": "amd64", "os": "linux", "config": {},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
@@ -83,11 +83,11 @@ fn config(diff_ids: &[String]) -> Vec<u8> {
     config.to_string().into_bytes()
 }
 
-fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
+pub(crate) fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
     json!({"mediaType": media_type, "digest": sha256(bytes), "size": bytes.len()})
 }
 
-fn manifest(config: &[u8], layers: &[Value]) -> Vec<u8> {
+pub(crate) fn manifest(config: &[u8], layers: &[Value]) -> Vec<u8> {
     let manifest = json!({
         "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": descriptor("application/vnd.oci.image.config.v1+json", config), "layers": layers,
@@ -95,7 +95,7 @@ fn manifest(config: &[u8], layers: &[Value]) -> Vec<u8> {
     manifest.to_string().into_bytes()
 }
 
-fn index(entries: &[Value]) -> Vec<u8> {
+pub(crate) fn index(entries: &[Value]) -> Vec<u8> {
     json!({"schemaVersion": 2, "manifests": entries}).to_string().into_bytes()
 }
 
@@ -105,7 +105,7 @@ fn named(mut entry: Value, name: &str) -> Value {
 }
 
 /// A sound archive in Docker's old form.
-fn docker(diff_id: &str) -> Pack {
+pub(crate) fn docker(diff_id: &str) -> Pack {
     Pack::default()
         .with("0/layer.tar", layer())
         .with("c.json", config(&[diff_id.to_owned()]))
@@ -117,21 +117,21 @@ fn docker_manifest(config: &str, name: &str, layers: &[&str]) -> Vec<u8> {
 }
 
 /// A layout of these documents, the last of which is named.
-fn layout(blobs: &[&[u8]], entry: Value) -> Pack {
+pub(crate) fn layout(blobs: &[&[u8]], entry: Value) -> Pack {
     let pack = Pack::default().with("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#);
     let pack = blobs.iter().fold(pack, |pack, blob| pack.blob(blob));
     pack.with("index.json", index(&[named(entry, "docker.io/library/app:1")]))
 }
 
 /// A layout with a manifest that names these layers.
-fn layout_of(config: &[u8], layers: &[Value], blobs: &[&[u8]]) -> Pack {
+pub(crate) fn layout_of(config: &[u8], layers: &[Value], blobs: &[&[u8]]) -> Pack {
     let manifest = manifest(config, layers);
     let mut all = vec![config, &manifest];
     all.extend(blobs);
     layout(&all, descriptor("application/vnd.oci.image.manifest.v1+json", &manifest))
 }
 
-fn check(wharf: &Wharf, what: &str, archive: &[u8], words: &[&str]) {
+pub(crate) fn check(wharf: &Wharf, what: &str, archive: &[u8], words: &[&str]) {
     fs::write(wharf.path("bad.tar"), archive).unwrap();
     let outcome = wharf.run(&["load", "-q", "--input", "bad.tar"]);
     assert_eq!(outcome.code, Some(SOURCE), "{what}: {}", outcome.stderr);
@@ -206,7 +206,7 @@ fn tars_that_are_broken() {
     let gzip = gzip.finish().unwrap();
     check(&wharf, "a gzip that is cut off", &gzip[..gzip.len() / 2], &["cannot read"]);
     if have(&["zstd"]) {
-        fs::write(wharf.path("zeros"), "").unwrap();
+        fs::write(wharf.path("zeros"), &good).unwrap();
         fs::OpenOptions::new().write(true).open(wharf.path("zeros")).unwrap().set_len(400 << 20).unwrap();
         let zeros = wharf.path("zeros").display().to_string();
         crate::harness::tool("zstd", &["-q", "-f", &zeros, "-o", &format!("{zeros}.zst")]);

@@ -262,7 +262,7 @@ fn podmans_file_knows_repositories() {
 fn wrong_use_of_login_is_refused() {
     let Some(wharf) = Wharf::new() else { return };
     for (arguments, words) in [
-        (&["login", "a.io"][..], "there is no name"),
+        (&["login", "a.io"][..], "nothing is kept for a.io"),
         (&["login", "-u", "me", "a.io"], "there is no password"),
         (&["login", "-u", "me", "--password-stdin", "a.io"], "must not be empty"),
         (&["login", "-u", "m:e", "-p", "x", "a.io"], "a name with a colon"),
@@ -354,12 +354,33 @@ fn referrers_are_listed_with_or_without_their_list() {
     // Without the list there is the tag, or nothing.
     server.set(&json!([{"on": "/referrers/", "times": -1, "do": "status", "status": 404}]));
     assert_eq!(client.referrers(&name, &subject).unwrap(), []);
-    let list = json!({"schemaVersion": 2, "manifests": [{"mediaType": "x", "digest": referrer.to_string(), "size": 9}]});
-    let tag = reference(&server.host(), &format!("app:{}", subject.to_string().replace(':', "-")));
-    client
-        .push_manifest(&tag, "application/vnd.oci.image.index.v1+json", list.to_string().as_bytes())
-        .unwrap();
-    assert_eq!(client.referrers(&name, &subject).unwrap()[0].descriptor.digest, referrer);
+    server.set(&json!([
+        {"on": "/referrers/", "times": -1, "do": "status", "status": 404},
+        {"on": "PUT .*/manifests/", "times": -1, "do": "no-subject"},
+    ]));
+    let other = json!({"artifactType": "application/x-signature", "annotations": {"by": "me"},
+        "subject": {"mediaType": "x", "digest": subject.to_string(), "size": 1}});
+    let about = json!({"artifactType": "application/x-sbom", "subject": {"mediaType": "x", "digest": subject.to_string(), "size": 1}});
+    let referrer = push_image(&client, &reference(&server.host(), "app:sbom"), &manifest(about.clone()));
+    let other = push_image(&client, &reference(&server.host(), "app:signature"), &manifest(other));
+    push_image(&client, &reference(&server.host(), "app:sbom"), &manifest(about));
+    let found = client.referrers(&name, &subject).unwrap();
+    let found: Vec<_> = found.iter().map(|it| (it.descriptor.digest, &*it.artifact_type)).collect();
+    assert_eq!(found, [(referrer, "application/x-sbom"), (other, "application/x-signature")]);
+    let tag = format!("app:{}", subject.to_string().replace(':', "-"));
+    assert!(server.tags().contains(&tag));
+    // What cannot be read is not written over.
+    let index = client.manifest(&reference(&server.host(), &tag)).unwrap();
+    server.set(&json!([
+        {"on": "PUT .*/manifests/", "times": -1, "do": "no-subject"},
+        {"on": "GET .*/manifests/sha256-", "times": -1, "do": "status", "status": 503},
+    ]));
+    let third = json!({"subject": {"mediaType": "x", "digest": subject.to_string(), "size": 1}});
+    let bytes = manifest(third).to_string();
+    let error = client.push_manifest(&name, "application/vnd.oci.image.manifest.v1+json", bytes.as_bytes());
+    assert!(error.unwrap_err().to_string().contains("503"));
+    server.set(&json!([]));
+    assert_eq!(client.manifest(&reference(&server.host(), &tag)).unwrap(), index);
 }
 
 /// Bytes that differ from each other.
@@ -447,4 +468,114 @@ fn blobs_of_another_repository_are_taken_over() {
         .map(|it| it["line"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(own.len(), 2, "its own layer and its config: {own:?}");
+}
+
+#[test]
+fn a_registry_on_this_machine_is_asked_for_tls() {
+    let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return };
+    let (Some((secure, _)), Some(plain)) = (DockerRegistry::start_with_tls(), FaultServer::start()) else {
+        return;
+    };
+    wharf.file("x", "x").dockerfile("FROM busybox\nCOPY x /\n");
+    let name = format!("{}/app:v1", secure.host());
+    // Its certificate is its own.
+    for arguments in [&["pull", &name][..], &["login", "-u", "me", "-p", "x", &secure.host()]] {
+        let said =
+            run(&wharf, arguments, "").fails_with(4, &["certificate", "is not trusted", "ca ="]).stderr;
+        assert!(!said.contains("insecure"), "{said}");
+    }
+    let push = |more: &str| build(&wharf, &["-o", &format!("type=image,name={name},push=true{more}")]);
+    push("").fails_with(4, &["certificate", "is not trusted"]);
+    push(",registry.insecure=true").success();
+    run(&wharf, &["pull", "--insecure-registry", &secure.host(), &name], "")
+        .fails_with(4, &["answered 400", "HTTP request to an HTTPS server"]);
+    let config = wharf.path("home/.config/wharf/config.toml");
+    fs::create_dir_all(config.parent().unwrap()).unwrap();
+    fs::write(&config, format!("[registry.'{}']\ninsecure = true\n", secure.host())).unwrap();
+    run(&wharf, &["pull", &name], "").success();
+    // And one without TLS says so where TLS is asked for by name, or may do without.
+    let name = format!("{}/app:v1", plain.host());
+    build(&wharf, &["-o", &format!("type=image,name={name},push=true,registry.insecure=true")]).success();
+    let place = wharf.path("home/.config/containers/certs.d").join(plain.host());
+    fs::create_dir_all(place).unwrap();
+    run(&wharf, &["pull", &name], "").fails_with(4, &["speaks no TLS", "--insecure-registry", "http = true"]);
+    run(&wharf, &["pull", "--insecure-registry", &plain.host(), &name], "").success();
+    let nobody = run(&wharf, &["pull", "127.0.0.1:1/app"], "").fails_with(4, &["check the name"]).stderr;
+    assert!(!nobody.contains("insecure"), "{nobody}");
+}
+
+#[test]
+fn all_tags_of_a_repository_are_pulled() {
+    let (Some(_), Some(wharf), Some(server)) = (busybox_layout(), Wharf::new(), FaultServer::start()) else {
+        return;
+    };
+    wharf.file("x", "x").dockerfile("FROM busybox\nCOPY x /\n");
+    let repository = format!("{}/app", server.host());
+    build(&wharf, &["-t", "app"]).success();
+    for tag in ["v1", "v2", "v3", "v4", "v5"] {
+        run(&wharf, &["copy", "-q", "app", &format!("docker://{repository}:{tag}")], "").success();
+    }
+    let pulled = run(&wharf, &["pull", "-q", "-a", &repository], "").success().text();
+    let expected: Vec<_> = (1..6).map(|number| format!("{repository}:v{number}")).collect();
+    assert_eq!(pulled.lines().collect::<Vec<_>>(), expected);
+    run(&wharf, &["pull", "-a", &format!("{repository}:v1")], "").fails_with(2, &["has a tag or digest"]);
+    run(&wharf, &["pull", "-a", &format!("{}/none", server.host())], "")
+        .fails_with(4, &["is not in registry", "the tags of"]);
+}
+
+#[test]
+fn what_is_kept_logs_in_again() {
+    let (Some(wharf), Some(server)) = (Wharf::new(), FaultServer::start()) else { return };
+    let host = server.host();
+    let basic = |accept: &str| json!({"challenge": "Basic realm=\"x\"", "accept": accept});
+    server.guard(&basic("Basic bWU6c2VjcmV0"), &json!([]));
+    let usage = ["nothing is kept for", "no terminal", "--password-stdin"];
+    run(&wharf, &["login", &host], "").fails_with(2, &usage);
+    run(&wharf, &["login", "-u", "me", "--password-stdin", &host], "secret").success();
+    let said = run(&wharf, &["login", &host], "").success().text();
+    assert_eq!(said, format!("Login to {host} succeeded with what is kept for `me`\n"));
+    run(&wharf, &["login", "-u", "me", &host], "").success();
+    run(&wharf, &["login", "-u", "you", &host], "").fails_with(2, &["for `you`", "is for `me`"]);
+    server.guard(&basic("Basic other"), &json!([]));
+    run(&wharf, &["login", &host], "").fails_with(4, &["does not take", "what is kept for `me` was tried"]);
+}
+
+/// A mirror that serves other bytes of the same length, or what cannot be unpacked.
+#[test]
+fn a_mirror_that_lies_is_passed_over() {
+    let (Some(_), Some(wharf), Some(server), Some(mirror)) =
+        (busybox_layout(), Wharf::new(), FaultServer::start(), FaultServer::start())
+    else {
+        return;
+    };
+    wharf.file("x", "x").dockerfile("FROM busybox\nCOPY x /\n");
+    let name = format!("{}/base:v1", server.host());
+    build(&wharf, &["-t", &name, "--push"]).success();
+    run(&wharf, &["copy", &name, &format!("docker://{}/base:v1", mirror.host())], "").success();
+    wharf.dockerfile(&format!("FROM {name}\nRUN test -e /x\n"));
+    let flip = |on: &str| json!([{"on": on, "times": -1, "do": "flip"}]);
+    for (number, on) in ["GET .*/blobs/", "GET .*/manifests/v1"].iter().enumerate() {
+        let faults = &flip(on);
+        mirror.set(faults);
+        let map = format!("--registry-map={}={}", server.host(), mirror.host());
+        let arguments = ["executor", "--context=context", "--no-push", &map];
+        let store = format!("mirror-{number}");
+        let outcome = Outcome::of(at_home(&wharf, wharf.command(&store, &arguments)));
+        assert_eq!(outcome.code, Some(0), "{faults}: {}", outcome.stderr);
+        assert!(!mirror.state()["requests"].as_array().unwrap().is_empty(), "{faults}");
+        let config = wharf.path("mirror.toml");
+        fs::write(&config, format!("[registry.'{}']\nmirrors = ['{}']\n", server.host(), mirror.host()))
+            .unwrap();
+        let config = config.display().to_string();
+        let store = format!("pulled-{number}");
+        let pull = wharf.command(&store, &["--config", &config, "pull", "-q", &name]);
+        let outcome = Outcome::of(at_home(&wharf, pull));
+        assert_eq!(outcome.code, Some(0), "{faults}: {}", outcome.stderr);
+        assert!(outcome.stderr.contains("came from a mirror"), "{faults}: {}", outcome.stderr);
+        // Where nobody else may be asked, it is an error.
+        let only = "--skip-default-registry-fallback";
+        let arguments = ["executor", "--context=context", "--no-push", &map, only];
+        let command = wharf.command(&format!("only-{number}"), &arguments);
+        Outcome::of(at_home(&wharf, command)).fails_with(4, &[]);
+    }
 }

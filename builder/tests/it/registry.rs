@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use wharf::registry::{
 };
 use wharf::source::{ImageSources, SourceError};
 use wharf_cache::{Digest, Store};
+use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
 
 use crate::registry_fixture::{Answer, DockerRegistry, ScriptedRegistry, TempDir, client};
@@ -135,7 +137,16 @@ fn what_is_pushed_comes_back_byte_for_byte() {
     let manifest = image.put(&source.store);
     let transfers = Mutex::new(Vec::new());
     let progress = |transfer| transfers.lock().unwrap().push(transfer);
-    push_image(&source.store, &client(), &name, &manifest, None, &progress).unwrap();
+    push_image(
+        &source.store,
+        &client(),
+        &name,
+        &manifest,
+        &HashSet::new(),
+        &Cancel::new().unwrap(),
+        &progress,
+    )
+    .unwrap();
     let done = transfers.into_inner().unwrap().into_iter().filter(|transfer| transfer.done).count();
     assert_eq!(done, 4, "each blob is reported once as done");
 
@@ -175,7 +186,16 @@ fn a_pulled_image_is_unpacked() {
     let name = reference(&registry.host(), "app");
     let image = Image::new("amd64", &[("a", b"one"), ("b", b"two")]);
     let source = World::new();
-    push_image(&source.store, &client(), &name, &image.put(&source.store), None, &quiet).unwrap();
+    push_image(
+        &source.store,
+        &client(),
+        &name,
+        &image.put(&source.store),
+        &HashSet::new(),
+        &Cancel::new().unwrap(),
+        &quiet,
+    )
+    .unwrap();
     let target = World::new();
     let resolved = target.sources.resolve(&name.to_string(), &platform("amd64"), false).unwrap();
     let chain = target.sources.pull(&resolved.identifier, &quiet).unwrap();
@@ -196,7 +216,8 @@ fn an_index_is_pushed_whole_and_pulled_by_platform() {
     amd.put(&source.store);
     let arm_manifest = arm.put(&source.store);
     let target = source.store.blobs().put(&index(&[("amd64", &amd), ("arm64", &arm)])).unwrap();
-    push_image(&source.store, &client(), &name, &target, None, &quiet).unwrap();
+    push_image(&source.store, &client(), &name, &target, &HashSet::new(), &Cancel::new().unwrap(), &quiet)
+        .unwrap();
 
     let world = World::new();
     let resolved = world.sources.resolve(&name.to_string(), &platform("arm64"), false).unwrap();
@@ -209,15 +230,42 @@ fn an_index_is_pushed_whole_and_pulled_by_platform() {
     );
 
     let other = name.by_digest(arm_manifest);
-    let error = push_image(&source.store, &client(), &other, &target, None, &quiet).unwrap_err();
+    let error = push_image(
+        &source.store,
+        &client(),
+        &other,
+        &target,
+        &HashSet::new(),
+        &Cancel::new().unwrap(),
+        &quiet,
+    )
+    .unwrap_err();
     assert!(matches!(error, PushError::Pinned { .. }), "{error:?}");
 
     // Only one platform's image is here, so the index cannot be pushed on.
     let elsewhere = reference(&registry.host(), "copy:1");
-    let error = push_image(&world.store, &client(), &elsewhere, &target, None, &quiet).unwrap_err();
+    let error = push_image(
+        &world.store,
+        &client(),
+        &elsewhere,
+        &target,
+        &HashSet::new(),
+        &Cancel::new().unwrap(),
+        &quiet,
+    )
+    .unwrap_err();
     assert!(matches!(error, PushError::Incomplete { what: "manifest", .. }), "{error:?}");
     world.sources.ensure_blobs(&resolved.identifier, &quiet).unwrap();
-    push_image(&world.store, &client(), &elsewhere, &arm_manifest, Some("multi"), &quiet).unwrap();
+    push_image(
+        &world.store,
+        &client(),
+        &elsewhere,
+        &arm_manifest,
+        &HashSet::new(),
+        &Cancel::new().unwrap(),
+        &quiet,
+    )
+    .unwrap();
 }
 
 #[test]
@@ -252,14 +300,22 @@ fn https_wants_a_certificate_that_is_known() {
     let Some((registry, certificate)) = DockerRegistry::start_with_tls() else { return };
     let name = reference(&registry.host(), "app");
     let with = |ca_certificates| {
-        let secure = vec![registry.host()];
         let retry_delay = Duration::ZERO;
-        OciRegistry::new(RegistryOptions { secure, ca_certificates, retry_delay, ..Default::default() })
+        OciRegistry::new(RegistryOptions { ca_certificates, retry_delay, ..Default::default() })
     };
     let image = Image::new("amd64", &[("a", b"one")]);
     let source = World::new();
     let manifest = image.put(&source.store);
-    push_image(&source.store, &with(vec![certificate.clone()]), &name, &manifest, None, &quiet).unwrap();
+    push_image(
+        &source.store,
+        &with(vec![certificate.clone()]),
+        &name,
+        &manifest,
+        &HashSet::new(),
+        &Cancel::new().unwrap(),
+        &quiet,
+    )
+    .unwrap();
     let error = with(vec![]).manifest(&name).unwrap_err();
     assert!(matches!(error, RegistryError::Untrusted { .. }), "{error:?}");
 

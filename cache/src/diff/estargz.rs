@@ -33,7 +33,6 @@ const OTHER_LANDMARK_NAME: &[u8] = b".prefetch.landmark";
 /// Annotations of the layer's descriptor: digest of the table, size of the whole tar.
 const TABLE_DIGEST: &str = "containerd.io/snapshot/stargz/toc.digest";
 const TAR_SIZE: &str = "io.containers.estargz.uncompressed-size";
-
 /// Annotations of a layer's descriptor that belong to its bytes, and stay with them in every image.
 pub const BLOB_ANNOTATIONS: [&str; 2] = [TABLE_DIGEST, TAR_SIZE];
 

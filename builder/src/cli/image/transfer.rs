@@ -21,6 +21,7 @@ use crate::images::places::{Blob, Document, InRegistry, InStore, IntoLayout, Int
 use crate::images::transfer::{Choice, Transfer};
 use crate::images::writer::{ArchiveWriter, Label};
 use crate::progress::print_result;
+use crate::registry::reference::is_referrers_tag;
 use crate::registry::{OpenBlob, Reference};
 
 #[derive(Debug, Args)]
@@ -72,6 +73,9 @@ pub(in crate::cli) struct PullArgs {
     /// For all platforms, with their index
     #[arg(long)]
     all_platforms: bool,
+    /// All images of the repository
+    #[arg(short, long)]
+    all_tags: bool,
     #[command(flatten)]
     registries: RegistryArgs,
     /// Show no progress
@@ -196,15 +200,39 @@ pub(super) fn pull(args: &PullArgs, wanted: &Wanted, config: &Config) -> Result<
         true => Choice::All,
         false => Choice::One(one_platform(args.platform.as_deref())?.unwrap_or_else(host_platform)),
     };
-    let names: Vec<Reference> = tagged(&reference).into_iter().collect();
+    let repository = args.image.rsplit('/').next().unwrap_or_default();
+    if args.all_tags && repository.contains([':', '@']) {
+        let message = format!("`{}` has a tag or digest, and `--all-tags` is for all of them", args.image);
+        return Err(Failure::new(Kind::Usage, message).hint("name the repository alone"));
+    }
     let registries = args.registries.options(config, std::slice::from_ref(&reference))?;
     Session::run_with(wanted, config, args.quiet, registries, |session| {
-        let source = InRegistry { registry: session.registry.clone(), reference: reference.clone() };
-        let target = IntoStore { store: session.store, names: &names };
-        session.transfer(&format!("pulling {reference}"), &source, &target, &choice, true)
+        let references = match args.all_tags {
+            false => vec![reference],
+            true => tags(session, &reference)?,
+        };
+        for reference in references {
+            let names: Vec<Reference> = tagged(&reference).into_iter().collect();
+            let source = InRegistry { registry: session.registry.clone(), reference: reference.clone() };
+            let target = IntoStore { store: session.store, names: &names };
+            session.transfer(&format!("pulling {reference}"), &source, &target, &choice, true)?;
+            print_result(&reference.to_string())?;
+        }
+        Ok(())
     })?;
-    print_result(&reference.to_string())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The images of a repository in its registry, without the indexes that stand for lists of what refers to them.
+fn tags(session: &Session<'_>, name: &Reference) -> Result<Vec<Reference>, Failure> {
+    let step = format!("listing the tags of {}/{}", name.registry(), name.repository());
+    let tags = session.step(&step, |_| Ok(session.registry.tags(name)?))?;
+    let tags: Vec<_> = tags.into_iter().filter(|tag| !is_referrers_tag(tag)).collect();
+    if tags.is_empty() {
+        let message = format!("the repository {}/{} has no tags", name.registry(), name.repository());
+        return Err(Failure::new(Kind::Source, message));
+    }
+    tags.iter().map(|tag| parse_name(&format!("{}/{}:{tag}", name.registry(), name.repository()))).collect()
 }
 
 pub(super) fn push(args: &PushArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {

@@ -41,6 +41,15 @@ impl fmt::Debug for Credential {
     }
 }
 
+/// Whom a credential names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum User {
+    /// A user.
+    Named(String),
+    /// Nobody: it is a token.
+    Token,
+}
+
 /// Where credentials come from: those that were given, then the files in their order.
 #[derive(Clone, Default)]
 pub struct Credentials {
@@ -74,6 +83,14 @@ impl Credentials {
         let credential =
             Credential::Password { username: username.to_owned(), password: password.to_owned() };
         self.given.insert(registry.to_owned(), credential);
+    }
+
+    /// Whose credential there is for a repository.
+    pub fn user_of(&self, registry: &str, repository: &str) -> Result<Option<User>, RegistryError> {
+        Ok(self.find(registry, repository)?.map(|credential| match credential {
+            Credential::Password { username, .. } => User::Named(username),
+            Credential::IdentityToken(_) | Credential::RegistryToken(_) => User::Token,
+        }))
     }
 
     /// The credential for a repository; may run a credential helper. `None` if nothing is known of it.

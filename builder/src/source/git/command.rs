@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read as _};
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -192,8 +191,7 @@ impl<'a> Call<'a> {
         if let Some(index) = &self.index {
             command.env("GIT_INDEX_FILE", index);
         }
-        // A group of its own: the terminal's Ctrl-C is for us, and all of it can be ended at once.
-        command.current_dir(self.work_tree.as_deref().unwrap_or(scratch)).process_group(0);
+        command.current_dir(self.work_tree.as_deref().unwrap_or(scratch));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -231,11 +229,11 @@ impl Runner<'_> {
         if self.offline && call.credentials.is_some() {
             return Err(GitError::Offline { operation: call.operation.clone() });
         }
-        let mut child = wharf_runtime::spawn_on_host(&mut call.command(self.scratch)).map_err(|source| {
-            match source.kind() {
-                io::ErrorKind::NotFound => GitError::NoProgram,
-                _ => GitError::Start { operation: call.operation.clone(), source },
-            }
+        let started = wharf_runtime::spawn_on_host(&mut call.command(self.scratch));
+        // Its helpers may wait for a server long after git has ended: what is left of them goes when we do.
+        let (mut child, _lifeline) = started.map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => GitError::NoProgram,
+            _ => GitError::Start { operation: call.operation.clone(), source },
         })?;
         let secrets = call.credentials.map_or(&[][..], |credentials| &credentials.secrets);
         let mut said = Said::new(self.log, secrets);
@@ -301,7 +299,7 @@ impl Runner<'_> {
     }
 }
 
-/// Ends git and all that it started.
+/// Ends git and all that it started, which are a process group: the terminal's Ctrl-C is for us alone.
 fn terminate(child: &mut Child) {
     let group = Pid::from_child(child);
     let _ = kill_process_group(group, Signal::TERM);
