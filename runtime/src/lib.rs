@@ -39,7 +39,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use cancel::Cancel;
-pub use emulation::{Emulation, EmulationError, Qemu, Runs};
+pub use emulation::{Emulation, EmulationError, Foreseen, Qemu, Runs};
 pub use host::{Lifeline, spawn_on_host, stdout_was_closed, survive_long_files};
 pub use network::{Network, NetworkError, name_server};
 pub use oci_spec::runtime::Spec;

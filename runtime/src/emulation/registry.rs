@@ -36,6 +36,24 @@ impl Registry {
 
     /// An empty one for a new user namespace, in which every id is what it is here.
     pub(super) fn apart() -> io::Result<Self> {
+        Self::in_new_namespace(|pid| {
+            for name in ["uid_map", "gid_map"] {
+                let own = fs::read_to_string(format!("/proc/self/{name}"))?;
+                fs::OpenOptions::new()
+                    .write(true)
+                    .open(format!("/proc/{pid}/{name}"))?
+                    .write_all(identity(&own).as_bytes())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether the kernel lets one be made: it is, in a user namespace without ids, and is gone again.
+    pub(super) fn can_be_made() -> io::Result<()> {
+        Self::in_new_namespace(|_| Ok(())).map(drop)
+    }
+
+    fn in_new_namespace(give_ids: impl FnOnce(RawFd) -> io::Result<()>) -> io::Result<Self> {
         let (wait, go) = pipe_with(PipeFlags::CLOEXEC)?;
         let (answers, answer) = pipe_with(PipeFlags::CLOEXEC)?;
         let mut maker = Maker { wait: wait.as_raw_fd(), answer: answer.as_raw_fd() };
@@ -45,13 +63,7 @@ impl Registry {
         let (mut answers, mut go) = (fs::File::from(answers), fs::File::from(go));
         let made = (|| {
             let pid = next_number(&mut answers)?;
-            for name in ["uid_map", "gid_map"] {
-                let own = fs::read_to_string(format!("/proc/self/{name}"))?;
-                fs::OpenOptions::new()
-                    .write(true)
-                    .open(format!("/proc/{pid}/{name}"))?
-                    .write_all(identity(&own).as_bytes())?;
-            }
+            give_ids(pid)?;
             let namespace = fs::File::open(format!("/proc/{pid}/ns/user"))?;
             go.write_all(&[1])?;
             match next_number(&mut answers)? {

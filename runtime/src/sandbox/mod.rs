@@ -17,6 +17,7 @@ mod share;
 use std::fmt;
 use std::str::FromStr;
 
+pub(crate) use checks::Scratch;
 pub use checks::try_overlay;
 pub use choose::{NoSandbox, enter};
 pub(crate) use ids::UserNamespace;
