@@ -123,7 +123,11 @@ impl Blobs {
                 let stored = Stored { dir: Arc::clone(&self.dir), damages: Arc::clone(&self.damages) };
                 let is_known = lock(&self.written).contains(digest);
                 let hasher = (!is_known).then(Sha256::new);
-                Ok(VerifyingReader { stored: Some(stored), hasher, ..VerifyingReader::new(file, *digest, size) })
+                Ok(VerifyingReader {
+                    stored: Some(stored),
+                    hasher,
+                    ..VerifyingReader::new(file, *digest, size)
+                })
             }
             Err(Errno::NOENT) => Err(ContentError::NotFound { digest: *digest }),
             Err(errno) => Err(io_error("open", digest, errno)),
