@@ -3,10 +3,11 @@
 //! Contract: `commit` returning `Ok` means the content is there and durable, not that this call put it there.
 //! A blob becomes visible only by `commit` (temporary file, fsync, rename); readers verify while they read.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, Timespec, Timestamps};
@@ -93,11 +94,13 @@ pub struct Blobs {
     dir: Arc<OwnedFd>,
     process: Arc<ProcessDir>,
     damages: Arc<Damages>,
+    /// The blobs that this process has written: nobody has had a chance to change them.
+    written: Arc<Mutex<HashSet<Digest>>>,
 }
 
 impl Blobs {
     pub(crate) fn new(dir: OwnedFd, process: Arc<ProcessDir>, damages: Arc<Damages>) -> Self {
-        Self { dir: Arc::new(dir), process, damages }
+        Self { dir: Arc::new(dir), process, damages, written: Arc::default() }
     }
 
     /// Size in bytes of a committed blob, `None` if it is not there.
@@ -110,7 +113,7 @@ impl Blobs {
     }
 
     /// Opens a blob; the reader fails with `InvalidData` at the end if the bytes do not have this digest, and deletes the
-    /// blob then ([`ContentError::Damaged`]).
+    /// blob then ([`ContentError::Damaged`]). One that this process has written was hashed then.
     pub fn open(&self, digest: &Digest) -> Result<VerifyingReader<File>, ContentError> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match rustix::fs::openat(&*self.dir, digest.hex(), flags, Mode::empty()) {
@@ -118,7 +121,13 @@ impl Blobs {
                 let file = File::from(fd);
                 let size = file.metadata().map_err(|error| io_error("open", digest, error))?.len();
                 let stored = Stored { dir: Arc::clone(&self.dir), damages: Arc::clone(&self.damages) };
-                Ok(VerifyingReader { stored: Some(stored), ..VerifyingReader::new(file, *digest, size) })
+                let is_known = lock(&self.written).contains(digest);
+                let hasher = (!is_known).then(Sha256::new);
+                Ok(VerifyingReader {
+                    stored: Some(stored),
+                    hasher,
+                    ..VerifyingReader::new(file, *digest, size)
+                })
             }
             Err(Errno::NOENT) => Err(ContentError::NotFound { digest: *digest }),
             Err(errno) => Err(io_error("open", digest, errno)),
@@ -172,6 +181,7 @@ impl Blobs {
             temporary: Some(name),
             dir: Arc::clone(&self.dir),
             process: Arc::clone(&self.process),
+            written: Arc::clone(&self.written),
         })
     }
 
@@ -278,6 +288,7 @@ pub struct BlobWriter {
     temporary: Option<String>,
     dir: Arc<OwnedFd>,
     process: Arc<ProcessDir>,
+    written: Arc<Mutex<HashSet<Digest>>>,
 }
 
 impl Write for BlobWriter {
@@ -343,6 +354,7 @@ impl BlobWriter {
                 .map_err(|errno| io_error("rename", digest, errno))?;
             self.temporary = None;
         }
+        lock(&self.written).insert(*digest);
         rustix::fs::fsync(&*self.dir).map_err(|errno| io_error("sync the directory of", digest, errno))
     }
 }
@@ -361,7 +373,8 @@ impl Drop for BlobWriter {
 #[derive(Debug)]
 pub struct VerifyingReader<R> {
     inner: R,
-    hasher: Sha256,
+    /// None where only the size is in doubt.
+    hasher: Option<Sha256>,
     expected: Digest,
     size: u64,
     remaining: u64,
@@ -387,11 +400,22 @@ impl VerifyingReader<File> {
 impl<R: Read> VerifyingReader<R> {
     /// Wraps `inner`, of which exactly `size` bytes with digest `expected` are wanted.
     pub fn new(inner: R, expected: Digest, size: u64) -> Self {
-        Self { inner, hasher: Sha256::new(), expected, size, remaining: size, verified: false, stored: None }
+        Self {
+            inner,
+            hasher: Some(Sha256::new()),
+            expected,
+            size,
+            remaining: size,
+            verified: false,
+            stored: None,
+        }
     }
 
     fn verify(&mut self) -> io::Result<()> {
-        let actual = Digest::from_bytes(self.hasher.clone().finalize().into());
+        let actual = match &self.hasher {
+            Some(hasher) => Digest::from_bytes(hasher.clone().finalize().into()),
+            None => self.expected,
+        };
         if self.remaining != 0 || actual != self.expected {
             if let Some(Stored { dir, damages }) = &self.stored {
                 damages.note(Damage::Blobs(vec![self.expected]));
@@ -425,7 +449,9 @@ impl<R: Read> Read for VerifyingReader<R> {
             let text = format!("content of {} is longer than {} bytes", self.expected, self.size);
             io::Error::new(io::ErrorKind::InvalidData, text)
         })?;
-        self.hasher.update(&buf[..read]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&buf[..read]);
+        }
         if !self.verified && (read == 0 || self.remaining == 0) {
             self.verify()?;
         }
@@ -440,6 +466,11 @@ fn written_now() -> Timestamps {
         tv_nsec: now.subsec_nanos().into(),
     };
     Timestamps { last_access: now, last_modification: now }
+}
+
+/// A set is whole between any two statements.
+fn lock(digests: &Mutex<HashSet<Digest>>) -> MutexGuard<'_, HashSet<Digest>> {
+    digests.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn io_error(operation: &'static str, object: impl ToString, source: impl Into<io::Error>) -> ContentError {

@@ -39,13 +39,15 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 pub use cancel::Cancel;
-pub use emulation::{Emulation, EmulationError, Qemu, Runs};
+pub use emulation::{Emulation, EmulationError, Foreseen, Qemu, Runs};
 pub use host::{Lifeline, spawn_on_host, stdout_was_closed, survive_long_files};
 pub use network::{Network, NetworkError, name_server};
 pub use oci_spec::runtime::Spec;
-pub use process::{run, run_in};
+pub use process::{
+    Container, ExecRequest, Inside, Measured, Member, Members, Running, Stats, run, run_in, start,
+};
 pub use sandbox::{Sandbox, UnknownSandbox};
-pub use spec::{default_seccomp, default_spec, insecure_spec};
+pub use spec::{default_seccomp, default_spec, host_device, host_devices, insecure_spec};
 pub use supervisor::ownership::{Device, Ownership, Recorded};
 pub use user::{User, resolve_user};
 
@@ -79,6 +81,29 @@ pub enum Stdio<'a> {
         /// Signals whose numbers (a byte each) can be read here are sent to the process.
         signals: Option<BorrowedFd<'a>>,
     },
+    /// These; `/dev/null` where none is given. The process has a session of its own.
+    Given {
+        /// Standard input.
+        stdin: Option<OwnedFd>,
+        /// Standard output.
+        stdout: Option<OwnedFd>,
+        /// Standard error.
+        stderr: Option<OwnedFd>,
+    },
+    /// A new terminal of the container's own (`/dev/pts/0` and `/dev/console`), which controls the process's session. The
+    /// caller's side of it is [`Running::take_terminal`].
+    Terminal {
+        /// Its height in characters, or 0 for unknown; [`resize`] changes both.
+        rows: u16,
+        /// Its width.
+        columns: u16,
+    },
+}
+
+/// Gives the terminal whose other side this is a size; its foreground process group is told (SIGWINCH) if that is new.
+pub fn resize(terminal: BorrowedFd<'_>, rows: u16, columns: u16) -> std::io::Result<()> {
+    let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
 /// A tree that is bound into the container.
@@ -108,7 +133,7 @@ pub struct Request<'a> {
     /// Standard streams.
     pub stdio: Stdio<'a>,
     /// Where the kernel knows one user and group alone: remembers the others. The process's own ids are then emulated too.
-    pub ownership: Option<&'a dyn Ownership>,
+    pub ownership: Option<&'static dyn Ownership>,
     /// A user namespace, in which ids are what they are here, that the command enters when everything else is made.
     pub user_namespace: Option<BorrowedFd<'a>>,
     /// Ends the process when triggered.
@@ -179,6 +204,14 @@ pub enum RuntimeError {
         /// The hard limit that it should have.
         hard: u64,
         /// How high it can be, and who decides.
+        why: String,
+    },
+    /// Something that cannot be done with a container here or now.
+    #[error("cannot {what}: {why}")]
+    Impossible {
+        /// What was to be done.
+        what: &'static str,
+        /// Why it cannot be.
         why: String,
     },
     /// [`Cancel`] was triggered.

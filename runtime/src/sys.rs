@@ -34,6 +34,9 @@ pub(crate) struct StringArray {
     pointers: Vec<*const c_char>,
 }
 
+// SAFETY: the pointers lead to what this owns and never changes.
+unsafe impl Send for StringArray {}
+
 impl StringArray {
     pub(crate) fn new(strings: Vec<CString>) -> Self {
         let pointers = strings.iter().map(|string| string.as_ptr()).chain([null()]).collect();
@@ -56,6 +59,7 @@ macro_rules! syscall {
 
 mod confine;
 pub(crate) mod notify;
+pub(crate) mod terminal;
 
 pub(crate) use confine::*;
 
@@ -86,7 +90,7 @@ pub(crate) fn stdout_was_closed() -> bool {
 // ---- Processes ----------------------------------------------------------------------------------------------------
 
 /// Clones the calling process with a copy of its memory and `flags`, and runs `child` in the copy, with every signal
-/// blocked. Returns the pidfd. Only for the parent.
+/// blocked. Returns the pidfd and the process id. Only for the parent.
 ///
 /// Where other threads exist, the child has their locks in whatever state they were: `child` must make only the calls
 /// of this module, on `data`. Breaking that can hang the child, but cannot touch the parent's memory.
@@ -98,7 +102,7 @@ pub(crate) fn clone_container<T>(
     group: Option<RawFd>,
     data: &mut T,
     child: fn(&mut T, Option<RawFd>) -> !,
-) -> io::Result<OwnedFd> {
+) -> io::Result<(OwnedFd, i32)> {
     /// `CLONE_INTO_CGROUP`.
     const INTO_GROUP: u64 = 0x2_0000_0000;
     let mut pidfd: c_int = -1;
@@ -146,10 +150,10 @@ pub(crate) fn clone_container<T>(
             SIGNAL_SET_SIZE
         )
     };
-    result?;
+    let pid = result? as i32;
     debug_assert!(restored.is_ok(), "a mask that the kernel gave is valid");
     // SAFETY: the kernel has just made this descriptor and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(pidfd) })
+    Ok((unsafe { OwnedFd::from_raw_fd(pidfd) }, pid))
 }
 
 /// Forks. The copy runs `child`, whatever that does, and ends with the status that it returns; the original gets its
@@ -613,23 +617,21 @@ pub(crate) fn write_file(path: &CStr, bytes: &[u8]) -> Result<()> {
     written.map(drop)
 }
 
-/// Waits until one of the two descriptors is readable, without limit. Says which are.
-pub(crate) fn wait_readable(fds: [RawFd; 2]) -> Result<[bool; 2]> {
+/// Waits until one of the descriptors is readable, without limit. Says which are.
+pub(crate) fn wait_readable<const N: usize>(fds: [RawFd; N]) -> Result<[bool; N]> {
     poll(fds, null())
 }
 
-/// Which of the two descriptors are readable now.
-pub(crate) fn readable(fds: [RawFd; 2]) -> Result<[bool; 2]> {
+/// Which of the descriptors are readable now.
+pub(crate) fn readable<const N: usize>(fds: [RawFd; N]) -> Result<[bool; N]> {
     let now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     poll(fds, &raw const now)
 }
 
-fn poll(fds: [RawFd; 2], timeout: *const libc::timespec) -> Result<[bool; 2]> {
+fn poll<const N: usize>(fds: [RawFd; N], timeout: *const libc::timespec) -> Result<[bool; N]> {
     let mut polled = fds.map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
     // SAFETY: pointer and length of one array; the time-out is NULL or outlives the call; no signal mask.
-    unsafe {
-        syscall!(libc::SYS_ppoll, polled.as_mut_ptr(), 2usize, timeout, null::<u64>(), SIGNAL_SET_SIZE)
-    }?;
+    unsafe { syscall!(libc::SYS_ppoll, polled.as_mut_ptr(), N, timeout, null::<u64>(), SIGNAL_SET_SIZE) }?;
     Ok(polled.map(|polled| polled.revents != 0))
 }
 

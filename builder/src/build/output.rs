@@ -1,15 +1,15 @@
 //! What becomes of the result: image, archive, directory, registry.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::error::Error;
 use std::os::fd::OwnedFd;
 use std::sync::{LazyLock, PoisonError};
 use std::time::SystemTime;
 
-use wharf_cache::Chain;
 use wharf_cache::diff::DiffError;
 use wharf_cache::snapshot::Layer;
+use wharf_cache::{Chain, Digest};
 use wharf_frontend::Diagnostic;
 use wharf_frontend::dockerfile2llb::Converted;
 use wharf_solver::llb::{Op, Platform, VertexDigest};
@@ -311,16 +311,24 @@ impl Build<'_> {
         ahead.settle();
         self.progress.internal_with(&step, |digest: VertexDigest| {
             let report = transfer_events(digest, self.progress);
-            push::push_image(
-                &self.sources.store,
-                &*self.sources.registry,
-                name,
-                &artifact.descriptor().digest,
-                &ahead.there(name),
-                &self.cancel,
-                &report,
-            )
-            .map_err(|error| {
+            let push = |there: &HashSet<Digest>| {
+                push::push_image(
+                    &self.sources.store,
+                    &*self.sources.registry,
+                    name,
+                    &artifact.descriptor().digest,
+                    there,
+                    &self.cancel,
+                    &report,
+                )
+            };
+            let there = ahead.there(name);
+            let pushed = match push(&there) {
+                // It may have lost since what it was sent ahead.
+                Err(error) if error.may_lack_blobs() && !there.is_empty() => push(&HashSet::new()),
+                pushed => pushed,
+            };
+            pushed.map_err(|error| {
                 if self.signals.interrupted() {
                     return Failure::new(Kind::Cancelled, "the build was interrupted");
                 }

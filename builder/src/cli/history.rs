@@ -8,7 +8,7 @@ use serde::Serialize;
 use wharf_cache::Store;
 use wharf_cache::history::{BUILDS_MAX, BuildRow, LogChunk, LogStream};
 
-use super::image::age;
+use super::image::{age, find_all};
 use super::place::{Place, Wanted};
 use super::with_store;
 use crate::build::call::table;
@@ -69,6 +69,8 @@ enum Command {
         #[arg(long, conflicts_with = "builds")]
         all: bool,
     },
+    #[command(external_subcommand)]
+    Unknown(Vec<String>),
 }
 
 #[derive(Debug, Args)]
@@ -121,8 +123,18 @@ fn answer(store: &Store, command: Command) -> Result<(), Failure> {
                 print_result(&removed.join("\n"))?;
             }
         }
+        Command::Unknown(words) => return Err(unknown(store, &words.join(" "))),
     }
     Ok(())
+}
+
+/// What is no command may be the image whose history another builder's command of this name would show.
+fn unknown(store: &Store, name: &str) -> Failure {
+    let hint = match find_all(store, name) {
+        Ok(_) => format!("how the image was made is shown by `wharf image history {name}`"),
+        Err(_) => "`wharf history --help` lists them".to_owned(),
+    };
+    Failure::new(Kind::Usage, format!("`{name}` is no command of `wharf history`")).hint(hint)
 }
 
 fn failure(doing: &str, error: &(dyn std::error::Error + 'static)) -> Failure {

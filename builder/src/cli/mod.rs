@@ -126,7 +126,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Logout(args) => login::logout(&args),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
-        Command::Doctor(args) => doctor::doctor(&args, &wanted),
+        Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
         Command::History(args) => history::history(args, &wanted),
     }
 }

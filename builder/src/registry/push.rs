@@ -77,6 +77,11 @@ pub enum PushError {
 }
 
 impl PushError {
+    /// Whether it may be that the registry lost a blob that it had when it was asked.
+    pub fn may_lack_blobs(&self) -> bool {
+        matches!(self, Self::Registry(RegistryError::Refused { status: 400 | 404, .. }))
+    }
+
     /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

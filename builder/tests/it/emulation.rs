@@ -134,6 +134,59 @@ fn what_is_missing_is_named() {
     refused.fails_with(ENVIRONMENT, &["qemu/qemu-aarch64", "does not run them", "static"]);
 }
 
+/// What `wharf doctor` says of arm64, in one line.
+#[track_caller]
+fn check_doctor(outcome: Outcome, expected: &str) {
+    let text = outcome.success().text();
+    let line = text.lines().find(|line| line.starts_with("  arm64 ")).unwrap_or(&text);
+    assert!(line.contains(expected), "expected {expected:?}:\n{text}");
+}
+
+#[test]
+fn the_doctor_says_who_runs_what() {
+    let Some(world) = world() else { return };
+    for builder in [&ROOT].into_iter().chain(&BUILDERS) {
+        check_doctor(world.wharf(builder, &["doctor"]), "yes  by /usr/bin/qemu-aarch64-static");
+        let json = world.wharf(builder, &["doctor", "--format", "json"]).success().text();
+        let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(report["architectures"]["amd64"]["by"], "processor", "{json}");
+        assert_eq!(report["architectures"]["arm64"]["by"], "qemu", "{json}");
+        assert_eq!(report["architectures"].as_object().unwrap().len(), 9, "{json}");
+    }
+    let chroot = Builder { name: "chroot", user: None, forced: Some("chroot"), sandbox: "chroot" };
+    check_doctor(
+        world.wharf(&chroot, &["doctor"]),
+        "no   programs for arm64 do not run on this machine: nobody",
+    );
+    let doctor = |script: &str, variables: &[(&str, &String)], arguments: &[&str]| {
+        let words = ["unshare", "-Urm", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_wharf")];
+        let store = path(&world, "store-doctor");
+        let all = [&words[..], arguments, &["--root", &store, "doctor"]].concat();
+        world.start(all.into_iter().map(str::to_owned).collect(), variables)
+    };
+    let hidden = "mount --bind /dev/null /usr/bin/qemu-aarch64-static && exec \"$@\"";
+    check_doctor(
+        doctor(hidden, &[], &[]),
+        "no   programs for arm64 do not run on this machine, and there is no `qemu-aar",
+    );
+    // One that does not work.
+    fs::create_dir(world.path("qemu")).unwrap();
+    fs::copy("/bin/true", world.path("qemu/qemu-aarch64")).unwrap();
+    check_doctor(doctor(hidden, &[("WHARF_QEMU", &path(&world, "qemu"))], &[]), "does not run them either");
+    // As whoever runs steps, and opened when it was registered or not at all.
+    let script = format!("{REGISTERED}\"$@\"");
+    for (flags, sandbox, expected) in [
+        ("OCF", "root", "yes  by what the machine has registered"),
+        ("OCF", "rootless-single", "yes  by what the machine has registered"),
+        ("OCF", "chroot", "yes  by what the machine has registered"),
+        ("OC", "root", "yes  by /usr/bin/qemu-aarch64-static"),
+        ("OC", "chroot", "no   programs for arm64"),
+    ] {
+        let flags = flags.to_owned();
+        check_doctor(doctor(&script, &[("FLAGS", &flags)], &["--sandbox", sandbox]), expected);
+    }
+}
+
 #[test]
 fn the_sandbox_chroot_can_register_nobody() {
     let Some(world) = world() else { return };

@@ -89,10 +89,13 @@ fn names_come_and_go() {
     wharf.run(&["tag", &id, "other"]).success();
     wharf.run(&["tag", "base:1", "x@sha256:00"]).fails_with(2, &["x@sha256:00"]);
     wharf.run(&["rmi", &id]).fails_with(2, &["several names", "other:latest", "--force"]);
+    let history = wharf.run(&["history", "other"]);
+    history.fails_with(2, &["`other` is no command of `wharf history`", "`wharf image history other`"]);
+    wharf.run(&["history", "nobody"]).fails_with(2, &["`nobody` is no command", "`wharf history --help`"]);
     wharf.run(&["image", "rm", "missing", "other", "gone"]).fails_with(2, &["missing", "gone"]);
     assert_eq!(wharf.run(&["images", "other"]).success().text().lines().count(), 1, "other is gone");
     wharf.run(&["tag", "base:1", "other"]).success();
-    let removed = wharf.run(&["rmi", "--force", "missing", &id]).success().text();
+    let removed = wharf.run(&["rmi", "--force", "--no-prune", "missing", &id]).success().text();
     assert!(removed.starts_with("Untagged: ") && removed.contains("\nDeleted: sha256:"), "{removed}");
     assert_eq!(wharf.run(&["images", "-q"]).success().text(), "");
 

@@ -32,7 +32,7 @@ at = next(n for n, (entry, _) in enumerate(entries) if entry.name == "tree/a")
 entry, data = entries[at]
 level = 4
 
-if edit == "byte":
+if edit in ("byte", "lie"):
     entries[at] = (entry, data[:2] + b"X" + data[3:])
 elif edit == "mode":
     entry.mode = 0o600
@@ -62,7 +62,7 @@ elif edit == "layer":
     config["rootfs"]["diff_ids"].append(config["rootfs"]["diff_ids"][number])
     config["history"].append({"created_by": "RUN planted"})
 
-if edit in ("byte", "mode", "mtime", "uid", "xattr", "extra", "removed", "order"):
+if edit in ("byte", "lie", "mode", "mtime", "uid", "xattr", "extra", "removed", "order"):
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as made:
         for entry, data in entries:
@@ -74,7 +74,8 @@ elif edit == "zeros":
     tar += bytes(512)
 if edit not in ("env", "label", "history", "annotation", "layer", "none"):
     manifest["layers"][number].update(write(gzip.compress(tar, 9, mtime=0)))
-    config["rootfs"]["diff_ids"][number] = "sha256:" + hashlib.sha256(tar).hexdigest()
+    if edit != "lie":
+        config["rootfs"]["diff_ids"][number] = "sha256:" + hashlib.sha256(tar).hexdigest()
 
 if edit == "none" or json.dumps(config) != config_was:
     manifest["config"].update(write(json.dumps(config).encode()))

@@ -147,9 +147,10 @@ fn what_fails_ahead_is_tried_again_and_told_by_the_push() {
     let Some((wharf, server)) = world() else { return };
     let fault = |on: &str, times: i32, status: u16| json!([{"on": on, "times": times, "do": "status", "status": status}]);
     let (post, put) = ("POST .*/uploads/", "PUT .*/uploads/");
-    let rows: [(&str, Value, Option<&str>); 4] = [
+    let rows: [(&str, Value, Option<&str>); 5] = [
         ("every try of one upload", fault(put, 3, 503), None),
         ("refused once", fault(post, 1, 403), None),
+        ("a blob is lost after it was sent", fault("PUT .*/manifests/", 1, 400), None),
         ("for ever", fault(put, -1, 503), Some("answered 503")),
         ("not allowed", fault(post, -1, 403), Some("does not let us push")),
     ];

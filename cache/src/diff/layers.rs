@@ -13,6 +13,7 @@ use std::rc::Rc;
 use super::decompress::{Format, peek};
 use super::tar_header::TypeFlag;
 use super::tar_reader::{Entry, TarReader, invalid};
+use super::trees::fill;
 use super::{DiffError, LayerSource};
 
 /// Streams are compared in pieces of this size.
@@ -357,20 +358,6 @@ fn other_byte(
         }
         offset += one as u64;
     }
-}
-
-/// Reads until the buffer is full or the stream ends.
-fn fill(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match stream.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
 }
 
 /// What a plain tar is as a layer.

@@ -148,7 +148,7 @@ fn has_same_bytes(a: &Visited, b: &Visited, buffers: &mut (Vec<u8>, Vec<u8>)) ->
 }
 
 /// Reads until the buffer is full or the file ends.
-fn fill(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(super) fn fill(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read(&mut buffer[filled..]) {

@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(found, expected);
     }
 
-    use Controller::{Cpu, Cpuset, Memory, Pids};
+    use Controller::{Cpu, CpuTime, Cpuset, Memory, Pids};
 
     #[test]
     fn v1_has_a_hierarchy_for_some_controllers_each() {
@@ -131,7 +131,12 @@ mod tests {
                 (Version::V1, &[Pids], "/sys/fs/cg roup/pids", "/sys/fs/cg roup/pids"),
                 (Version::V1, &[Memory], "/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory/1"),
                 (Version::V1, &[Cpuset], "/sys/fs/cgroup/cpuset", "/sys/fs/cgroup/cpuset"),
-                (Version::V1, &[Cpu], "/sys/fs/cgroup/cpu,cpuacct", "/sys/fs/cgroup/cpu,cpuacct/x y"),
+                (
+                    Version::V1,
+                    &[Cpu, CpuTime],
+                    "/sys/fs/cgroup/cpu,cpuacct",
+                    "/sys/fs/cgroup/cpu,cpuacct/x y",
+                ),
             ],
         );
     }

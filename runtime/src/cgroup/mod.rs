@@ -8,6 +8,7 @@
 //! nobody holding its lock, and removed by the next one that makes groups there.
 
 mod hierarchy;
+mod observe;
 mod place;
 mod values;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use rustix::fs::{FlockOperation, flock};
 
 use self::hierarchy::Version;
+pub(crate) use self::observe::Usage;
 pub use self::place::NoGroups;
 use self::place::Place;
 use self::values::Value;
@@ -57,20 +59,41 @@ pub enum Swap {
     Unlimited,
 }
 
-/// A part of the kernel that limits.
+/// A part of the kernel that limits, counts or stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Controller {
     Memory,
     Cpu,
     Cpuset,
     Pids,
+    Freezer,
+    /// Counts processor time.
+    CpuTime,
+    BlockIo,
 }
 
 impl Controller {
-    const ALL: [Self; 4] = [Self::Memory, Self::Cpu, Self::Cpuset, Self::Pids];
+    const ALL: [Self; 7] =
+        [Self::Memory, Self::Cpu, Self::Cpuset, Self::Pids, Self::Freezer, Self::CpuTime, Self::BlockIo];
 
+    /// What a container that is looked at has besides what its limits need, the most important first.
+    const OBSERVING: [Self; 5] = [Self::Freezer, Self::CpuTime, Self::Memory, Self::Pids, Self::BlockIo];
+
+    /// The name in the v2 hierarchy; none of what every group has there.
+    fn name_in_v2(self) -> Option<&'static str> {
+        match self {
+            Self::Freezer | Self::CpuTime => None,
+            Self::BlockIo => Some("io"),
+            other => Some(other.name()),
+        }
+    }
+
+    /// The name of its v1 hierarchy.
     fn name(self) -> &'static str {
         match self {
+            Self::Freezer => "freezer",
+            Self::CpuTime => "cpuacct",
+            Self::BlockIo => "blkio",
             Self::Memory => "memory",
             Self::Cpu => "cpu",
             Self::Cpuset => "cpuset",
@@ -89,6 +112,7 @@ impl Limits {
             }
             Controller::Cpuset => self.cpuset_cpus.is_some() || self.cpuset_mems.is_some(),
             Controller::Pids => self.pids.is_some(),
+            Controller::Freezer | Controller::CpuTime | Controller::BlockIo => false,
         };
         Controller::ALL.into_iter().filter(needed).collect()
     }
@@ -148,6 +172,26 @@ impl StepGroups {
     /// is missing), else below the group of this process.
     pub fn find(limits: Limits, parent: Option<&str>, effort: Effort) -> Result<Self, NoGroups> {
         let places = place::find(&limits.controllers(), parent, effort)?;
+        for place in &places {
+            place.remove_leftovers();
+        }
+        Ok(Self { places, limits })
+    }
+
+    /// The same for a container that is to be paused and measured, as far as that can be had here. Where no group can be
+    /// made at all and `limits` needs none, its groups are empty.
+    pub fn find_observed(limits: Limits, parent: Option<&str>, effort: Effort) -> Result<Self, NoGroups> {
+        let mut controllers = limits.controllers();
+        let mut places = place::find(&controllers, parent, effort)?;
+        for controller in Controller::OBSERVING {
+            let mut more = controllers.clone();
+            more.push(controller);
+            more.sort_unstable();
+            more.dedup();
+            if let Ok(found) = place::find(&more, parent, effort) {
+                (controllers, places) = (more, found);
+            }
+        }
         for place in &places {
             place.remove_leftovers();
         }
@@ -321,6 +365,7 @@ impl Part {
                 let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
             }
         }
+        self.let_go();
     }
 }
 

@@ -125,8 +125,10 @@ fn find_in(
     let mut wanted: BTreeMap<usize, Vec<Controller>> = BTreeMap::new();
     for controller in controllers {
         let v1 = hierarchies.iter().position(|it| it.controllers.contains(controller));
-        let v2 = || hierarchies.iter().position(|it| it.version == Version::V2 && has(&it.top, *controller));
-        let index = v1.or_else(v2).ok_or_else(|| NoGroups::NotMounted {
+        let v2 = hierarchies.iter().position(|it| it.version == Version::V2 && has(&it.top, *controller));
+        // What every v2 group has is better there: what is frozen can be killed.
+        let found = if controller.name_in_v2().is_none() { v2.or(v1) } else { v1.or(v2) };
+        let index = found.ok_or_else(|| NoGroups::NotMounted {
             controller: controller.name(),
             mounted: !hierarchies.is_empty(),
         })?;
@@ -260,9 +262,11 @@ fn has(group: &Path, controller: Controller) -> bool {
     lists(&group.join("cgroup.controllers"), controller)
 }
 
+/// Whether a file lists a controller, or need not.
 fn lists(file: &Path, controller: Controller) -> bool {
+    let Some(wanted) = controller.name_in_v2() else { return true };
     let names = fs::read_to_string(file).unwrap_or_default();
-    names.split_ascii_whitespace().any(|name| name == controller.name())
+    names.split_ascii_whitespace().any(|name| name == wanted)
 }
 
 /// Whether the groups below the v2 group `group` have the controllers.
@@ -277,7 +281,8 @@ fn enabled(group: &Path, controllers: &[Controller]) -> Result<(), NoGroups> {
 fn enable(group: &Path, controllers: &[Controller]) -> Result<(), NoGroups> {
     let control = group.join("cgroup.subtree_control");
     for controller in controllers.iter().filter(|controller| !lists(&control, **controller)) {
-        fs::write(&control, format!("+{}", controller.name())).map_err(|source| match source.kind() {
+        let name = controller.name_in_v2().unwrap_or_default();
+        fs::write(&control, format!("+{name}")).map_err(|source| match source.kind() {
             io::ErrorKind::ResourceBusy => NoGroups::Populated { path: group.to_owned() },
             io::ErrorKind::NotFound => {
                 NoGroups::NoController { path: group.to_owned(), controller: controller.name() }

@@ -41,6 +41,7 @@ pub(super) fn values(limits: &Limits, place: &Place) -> Vec<Value> {
                 let mems = limits.cpuset_mems.clone().map(|mems| value("cpuset.mems", mems, "memory nodes"));
                 values.extend(cpus.into_iter().chain(mems));
             }
+            (Controller::Freezer | Controller::CpuTime | Controller::BlockIo, _) => {}
             (Controller::Pids, _) => {
                 values.extend(limits.pids.map(|count| value("pids.max", count.to_string(), "processes")));
             }

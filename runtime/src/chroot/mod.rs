@@ -21,7 +21,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use oci_spec::runtime::Capability;
 use rustix::fs::{Gid, Mode, OFlags, Uid};
@@ -29,14 +29,15 @@ use rustix::fs::{Gid, Mode, OFlags, Uid};
 pub use devices::Devices;
 use devices::Made;
 pub use landlock::Confinement;
-use opens::{Opens, Served};
+use opens::{Opens, Served, Terminal};
 use place::Places;
 
 use crate::cgroup::Group;
-use crate::process::{self, Confined, Supervised};
+use crate::process::{self, Confined, Members, Running, Supervised};
 use crate::rootfs::identity;
 use crate::spec::plan;
-use crate::{Cancel, ExitStatus, RuntimeError, Spec, Stdio, seccomp, supervisor};
+use crate::supervisor::Supervisor;
+use crate::{Cancel, ExecRequest, ExitStatus, RuntimeError, Spec, Stdio, seccomp, supervisor};
 
 /// Whether a process can reach anything but by local sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,25 +120,29 @@ pub struct Ended {
 /// Runs the process to its end, and that of all its descendants; then the root is as the process has left it, without
 /// what was put in place.
 pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
+    start(request)?.finish()
+}
+
+/// A container without namespaces that runs.
+#[expect(missing_debug_implementations, reason = "holds a closure")]
+pub struct ChrootContainer<'a> {
+    /// Its first process. When that has ended, call [`Self::finish`].
+    pub process: Running<'a>,
+    /// What can be done in it meanwhile, from any thread.
+    pub inside: Arc<ChrootInside<'a>>,
+    furniture: Furniture<'a>,
+    /// What is given back, and the devices that it came with.
+    devices: Option<(&'a Devices, Made)>,
+}
+
+/// Starts the process and returns when its command is being executed. What [`Running`] says of threads holds for the one
+/// that calls this.
+pub fn start(request: ChrootRequest<'_>) -> Result<ChrootContainer<'_>, RuntimeError> {
     let ChrootRequest { spec, root, aside, devices, group, placements, confinement, network, stdio, cancel } =
         request;
     let process = spec.process().as_ref().ok_or_else(|| unsupported("a spec without a `process` section"))?;
     let host = process::host()?;
-    let mut process = plan::plan_process(process, &host)?;
-    limit_capabilities(&mut process);
-    let rules = others::rules(confinement);
-    let profile = seccomp::chroot_profile(process.bounding, network == Network::Host, confinement);
-    let (socket, step_socket) = supervisor::channel()?;
-    let confined = Confined {
-        filter: seccomp::compile(&profile)?,
-        group,
-        root,
-        watcher_rules: confinement.watcher(root)?,
-        rules: confinement.step(root, network == Network::Host)?,
-        supervised: Supervised { filter: others::filter(confinement)?, socket: step_socket },
-        process,
-        host,
-    };
+    let process = plan::plan_process(process, &host)?;
     let mut furniture = Furniture {
         places: Places::new(root, aside),
         aside,
@@ -147,26 +152,143 @@ pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
     };
     let made = furniture.put_devices(devices)?;
     furniture.put_all(placements)?;
-    let missed = Mutex::new(None);
-    let handler = Opens {
-        served: std::mem::take(&mut furniture.served),
-        has_terminal: process::is_at_terminal(&stdio),
-        missed: &missed,
-        watcher: None,
+    let surroundings = Surroundings {
+        root,
+        group,
+        confinement,
+        network,
+        served: Arc::new(std::mem::take(&mut furniture.served)),
+        missed: Arc::default(),
     };
-    let run = || process::run_confined(confined, stdio, cancel);
-    let status = supervisor::beside(socket, &rules, handler, run).and_then(|status| status);
-    // Nobody may take the root for what the command left while something is in it that is not the command's.
+    let devices = devices.map(|devices| (devices, made));
+    let started = surroundings.start(process, host, Role::First { group }, stdio, cancel);
+    let members = |process: &Running<'_>| Members::new(process.pidfd(), process.pid(), group);
+    match started.and_then(|process| Ok((members(&process)?, process))) {
+        Ok((members, process)) => {
+            let inside = Arc::new(ChrootInside { members, surroundings });
+            Ok(ChrootContainer { process, inside, furniture, devices })
+        }
+        Err(error) => {
+            clear(furniture, devices)?;
+            Err(error)
+        }
+    }
+}
+
+impl ChrootContainer<'_> {
+    /// Waits for the end and takes away what was put in place. Nothing that was executed in the container may be running
+    /// any more then.
+    pub fn finish(self) -> Result<Ended, RuntimeError> {
+        let Self { mut process, inside, furniture, devices } = self;
+        let status = process.wait();
+        drop(process);
+        // Nobody may take the root for what the command left while something is in it that is not the command's.
+        clear(furniture, devices)?;
+        let missed = inside.surroundings.missed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Ended { status: status?, missed })
+    }
+}
+
+/// Takes away what was put in place.
+fn clear(furniture: Furniture<'_>, devices: Option<(&Devices, Made)>) -> Result<(), RuntimeError> {
     let emptied = furniture.empty_secrets();
     let taken = furniture.places.take_away();
     let given_back = match (devices, &taken) {
-        (Some(devices), Ok(())) => {
-            devices.give_back(made, aside).map_err(failed("keep the devices of the step"))
+        (Some((devices, made)), Ok(())) => {
+            devices.give_back(made, furniture.aside).map_err(failed("keep the devices of the step"))
         }
         _ => Ok(()),
     };
-    let status = taken.and(emptied).and(given_back).and(status)?;
-    Ok(Ended { status, missed: missed.into_inner().unwrap_or_else(PoisonError::into_inner) })
+    taken.and(emptied).and(given_back)
+}
+
+/// A container without namespaces from inside, for as long as it runs.
+#[derive(Debug)]
+pub struct ChrootInside<'a> {
+    /// Its processes.
+    pub members: Members<'a>,
+    surroundings: Surroundings<'a>,
+}
+
+impl ChrootInside<'_> {
+    /// Starts a process in the container and returns when its command is being executed. It ends with the container, and
+    /// all its descendants end with it. It and the container's other processes cannot signal each other.
+    pub fn exec<'b>(&self, request: ExecRequest<'b>) -> Result<Running<'b>, RuntimeError> {
+        let ExecRequest { process, seccomp: _, stdio, cancel } = request;
+        self.members.require_running()?;
+        let host = process::host()?;
+        let process = plan::plan_process(process, &host)?;
+        let first = self.members.pidfd().try_clone_to_owned();
+        let first = first.map_err(failed("open the container's process"))?;
+        let running = self.surroundings.start(process, host, Role::Further { first }, stdio, cancel)?;
+        self.members.note_executed(running.pid());
+        Ok(running)
+    }
+}
+
+/// What the processes of a container without namespaces have in common.
+#[derive(Debug)]
+struct Surroundings<'a> {
+    root: BorrowedFd<'a>,
+    group: Option<&'a Group>,
+    confinement: Confinement,
+    network: Network,
+    /// The placeholders, by device and inode.
+    served: Arc<HashMap<(u64, u64), Served>>,
+    missed: Arc<Mutex<Option<PathBuf>>>,
+}
+
+/// Which process of a container one is.
+enum Role<'a> {
+    /// The first one, with which the container's control group ends.
+    First { group: Option<&'a Group> },
+    /// A further one, which ends with the first.
+    Further { first: OwnedFd },
+}
+
+impl Surroundings<'_> {
+    fn start<'a>(
+        &self,
+        mut process: plan::ProcessPlan,
+        host: plan::Host,
+        role: Role<'a>,
+        stdio: Stdio<'a>,
+        cancel: &Cancel,
+    ) -> Result<Running<'a>, RuntimeError> {
+        let Self { root, group, confinement, network, .. } = *self;
+        let (own_group, first) = match role {
+            Role::First { group } => (group, None),
+            Role::Further { first } => (None, Some(first)),
+        };
+        limit_capabilities(&mut process);
+        let rules = others::rules(confinement);
+        let profile = seccomp::chroot_profile(process.bounding, network == Network::Host, confinement);
+        let (socket, step_socket) = supervisor::channel()?;
+        let confined = Confined {
+            filter: seccomp::compile(&profile)?,
+            group,
+            root,
+            watcher_rules: confinement.watcher(root)?,
+            rules: confinement.step(root, network == Network::Host)?,
+            supervised: Supervised { filter: others::filter(confinement)?, socket: step_socket },
+            process,
+            host,
+            first,
+        };
+        let is_at_terminal = process::is_at_terminal(&stdio);
+        let supervise = |terminal: Option<&OwnedFd>| {
+            let terminal = match terminal {
+                Some(master) => {
+                    Terminal::Own(master.try_clone().map_err(failed("open the step's terminal"))?)
+                }
+                None if is_at_terminal => Terminal::OfThisProcess,
+                None => Terminal::None,
+            };
+            let (served, missed) = (self.served.clone(), self.missed.clone());
+            Supervisor::start(socket, &rules, Opens { served, terminal, missed, watcher: None })
+        };
+        process::start_confined(confined, own_group, stdio, cancel, supervise)
+    }
 }
 
 /// What a step has around it besides its root.

@@ -15,7 +15,7 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{
     CWD, Gid, MemfdFlags, Mode, OFlags, SealFlags, Stat, Uid, fcntl_add_seals, fcntl_setfl, memfd_create,
@@ -30,6 +30,7 @@ use crate::seccomp::{Comparison, Condition, Width};
 use crate::supervisor::call::{Call, OpenHow};
 use crate::supervisor::paths::{self, Links};
 use crate::supervisor::{Answer, Handler};
+use crate::sys;
 
 /// What a placeholder stands for.
 #[derive(Debug)]
@@ -96,18 +97,27 @@ pub(super) fn secret_file(value: &[u8], (uid, gid): (u32, u32), mode: u32) -> io
 }
 
 /// Answers the calls of one step.
-pub(super) struct Opens<'a> {
+pub(super) struct Opens {
     /// The placeholders, by device and inode.
-    pub(super) served: HashMap<(u64, u64), Served>,
-    /// Whether the step is in the foreground of this process's terminal.
-    pub(super) has_terminal: bool,
+    pub(super) served: Arc<HashMap<(u64, u64), Served>>,
+    pub(super) terminal: Terminal,
     /// The first path below `/proc` that the step has looked for, [`PROBES`] aside.
-    pub(super) missed: &'a Mutex<Option<PathBuf>>,
+    pub(super) missed: Arc<Mutex<Option<PathBuf>>>,
     /// The process that watches over the step, once it is known.
     pub(super) watcher: Option<i32>,
 }
 
-impl Handler for Opens<'_> {
+/// The terminal of a step.
+#[derive(Debug)]
+pub(super) enum Terminal {
+    None,
+    /// This process's, in whose foreground the step is.
+    OfThisProcess,
+    /// The one whose other side this is.
+    Own(OwnedFd),
+}
+
+impl Handler for Opens {
     fn makes_files(&self) -> bool {
         false
     }
@@ -161,7 +171,7 @@ enum Found {
     File((u64, u64)),
 }
 
-impl Opens<'_> {
+impl Opens {
     fn open(
         &self,
         call: &Call<'_>,
@@ -171,8 +181,12 @@ impl Opens<'_> {
     ) -> Result<OwnedFd, Errno> {
         match served {
             Served::Device(path) => open_here(path, flags),
-            Served::Terminal if self.has_terminal => open_here(c"/dev/tty", flags),
-            Served::Terminal => Err(Errno::NXIO),
+            Served::Terminal => match &self.terminal {
+                Terminal::OfThisProcess => open_here(c"/dev/tty", flags),
+                Terminal::Own(master) => sys::terminal::peer(master.as_fd())
+                    .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+                Terminal::None => Err(Errno::NXIO),
+            },
             Served::Descriptor(number) => own_descriptor(call, caller, *number, flags),
             Served::Secret(..) if !is_for_reading(flags) => Err(Errno::ROFS),
             Served::Secret(file, seen) => {

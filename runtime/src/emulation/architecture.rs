@@ -102,10 +102,15 @@ const ALL: [Architecture; 9] = {
 };
 
 impl Architecture {
+    /// All of them.
+    pub(super) fn all() -> &'static [Self] {
+        const TABLE: &[Architecture] = &ALL;
+        TABLE
+    }
+
     /// The one that images call `name`.
     pub(super) fn named(name: &str) -> Option<&'static Self> {
-        const TABLE: &[Architecture] = &ALL;
-        TABLE.iter().find(|known| known.name == name)
+        Self::all().iter().find(|known| known.name == name)
     }
 
     /// What its programs begin with, and which bits of that count: all but the system's name and version, and whether a

@@ -6,6 +6,7 @@
 //! a foreign step enters, when all that takes the machine's root has been done for it.
 
 mod architecture;
+mod foresee;
 mod probe;
 mod registry;
 
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use self::architecture::Architecture;
+pub use self::foresee::Foreseen;
 use self::registry::{FLAGS, Registry};
 use crate::Sandbox;
 

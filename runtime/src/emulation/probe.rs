@@ -1,5 +1,6 @@
 //! Finding out whether programs of an architecture run: by running one as a step would, in a root where nothing else is.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd as _, BorrowedFd};
@@ -29,7 +30,17 @@ pub(super) fn runs(
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let ran = try_to_run(architecture, namespace, dir);
+    let ran = try_to_run(architecture, namespace, dir, None);
+    fs::remove_dir_all(dir)?;
+    ran
+}
+
+/// Whether `qemu` would run the program if it was registered for it: it is started as the kernel would start it, opened
+/// outside of the root in which it runs.
+pub(super) fn would_run(architecture: &Architecture, qemu: &Path, dir: &Path) -> io::Result<bool> {
+    let qemu = fs::File::open(qemu)?;
+    fs::create_dir(dir)?;
+    let ran = try_to_run(architecture, None, dir, Some(&qemu));
     fs::remove_dir_all(dir)?;
     ran
 }
@@ -38,8 +49,10 @@ fn try_to_run(
     architecture: &Architecture,
     namespace: Option<BorrowedFd<'_>>,
     dir: &Path,
+    qemu: Option<&fs::File>,
 ) -> io::Result<bool> {
     const NAME: &str = "program";
+    const PATH: &CStr = c"/program";
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o755).open(dir.join(NAME))?;
     file.write_all(&architecture.program())?;
@@ -49,7 +62,7 @@ fn try_to_run(
     let start = || {
         let mut command = Command::new(format!("/{NAME}"));
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        sys::spawn_in(&mut command, namespace, root.as_raw_fd())
+        sys::spawn_in(&mut command, namespace, root.as_raw_fd(), qemu.map(|qemu| (qemu.as_raw_fd(), PATH)))
     };
     let mut attempts = 0;
     let mut child = loop {
@@ -63,8 +76,9 @@ fn try_to_run(
             Err(error) => return Err(error),
         }
     };
-    // Its name is its only argument.
-    Ok(child.wait()?.code() == Some(1))
+    // Its name is its only argument, unless `spawn_in` gives it two more.
+    let arguments = if qemu.is_some() { 3 } else { 1 };
+    Ok(child.wait()?.code() == Some(arguments))
 }
 
 /// Whether it is the program that is at fault: nobody runs it, or who would is not in its root, or is not allowed to.

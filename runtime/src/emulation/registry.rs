@@ -36,15 +36,7 @@ impl Registry {
 
     /// An empty one for a new user namespace, in which every id is what it is here.
     pub(super) fn apart() -> io::Result<Self> {
-        let (wait, go) = pipe_with(PipeFlags::CLOEXEC)?;
-        let (answers, answer) = pipe_with(PipeFlags::CLOEXEC)?;
-        let mut maker = Maker { wait: wait.as_raw_fd(), answer: answer.as_raw_fd() };
-        // With its descriptors shared, what it opens is open here.
-        let flags = (libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_FILES) as u64;
-        let pidfd = sys::clone_container(flags, None, &mut maker, make_table)?;
-        let (mut answers, mut go) = (fs::File::from(answers), fs::File::from(go));
-        let made = (|| {
-            let pid = next_number(&mut answers)?;
+        Self::in_new_namespace(|pid| {
             for name in ["uid_map", "gid_map"] {
                 let own = fs::read_to_string(format!("/proc/self/{name}"))?;
                 fs::OpenOptions::new()
@@ -52,6 +44,26 @@ impl Registry {
                     .open(format!("/proc/{pid}/{name}"))?
                     .write_all(identity(&own).as_bytes())?;
             }
+            Ok(())
+        })
+    }
+
+    /// Whether the kernel lets one be made: it is, in a user namespace without ids, and is gone again.
+    pub(super) fn can_be_made() -> io::Result<()> {
+        Self::in_new_namespace(|_| Ok(())).map(drop)
+    }
+
+    fn in_new_namespace(give_ids: impl FnOnce(RawFd) -> io::Result<()>) -> io::Result<Self> {
+        let (wait, go) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (answers, answer) = pipe_with(PipeFlags::CLOEXEC)?;
+        let mut maker = Maker { wait: wait.as_raw_fd(), answer: answer.as_raw_fd() };
+        // With its descriptors shared, what it opens is open here.
+        let flags = (libc::CLONE_NEWUSER | libc::CLONE_NEWNS | libc::CLONE_FILES) as u64;
+        let (pidfd, _) = sys::clone_container(flags, None, &mut maker, make_table)?;
+        let (mut answers, mut go) = (fs::File::from(answers), fs::File::from(go));
+        let made = (|| {
+            let pid = next_number(&mut answers)?;
+            give_ids(pid)?;
             let namespace = fs::File::open(format!("/proc/{pid}/ns/user"))?;
             go.write_all(&[1])?;
             match next_number(&mut answers)? {

@@ -7,8 +7,6 @@
 use std::ffi::CString;
 use std::os::fd::RawFd;
 
-use rustix::process::Signal;
-
 use super::descendants::Descendants;
 use super::report::Report;
 use super::step::Step;
@@ -28,6 +26,8 @@ pub(super) struct Init {
     pub(super) report: RawFd,
     /// A pidfd of the caller's process.
     pub(super) caller: RawFd,
+    /// A pidfd of the process that this one ends with; the caller's again, if there is no other.
+    pub(super) first: RawFd,
     /// Ranges of descriptors that are not the container's.
     pub(super) foreign: Vec<(RawFd, RawFd)>,
     /// The caller's command line and environment, of which this process has a copy.
@@ -36,8 +36,21 @@ pub(super) struct Init {
     pub(super) new_session: bool,
     pub(super) trees: Vec<RawFd>,
     pub(super) setup: Vec<Step>,
-    /// The processes that end with this one, where it is not the kernel that sees to it because this is PID 1.
-    pub(super) descendants: Option<Descendants>,
+    pub(super) rest: Rest,
+}
+
+/// What becomes of the other processes when this one ends.
+pub(super) enum Rest {
+    /// The kernel ends them: this is PID 1 of their namespace.
+    Namespace,
+    /// The command's process group ends with this one, if that is told to end or the command ends; nobody else can be
+    /// told from what was there before.
+    Session,
+    /// The command's process group ends if this one is told to end. What the command has left when it ends by itself
+    /// belongs to the container that it was executed in.
+    Stays,
+    /// This process ends them.
+    Descendants(Descendants),
 }
 
 /// The process that becomes the command.
@@ -68,11 +81,15 @@ pub(super) fn run_init(container: &mut Container, group: Option<RawFd>) -> ! {
             fail(Report::Setup { index: index as u32, errno }, report);
         }
     }
-    if let Some(descendants) = &mut init.descendants {
+    if let Rest::Descendants(descendants) = &mut init.rest {
         descendants.make_sure();
     }
     match sys::vfork(stack, command, run_command) {
-        Ok(pid) => watch(pid, signals, init),
+        Ok(pid) => {
+            // What kept it from being executed has been reported before.
+            Report::Running.send(report);
+            watch(pid, signals, init)
+        }
         Err(Errno(errno)) => fail(Report::Fork { errno }, report),
     }
 }
@@ -80,13 +97,13 @@ pub(super) fn run_init(container: &mut Container, group: Option<RawFd>) -> ! {
 /// Leaves the caller: its life, its descriptors, its signals, its session, its keys. Returns the descriptor that
 /// signals arrive at.
 fn enter(init: &Init) -> Result<RawFd, Errno> {
-    match init.descendants {
-        None => sys::die_with_parent()?,
+    match init.rest {
         // Its own death would be nobody else's.
-        Some(_) => sys::adopt_orphans()?,
+        Rest::Descendants(_) => sys::adopt_orphans()?,
+        _ => sys::die_with_parent()?,
     }
     // The caller may have died before that.
-    if sys::readable([init.caller, init.caller])? != [false, false] {
+    if sys::readable([init.caller, init.first])? != [false, false] {
         sys::exit(1);
     }
     for &(first, last) in &init.foreign {
@@ -125,26 +142,26 @@ fn run_command(command: &mut Command) -> ! {
 
 /// Waits for the command, reaps what else ends, and passes signals on. Everything that is left ends with this process.
 fn watch(command: i32, signals: RawFd, init: &mut Init) -> ! {
-    close_all_but([init.report, init.caller, signals]);
+    close_all_but([init.report, init.caller, init.first, signals]);
     loop {
         while let Ok(Some((pid, status))) = sys::wait_any() {
             if pid == command {
-                let end = init.end_descendants(0);
+                let end = init.end_rest(command, Reason::Ended);
                 Report::Ended { status }.send(init.report);
                 sys::exit(end)
             }
         }
-        match sys::wait_readable([signals, init.caller]) {
-            Ok([_, false]) => {}
+        match sys::wait_readable([signals, init.caller, init.first]) {
+            Ok([_, false, false]) => {}
             // The caller has died, or cannot be watched any more.
-            Ok([_, true]) | Err(_) => sys::exit(init.end_descendants(1)),
+            Ok(_) | Err(_) => sys::exit(init.end_rest(command, Reason::Told)),
         }
         while let Ok(Arrived { signal, sent }) = sys::read_signal(signals) {
-            if signal == END.as_raw() && init.descendants.is_some() {
-                sys::exit(init.end_descendants(1));
+            if signal == END && !matches!(init.rest, Rest::Namespace) {
+                sys::exit(init.end_rest(command, Reason::Told));
             }
-            // What the terminal sends reaches the command anyway.
-            if sent && FORWARDED.contains(&signal) {
+            // What the terminal sends reaches the command anyway, and children that end are none of its business.
+            if sent && signal != libc::SIGCHLD {
                 let _ = sys::kill(command, signal);
             }
         }
@@ -152,33 +169,63 @@ fn watch(command: i32, signals: RawFd, init: &mut Init) -> ! {
 }
 
 impl Init {
-    /// The status to end with: `status`, or [`LEFT`].
-    fn end_descendants(&mut self, status: i32) -> i32 {
-        match &mut self.descendants {
-            None => status,
-            Some(descendants) => {
-                if descendants.end() {
-                    status
-                } else {
-                    LEFT
+    /// Ends the other processes as far as that is to be done here. Returns the status to end with: by the reason, or
+    /// [`LEFT`].
+    fn end_rest(&mut self, command: i32, reason: Reason) -> i32 {
+        let ended = match (&mut self.rest, reason) {
+            (Rest::Descendants(descendants), _) => descendants.end(),
+            (Rest::Session, _) | (Rest::Stays, Reason::Told) => {
+                // It has a group of its own unless it stays in the caller's foreground.
+                if sys::kill(-command, libc::SIGKILL).is_err() {
+                    let _ = sys::kill(command, libc::SIGKILL);
                 }
+                if matches!(reason, Reason::Told) {
+                    reap(command);
+                }
+                true
             }
+            _ => true,
+        };
+        if !ended {
+            return LEFT;
+        }
+        match reason {
+            Reason::Ended => 0,
+            Reason::Told => 1,
         }
     }
 }
 
-/// What a process with [`Init::descendants`] ends with that could not end them all.
+/// Waits until `command`, which has been killed, has ended. Whoever it came to instead may leave it as it is, and the pid
+/// namespace that it is in would not end before.
+fn reap(command: i32) {
+    const PAUSE_NANOSECONDS: i64 = 1_000_000;
+    loop {
+        match sys::wait_any() {
+            Ok(Some((pid, _))) if pid != command => {}
+            Ok(None) => sys::pause(PAUSE_NANOSECONDS),
+            Ok(Some(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// Why it is over.
+#[derive(Clone, Copy)]
+enum Reason {
+    /// The command has ended.
+    Ended,
+    /// Somebody wants it to end, or the caller has.
+    Told,
+}
+
+/// What a process with [`Rest::Descendants`] ends with that could not end them all.
 pub(super) const LEFT: i32 = 3;
 
-/// Tells a process with [`Init::descendants`] to end them and itself.
-pub(super) const END: Signal = Signal::POWER;
-
-/// What PID 1 passes on to the command.
-const FORWARDED: [i32; 7] =
-    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2, libc::SIGWINCH];
+/// Tells a process that is not PID 1 of its own namespace to end the others and itself.
+pub(super) const END: i32 = libc::SIGPWR;
 
 /// Keeps neither the container's streams nor anything else open.
-fn close_all_but(mut kept: [RawFd; 3]) {
+fn close_all_but(mut kept: [RawFd; 4]) {
     kept.sort_unstable();
     let mut first = 0;
     for fd in kept {

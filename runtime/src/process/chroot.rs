@@ -3,10 +3,12 @@
 use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use super::child::{Container, Init};
+use super::child::{Container, Init, Rest};
 use super::descendants::Descendants;
-use super::prepare::{self, Descriptors, Prepared, Streams, Supervised};
+use super::launch;
+use super::prepare::{self, Descriptors, Prepared, Supervised};
 use super::step::Step;
+use super::streams::{Streams, stream_steps};
 use crate::RuntimeError;
 use crate::cgroup::Group;
 use crate::seccomp::Filter;
@@ -28,6 +30,8 @@ pub(crate) struct Confined<'a> {
     pub(crate) rules: Option<OwnedFd>,
     /// What lets a supervisor answer some of its calls.
     pub(crate) supervised: Supervised,
+    /// The container's first process, if this is a further one, which ends with it.
+    pub(crate) first: Option<OwnedFd>,
 }
 
 /// Writes down what is to be done.
@@ -36,10 +40,14 @@ pub(super) fn prepare(
     streams: Streams,
     report: OwnedFd,
 ) -> Result<Prepared, RuntimeError> {
-    let Confined { process, host, group, root, filter, watcher_rules, rules, supervised } = confined;
+    let Confined { process, host, group, root, filter, watcher_rules, rules, supervised, first } = confined;
     let mut descriptors = Descriptors::default();
     let report = descriptors.keep(report)?;
     let caller = descriptors.keep(prepare::own_pidfd()?)?;
+    let first = match first {
+        Some(process) => descriptors.keep(process)?,
+        None => caller,
+    };
     let scoped = watcher_rules.is_some();
     let mut setup =
         group.map_or_else(|| Ok(Vec::new()), |group| prepare::enter_group(group, &mut descriptors))?;
@@ -49,7 +57,7 @@ pub(super) fn prepare(
 
     let new_session = !matches!(streams, Streams::Inherited { terminal: true });
     let mut launch = Vec::new();
-    prepare::stream_steps(streams, &process, &mut descriptors, &mut launch)?;
+    stream_steps(streams, &process, &mut descriptors, &mut launch)?;
     let root: RawFd = descriptors.keep(duplicate(root)?)?;
     let mut enter =
         vec![Step::Chroot { root }, Step::Umask(0), Step::MakeDirectory(prepare::target(&process.cwd)?)];
@@ -57,24 +65,24 @@ pub(super) fn prepare(
     let Supervised { filter: listening, socket } = supervised;
     let socket = descriptors.keep(socket)?;
     let filters = vec![Step::Listen { filter: listening, socket }, Step::Filter(filter)];
-    prepare::launch_steps(&process, filters, enter, host.user_namespace.as_ref(), &mut launch)?;
-    // The kernel forgets it with each change of ids.
-    launch.push(Step::DieWithParent);
+    launch::launch_steps(&process, filters, enter, host.user_namespace.as_ref(), &mut launch)?;
 
     let init = Init {
         report,
         caller,
+        first,
         foreign: descriptors.gaps(),
         caller_arguments: prepare::own_arguments(),
         new_session,
         trees: Vec::new(),
         setup,
-        descendants: Some(Descendants::new(scoped)),
+        rest: Rest::Descendants(Descendants::new(scoped)),
     };
     let command = prepare::command(process, launch, report);
     Ok(Prepared {
         container: Container { init, command, stack: prepare::command_stack() },
         namespaces: 0,
+        pid_namespace: None,
         group: group.and_then(Group::v2_entry),
         descriptors,
     })

@@ -7,17 +7,20 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use oci_spec::runtime::{Capability, LinuxNamespaceType};
+use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
-use super::child::{Command, Container, Init};
+use super::child::{Command, Container, Init, Rest};
+use super::launch;
 use super::step::{Step, Target};
+use super::streams::{Streams, stream_steps};
 use crate::capability::CapabilitySet;
 use crate::cgroup::Group;
 use crate::rootfs::{MountPoints, TargetKind};
 use crate::sandbox::UserNamespace;
 use crate::seccomp::Filter;
-use crate::spec::plan::{CgroupVersion, Device, Host, Mount, MountKind, Plan, ProcessPlan, path_string};
+use crate::spec::devices::{self, Device};
+use crate::spec::plan::{CgroupVersion, Host, Mount, MountKind, Plan, ProcessPlan, path_string};
 use crate::sys::{Arguments, StringArray};
 use crate::{Bind, RuntimeError, sys};
 
@@ -38,6 +41,10 @@ pub(super) struct Parts<'a> {
     pub(super) streams: Streams,
     /// Where the child reports to.
     pub(super) report: OwnedFd,
+    /// Where the child sends its namespaces and its root.
+    pub(super) view: Option<OwnedFd>,
+    /// What [`new_devpts`] made.
+    pub(super) devpts: Option<&'a OwnedFd>,
     pub(super) host: Host,
 }
 
@@ -48,19 +55,13 @@ pub(crate) struct Supervised {
     pub(crate) socket: OwnedFd,
 }
 
-/// The child's ends of its standard streams.
-pub(super) enum Streams {
-    /// The caller's own. `terminal`: they lead to its terminal, whose foreground the command stays in.
-    Inherited { terminal: bool },
-    /// Standard input, output and error.
-    Given([OwnedFd; 3]),
-}
-
 /// The container as the child takes it, and the descriptors that it refers to by number.
 pub(super) struct Prepared {
     pub(super) container: Container,
     /// `CLONE_NEW*`.
     pub(super) namespaces: u64,
+    /// The pid namespace that it is made in, if it is not a new one or the caller's.
+    pub(super) pid_namespace: Option<OwnedFd>,
     /// The v2 control group that it is made in.
     pub(super) group: Option<RawFd>,
     pub(super) descriptors: Descriptors,
@@ -98,13 +99,16 @@ pub(super) fn prepare(
     parts: Parts<'_>,
     points: &mut MountPoints,
 ) -> Result<Prepared, RuntimeError> {
-    let Parts { root, binds, group, user_namespace, filter, supervised, streams, report, host } = parts;
+    let Parts { root, binds, group, user_namespace, filter, supervised, streams, report, view, devpts, host } =
+        parts;
     let mut builder = Builder {
         early: Vec::new(),
         setup: Vec::new(),
         trees: Vec::new(),
         descriptors: Descriptors::default(),
         user_namespace: host.user_namespace,
+        shares_pids: false,
+        pid_namespace: None,
     };
     let report = builder.descriptors.keep(report)?;
     let caller = builder.descriptors.keep(own_pidfd()?)?;
@@ -113,54 +117,75 @@ pub(super) fn prepare(
         builder.group(&plan, group)?;
     }
     builder.namespaces(&plan)?;
+    let socket = view.map(|view| builder.descriptors.keep(view)).transpose()?;
+    builder.setup.extend(socket.map(|socket| Step::SendNamespaces { socket }));
     let before_root = builder.setup.len();
     builder.root(root, &plan)?;
-    builder.mounts(&plan, root, binds, points)?;
+    let console = match streams {
+        Streams::Terminal { number, .. } => Some(number),
+        _ => None,
+    };
+    builder.mounts(&plan, root, binds, Terminals { devpts, console }, points)?;
     // These need the old root, and nothing of the new one may be looked up while that is there: in the new root `..` leads
     // up into it.
     let early = std::mem::take(&mut builder.early);
     builder.setup.splice(before_root..before_root, early);
     builder.protect(&plan);
     builder.setup.push(Step::MakeDirectory(target(&plan.process.cwd)?));
+    builder.setup.extend(socket.map(|socket| Step::SendRoot { socket }));
 
     let new_session = !matches!(streams, Streams::Inherited { terminal: true });
     let mut launch = Vec::new();
     stream_steps(streams, &plan.process, &mut builder.descriptors, &mut launch)?;
-    let listen = match supervised {
-        Some(Supervised { filter, socket }) => {
-            Some(Step::Listen { filter, socket: builder.descriptors.keep(socket)? })
-        }
-        None => None,
-    };
-    let filters: Vec<Step> = listen.into_iter().chain(filter.map(Step::Filter)).collect();
-    let enter = match user_namespace {
-        Some(namespace) => {
-            let own = namespace.try_clone_to_owned().map_err(failed("open the user namespace"))?;
-            let (fd, kind) = (builder.descriptors.keep(own)?, libc::CLONE_NEWUSER as u64);
-            vec![Step::EnterNamespace { fd, kind }]
-        }
-        None => Vec::new(),
-    };
-    launch_steps(&plan.process, filters, enter, builder.user_namespace.as_ref(), &mut launch)?;
+    let filters = launch::filters(supervised, filter, &mut builder.descriptors)?;
+    let enter = launch::enter_user_namespace(user_namespace, &mut builder.descriptors)?;
+    launch::launch_steps(&plan.process, filters, enter, builder.user_namespace.as_ref(), &mut launch)?;
 
     let init = Init {
         report,
         caller,
+        first: caller,
         foreign: builder.descriptors.gaps(),
         caller_arguments: own_arguments(),
         new_session,
         trees: builder.trees,
         setup: builder.setup,
-        descendants: None,
+        rest: if builder.shares_pids { Rest::Session } else { Rest::Namespace },
     };
     let command = command(plan.process, launch, report);
     Ok(Prepared {
         container: Container { init, command, stack: command_stack() },
         // Made in the parent's name, a namespace of control groups would begin at the parent's group.
         namespaces: plan.namespaces & if group.is_some() { !GROUP_NAMESPACE } else { !0 },
+        pid_namespace: builder.pid_namespace,
         group: group.and_then(Group::v2_entry),
         descriptors: builder.descriptors,
     })
+}
+
+/// Makes the devpts that the plan has at `/dev/pts`, so that the parent, too, can make terminals in it.
+pub(super) fn new_devpts(plan: &Plan) -> Result<Option<OwnedFd>, RuntimeError> {
+    let Some(Mount { kind: MountKind::New { data, flags, .. }, .. }) =
+        plan.mounts.iter().find(|it| is_devpts(it))
+    else {
+        return Ok(None);
+    };
+    sys::new_mount(c"devpts", &new_mount_options(data)?, *flags & NEW_MOUNT_FLAGS)
+        .map(|mount| Some(sys::own(mount)))
+        .map_err(failed("make a file system devpts for /dev/pts"))
+}
+
+fn is_devpts(mount: &Mount) -> bool {
+    mount.target == Path::new("/dev/pts")
+        && matches!(&mount.kind, MountKind::New { filesystem, .. } if filesystem.as_c_str() == c"devpts")
+}
+
+/// What the container's terminals are made of.
+#[derive(Clone, Copy)]
+struct Terminals<'a> {
+    devpts: Option<&'a OwnedFd>,
+    /// The number of the one that is the console.
+    console: Option<u32>,
 }
 
 /// The process that becomes the program of `process` after `launch`.
@@ -198,6 +223,9 @@ struct Builder {
     descriptors: Descriptors,
     /// The one that the container is made in, unless it is the machine's first one.
     user_namespace: Option<UserNamespace>,
+    /// Whether the container has no pid namespace of its own, and the other one that it joins.
+    shares_pids: bool,
+    pid_namespace: Option<OwnedFd>,
 }
 
 const GROUP_NAMESPACE: u64 = libc::CLONE_NEWCGROUP as u64;
@@ -216,6 +244,17 @@ impl Builder {
             let step = || format!("open the namespace {}", path.display());
             let namespace = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|source| RuntimeError::Step { step: step(), source: source.into() })?;
+            if *kind == LinuxNamespaceType::Pid as u64 {
+                // Only who is made there is in it; and this process need not join its own, which it may have no right to.
+                let own = rustix::fs::stat(c"/proc/self/ns/pid")
+                    .map_err(failed("look at the own pid namespace"))?;
+                let other =
+                    rustix::fs::fstat(&namespace).map_err(failed("look at the pid namespace to join"))?;
+                let is_own = crate::rootfs::identity(&own) == crate::rootfs::identity(&other);
+                self.shares_pids = true;
+                self.pid_namespace = Some(namespace).filter(|_| !is_own);
+                continue;
+            }
             let fd = self.descriptors.keep(namespace)?;
             self.setup.push(Step::EnterNamespace { fd, kind: *kind });
         }
@@ -241,11 +280,21 @@ impl Builder {
         plan: &Plan,
         root: BorrowedFd<'_>,
         binds: Vec<Bind>,
+        terminals: Terminals<'_>,
         points: &mut MountPoints,
     ) -> Result<(), RuntimeError> {
         let mut covered: Vec<PathBuf> = Vec::new();
         let mut read_only = Vec::new();
-        for Mount { target, kind } in &plan.mounts {
+        let mut devpts = terminals.devpts;
+        for mount @ Mount { target, kind } in &plan.mounts {
+            if is_devpts(mount)
+                && let Some(devpts) = devpts.take()
+            {
+                let devpts = devpts.try_clone().map_err(failed("open the container's devpts"))?;
+                self.bind(root, target, devpts, &mut covered, points)?;
+                self.console(plan, terminals.console)?;
+                continue;
+            }
             match kind {
                 MountKind::New { filesystem, source, flags, data, read_only: later, instead } => {
                     self.target(root, target, TargetKind::Directory, &mut covered, points)?;
@@ -300,6 +349,22 @@ impl Builder {
             self.bind(root, &target, tree, &mut covered, points)?;
         }
         self.setup.append(&mut read_only);
+        Ok(())
+    }
+
+    /// Binds the terminal with this number of `/dev/pts` at `/dev/console`, where there is a `/dev` for it.
+    fn console(&mut self, plan: &Plan, number: Option<u32>) -> Result<(), RuntimeError> {
+        if let (Some(number), Some(_)) = (number, &plan.devices) {
+            let (path, target) =
+                (path_string(format!("/dev/pts/{number}").as_ref())?, target(Path::new("/dev/console"))?);
+            let (tree, console) = (self.tree(None)?, target.path.clone());
+            let steps = [
+                Step::CloneTree { path, tree },
+                Step::MakeFile(target),
+                Step::Attach { tree, target: console },
+            ];
+            self.setup.extend(steps);
+        }
         Ok(())
     }
 
@@ -413,7 +478,7 @@ impl Builder {
             let tree = match host_device(device) {
                 Ok(tree) => tree,
                 // Not everything that a machine has is in every container of it.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !device.is_asked => continue,
                 Err(error) => {
                     return Err(failed(format!("bind {} of this machine", device.path.display()))(error));
                 }
@@ -457,101 +522,6 @@ const DEV_LINKS: [(&CStr, &CStr); 6] = [
     (c"/dev/core", c"/proc/kcore"),
 ];
 
-/// Gives the command its standard streams, and a session of its own unless it stays in the caller's foreground.
-pub(super) fn stream_steps(
-    streams: Streams,
-    process: &ProcessPlan,
-    descriptors: &mut Descriptors,
-    launch: &mut Vec<Step>,
-) -> Result<(), RuntimeError> {
-    let new_session = !matches!(streams, Streams::Inherited { terminal: true });
-    if let Streams::Given(streams) = streams {
-        for (to, stream) in streams.into_iter().enumerate() {
-            let from = descriptors.keep(stream)?;
-            if process.uid != 0 && to != 0 {
-                launch.push(Step::OwnStream { fd: from, uid: process.uid, gid: process.gid });
-            }
-            launch.push(Step::Stream { from, to: to as RawFd });
-        }
-    }
-    if new_session {
-        launch.push(Step::NewSession);
-    }
-    Ok(())
-}
-
-/// What the command's process does after its streams, in the only order that works: what needs privileges first. `enter`
-/// is done when nothing of the host is needed by its path any more.
-pub(super) fn launch_steps(
-    process: &ProcessPlan,
-    filters: Vec<Step>,
-    enter: Vec<Step>,
-    user_namespace: Option<&UserNamespace>,
-    launch: &mut Vec<Step>,
-) -> Result<(), RuntimeError> {
-    if let Some(value) = process.oom_score_adj {
-        let path = c"/proc/self/oom_score_adj".to_owned();
-        launch.push(Step::WriteFile { path, value: value.to_string().into_bytes() });
-    }
-    launch.extend(process.rlimits.iter().map(|&(resource, soft, hard)| Step::Limit { resource, soft, hard }));
-    launch.extend(enter);
-    launch.push(Step::Bounding { keep: process.bounding.0 });
-    if process.no_new_privileges {
-        launch.push(Step::NoNewPrivileges);
-    }
-    if let Some(namespace) = user_namespace {
-        require_ids(process, namespace)?;
-    }
-    launch.push(Step::KeepCapabilities);
-    if user_namespace.is_none_or(|namespace| namespace.setgroups) {
-        launch.push(Step::Groups(process.additional_gids.clone()));
-    }
-    launch.extend([
-        Step::Group(process.gid),
-        Step::User(process.uid),
-        Step::Umask(process.umask),
-        Step::WorkingDirectory(path_string(&process.cwd)?),
-        Step::UnblockSignals,
-        Step::CloseOnExec,
-    ]);
-    let (effective, permitted, inheritable) = (process.effective, process.permitted, process.inheritable);
-    if !filters.is_empty() {
-        if !process.no_new_privileges {
-            // Without no_new_privs only a privileged process may install a filter.
-            let admin = CapabilitySet::default().with(Capability::SysAdmin);
-            let permitted = permitted.with(Capability::SysAdmin);
-            launch.push(Step::Capabilities {
-                effective: admin.0,
-                permitted: permitted.0,
-                inheritable: inheritable.0,
-            });
-        }
-        launch.extend(filters);
-    }
-    // These, and exec, are all that the filter sees of this process.
-    launch.push(Step::Capabilities {
-        effective: effective.intersection(permitted).0,
-        permitted: permitted.0,
-        inheritable: inheritable.0,
-    });
-    if process.ambient != CapabilitySet::default() {
-        launch.push(Step::Ambient(process.ambient.0));
-    }
-    Ok(())
-}
-
-/// The user and the groups have to be there. Where groups cannot be changed the process keeps those of the caller.
-fn require_ids(process: &ProcessPlan, namespace: &UserNamespace) -> Result<(), RuntimeError> {
-    if !namespace.has_user(process.uid) {
-        return Err(RuntimeError::NoSuchId { kind: "user", id: process.uid });
-    }
-    let others = process.additional_gids.iter().copied().filter(|_| namespace.setgroups);
-    match [process.gid].into_iter().chain(others).find(|gid| !namespace.has_group(*gid)) {
-        Some(id) => Err(RuntimeError::NoSuchId { kind: "group", id }),
-        None => Ok(()),
-    }
-}
-
 /// The `MS_*` that are `MOUNT_ATTR_*` of the same numbers.
 const NEW_MOUNT_FLAGS: u64 = libc::MS_RDONLY | libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
 
@@ -591,8 +561,19 @@ fn host_tree(source: &Path, recursive: bool) -> io::Result<OwnedFd> {
 
 /// A detached mount of a device of the host. What lies at its place and is not that device counts as not there.
 fn host_device(device: &Device) -> io::Result<OwnedFd> {
+    match host_device_at(device, &device.path) {
+        // The container may know it by another name.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && device.is_asked => {
+            let place = devices::place_of(device).ok_or(error)?;
+            host_device_at(device, &place)
+        }
+        result => result,
+    }
+}
+
+fn host_device_at(device: &Device, path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let node = rustix::fs::openat(CWD, &device.path, flags, Mode::empty())?;
+    let node = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
     let found = rustix::fs::fstat(&node)?;
     let same_kind = found.st_mode & libc::S_IFMT == device.mode & libc::S_IFMT;
     if !same_kind || found.st_rdev != device.device {

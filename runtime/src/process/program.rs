@@ -7,10 +7,13 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use super::child::{Command, Container, Init as Child};
-use super::prepare::{self, Descriptors, Prepared, Streams};
+use super::child::{Command, Container, Init as Child, Rest};
+use super::prepare::{self, Descriptors, Prepared};
+use super::running::{Launch, Running};
 use super::step::Step;
-use super::{PipeFlags, execute, pipe, streams};
+use super::streams::{self, Streams, Terminals};
+use super::{PipeFlags, pipe};
+use crate::rootfs::MountPoints;
 use crate::spec::plan::path_string;
 use crate::sys::StringArray;
 use crate::{Cancel, ExitStatus, RuntimeError, Stdio, Stream};
@@ -32,9 +35,12 @@ pub(crate) fn run(
 ) -> Result<ExitStatus, RuntimeError> {
     let stdio = Stdio::Captured(output);
     let (report, report_end) = pipe(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    let (pipes, streams) = streams(&stdio)?;
+    let (ends, streams) = streams::connect(stdio, Terminals::None)?;
     let (prepared, command) = prepare(program, streams, report_end)?;
-    execute(prepared, None, &report, pipes, stdio, false, cancel, command)
+    let (cancel, points) = (cancel.clone(), MountPoints::default());
+    let (supervisor, group, orphans) = (None, None, None);
+    Running::start(Launch { prepared, report, ends, command, cancel, points, supervisor, group, orphans })?
+        .wait()
 }
 
 fn prepare(program: Program, streams: Streams, report: OwnedFd) -> Result<(Prepared, String), RuntimeError> {
@@ -61,12 +67,13 @@ fn prepare(program: Program, streams: Streams, report: OwnedFd) -> Result<(Prepa
     let init = Child {
         report,
         caller,
+        first: caller,
         foreign: descriptors.gaps(),
         caller_arguments: prepare::own_arguments(),
         new_session: true,
         trees: Vec::new(),
         setup: vec![Step::PrivateMounts, bind],
-        descendants: None,
+        rest: Rest::Namespace,
     };
     let environment = vec![CString::from(c"LC_ALL=C")];
     let command = Command {
@@ -78,5 +85,6 @@ fn prepare(program: Program, streams: Streams, report: OwnedFd) -> Result<(Prepa
     };
     let container = Container { init, command, stack: prepare::command_stack() };
     let namespaces = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
-    Ok((Prepared { container, namespaces, group: None, descriptors }, path.to_string_lossy().into_owned()))
+    let prepared = Prepared { container, namespaces, pid_namespace: None, group: None, descriptors };
+    Ok((prepared, path.to_string_lossy().into_owned()))
 }

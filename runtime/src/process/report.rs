@@ -17,6 +17,8 @@ pub(super) enum Report {
     Launch { index: u32, errno: i32 },
     /// The command could not be executed.
     Exec { errno: i32 },
+    /// The command is being executed.
+    Running,
     /// The command ended; its wait status.
     Ended { status: i32 },
 }
@@ -38,6 +40,7 @@ impl Report {
             Self::Launch { index, errno } => (3, index, errno),
             Self::Exec { errno } => (4, 0, errno),
             Self::Ended { status } => (5, 0, status),
+            Self::Running => (6, 0, 0),
         };
         let ([a, b, c, d], [e, f, g, h], [i, j, k, l]) =
             (u32::to_ne_bytes(kind), index.to_ne_bytes(), value.to_ne_bytes());
@@ -57,6 +60,7 @@ impl Report {
             3 => Self::Launch { index, errno: value },
             4 => Self::Exec { errno: value },
             5 => Self::Ended { status: value },
+            6 => Self::Running,
             _ => return None,
         })
     }
@@ -74,6 +78,7 @@ mod tests {
             Report::Fork { errno: 11 },
             Report::Launch { index: 3, errno: 13 },
             Report::Exec { errno: 2 },
+            Report::Running,
             Report::Ended { status: 0x700 },
         ] {
             assert_eq!(Report::decode(&report.encode()), Some(report));

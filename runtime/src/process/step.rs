@@ -20,6 +20,14 @@ pub(super) enum Step {
         fd: RawFd,
         kind: u64,
     },
+    /// Sends the namespaces that the process is in to the caller.
+    SendNamespaces {
+        socket: RawFd,
+    },
+    /// Sends the root.
+    SendRoot {
+        socket: RawFd,
+    },
     LoopbackUp,
     HostName(Vec<u8>),
     DomainName(Vec<u8>),
@@ -82,6 +90,8 @@ pub(super) enum Step {
     // The command's own process.
     DieWithParent,
     NewSession,
+    /// A terminal becomes that of the session.
+    ControllingTerminal(RawFd),
     OwnStream {
         fd: RawFd,
         uid: u32,
@@ -160,6 +170,8 @@ impl Step {
             Self::EnterGroup { tasks } => sys::write(*tasks, b"0").map(drop),
             Self::NewGroupNamespace => sys::unshare(libc::CLONE_NEWCGROUP),
             Self::EnterNamespace { fd, kind } => sys::setns(*fd, *kind),
+            Self::SendNamespaces { socket } => send_namespaces(*socket),
+            Self::SendRoot { socket } => send_and_close(*socket, sys::open_place(c"/")?, ROOT),
             Self::LoopbackUp => sys::loopback_up(),
             Self::HostName(name) => sys::sethostname(name),
             Self::DomainName(name) => sys::setdomainname(name),
@@ -203,6 +215,7 @@ impl Step {
             Self::Landlock { rules } => sys::landlock_restrict(*rules),
             Self::DieWithParent => sys::die_with_parent(),
             Self::NewSession => sys::setsid(),
+            Self::ControllingTerminal(fd) => sys::terminal::control(*fd),
             Self::OwnStream { fd, uid, gid } => sys::fchown(*fd, *uid, *gid),
             Self::Stream { from, to } => sys::dup2(*from, *to),
             Self::Limit { resource, soft, hard } => sys::set_limit_of(0, *resource, *soft, *hard),
@@ -301,9 +314,39 @@ fn raise_ambient(ambient: u64) -> Result<(), Errno> {
 /// Lets the supervisor answer the calls that `filter` names.
 fn listen(filter: &Filter, socket: RawFd) -> Result<(), Errno> {
     let listener = sys::notify::install_listening(&filter.program)?;
-    sys::notify::send_descriptor(socket, listener)?;
     // Held by nobody else, so that calls fail when the supervisor is gone.
-    sys::close_range(listener, listener)
+    send_and_close(socket, listener, 0)
+}
+
+/// The namespaces that a container can have of its own, in the order in which they are entered: the file system last, with
+/// which the names of the others go.
+pub(super) const NAMESPACES: [(&CStr, u64); 6] = [
+    (c"/proc/self/ns/cgroup", libc::CLONE_NEWCGROUP as u64),
+    (c"/proc/self/ns/ipc", libc::CLONE_NEWIPC as u64),
+    (c"/proc/self/ns/uts", libc::CLONE_NEWUTS as u64),
+    (c"/proc/self/ns/net", libc::CLONE_NEWNET as u64),
+    (c"/proc/self/ns/pid", libc::CLONE_NEWPID as u64),
+    (c"/proc/self/ns/mnt", libc::CLONE_NEWNS as u64),
+];
+
+/// What the root is sent as; a namespace is sent as its place in [`NAMESPACES`].
+pub(super) const ROOT: u8 = NAMESPACES.len() as u8;
+
+fn send_namespaces(socket: RawFd) -> Result<(), Errno> {
+    for (index, (path, _)) in (0..).zip(NAMESPACES) {
+        match sys::open_to_read(path) {
+            Ok(fd) => send_and_close(socket, fd, index)?,
+            // A kernel without that kind.
+            Err(Errno(libc::ENOENT)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn send_and_close(socket: RawFd, fd: RawFd, what: u8) -> Result<(), Errno> {
+    sys::notify::send_descriptor(socket, fd, what)?;
+    sys::close_range(fd, fd)
 }
 
 /// `result`, where the error number `fine` is none.
@@ -321,6 +364,8 @@ impl fmt::Display for Step {
             Self::EnterGroup { .. } => f.write_str("enter the control group"),
             Self::NewGroupNamespace => f.write_str("make a namespace of control groups"),
             Self::EnterNamespace { .. } => f.write_str("enter a namespace"),
+            Self::SendNamespaces { .. } => f.write_str("open the container's namespaces"),
+            Self::SendRoot { .. } => f.write_str("open the container's root"),
             Self::LoopbackUp => f.write_str("bring up the loopback interface"),
             Self::HostName(_) => f.write_str("set the host name"),
             Self::DomainName(_) => f.write_str("set the domain name"),
@@ -347,6 +392,7 @@ impl fmt::Display for Step {
             Self::Landlock { .. } => f.write_str("confine the step with Landlock"),
             Self::DieWithParent => f.write_str("tie the command's life to its parent's"),
             Self::NewSession => f.write_str("start a session"),
+            Self::ControllingTerminal(_) => f.write_str("take the terminal"),
             Self::OwnStream { .. } | Self::Stream { .. } => f.write_str("set up the standard streams"),
             Self::Limit { resource, soft, hard } => {
                 let name = limit_name(*resource);

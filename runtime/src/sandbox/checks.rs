@@ -97,9 +97,8 @@ fn try_procfs() -> Result<(), Errno> {
 /// Whether directories below `dir` can be the upper part of an overlay: mounts one nowhere, and takes all away again.
 /// `dir` may be missing; then it is what there is of the path to it that counts.
 pub fn try_overlay(dir: &Path) -> io::Result<()> {
-    let existing = dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
-    let scratch = Scratch::make(if existing.as_os_str().is_empty() { Path::new(".") } else { existing })?;
-    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| scratch.0.join(name));
+    let scratch = Scratch::at(dir)?;
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|name| scratch.path().join(name));
     for dir in [&lower, &upper, &work] {
         fs::create_dir(dir)?;
     }
@@ -123,9 +122,20 @@ fn mount_overlay(lower: &Path, upper: &Path, work: &Path) -> io::Result<OwnedFd>
 const SCRATCHES_MAX: u32 = 1000;
 
 /// A directory that goes when this does.
-struct Scratch(PathBuf);
+pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {
+    /// On the file system of `dir`, which may be missing: then it is what there is of the path to it that counts.
+    pub(crate) fn at(dir: &Path) -> io::Result<Self> {
+        let existing = dir.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("."));
+        Self::make(if existing.as_os_str().is_empty() { Path::new(".") } else { existing })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
     fn make(dir: &Path) -> io::Result<Self> {
         let dir = std::path::absolute(dir)?;
         // Containers that share the place have each a process 1, and one that was killed has left its directory.

@@ -12,10 +12,12 @@ mod obstacle;
 mod place;
 mod remedy;
 mod report;
+mod share;
 
 use std::fmt;
 use std::str::FromStr;
 
+pub(crate) use checks::Scratch;
 pub use checks::try_overlay;
 pub use choose::{NoSandbox, enter};
 pub(crate) use ids::UserNamespace;
@@ -23,6 +25,7 @@ pub use ids::in_user_namespace;
 pub use obstacle::{Call, Cause, HelperProblem, Obstacle, errno_name};
 pub use remedy::{Remedy, RemedyKind};
 pub use report::{Fact, Report, Rung, examine};
+pub use share::{join, user_namespace};
 
 /// A sandbox, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

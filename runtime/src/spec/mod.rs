@@ -1,9 +1,12 @@
 //! The runtime spec: the default one, and what a given one amounts to.
 
+pub(crate) mod devices;
 mod options;
 pub(crate) mod plan;
 
 use std::path::PathBuf;
+
+pub use devices::{host_device, host_devices};
 
 use oci_spec::runtime::{
     Capabilities, Capability, LinuxBuilder, LinuxCapabilities, LinuxCapabilitiesBuilder,

@@ -4,10 +4,9 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::{
-    Linux, LinuxDeviceType, LinuxNamespaceType, LinuxResources, Mount as SpecMount, PosixRlimit, Process,
-};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount as SpecMount, PosixRlimit, Process};
 
+use super::devices::{self, Device};
 use super::options::{MountOptions, Recursion};
 use crate::capability::CapabilitySet;
 use crate::sandbox::UserNamespace;
@@ -85,17 +84,6 @@ pub(crate) enum MountKind {
     Bind { source: PathBuf, recursive: bool, set: u64, clear: u64, propagation: u64 },
 }
 
-/// One device node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Device {
-    pub(crate) path: PathBuf,
-    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`, with the permissions.
-    pub(crate) mode: u32,
-    pub(crate) device: u64,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-}
-
 /// The command and what it runs as.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct ProcessPlan {
@@ -137,9 +125,6 @@ impl ProcessPlan {
 /// Where commands are looked for when the environment has no `PATH`.
 pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The most device nodes; each costs a descriptor.
-const DEVICES_MAX: usize = 64;
-
 impl Plan {
     /// What `spec` asks for on `host`.
     pub(crate) fn new(spec: &Spec, host: &Host) -> Result<Self, RuntimeError> {
@@ -147,7 +132,7 @@ impl Plan {
         let process = spec.process().as_ref().ok_or_else(|| unsupported("no `process` section"))?;
         refuse_what_is_not_done(spec, linux, process)?;
         let (namespaces, joined) = namespaces(linux)?;
-        let all_devices = allows_all_devices(linux.resources().as_ref());
+        let all_devices = devices::allows_all(linux.resources().as_ref());
         let mut mounts = Vec::new();
         for mount in spec.mounts().iter().flatten() {
             mounts.extend(plan_mount(mount, host, all_devices)?);
@@ -157,12 +142,13 @@ impl Plan {
         };
         let hostname = spec.hostname().clone().filter(|name| !name.is_empty());
         let domainname = spec.domainname().clone().filter(|name| !name.is_empty());
-        if (hostname.is_some() || domainname.is_some()) && !has(LinuxNamespaceType::Uts) {
-            return Err(unsupported("a host name without a namespace of type `uts`"));
+        let names_own = namespaces & LinuxNamespaceType::Uts as u64 != 0;
+        if (hostname.is_some() || domainname.is_some()) && !names_own {
+            return Err(unsupported("a host name without a new namespace of type `uts`"));
         }
         Ok(Self {
             namespaces,
-            devices: devices(linux, &mounts)?,
+            devices: devices::plan(linux, &mounts, host, all_devices)?,
             mounts,
             all_devices,
             masked: paths(linux.masked_paths().as_deref())?,
@@ -204,7 +190,6 @@ fn refuse_what_is_not_done(spec: &Spec, linux: &Linux, process: &Process) -> Res
         (linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()), "network devices"),
         (linux.time_offsets().as_ref().is_some_and(|offsets| !offsets.is_empty()), "time offsets"),
         (!matches!(propagation, "" | "private" | "rprivate"), "a root that is not private"),
-        (process.terminal() == Some(true), "a terminal"),
         (given(process.apparmor_profile()), "an AppArmor profile"),
         (given(process.selinux_label()), "an SELinux label"),
         (process.io_priority().is_some(), "an I/O priority"),
@@ -226,14 +211,14 @@ fn namespaces(linux: &Linux) -> Result<(u64, Vec<(u64, PathBuf)>), RuntimeError>
                 return Err(unsupported(format!("a namespace of type `{kind}`")));
             }
             (_, None) => new |= kind as u64,
-            (LinuxNamespaceType::Mount | LinuxNamespaceType::Pid, Some(_)) => {
+            (LinuxNamespaceType::Mount, Some(_)) => {
                 return Err(unsupported(format!("entering a namespace of type `{kind}`")));
             }
             (_, Some(path)) => joined.push((kind as u64, path.clone())),
         }
     }
     for kind in [LinuxNamespaceType::Mount, LinuxNamespaceType::Pid] {
-        if new & kind as u64 == 0 {
+        if new & kind as u64 == 0 && !joined.iter().any(|(joined, _)| *joined == kind as u64) {
             return Err(unsupported(format!("sharing the host's namespace of type `{kind}`")));
         }
     }
@@ -307,76 +292,6 @@ fn names_own_group(option: &str, namespace: &UserNamespace) -> bool {
     let gid = option.strip_prefix("gid=").and_then(|gid| gid.parse().ok());
     gid.is_none_or(|gid| namespace.has_group(gid))
 }
-
-/// Whether the rules end in one that allows everything, as for a privileged container.
-fn allows_all_devices(resources: Option<&LinuxResources>) -> bool {
-    let rules = resources.and_then(|resources| resources.devices().as_ref());
-    rules.and_then(|rules| rules.last()).is_some_and(|rule| {
-        let everything = matches!(rule.typ(), None | Some(LinuxDeviceType::A));
-        let any = |number: Option<i64>| number.is_none_or(|number| number < 0);
-        rule.allow() && everything && any(rule.major()) && any(rule.minor())
-    })
-}
-
-fn devices(linux: &Linux, mounts: &[Mount]) -> Result<Option<Vec<Device>>, RuntimeError> {
-    let asked = linux.devices().as_deref().unwrap_or_default();
-    let new_dev = mounts
-        .iter()
-        .any(|mount| mount.target == Path::new("/dev") && matches!(mount.kind, MountKind::New { .. }));
-    if !new_dev {
-        return if asked.is_empty() { Ok(None) } else { Err(unsupported("devices without a new /dev")) };
-    }
-    let mut devices: Vec<Device> = DEFAULT_DEVICES
-        .iter()
-        .map(|&(path, major, minor)| Device {
-            path: PathBuf::from(path),
-            mode: libc::S_IFCHR | 0o666,
-            device: libc::makedev(major, minor),
-            uid: 0,
-            gid: 0,
-        })
-        .collect();
-    for device in asked {
-        let path = absolute(device.path());
-        if path.parent().is_none_or(|parent| !parent.starts_with("/dev")) {
-            return Err(unsupported(format!("the device `{}` outside /dev", path.display())));
-        }
-        let kind = match device.typ() {
-            LinuxDeviceType::C | LinuxDeviceType::U => libc::S_IFCHR,
-            LinuxDeviceType::B => libc::S_IFBLK,
-            LinuxDeviceType::P => libc::S_IFIFO,
-            LinuxDeviceType::A => {
-                return Err(unsupported(format!("the type of the device `{}`", path.display())));
-            }
-        };
-        let number = |number: i64| {
-            u32::try_from(number)
-                .map_err(|_| unsupported(format!("the number of the device `{}`", path.display())))
-        };
-        let node = Device {
-            mode: kind | device.file_mode().unwrap_or(0o666) & 0o7777,
-            device: libc::makedev(number(device.major())?, number(device.minor())?),
-            uid: device.uid().unwrap_or(0),
-            gid: device.gid().unwrap_or(0),
-            path,
-        };
-        devices.retain(|known| known.path != node.path);
-        devices.push(node);
-    }
-    if devices.len() > DEVICES_MAX {
-        return Err(unsupported(format!("more than {DEVICES_MAX} devices")));
-    }
-    Ok(Some(devices))
-}
-
-const DEFAULT_DEVICES: [(&str, u32, u32); 6] = [
-    ("/dev/null", 1, 3),
-    ("/dev/zero", 1, 5),
-    ("/dev/full", 1, 7),
-    ("/dev/random", 1, 8),
-    ("/dev/urandom", 1, 9),
-    ("/dev/tty", 5, 0),
-];
 
 fn sysctls(
     linux: &Linux,
@@ -496,7 +411,7 @@ pub(crate) fn string(text: impl Into<Vec<u8>>) -> Result<CString, RuntimeError> 
     })
 }
 
-fn unsupported(what: impl Into<String>) -> RuntimeError {
+pub(super) fn unsupported(what: impl Into<String>) -> RuntimeError {
     RuntimeError::Unsupported { what: what.into() }
 }
 
@@ -679,7 +594,6 @@ mod tests {
             assert!(matches!(error, RuntimeError::Unsupported { .. }), "{pointer}: {error}");
         };
         let json = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
-        check("/process/terminal", json("true"));
         check("/process/args", json("[]"));
         check("/process/args", json(r#"[""]"#));
         check("/process/args", json(r#"["a\u0000b"]"#));
@@ -687,7 +601,9 @@ mod tests {
         check("/process/apparmorProfile", json(r#""docker-default""#));
         check("/linux/namespaces", json(r#"[{"type": "mount"}]"#));
         check("/linux/namespaces", json(r#"[{"type": "mount"}, {"type": "pid"}, {"type": "user"}]"#));
-        check("/linux/namespaces", json(r#"[{"type": "mount"}, {"type": "pid", "path": "/proc/1/ns/pid"}]"#));
+        check("/linux/namespaces", json(r#"[{"type": "mount", "path": "/proc/1/ns/mnt"}, {"type": "pid"}]"#));
+        let joined = r#"[{"type": "mount"}, {"type": "pid"}, {"type": "uts", "path": "/proc/1/ns/uts"}]"#;
+        check("/linux/namespaces", json(joined)); // the host name is another one's
         check("/linux/namespaces", json(r#"[{"type": "mount"}, {"type": "pid"}]"#)); // no uts for the host name
         check("/linux/resources/memory", json(r#"{"limit": 1}"#));
         check("/linux/sysctl", json(r#"{"kernel.panic": "1"}"#));

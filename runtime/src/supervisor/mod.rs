@@ -1,7 +1,7 @@
 //! Answers for the kernel: some system calls of a step come to a thread of the builder instead.
 //!
-//! The step's process installs a filter ([`crate::seccomp::notify`]) whose listener it sends over a socket. [`beside`]
-//! runs a thread that takes the listener and answers every call that comes, with a [`Handler`], until nobody is left
+//! The step's process installs a filter ([`crate::seccomp::notify`]) whose listener it sends over a socket. [`Supervisor`]
+//! is a thread that takes the listener and answers every call that comes, with a [`Handler`], until nobody is left
 //! who could make one. One call is answered at a time, and no answer waits for anything but the file system, so no
 //! process holds up another.
 //!
@@ -19,6 +19,7 @@ pub(crate) mod paths;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::thread::JoinHandle;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -67,32 +68,51 @@ pub(crate) fn channel() -> Result<(OwnedFd, OwnedFd), RuntimeError> {
         .map_err(|source| step("make a socket for the supervisor", source))
 }
 
-/// Does `body` while a thread beside it answers the calls of `rules` with `handler`. `socket` is the supervisor's end of
-/// a [`channel`].
-pub(crate) fn beside<R>(
-    socket: OwnedFd,
-    rules: &[Rule],
-    mut handler: impl Handler + Send,
-    body: impl FnOnce() -> R,
-) -> Result<R, RuntimeError> {
-    let names = notify::names(rules);
-    let processes = Processes::open()?;
-    let (stop, running) =
-        pipe_with(PipeFlags::CLOEXEC).map_err(|source| step("make a pipe for the supervisor", source))?;
-    std::thread::scope(|scope| {
+/// A thread that answers the calls of a step. Dropping it ends it.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    /// Closed, it ends the thread.
+    running: Option<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Supervisor {
+    /// Answers the calls of `rules` with `handler`. `socket` is the supervisor's end of a [`channel`].
+    pub(crate) fn start(
+        socket: OwnedFd,
+        rules: &[Rule],
+        mut handler: impl Handler + Send + 'static,
+    ) -> Result<Self, RuntimeError> {
+        let names = notify::names(rules);
+        let processes = Processes::open()?;
+        let (stop, running) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|source| step("make a pipe for the supervisor", source))?;
         let supervise = move || {
             // Its failure is the step's too: the listener goes, and every call that nobody answers fails.
             let _ = serve(&socket, &stop, &names, &processes, &mut handler);
         };
         let thread = std::thread::Builder::new().name("supervisor".to_owned());
-        thread.spawn_scoped(scope, supervise).map_err(|source| RuntimeError::Step {
+        let thread = thread.spawn(supervise).map_err(|source| RuntimeError::Step {
             step: "start the supervisor's thread".to_owned(),
             source,
         })?;
-        // Ends the thread, however the body ends.
-        let _running = running;
-        Ok(body())
-    })
+        Ok(Self { running: Some(running), thread: Some(thread) })
+    }
+}
+
+impl Supervisor {
+    /// Whether nobody is left who could ask.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+}
+
+impl Drop for Supervisor {
+    fn drop(&mut self) {
+        self.running = None;
+        // A panic has been told of already.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
 }
 
 fn step(what: &str, source: Errno) -> RuntimeError {
@@ -114,7 +134,7 @@ fn serve(
     if wait(socket.as_fd(), stop.as_fd())? == Ready::Stop {
         return Ok(());
     }
-    let Some(listener) = receive_descriptor(socket)? else { return Ok(()) };
+    let Some((_, listener)) = receive_descriptor(socket.as_fd(), RecvFlags::empty())? else { return Ok(()) };
     let listener = listener.as_fd();
     // An older kernel takes a little longer.
     let _ = sys::notify::wake_synchronously(listener);
@@ -168,15 +188,18 @@ fn wait(first: BorrowedFd<'_>, stop: BorrowedFd<'_>) -> io::Result<Ready> {
     }
 }
 
-/// The descriptor that the step sends; none when it ended without sending one.
-fn receive_descriptor(socket: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+/// A descriptor that comes over a [`channel`], with the byte that says what it is; none when nobody is left to send one.
+pub(crate) fn receive_descriptor(
+    socket: BorrowedFd<'_>,
+    flags: RecvFlags,
+) -> io::Result<Option<(u8, OwnedFd)>> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
-    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags | RecvFlags::CMSG_CLOEXEC)?;
     let mut descriptors = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    Ok(descriptors.next())
+    Ok(descriptors.next().map(|descriptor| (byte[0], descriptor)))
 }

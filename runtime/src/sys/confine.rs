@@ -1,11 +1,11 @@
 //! Calls that confine a process without namespaces: chroot, Landlock, the rule over its descendants.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_char};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::{null, null_mut};
 
-use super::{Result, SIGNAL_SET_SIZE, check, prctl};
+use super::{Errno, Result, SIGNAL_SET_SIZE, check, prctl};
 
 /// The directory `fd` becomes the root, and the current directory.
 pub(crate) fn chroot(fd: RawFd) -> Result<()> {
@@ -93,6 +93,13 @@ pub(crate) fn enter_group(group: RawFd) -> Result<()> {
 /// Opens an existing file for reading.
 pub(crate) fn open_to_read(path: &CStr) -> Result<RawFd> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    // SAFETY: a string that outlives the call.
+    Ok(unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) }? as RawFd)
+}
+
+/// Opens a directory as a place.
+pub(crate) fn open_place(path: &CStr) -> Result<RawFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
     // SAFETY: a string that outlives the call.
     Ok(unsafe { syscall!(libc::SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags, 0) }? as RawFd)
 }
@@ -190,23 +197,49 @@ pub(super) fn clone_with_pidfd(flags: u64, pidfd: &mut libc::c_int) -> Result<li
     })
 }
 
-/// Starts a program in the directory `root` as its root, in the user namespace `namespace` if one is given. Only for the
-/// parent.
+/// Starts a program in the directory `root` as its root, in the user namespace `namespace` if one is given. Who may not
+/// change its root does it in a user namespace of the program's own. An open `interpreter` is executed in place of the program,
+/// which it finds at `path`, with two arguments for it. Only for the parent.
 pub(crate) fn spawn_in(
     command: &mut std::process::Command,
     namespace: Option<RawFd>,
     root: RawFd,
+    interpreter: Option<(RawFd, &'static CStr)>,
 ) -> io::Result<std::process::Child> {
     use std::os::unix::process::CommandExt as _;
     let prepare = move || {
         if let Some(namespace) = namespace {
             super::setns(namespace, libc::CLONE_NEWUSER as u64)?;
         }
-        chroot(root)?;
-        Ok(())
+        if chroot(root) == Err(Errno(libc::EPERM)) {
+            super::unshare(libc::CLONE_NEWUSER)?;
+            chroot(root)?;
+        }
+        match interpreter {
+            Some((interpreter, path)) => Err(interpret(interpreter, path).into()),
+            None => Ok(()),
+        }
     };
     // SAFETY: `prepare` makes system calls on numbers alone, and touches no memory that the parent shares.
     unsafe { command.pre_exec(prepare) }.spawn()
+}
+
+/// Executes an open program in place of this one, with `path` and two more arguments.
+fn interpret(program: RawFd, path: &CStr) -> Errno {
+    let arguments = [c"interpreter".as_ptr(), path.as_ptr(), c"1".as_ptr(), c"2".as_ptr(), null()];
+    let environment = [null::<c_char>()];
+    // SAFETY: a string and two NULL-terminated arrays of strings, all of which outlive the call.
+    let result = unsafe {
+        syscall!(
+            libc::SYS_execveat,
+            program,
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH
+        )
+    };
+    result.err().unwrap_or(Errno(libc::EINVAL))
 }
 
 /// Takes over a descriptor that a call of this module has just made and nobody else knows of. Only for the parent.

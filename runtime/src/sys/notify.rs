@@ -77,8 +77,8 @@ pub(crate) fn try_to_answer(listener: RawFd) -> Result<()> {
 /// `SECCOMP_ADDFD_FLAG_SEND`.
 const ADDFD_SEND: u32 = 1 << 1;
 
-/// Sends a descriptor over a socket.
-pub(crate) fn send_descriptor(socket: RawFd, fd: RawFd) -> Result<()> {
+/// Sends a descriptor over a socket, and a byte that says what it is.
+pub(crate) fn send_descriptor(socket: RawFd, fd: RawFd, mut byte: u8) -> Result<()> {
     #[repr(C)]
     struct Control {
         header: libc::cmsghdr,
@@ -91,7 +91,6 @@ pub(crate) fn send_descriptor(socket: RawFd, fd: RawFd) -> Result<()> {
     control.header.cmsg_level = libc::SOL_SOCKET;
     control.header.cmsg_type = libc::SCM_RIGHTS;
     control.fd = fd;
-    let mut byte = 0u8;
     let mut part = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
     message.msg_iov = &raw mut part;
     message.msg_iovlen = 1;

@@ -218,7 +218,7 @@ pub(super) fn find(store: &Store, name: &str) -> Result<Image, Failure> {
 }
 
 /// The same with all the names that it has, if it was not asked for by one of them. Never empty.
-fn find_all(store: &Store, name: &str) -> Result<Vec<Image>, Failure> {
+pub(super) fn find_all(store: &Store, name: &str) -> Result<Vec<Image>, Failure> {
     let images = all(store)?;
     let full = name.parse::<Reference>().ok().map(|reference| reference.to_string());
     if let Some(image) = images.iter().find(|image| image.name.is_some() && image.name == full) {

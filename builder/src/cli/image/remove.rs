@@ -22,6 +22,9 @@ pub(in crate::cli) struct RmiArgs {
     /// Remove an image that has several names by its digest, and say nothing of what is not there
     #[arg(short, long)]
     force: bool,
+    /// Keep unnamed images that it was made of, which wharf has none of: for scripts written for docker
+    #[arg(long)]
+    no_prune: bool,
 }
 
 #[derive(Debug, Args)]

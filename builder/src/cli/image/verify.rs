@@ -271,10 +271,12 @@ fn line(finding: &Finding, report: &Report<'_>) -> String {
                 format!("{compressor} ({})", blob["digest"].as_str().unwrap_or_default())
             };
             let unknown = "a compressor that is not known here";
+            // Had it been the same one, the bytes would be the same.
+            let recorded = report.compressor.image.filter(|name| *name != report.compressor.rebuilt);
             format!(
                 "the files are the same, compressed otherwise: by {} in the image and by {} in the rebuild; a level is \
                  given by --compression-level, and --force-compression compresses the base image's layers again",
-                of(report.compressor.image.unwrap_or(unknown), image),
+                of(recorded.unwrap_or(unknown), image),
                 of(report.compressor.rebuilt, rebuilt)
             )
         }
