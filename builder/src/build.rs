@@ -32,6 +32,7 @@ use wharf_solver::op::{OpError, ResultRef};
 use wharf_solver::scheduler::{Limits, Solve, SolveError, solve};
 
 use crate::context::digest::DigestError;
+use crate::context::files::KnownFiles;
 use crate::context::open::{Opener, Reach};
 use crate::context::select::SelectError;
 use crate::context::{ContextSpec, DirectoryId, DockerfileSpec, LocalContext};
@@ -567,6 +568,7 @@ impl<'a> Build<'a> {
             progress: self.recorder,
             cancel: self.cancel.clone(),
             local_digests: Mutex::default(),
+            known_files: KnownFiles::default(),
             files: &self.recorder.files,
             stale,
             brought,

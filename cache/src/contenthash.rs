@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use crate::diff::normal::NoChange;
 use crate::owner;
+use crate::snapshot::List;
 use crate::walk::{self, FileKind, Stat, Visited, Walk};
 use crate::{ContentDigest, Ids, diff};
 
@@ -165,6 +166,39 @@ pub(crate) fn hash_changes(
     ids: Ids,
     without: &NoChange,
 ) -> io::Result<(ContentDigest, u64)> {
+    hash(dir, ids, &Hashing { without, known: &HashMap::new() }, None)
+}
+
+/// The same, with files of which it is `known` by inode that they have these bytes and no extended attributes. Regular files
+/// without such attributes are added to `list`.
+pub(crate) fn hash_and_list(
+    dir: BorrowedFd<'_>,
+    ids: Ids,
+    without: &NoChange,
+    known: &HashMap<u64, ContentDigest>,
+    list: &mut List,
+) -> io::Result<(ContentDigest, u64)> {
+    hash(dir, ids, &Hashing { without, known }, Some(list))
+}
+
+/// What need not be read.
+struct Hashing<'a> {
+    without: &'a NoChange,
+    known: &'a HashMap<u64, ContentDigest>,
+}
+
+impl Hashing<'_> {
+    fn known(&self, stat: &Stat) -> Option<&ContentDigest> {
+        if stat.kind == FileKind::File { self.known.get(&stat.ino) } else { None }
+    }
+}
+
+fn hash(
+    dir: BorrowedFd<'_>,
+    ids: Ids,
+    hashing: &Hashing<'_>,
+    mut list: Option<&mut List>,
+) -> io::Result<(ContentDigest, u64)> {
     let mut tree = TreeHasher::new();
     let root = walk::open_dir_at(dir, OsStr::new("."))?;
     let stat = ids.stat_of(root.as_fd())?;
@@ -178,10 +212,11 @@ pub(crate) fn hash_changes(
     for visited in Walk::new(dir, ids)? {
         let visited = visited?;
         let first = links.first_path(&visited);
-        let is_change = !visited.entry.stat.is_socket() && !without.copies.contains(&visited.path);
+        let is_change = !visited.entry.stat.is_socket() && !hashing.without.copies.contains(&visited.path);
         if visited.entry.stat.kind == FileKind::File && first.is_none() {
             size += visited.entry.stat.size;
-            batch_bytes += if is_change { visited.entry.stat.size } else { 0 };
+            let is_read = is_change && hashing.known(&visited.entry.stat).is_none();
+            batch_bytes += if is_read { visited.entry.stat.size } else { 0 };
         }
         if !is_change {
             continue;
@@ -192,12 +227,12 @@ pub(crate) fn hash_changes(
         batch.push((visited, first));
         if batch.len() == BATCH_ENTRIES_MAX || batch_dirs == BATCH_DIRS_MAX || batch_bytes >= BATCH_BYTES_MAX
         {
-            add_batch(&mut tree, &batch, batch_bytes, without)?;
+            add_batch(&mut tree, &batch, batch_bytes, hashing, list.as_deref_mut())?;
             batch.clear();
             (batch_bytes, batch_dirs) = (0, 0);
         }
     }
-    add_batch(&mut tree, &batch, batch_bytes, without)?;
+    add_batch(&mut tree, &batch, batch_bytes, hashing, list)?;
     Ok((tree.finish(), size))
 }
 
@@ -246,17 +281,23 @@ fn add_batch(
     tree: &mut TreeHasher,
     batch: &[(Visited, Option<OsString>)],
     bytes: u64,
-    without: &NoChange,
+    hashing: &Hashing<'_>,
+    mut list: Option<&mut List>,
 ) -> io::Result<()> {
     let contents = if bytes < PARALLEL_BYTES_MIN {
-        batch.iter().map(read_content).collect()
+        batch.iter().map(|item| read_content(item, hashing)).collect()
     } else {
-        read_contents_parallel(batch)
+        read_contents_parallel(batch, hashing)
     };
     for ((visited, first), content) in batch.iter().zip(contents) {
         let (mut xattrs, content) = content?;
-        if without.nothing_hidden.contains(&visited.path) {
+        if hashing.without.nothing_hidden.contains(&visited.path) {
             xattrs.retain(|attribute| !is_opaque(std::slice::from_ref(attribute)));
+        }
+        if let (Content::File(digest), Some(list)) = (&content, &mut list)
+            && !xattrs.iter().any(|(name, _)| is_content_xattr(name))
+        {
+            list.add(&visited.path, &visited.entry.stat, digest);
         }
         let payload = match (first, &content) {
             (Some(first), _) => Payload::HardLink(first),
@@ -270,14 +311,14 @@ fn add_batch(
 }
 
 /// Two threads take turns at the batch's entries; results come back in order.
-fn read_contents_parallel(batch: &[(Visited, Option<OsString>)]) -> Vec<ContentRead> {
+fn read_contents_parallel(batch: &[(Visited, Option<OsString>)], hashing: &Hashing<'_>) -> Vec<ContentRead> {
     let next = std::sync::atomic::AtomicUsize::new(0);
     let work = || {
         let mut done = Vec::new();
         loop {
             let index = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let Some(item) = batch.get(index) else { return done };
-            done.push((index, read_content(item)));
+            done.push((index, read_content(item, hashing)));
         }
     };
     let mut done = std::thread::scope(|scope| {
@@ -293,7 +334,10 @@ fn read_contents_parallel(batch: &[(Visited, Option<OsString>)]) -> Vec<ContentR
     done.into_iter().map(|(_, read)| read).collect()
 }
 
-fn read_content((visited, first): &(Visited, Option<OsString>)) -> ContentRead {
+fn read_content((visited, first): &(Visited, Option<OsString>), hashing: &Hashing<'_>) -> ContentRead {
+    if let (None, Some(digest)) = (first, hashing.known(&visited.entry.stat)) {
+        return Ok((Vec::new(), Content::File(*digest)));
+    }
     let dir = visited.dir.as_fd();
     let name = &visited.entry.name;
     match visited.entry.stat.kind {

@@ -15,6 +15,7 @@ mod copy;
 mod lazy;
 mod overlay;
 pub(crate) mod rows;
+mod share;
 pub(crate) mod snapshotter;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,8 @@ use crate::store::Damage;
 use crate::{ContentDigest, DiffId, Digest, Stacking, Store, StoreError, contenthash, diff, store, walk};
 use copy::Tree;
 pub use lazy::LazyLayer;
+pub(crate) use share::List;
+pub use share::{Sharing, Wanted};
 use snapshotter::{Place, Snapshotter, Working};
 
 /// Name of a committed diff: 16 hex digits, random, never used again.
@@ -114,6 +117,7 @@ pub struct Active {
     upper: OwnedFd,
     working: Option<Box<dyn Working>>,
     is_built_on: bool,
+    sharing: Option<Sharing>,
 }
 
 impl Active {
@@ -169,7 +173,13 @@ impl Active {
         let no_change =
             normal::no_change(&self.store, self.upper.as_fd(), &self.chain, "the changes of a step")
                 .map_err(|error| self.error("compare", io::Error::other(error)))?;
-        let hashed = contenthash::hash_changes(self.upper.as_fd(), self.store.setup().ids, &no_change);
+        let (upper, ids) = (self.upper.as_fd(), self.store.setup().ids);
+        let Some(sharing) = &self.sharing else {
+            return self.commit_hashed(created, contenthash::hash_changes(upper, ids, &no_change));
+        };
+        let mut list = sharing.list();
+        let hashed = contenthash::hash_and_list(upper, ids, &no_change, sharing.shared(), &mut list);
+        self.write_list(list);
         self.commit_hashed(created, hashed)
     }
 
@@ -261,6 +271,7 @@ impl Store {
             upper,
             working: None,
             is_built_on: true,
+            sharing: None,
         };
         // The merged root is the upper one's: it has to look as it did below.
         match chain.0.last() {

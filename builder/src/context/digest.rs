@@ -344,7 +344,7 @@ fn remembered_digests(
         .collect())
 }
 
-fn stamp(stat: &Stat) -> FileStamp {
+pub(super) fn stamp(stat: &Stat) -> FileStamp {
     let ns =
         |(seconds, nanoseconds): (i64, u32)| seconds.saturating_mul(1_000_000_000) + i64::from(nanoseconds);
     FileStamp {

@@ -3,15 +3,17 @@
 //! A list (version 1) is a byte 1 and then for each file, in the order of paths: the length of its path (u32, little-endian),
 //! the path below the tree, and eight bytes that stand for all of the file that counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use wharf_cache::ContentDigest;
-use wharf_cache::walk::FileKind;
+use wharf_cache::state::FileStamp;
+use wharf_cache::walk::{FileKind, Stat};
 
-use super::digest::{Item, first_names, is_further_name};
+use super::digest::{Item, first_names, is_further_name, stamp};
 use super::select::Selected;
 
 const VERSION: u8 = 1;
@@ -59,6 +61,40 @@ impl Files {
             bytes.extend(fingerprint);
         }
         bytes
+    }
+}
+
+/// Files of which it is known what they hold are remembered up to this number.
+const KNOWN_MAX: usize = 1 << 18;
+
+/// What the files of local directories hold, by device and inode.
+#[derive(Debug, Default)]
+pub struct KnownFiles(Mutex<HashMap<(u64, u64), (FileStamp, ContentDigest)>>);
+
+impl KnownFiles {
+    /// Remembers what was read.
+    pub fn add(&self, files: &Files) {
+        let mut known = self.lock();
+        for selected in &files.0 {
+            let first_names = first_names(&selected.items);
+            let is_read =
+                |item: &&Item| item.stat.kind == FileKind::File && !is_further_name(item, &first_names);
+            for (item, content) in selected.items.iter().filter(is_read).zip(&selected.contents) {
+                if known.len() < KNOWN_MAX {
+                    known.insert((item.stat.dev, item.stat.ino), (stamp(&item.stat), *content));
+                }
+            }
+        }
+    }
+
+    /// Digest of the bytes and extended attributes of a file; `None` if it is not the one that was read.
+    pub fn content(&self, stat: &Stat) -> Option<ContentDigest> {
+        let known = self.lock().get(&(stat.dev, stat.ino)).copied();
+        known.filter(|(of, _)| *of == stamp(stat)).map(|(_, content)| content)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(u64, u64), (FileStamp, ContentDigest)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

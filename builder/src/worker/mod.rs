@@ -12,6 +12,7 @@ pub(crate) mod spec;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Instant, SystemTime};
 
 use wharf_cache::mounts::MountName;
-use wharf_cache::snapshot::{Active, Snapshot, SnapshotError};
+use wharf_cache::snapshot::{Active, Sharing, Snapshot, SnapshotError};
 use wharf_cache::state::Record;
 use wharf_cache::{Chain, ContentDigest, Digest, Ids, Key, Store, StoreError};
 use wharf_runtime::cgroup::{GroupError, Refused};
@@ -33,7 +34,7 @@ use wharf_solver::op::{CacheManager, OpError, OpResolver, ResultRef};
 use wharf_solver::progress::{Event, LogStream, Sink};
 
 use crate::context::digest::{DigestError, Seen, TreeKind, content_digest, stamps};
-use crate::context::files::Files;
+use crate::context::files::{Files, KnownFiles};
 use crate::context::{LocalContext, Tree};
 use crate::history::SelectedFiles;
 use crate::limits::OpenFiles;
@@ -46,7 +47,7 @@ use crate::source::{
     GitError, GitSources, HttpError, HttpSources, ImageSources, SourceError, transfer_events,
 };
 use crate::ssh::SshAgents;
-use file::{FileError, Source};
+use file::{FileError, Shared, Source};
 use foreign::ForeignSteps;
 use groups::Groups;
 use mounts::{MountError, Part};
@@ -77,6 +78,8 @@ pub struct Worker<'a> {
     pub cancel: Cancel,
     /// What was read of local directories when keys were made.
     pub local_digests: Mutex<Vec<(VertexDigest, Reads, Seen)>>,
+    /// What the files hold that were read of local directories then.
+    pub known_files: KnownFiles,
     /// The files that were read when keys were made.
     pub files: &'a SelectedFiles,
     /// Set when a local directory changed after that: what is built from then on is not what its keys say, and is not
@@ -237,6 +240,7 @@ impl OpResolver for Worker<'_> {
         let seen = self.digest(result, reads, &mut files).map_err(OpError::new)?;
         self.files.keep(self.store, seen.content, &files);
         if let ResultRef::Local(vertex) = result {
+            self.known_files.add(&files);
             let mut known = self.local_digests.lock().unwrap_or_else(PoisonError::into_inner);
             known.push((*vertex, reads.clone(), seen));
         }
@@ -274,7 +278,7 @@ impl OpResolver for Worker<'_> {
                 self.compare_with_key(vertex, inputs)?;
                 Ok(chains)
             }),
-            Op::File(file) => self.file(digest, file, inputs).and_then(|chain| {
+            Op::File(file) => self.file(digest, vertex, file, inputs).and_then(|chain| {
                 self.compare_with_key(vertex, inputs)?;
                 Ok(vec![chain])
             }),
@@ -461,9 +465,15 @@ impl Worker<'_> {
     }
 
     /// Does the actions of a file operation, each on the file system it names, and commits the last one's.
-    fn file(&self, digest: &VertexDigest, op: &FileOp, inputs: &[ResultRef]) -> Result<Chain, WorkerError> {
+    fn file(
+        &self,
+        digest: &VertexDigest,
+        vertex: &Vertex,
+        op: &FileOp,
+        inputs: &[ResultRef],
+    ) -> Result<Chain, WorkerError> {
         let mut changing = Changing::default();
-        for action in &op.actions {
+        for (number, action) in op.actions.iter().enumerate() {
             let system = match action.base {
                 ActionInput::Action(previous) => changing.of_action[previous],
                 ActionInput::Input(input) => changing.begin(self.store, chain_of(&inputs[input])?)?,
@@ -482,18 +492,46 @@ impl Worker<'_> {
                 _ => None,
             };
             let (_, active) = &mut changing.systems[system];
-            file::execute(
-                &action.change,
-                active.root()?,
-                self.store.setup().ids,
-                source.as_ref().map(Input::source),
-            )?;
+            // Later actions could not see, and would write to, files that are shared.
+            let is_last = number + 1 == op.actions.len();
+            let mut sharing = match &source {
+                Some(source) if is_last => self.sharing(vertex, active, source)?,
+                _ => None,
+            };
+            let shared = sharing.as_mut().map(|sharing| Shared { sharing, known: &self.known_files });
+            let source = source.as_ref().map(Input::source);
+            file::execute(&action.change, active.root()?, self.store.setup().ids, source, shared)?;
+            if let Some(sharing) = sharing {
+                active.shares(sharing);
+            }
             changing.of_action.push(system);
         }
         let last =
             *changing.of_action.last().ok_or(FileError::Unsupported("a file operation without actions"))?;
         let (chain, active) = changing.systems.swap_remove(last);
         Ok(chain.with(self.finish(digest, active)?.id))
+    }
+
+    /// What a copy of files of the host can share with the snapshot that it gave before.
+    fn sharing(
+        &self,
+        vertex: &Vertex,
+        active: &Active,
+        source: &Input<'_>,
+    ) -> Result<Option<Sharing>, WorkerError> {
+        let Input::Local(context) = source else { return Ok(None) };
+        if context.is_private() {
+            return Ok(None);
+        }
+        let stat = wharf_cache::walk::stat_at(context.tree().root, OsStr::new("."));
+        let stat =
+            stat.map_err(|source| WorkerError::Prepare { operation: "look at a build context", source })?;
+        let place: Key = {
+            let mut hasher = blake3::Hasher::new_derive_key("wharf place of a context, version 1");
+            hasher.update(&stat.dev.to_le_bytes()).update(&stat.ino.to_le_bytes());
+            Key(hasher.finalize().into())
+        };
+        Ok(active.sharing(&cache_map::op_key(vertex), &place)?)
     }
 
     /// Commits what a vertex has made.

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, SeekFrom, XattrFlags};
 use wharf_cache::contenthash::is_content_xattr;
+use wharf_cache::snapshot::Wanted;
 use wharf_cache::walk::{self as cwalk, FileKind, Stat};
 use wharf_solver::llb::CopyAction;
 
 use super::target::{Target, io_error, modified_at, set_mode};
-use super::{FileError, Source, mode, resolve_owner};
+use super::{FileError, Shared, Source, mode, resolve_owner};
 use crate::context::resolve;
 use crate::context::select::{Patterns, Selected};
 use crate::context::walk::{Visit, walk};
@@ -23,7 +24,12 @@ use crate::context::walk::{Visit, walk};
 const BUFFER_BYTES: usize = 128 << 10;
 
 /// Copies what `copy` selects in `source` to its destination in `target`.
-pub(super) fn copy(target: &Target<'_>, copy: &CopyAction, source: &Source<'_>) -> Result<(), FileError> {
+pub(super) fn copy(
+    target: &Target<'_>,
+    copy: &CopyAction,
+    source: &Source<'_>,
+    mut shared: Option<Shared<'_>>,
+) -> Result<(), FileError> {
     let owner = resolve_owner(target.root(), copy.owner.as_ref())?;
     let patterns = Patterns::of(copy)?;
     let mut copier = Copier {
@@ -37,15 +43,19 @@ pub(super) fn copy(target: &Target<'_>, copy: &CopyAction, source: &Source<'_>) 
             _ => 0o755,
         },
         links: HashMap::new(),
+        shared: None,
         buffer: vec![0; BUFFER_BYTES],
     };
-    for selected in source.tree.select(copy)? {
-        if patterns.exclude_named(&selected) {
-            continue;
+    let mut all = source.tree.select(copy)?;
+    all.retain(|selected| !patterns.exclude_named(selected));
+    for (number, selected) in all.iter().enumerate() {
+        // What another source may replace is not shared.
+        if number + 1 == all.len() {
+            copier.shared = shared.take();
         }
         // What one source put there another one may have replaced, so links are kept within a source.
         copier.links.clear();
-        copier.one(&selected, &patterns)?;
+        copier.one(selected, &patterns)?;
     }
     Ok(())
 }
@@ -62,6 +72,8 @@ struct Copier<'a> {
     parents_mode: u32,
     /// Where the first name of a file with several was copied to.
     links: HashMap<(u64, u64), PathBuf>,
+    /// Files that need not be written.
+    shared: Option<Shared<'a>>,
     buffer: Vec<u8>,
 }
 
@@ -229,6 +241,9 @@ impl Copier<'_> {
         {
             return self.target.hard_link(first, &path);
         }
+        if self.share(stat, owner, mode, &path)? {
+            return Ok(());
+        }
         let failed = |source| io_error("copy to", &path, source);
         let mut read = open_regular(from, name, &path)?;
         let mut write = self.target.create(&path)?;
@@ -242,6 +257,21 @@ impl Copier<'_> {
             self.links.insert((stat.dev, stat.ino), path);
         }
         Ok(())
+    }
+
+    /// Makes the file at `path` one with that of an earlier copy, where nothing is and that one is the same.
+    fn share(&mut self, stat: &Stat, owner: (u32, u32), mode: u32, path: &Path) -> Result<bool, FileError> {
+        let mtime = self.mtime(stat.mtime);
+        let Some(Shared { sharing, known }) = &mut self.shared else { return Ok(false) };
+        // Further names of a file in the source are made from its first one, which has to be seen for that.
+        if stat.nlink > 1 || !sharing.has_earlier() {
+            return Ok(false);
+        }
+        let Some(content) = known.content(stat) else { return Ok(false) };
+        if !sharing.is_alone() && !self.target.is_free(path)? {
+            return Ok(false);
+        }
+        Ok(sharing.share(path, &Wanted { content, size: stat.size, mode, owner, mtime }))
     }
 
     fn mtime(&self, own: (i64, u32)) -> (i64, u32) {

@@ -10,9 +10,11 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use wharf_cache::Ids;
+use wharf_cache::snapshot::Sharing;
 use wharf_solver::llb::FileChange;
 
 use crate::context::Tree;
+use crate::context::files::KnownFiles;
 use crate::context::select::SelectError;
 use owner::resolve_owner;
 pub(crate) use target::Target;
@@ -78,17 +80,28 @@ pub struct Source<'a> {
     pub local: bool,
 }
 
+/// What saves a copy the writing of files that an earlier one has made.
+#[derive(Debug)]
+pub struct Shared<'a> {
+    /// The earlier files.
+    pub sharing: &'a mut Sharing,
+    /// What the files hold that are copied.
+    pub known: &'a KnownFiles,
+}
+
 /// Makes one change to the file system `root`, where files belong to users by `ids`. `source` is what a copy reads from.
+/// With `shared` it is the last one, and nobody looks at the files any more.
 pub(super) fn execute(
     change: &FileChange,
     root: BorrowedFd<'_>,
     ids: Ids,
     source: Option<Source<'_>>,
+    shared: Option<Shared<'_>>,
 ) -> Result<(), FileError> {
     let target = Target::new(root, ids);
     match change {
         FileChange::Copy(copy) => match source {
-            Some(source) => copy::copy(&target, copy, &source),
+            Some(source) => copy::copy(&target, copy, &source, shared),
             None => Err(FileError::Unsupported("a copy without a source")),
         },
         FileChange::MkDir { path, mode, make_parents, owner } => {

@@ -124,6 +124,14 @@ impl<'a> Target<'a> {
         Ok(created.map_err(|error| io_error("create", path, error.into()))?.into())
     }
 
+    /// Whether nothing is at a resolved path.
+    pub(crate) fn is_free(&self, path: &Path) -> Result<bool, FileError> {
+        match cwalk::stat_at(self.dir(resolve::parent(path))?.as_fd(), name_of(path)?) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            other => other.map(|_| false).map_err(|source| io_error("look at", path, source)),
+        }
+    }
+
     /// Takes away whatever is at a resolved path, unless it is a directory.
     pub(crate) fn make_room(&self, path: &Path) -> Result<(), FileError> {
         let parent = self.dir(resolve::parent(path))?;

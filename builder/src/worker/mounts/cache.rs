@@ -117,7 +117,7 @@ impl Worker<'_> {
         if let Some(input) = mount.input {
             let seed = self.open(&inputs[input])?;
             let copy = CopyAction { from: Some(ActionInput::Input(0)), dest: "/".to_owned(), ..whole("/") };
-            file::execute(&FileChange::Copy(copy), root, ids, Some(seed.source()))
+            file::execute(&FileChange::Copy(copy), root, ids, Some(seed.source()), None)
                 .map_err(MountError::Copy)?;
             if !seed.is_local() {
                 look_like(root, ids, seed.tree().root).map_err(MountError::io("make a cache"))?;

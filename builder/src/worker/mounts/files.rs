@@ -68,7 +68,7 @@ impl Worker<'_> {
         let mut active = self.store.prepare(&Chain::default())?;
         let copy = CopyAction { from: Some(ActionInput::Input(0)), dest: format!("/{COPY}"), ..action };
         let source = Source { tree, local: true };
-        file::execute(&FileChange::Copy(copy), active.root()?, self.store.setup().ids, Some(source))
+        file::execute(&FileChange::Copy(copy), active.root()?, self.store.setup().ids, Some(source), None)
             .map_err(MountError::Copy)?;
         let copied = open_tree(active.root()?, Path::new(COPY));
         scratch.push(active);

@@ -233,7 +233,8 @@ impl Worker<'_> {
         let (_, dir) = scratch.make_dir(0o755).map_err(MountError::io("make a directory"))?;
         let action = whole(&mount.selector);
         let copy = CopyAction { from: Some(ActionInput::Input(0)), dest: format!("/{COPY}"), ..action };
-        file::execute(&FileChange::Copy(copy), dir.as_fd(), ids, Some(source)).map_err(MountError::Copy)?;
+        file::execute(&FileChange::Copy(copy), dir.as_fd(), ids, Some(source), None)
+            .map_err(MountError::Copy)?;
         let look_like = || -> io::Result<()> {
             let copied = open_beneath(dir.as_fd(), Path::new(COPY))?;
             match &model {

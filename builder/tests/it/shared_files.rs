@@ -1,0 +1,170 @@
+//! A COPY that is made again shares files with the one before, and nobody can tell.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::harness::{have, tool};
+use crate::sandboxes::{Builder, ROOT, World};
+
+/// On top of nothing and of something, with owners, modes, a source that replaces files of another, and a step that writes.
+const DOCKERFILE: &str = "FROM scratch AS alone
+COPY --chown=7:8 tree /tree
+FROM busybox
+COPY tree /tree
+COPY --chmod=640 other tree /both/
+RUN echo more >>/tree/f1 && chmod 600 /both/f2 && rm /tree/f3
+COPY --from=alone /tree /alone
+";
+
+const FILES: usize = 150;
+
+const SHARING: [Builder; 3] = [
+    Builder { name: "rootless", user: None, forced: Some("rootless"), sandbox: "rootless" },
+    Builder { name: "one id", user: None, forced: Some("rootless-single"), sandbox: "rootless-single" },
+    Builder { name: "chroot", user: None, forced: Some("chroot"), sandbox: "chroot" },
+];
+
+/// Knows nothing of earlier builds.
+const FRESH: Builder = Builder { name: "fresh", user: None, forced: None, sandbox: "fresh" };
+
+/// A context with the files `f0`, `f1` … in two directories.
+fn world() -> Option<World> {
+    let world = World::new()?;
+    if !have(&["python3"]) {
+        return None;
+    }
+    for (dir, word) in [("tree", "text"), ("other", "word")] {
+        let dir = world.path("context").join(dir);
+        fs::create_dir_all(&dir).unwrap();
+        for number in 0..FILES {
+            fs::write(dir.join(format!("f{number}")), format!("{word} {number}\n")).unwrap();
+        }
+    }
+    world.dockerfile(DOCKERFILE);
+    change(&world, "true");
+    Some(world)
+}
+
+/// Does something in `tree`. What is new is old all the same: the time of the build is in no layer.
+fn change(world: &World, script: &str) {
+    let context = world.path("context").to_str().unwrap().to_owned();
+    let script =
+        format!("cd $0/tree && {script} && find $0 -newermt 2001-01-01 -exec touch -hd 1999-05-06 {{}} +");
+    tool("sh", &["-ec", &script, &context]);
+}
+
+/// The digest of the manifest.
+fn build(world: &World, builder: &Builder) -> String {
+    let base = format!("busybox=oci-layout://{}", world.path("busybox").display());
+    let out = world.path("out/layout");
+    let output = format!("type=oci,tar=false,dest={}", out.display());
+    world
+        .wharf(builder, &["build", "--progress", "plain", "--build-context", &base, "-o", &output, "context"])
+        .success();
+    let index = fs::read_to_string(out.join("index.json")).unwrap();
+    fs::remove_dir_all(out).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&index).unwrap();
+    index["manifests"][0]["digest"].as_str().unwrap().to_owned()
+}
+
+fn build_fresh(world: &World) -> String {
+    let digest = build(world, &FRESH);
+    fs::remove_dir_all(world.path("store-fresh")).unwrap();
+    digest
+}
+
+/// The files at `path` in the snapshots of a store.
+fn in_snapshots(world: &World, builder: &Builder, path: &str) -> Vec<PathBuf> {
+    let snapshots = fs::read_dir(world.path(&format!("store-{}/snapshots", builder.sandbox))).unwrap();
+    let files = snapshots.map(|snapshot| snapshot.unwrap().path().join("fs").join(path));
+    files.filter(|path| path.is_file()).collect()
+}
+
+fn inode(path: &Path) -> u64 {
+    path.metadata().unwrap().ino()
+}
+
+#[test]
+fn a_copy_that_shares_files_gives_what_any_other_gives() {
+    let Some(world) = world() else { return };
+    let python = |line: &str| format!("python3 -c 'import os; {line}'");
+    let changes = [
+        "true".to_owned(),
+        "echo changed >f1".to_owned(),
+        "chmod 755 f2".to_owned(),
+        // A time alone is no reason to copy.
+        "touch -d 1998-01-01 f3 && echo again >f1".to_owned(),
+        python("os.setxattr(\"f4\", \"user.k\", b\"v\")"),
+        python("os.setxattr(\"f4\", \"user.k\", b\"w\")"),
+        python("os.removexattr(\"f4\", \"user.k\")"),
+        "rm f5 && ln -s f6 f5".to_owned(),
+        "ln -f f6 f7".to_owned(),
+        "cp -p f6 x && mv x f7".to_owned(),
+        "cp -p f6 twin && cp -p f6 ../other/f6".to_owned(),
+        "mv f8 g8 && rm f9 ../other/f9 && mkdir f9 && echo in >f9/f".to_owned(),
+        "rm -r f9 && echo file >f9 && : >f10 && rm f11 && chown 5:6 f12".to_owned(),
+        "mkdir below && mv f2? below/ && chmod 700 below".to_owned(),
+    ];
+    for script in changes {
+        change(&world, &script);
+        let expected = build_fresh(&world);
+        for builder in [&ROOT].into_iter().chain(&SHARING) {
+            assert_eq!(build(&world, builder), expected, "{} after {script}", builder.name);
+        }
+    }
+    for builder in [&ROOT].into_iter().chain(&SHARING) {
+        let original = |path: &PathBuf| fs::read_to_string(path).unwrap() == "text 100\n";
+        let files = in_snapshots(&world, builder, "tree/f100");
+        assert!(files.iter().all(original), "{}", builder.name);
+        let inodes: HashSet<u64> = files.iter().map(|path| inode(path)).collect();
+        // On top of something there is nothing to share where snapshots are stacked by copying.
+        let of_their_own = if builder.sandbox == "chroot" { files.len() / 2 + 1 } else { 2 };
+        assert!(inodes.len() <= of_their_own, "{}: {files:?}", builder.name);
+    }
+}
+
+#[test]
+fn a_step_that_writes_changes_no_earlier_copy() {
+    let Some(world) = world() else { return };
+    for builder in [&ROOT].into_iter().chain(&SHARING) {
+        for number in 0..3 {
+            change(&world, &format!("echo {number} >f0"));
+            build(&world, builder);
+        }
+        let texts: Vec<_> = in_snapshots(&world, builder, "tree/f1")
+            .iter()
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect();
+        let count = |text: &str| texts.iter().filter(|it| *it == text).count();
+        assert_eq!((count("text 1\n"), count("text 1\nmore\n")), (6, 3), "{}: {texts:?}", builder.name);
+        let modes = in_snapshots(&world, builder, "both/f2");
+        let modes: Vec<_> = modes.iter().map(|path| path.metadata().unwrap().mode() & 0o777).collect();
+        let count = |mode: u32| modes.iter().filter(|it| **it == mode).count();
+        assert_eq!((count(0o640), count(0o600)), (3, 3), "{}: {modes:?}", builder.name);
+    }
+}
+
+#[test]
+fn a_damaged_file_is_not_shared() {
+    let Some(world) = world() else { return };
+    build(&world, &ROOT);
+    for path in in_snapshots(&world, &ROOT, "tree/f20") {
+        let modified = path.metadata().unwrap().modified().unwrap();
+        fs::write(&path, "TEXT 20\n").unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    }
+    for path in fs::read_dir(world.path("store-root/snapshots")).unwrap() {
+        // Of one snapshot the list is damaged.
+        let list = path.unwrap().path().join("files");
+        if let Ok(mut bytes) = fs::read(&list) {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&list, bytes).unwrap();
+            break;
+        }
+    }
+    change(&world, "echo changed >f1");
+    assert_eq!(build(&world, &ROOT), build_fresh(&world));
+}

@@ -1,0 +1,366 @@
+//! Files that a new snapshot has in common with an earlier one of the same operation: further names of the same inodes.
+//!
+//! Beside the files of a snapshot that was copied from a directory of the host lies a *list* of them (`snapshots/<id>/files`):
+//! what each holds, and its inode and change time when the snapshot was committed. When the operation runs again, a file that
+//! would be made with the same bytes, mode, owner and times under the same path is linked, not written.
+//!
+//! - Nobody writes to a file of a snapshot, so that both may have it. Who changes the upper directory after that makes
+//!   new files; working trees of steps are overlays, which copy up, or directories with copies.
+//! - A change time cannot be set: an inode that has the one of the list holds what the list says. A further name changes it too,
+//!   and after a boot nothing is known of what reached the disk: such a file is read before it is shared.
+//! - An inode gets one name in a snapshot, or files that are only equal would become hard links of each other.
+//!
+//! A list only saves time: without one, or with one that is damaged, files are copied.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::OptionalExtension;
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use super::{Active, SnapshotError, SnapshotId};
+use crate::contenthash::{hash_file, is_content_xattr};
+use crate::state::Record;
+use crate::walk::{self, FileKind, Stat};
+use crate::{ContentDigest, Ids, Key, Stacking, Store, StoreError, diff};
+
+/// The name of a list, beside the files.
+const LIST: &str = "files";
+
+/// What a list begins with; the number changes with its form.
+const FORMAT: &[u8; 8] = b"wharf-f1";
+
+/// Fewer files are as soon copied.
+const FILES_MIN: usize = 64;
+
+/// More are not listed.
+const FILES_MAX: usize = 1 << 18;
+
+/// A list may have this many bytes.
+const LIST_BYTES_MAX: u64 = 256 << 20;
+
+/// So many earlier snapshots of an operation are looked at.
+const EARLIER_MAX: usize = 16;
+
+const BOOT_ID_BYTES: usize = 36;
+
+/// Where the files of a list came from, and in which boot it was written (zeros if that was not known).
+const HEAD_BYTES: usize = FORMAT.len() + 32 + BOOT_ID_BYTES;
+
+type Time = (i64, u32);
+
+/// The files of a snapshot that is being made, as far as an earlier one has them.
+#[derive(Debug)]
+pub struct Sharing {
+    ids: Ids,
+    place: Key,
+    boot: Option<[u8; BOOT_ID_BYTES]>,
+    earlier: Option<Earlier>,
+    upper: Directories,
+    is_alone: bool,
+    /// What the files hold that were shared, by inode.
+    shared: HashMap<u64, ContentDigest>,
+}
+
+/// What a file has to be to be taken for the one that would be made.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Digest of its bytes; it has no extended attributes.
+    pub content: ContentDigest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its permission bits.
+    pub mode: u32,
+    /// Its owner.
+    pub owner: (u32, u32),
+    /// Its modification time.
+    pub mtime: Time,
+}
+
+/// An earlier snapshot and its list.
+#[derive(Debug)]
+struct Earlier {
+    dir: Directories,
+    files: HashMap<OsString, Listed>,
+    /// Inodes that have a name in the new snapshot.
+    taken: HashSet<u64>,
+}
+
+/// A file of a list.
+#[derive(Debug, Clone, Copy)]
+struct Listed {
+    content: ContentDigest,
+    ino: u64,
+    /// `None` if it proves nothing any more.
+    ctime: Option<Time>,
+}
+
+/// Opens directories below a root; the last one stays open.
+#[derive(Debug)]
+struct Directories {
+    root: OwnedFd,
+    last: Option<(PathBuf, OwnedFd)>,
+}
+
+impl Active {
+    /// Makes ready to share files with what `op` gave before. `place` stands for where it reads them; of several earlier
+    /// snapshots the last from there is taken. `None` where files would be shared with a directory that a step writes to.
+    pub fn sharing(&self, op: &Key, place: &Key) -> Result<Option<Sharing>, SnapshotError> {
+        let is_alone = self.chain.0.is_empty();
+        if self.store.setup().stacking == Stacking::Copy && !is_alone {
+            return Ok(None);
+        }
+        let boot = boot_id();
+        let upper = self.upper.try_clone().map_err(|source| self.error("open the changes of", source))?;
+        Ok(Some(Sharing {
+            ids: self.store.setup().ids,
+            place: *place,
+            boot,
+            earlier: Earlier::find(&self.store, op, place, boot)?,
+            upper: Directories::below(upper),
+            is_alone,
+            shared: HashMap::new(),
+        }))
+    }
+
+    /// Says which files were shared, and has all be listed for the next time. Nothing may be changed after that.
+    pub fn shares(&mut self, sharing: Sharing) {
+        self.sharing = Some(sharing);
+    }
+
+    /// Puts the list beside the files, if there are as many as are worth it.
+    pub(super) fn write_list(&self, list: List) {
+        let path = format!("{}/snapshot/{LIST}", self.name);
+        if !(FILES_MIN..=FILES_MAX).contains(&list.files) {
+            return;
+        }
+        let write = || -> io::Result<()> {
+            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(self.store.process().fd(), &path, flags, Mode::RUSR | Mode::WUSR)?;
+            File::from(file).write_all(&list.finish())
+        };
+        if write().is_err() {
+            // It only would have saved time.
+            let _ = rustix::fs::unlinkat(self.store.process().fd(), &path, AtFlags::empty());
+        }
+    }
+}
+
+impl Sharing {
+    /// Whether nothing lies below the files that are made, so that what is not among them is not there.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// Makes the file at `path`, where nothing is, by sharing it. `false` if it has to be written.
+    ///
+    /// It appears in the upper directory behind the back of an overlay, which may go on to say that it is not there: from then
+    /// on nobody may look it up in this working tree.
+    pub fn share(&mut self, path: &Path, wanted: &Wanted) -> bool {
+        let Some(earlier) = &mut self.earlier else { return false };
+        let Some(listed) = earlier.files.get(path.as_os_str()).copied() else { return false };
+        // Whatever is in the way will be so for who writes the file too, or is the earlier snapshot's alone.
+        listed.content == wanted.content
+            && earlier
+                .link(path, &listed, wanted, self.ids, &mut self.upper)
+                .is_ok_and(|is_shared| is_shared && self.shared.insert(listed.ino, listed.content).is_none())
+    }
+
+    /// What the files hold that were shared, by inode.
+    pub(super) fn shared(&self) -> &HashMap<u64, ContentDigest> {
+        &self.shared
+    }
+
+    /// An empty list for the files.
+    pub(super) fn list(&self) -> List {
+        let mut bytes = Vec::from(*FORMAT);
+        bytes.extend(self.place.0);
+        bytes.extend(self.boot.unwrap_or([0; BOOT_ID_BYTES]));
+        List { bytes, files: 0 }
+    }
+
+    /// Whether an earlier snapshot was found, so that it is worth knowing what files hold.
+    pub fn has_earlier(&self) -> bool {
+        self.earlier.is_some()
+    }
+}
+
+impl Earlier {
+    /// The last snapshot of `op` with a list, if there is one from the same `place` that.
+    fn find(
+        store: &Store,
+        op: &Key,
+        place: &Key,
+        boot: Option<[u8; BOOT_ID_BYTES]>,
+    ) -> Result<Option<Self>, StoreError> {
+        let mut found = None;
+        for id in earlier_snapshots(store, op)? {
+            let Ok(mut file) = open_list(store, id) else { continue };
+            let mut head = [0; HEAD_BYTES];
+            if file.read_exact(&mut head).is_err() || !head.starts_with(FORMAT) {
+                continue;
+            }
+            let is_from_there = head[FORMAT.len()..].starts_with(&place.0);
+            if is_from_there || found.is_none() {
+                found = Some((id, file, head));
+            }
+            if is_from_there {
+                break;
+            }
+        }
+        let Some((id, file, head)) = found else { return Ok(None) };
+        let is_this_boot = boot.is_some_and(|boot| head.ends_with(&boot));
+        // What cannot be read is no reason to fail, nor is a snapshot that is deleted meanwhile.
+        let Some(files) = read_list(file, &head, is_this_boot) else { return Ok(None) };
+        let Ok(dir) = store.open_snapshot(id) else { return Ok(None) };
+        Ok(Some(Self { dir: Directories::below(dir), files, taken: HashSet::new() }))
+    }
+
+    /// Gives a file a name in the new snapshot, if it is what is wanted.
+    fn link(
+        &mut self,
+        path: &Path,
+        listed: &Listed,
+        wanted: &Wanted,
+        ids: Ids,
+        upper: &mut Directories,
+    ) -> io::Result<bool> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+        let from = self.dir.open(parent)?;
+        let stat = ids.stat_at(from, name)?;
+        if stat.ino != listed.ino || !wanted.is(&stat) || self.taken.contains(&stat.ino) {
+            return Ok(false);
+        }
+        if listed.ctime != Some(stat.ctime) && !holds(from, name, &listed.content)? {
+            return Ok(false);
+        }
+        rustix::fs::linkat(from, name, upper.open(parent)?, name, AtFlags::empty())?;
+        self.taken.insert(stat.ino);
+        Ok(true)
+    }
+}
+
+impl Wanted {
+    fn is(&self, stat: &Stat) -> bool {
+        stat.kind == FileKind::File
+            && (stat.size, stat.mode, stat.mtime) == (self.size, self.mode, self.mtime)
+            && (stat.uid, stat.gid) == self.owner
+    }
+}
+
+/// Whether a file has these bytes and nothing else.
+fn holds(dir: BorrowedFd<'_>, name: &OsStr, content: &ContentDigest) -> io::Result<bool> {
+    let mut file = walk::open_file_at(dir, name)?;
+    let xattrs = walk::xattrs_of(file.as_fd())?;
+    Ok(!xattrs.iter().any(|(name, _)| is_content_xattr(name)) && hash_file(&mut file)? == *content)
+}
+
+impl Directories {
+    fn below(root: OwnedFd) -> Self {
+        Self { root, last: None }
+    }
+
+    fn open(&mut self, path: &Path) -> io::Result<BorrowedFd<'_>> {
+        if self.last.as_ref().is_none_or(|(last, _)| last != path) {
+            let dir = diff::open_dir_below(self.root.as_fd(), path.as_os_str().as_bytes())?;
+            self.last = Some((path.to_owned(), dir.ok_or(io::ErrorKind::NotFound)?));
+        }
+        Ok(self.last.as_ref().map_or(self.root.as_fd(), |(_, dir)| dir.as_fd()))
+    }
+}
+
+/// The list of a snapshot while its files are hashed: for each the length of its path (u32), the path, the digest of its
+/// bytes, its inode (u64) and change time (i64, u32), all little-endian; at the end the BLAKE3 of all that.
+#[derive(Debug)]
+pub(crate) struct List {
+    bytes: Vec<u8>,
+    files: usize,
+}
+
+impl List {
+    /// Adds a regular file without extended attributes.
+    pub(crate) fn add(&mut self, path: &OsStr, stat: &Stat, content: &ContentDigest) {
+        self.files += 1;
+        if self.files > FILES_MAX {
+            return;
+        }
+        // The kernel takes no path of more than 4096 bytes.
+        self.bytes.extend(u32::try_from(path.len()).unwrap_or(u32::MAX).to_le_bytes());
+        self.bytes.extend(path.as_bytes());
+        self.bytes.extend(content.0);
+        self.bytes.extend(stat.ino.to_le_bytes());
+        self.bytes.extend(stat.ctime.0.to_le_bytes());
+        self.bytes.extend(stat.ctime.1.to_le_bytes());
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        let digest = blake3::hash(&self.bytes);
+        self.bytes.extend(digest.as_bytes());
+        self.bytes
+    }
+}
+
+fn open_list(store: &Store, id: SnapshotId) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    rustix::fs::openat(store.snapshots_dir(), format!("{id}/{LIST}"), flags, Mode::empty()).map(File::from)
+}
+
+/// The files of a list whose head has been read.
+fn read_list(file: File, head: &[u8], is_this_boot: bool) -> Option<HashMap<OsString, Listed>> {
+    let mut bytes = Vec::new();
+    file.take(LIST_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+    let (mut rest, digest) = bytes.split_last_chunk::<32>()?;
+    if blake3::Hasher::new().update(head).update(rest).finalize() != *digest {
+        return None;
+    }
+    let mut files = HashMap::new();
+    while !rest.is_empty() {
+        let len = usize::try_from(u32::from_le_bytes(take(&mut rest)?)).ok()?;
+        let (path, after) = rest.split_at_checked(len)?;
+        rest = after;
+        let content = ContentDigest(take(&mut rest)?);
+        let ino = u64::from_le_bytes(take(&mut rest)?);
+        let ctime = (i64::from_le_bytes(take(&mut rest)?), u32::from_le_bytes(take(&mut rest)?));
+        let listed = Listed { content, ino, ctime: is_this_boot.then_some(ctime) };
+        files.insert(OsStr::from_bytes(path).to_owned(), listed);
+    }
+    Some(files)
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk()?;
+    *bytes = rest;
+    Some(*taken)
+}
+
+/// What an operation gave, the last first.
+fn earlier_snapshots(store: &Store, op: &Key) -> Result<Vec<SnapshotId>, StoreError> {
+    let mut found: Vec<(i64, SnapshotId)> = store.read("look up what an operation gave", |transaction| {
+        let mut records = transaction.prepare_cached("SELECT DISTINCT outputs FROM records WHERE op = ?1")?;
+        let mut created =
+            transaction.prepare_cached("SELECT created_ns FROM snapshots WHERE id = ?1 AND NOT lazy")?;
+        let mut found = Vec::new();
+        let mut rows = records.query([&op.0])?;
+        while let Some(row) = rows.next()? {
+            let record = Record::decode(row.get(0)?);
+            let top = record.and_then(|record| record.outputs.first()?.0.last().copied());
+            let Some(id) = top else { continue };
+            if let Some(created) = created.query_row([id.row_id()], |row| row.get(0)).optional()? {
+                found.push((created, id));
+            }
+        }
+        Ok(found)
+    })?;
+    found.sort_unstable_by_key(|(created, _)| std::cmp::Reverse(*created));
+    Ok(found.into_iter().take(EARLIER_MAX).map(|(_, id)| id).collect())
+}
+
+/// Which boot this is, where that can be told.
+fn boot_id() -> Option<[u8; BOOT_ID_BYTES]> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").ok()?.first_chunk().copied()
+}
