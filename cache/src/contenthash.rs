@@ -299,6 +299,9 @@ fn add_batch(
         {
             list.add(&visited.path, &visited.entry.stat, digest);
         }
+        if let (Some(_), Some(list)) = (first, &mut list) {
+            list.add_name(&visited.path, &visited.entry.stat);
+        }
         let payload = match (first, &content) {
             (Some(first), _) => Payload::HardLink(first),
             (None, Content::None) => Payload::None,

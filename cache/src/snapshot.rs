@@ -146,11 +146,12 @@ impl Active {
     /// against the chain below has no part in the content digest.
     /// `created` is the time kept for the history entry.
     pub fn commit(mut self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
-        let store = &self.store;
         let mut tree = match self.working.take() {
             Some(working) => working.finish()?,
             None => None,
         };
+        self.place_shared()?;
+        let store = &self.store;
         let discard = |tree: &mut Option<Tree>| tree.take().map(|tree| tree.discard(store)).is_some();
         if !self.is_built_on {
             discard(&mut tree);

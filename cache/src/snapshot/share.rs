@@ -6,13 +6,16 @@
 //!
 //! - Nobody writes to a file of a snapshot, so that both may have it. Who changes the upper directory after that makes
 //!   new files; working trees of steps are overlays, which copy up, or directories with copies.
+//! - Which files are shared is found out while the copy goes on, and they get their names when it has ended: nobody but the
+//!   overlay may make entries in an upper directory as long as that is mounted.
 //! - A change time cannot be set: an inode that has the one of the list holds what the list says. A further name changes it too,
 //!   and after a boot nothing is known of what reached the disk: such a file is read before it is shared.
-//! - An inode gets one name in a snapshot, or files that are only equal would become hard links of each other.
+//! - An inode gets one name in a snapshot, and always the same: files that are only equal never become hard links of each other,
+//!   neither in a snapshot nor in a chain of several. What has several names is copied.
 //!
 //! A list only saves time: without one, or with one that is damaged, files are copied.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -25,6 +28,7 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use super::{Active, SnapshotError, SnapshotId};
 use crate::contenthash::{hash_file, is_content_xattr};
+use crate::gc::lease::Leased;
 use crate::state::Record;
 use crate::walk::{self, FileKind, Stat};
 use crate::{ContentDigest, Ids, Key, Stacking, Store, StoreError, diff};
@@ -43,6 +47,9 @@ const FILES_MAX: usize = 1 << 18;
 
 /// A list may have this many bytes.
 const LIST_BYTES_MAX: u64 = 256 << 20;
+
+/// A file is given no more names than this: some file systems have a limit of 65,000.
+const NAMES_MAX: u32 = 32_000;
 
 /// So many earlier snapshots of an operation are looked at.
 const EARLIER_MAX: usize = 16;
@@ -63,8 +70,10 @@ pub struct Sharing {
     earlier: Option<Earlier>,
     upper: Directories,
     is_alone: bool,
-    /// What the files hold that were shared, by inode.
+    /// What the files hold that are shared, by inode. An inode gets one name.
     shared: HashMap<u64, ContentDigest>,
+    /// Paths of those that have no name in the new snapshot yet.
+    waiting: Vec<PathBuf>,
 }
 
 /// What a file has to be to be taken for the one that would be made.
@@ -87,8 +96,6 @@ pub struct Wanted {
 struct Earlier {
     dir: Directories,
     files: HashMap<OsString, Listed>,
-    /// Inodes that have a name in the new snapshot.
-    taken: HashSet<u64>,
 }
 
 /// A file of a list.
@@ -125,12 +132,21 @@ impl Active {
             upper: Directories::below(upper),
             is_alone,
             shared: HashMap::new(),
+            waiting: Vec::new(),
         }))
     }
 
-    /// Says which files were shared, and has all be listed for the next time. Nothing may be changed after that.
+    /// Says which files are shared, and has all be listed for the next time. Nothing may be changed after that.
     pub fn shares(&mut self, sharing: Sharing) {
         self.sharing = Some(sharing);
+    }
+
+    /// Gives the files that are shared their names. The working tree has ended.
+    pub(super) fn place_shared(&mut self) -> Result<(), SnapshotError> {
+        let Some(mut sharing) = self.sharing.take() else { return Ok(()) };
+        let placed = sharing.place().map_err(|source| self.error("link the files of", source));
+        self.sharing = Some(sharing);
+        placed
     }
 
     /// Puts the list beside the files, if there are as many as are worth it.
@@ -157,18 +173,42 @@ impl Sharing {
         self.is_alone
     }
 
-    /// Makes the file at `path`, where nothing is, by sharing it. `false` if it has to be written.
-    ///
-    /// It appears in the upper directory behind the back of an overlay, which may go on to say that it is not there: from then
-    /// on nobody may look it up in this working tree.
+    /// Has the file at `path`, where nothing is, be shared, which makes it when the working tree has ended: until then nobody
+    /// may look for it there or make it. `false` if it has to be written.
     pub fn share(&mut self, path: &Path, wanted: &Wanted) -> bool {
         let Some(earlier) = &mut self.earlier else { return false };
         let Some(listed) = earlier.files.get(path.as_os_str()).copied() else { return false };
-        // Whatever is in the way will be so for who writes the file too, or is the earlier snapshot's alone.
-        listed.content == wanted.content
-            && earlier
-                .link(path, &listed, wanted, self.ids, &mut self.upper)
-                .is_ok_and(|is_shared| is_shared && self.shared.insert(listed.ino, listed.content).is_none())
+        let is_shared = listed.content == wanted.content
+            && !self.shared.contains_key(&listed.ino)
+            // Whatever is in the way will be so for who writes the file too, or is the earlier snapshot's alone.
+            && earlier.has(path, &listed, wanted, self.ids).unwrap_or(false)
+            && self.upper.is_free(path).unwrap_or(false);
+        if is_shared {
+            self.shared.insert(listed.ino, listed.content);
+            self.waiting.push(path.to_owned());
+        }
+        is_shared
+    }
+
+    /// Links what waits for it. Directories keep their times.
+    fn place(&mut self) -> io::Result<()> {
+        let Some(earlier) = &mut self.earlier else { return Ok(()) };
+        // Those of a directory may have been copied before and after what is in a directory in it.
+        self.waiting.sort_unstable_by(|a, b| a.parent().cmp(&b.parent()));
+        for paths in self.waiting.chunk_by(|a, b| a.parent() == b.parent()) {
+            let Some(parent) = paths[0].parent() else { continue };
+            let (from, to) = (earlier.dir.open(parent)?, self.upper.open(parent)?);
+            let before = walk::stat_of(to)?;
+            for name in paths.iter().filter_map(|path| path.file_name()) {
+                if rustix::fs::linkat(from, name, to, name, AtFlags::empty()).is_err() {
+                    let stat = self.ids.stat_at(from, name)?;
+                    diff::copy_file(from, name, &stat, to, name, self.ids)?;
+                }
+            }
+            diff::set_dir_time(to, &before)?;
+        }
+        self.waiting.clear();
+        Ok(())
     }
 
     /// What the files hold that were shared, by inode.
@@ -191,57 +231,30 @@ impl Sharing {
 }
 
 impl Earlier {
-    /// The last snapshot of `op` with a list, if there is one from the same `place` that.
+    /// The last snapshot of `op` with a list, if there is one from the same `place` that. It is kept as long as the process lives.
     fn find(
         store: &Store,
         op: &Key,
         place: &Key,
         boot: Option<[u8; BOOT_ID_BYTES]>,
     ) -> Result<Option<Self>, StoreError> {
-        let mut found = None;
-        for id in earlier_snapshots(store, op)? {
-            let Ok(mut file) = open_list(store, id) else { continue };
-            let mut head = [0; HEAD_BYTES];
-            if file.read_exact(&mut head).is_err() || !head.starts_with(FORMAT) {
-                continue;
-            }
-            let is_from_there = head[FORMAT.len()..].starts_with(&place.0);
-            if is_from_there || found.is_none() {
-                found = Some((id, file, head));
-            }
-            if is_from_there {
-                break;
-            }
-        }
-        let Some((id, file, head)) = found else { return Ok(None) };
-        let is_this_boot = boot.is_some_and(|boot| head.ends_with(&boot));
-        // What cannot be read is no reason to fail, nor is a snapshot that is deleted meanwhile.
-        let Some(files) = read_list(file, &head, is_this_boot) else { return Ok(None) };
+        let choose = || choose(store, op, place);
+        let Some(id) = store.find_and_lease(choose, |id| vec![Leased::Snapshot(*id)])? else { return Ok(None) };
+        // What cannot be read is no reason to fail.
+        let Some(files) = open_list(store, id).ok().and_then(|file| read_list(file, boot)) else { return Ok(None) };
         let Ok(dir) = store.open_snapshot(id) else { return Ok(None) };
-        Ok(Some(Self { dir: Directories::below(dir), files, taken: HashSet::new() }))
+        Ok(Some(Self { dir: Directories::below(dir), files }))
     }
 
-    /// Gives a file a name in the new snapshot, if it is what is wanted.
-    fn link(
-        &mut self,
-        path: &Path,
-        listed: &Listed,
-        wanted: &Wanted,
-        ids: Ids,
-        upper: &mut Directories,
-    ) -> io::Result<bool> {
+    /// Whether the file that was listed is there, and what is wanted.
+    fn has(&mut self, path: &Path, listed: &Listed, wanted: &Wanted, ids: Ids) -> io::Result<bool> {
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
-        let from = self.dir.open(parent)?;
-        let stat = ids.stat_at(from, name)?;
-        if stat.ino != listed.ino || !wanted.is(&stat) || self.taken.contains(&stat.ino) {
+        let dir = self.dir.open(parent)?;
+        let stat = ids.stat_at(dir, name)?;
+        if stat.ino != listed.ino || stat.nlink >= NAMES_MAX || !wanted.is(&stat) {
             return Ok(false);
         }
-        if listed.ctime != Some(stat.ctime) && !holds(from, name, &listed.content)? {
-            return Ok(false);
-        }
-        rustix::fs::linkat(from, name, upper.open(parent)?, name, AtFlags::empty())?;
-        self.taken.insert(stat.ino);
-        Ok(true)
+        if listed.ctime == Some(stat.ctime) { Ok(true) } else { holds(dir, name, &listed.content) }
     }
 }
 
@@ -265,6 +278,15 @@ impl Directories {
         Self { root, last: None }
     }
 
+    /// Whether nothing is at `path`, also if its directory is not there.
+    fn is_free(&mut self, path: &Path) -> io::Result<bool> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(false) };
+        match self.open(parent).and_then(|dir| walk::stat_at(dir, name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            other => other.map(|_| false),
+        }
+    }
+
     fn open(&mut self, path: &Path) -> io::Result<BorrowedFd<'_>> {
         if self.last.as_ref().is_none_or(|(last, _)| last != path) {
             let dir = diff::open_dir_below(self.root.as_fd(), path.as_os_str().as_bytes())?;
@@ -285,6 +307,17 @@ pub(crate) struct List {
 impl List {
     /// Adds a regular file without extended attributes.
     pub(crate) fn add(&mut self, path: &OsStr, stat: &Stat, content: &ContentDigest) {
+        self.entry(path, stat, content);
+    }
+
+    /// Adds a further name of a file.
+    pub(crate) fn add_name(&mut self, path: &OsStr, stat: &Stat) {
+        if stat.kind == FileKind::File {
+            self.entry(path, stat, &ContentDigest([0; 32]));
+        }
+    }
+
+    fn entry(&mut self, path: &OsStr, stat: &Stat, content: &ContentDigest) {
         self.files += 1;
         if self.files > FILES_MAX {
             return;
@@ -310,15 +343,18 @@ fn open_list(store: &Store, id: SnapshotId) -> rustix::io::Result<File> {
     rustix::fs::openat(store.snapshots_dir(), format!("{id}/{LIST}"), flags, Mode::empty()).map(File::from)
 }
 
-/// The files of a list whose head has been read.
-fn read_list(file: File, head: &[u8], is_this_boot: bool) -> Option<HashMap<OsString, Listed>> {
+/// The files of a list that have one name.
+fn read_list(file: File, boot: Option<[u8; BOOT_ID_BYTES]>) -> Option<HashMap<OsString, Listed>> {
     let mut bytes = Vec::new();
     file.take(LIST_BYTES_MAX).read_to_end(&mut bytes).ok()?;
-    let (mut rest, digest) = bytes.split_last_chunk::<32>()?;
-    if blake3::Hasher::new().update(head).update(rest).finalize() != *digest {
+    let (listed, digest) = bytes.split_last_chunk::<32>()?;
+    if blake3::hash(listed) != *digest {
         return None;
     }
+    let (head, mut rest) = listed.split_at_checked(HEAD_BYTES)?;
+    let is_this_boot = boot.is_some_and(|boot| head.ends_with(&boot));
     let mut files = HashMap::new();
+    let mut names: HashMap<u64, u32> = HashMap::new();
     while !rest.is_empty() {
         let len = usize::try_from(u32::from_le_bytes(take(&mut rest)?)).ok()?;
         let (path, after) = rest.split_at_checked(len)?;
@@ -328,7 +364,9 @@ fn read_list(file: File, head: &[u8], is_this_boot: bool) -> Option<HashMap<OsSt
         let ctime = (i64::from_le_bytes(take(&mut rest)?), u32::from_le_bytes(take(&mut rest)?));
         let listed = Listed { content, ino, ctime: is_this_boot.then_some(ctime) };
         files.insert(OsStr::from_bytes(path).to_owned(), listed);
+        *names.entry(ino).or_default() += 1;
     }
+    files.retain(|_, listed| names[&listed.ino] == 1);
     Some(files)
 }
 
@@ -336,6 +374,23 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (taken, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
     Some(*taken)
+}
+
+/// The last snapshot of an operation with a list, if there is one from the same `place` that.
+fn choose(store: &Store, op: &Key, place: &Key) -> Result<Option<SnapshotId>, StoreError> {
+    let mut last = None;
+    for id in earlier_snapshots(store, op)? {
+        let mut head = [0; HEAD_BYTES];
+        let read = open_list(store, id).ok().map(|mut file| file.read_exact(&mut head));
+        if !matches!(read, Some(Ok(()))) || !head.starts_with(FORMAT) {
+            continue;
+        }
+        if head[FORMAT.len()..].starts_with(&place.0) {
+            return Ok(Some(id));
+        }
+        last = last.or(Some(id));
+    }
+    Ok(last)
 }
 
 /// What an operation gave, the last first.

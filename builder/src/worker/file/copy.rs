@@ -49,8 +49,8 @@ pub(super) fn copy(
     let mut all = source.tree.select(copy)?;
     all.retain(|selected| !patterns.exclude_named(selected));
     for (number, selected) in all.iter().enumerate() {
-        // What another source may replace is not shared.
-        if number + 1 == all.len() {
+        // What another source may replace is not shared, and single files are as soon copied.
+        if number + 1 == all.len() && selected.stat.kind == FileKind::Dir {
             copier.shared = shared.take();
         }
         // What one source put there another one may have replaced, so links are kept within a source.
