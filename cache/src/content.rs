@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 use crate::Digest;
 use crate::gc::lease::Leased;
 use crate::store::{Damage, Damages, ProcessDir};
+use crate::write_back::WrittenBack;
 
 /// Small writes (tar headers) are gathered up to this size before they reach the file.
 const WRITE_BUFFER_BYTES: usize = 64 * 1024;
@@ -171,11 +173,12 @@ impl Blobs {
     /// Starts a new blob.
     pub fn writer(&self) -> Result<BlobWriter, ContentError> {
         let name = self.process.unique_name();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(self.process.fd(), &name, flags, Mode::from_raw_mode(0o644))
             .map_err(|errno| io_error("create", "(new)", errno))?;
+        let file = WrittenBack::new(File::from(fd));
         Ok(BlobWriter {
-            file: io::BufWriter::with_capacity(WRITE_BUFFER_BYTES, File::from(fd)),
+            file: io::BufWriter::with_capacity(WRITE_BUFFER_BYTES, file),
             hasher: Sha256::new(),
             size: 0,
             temporary: Some(name),
@@ -281,7 +284,7 @@ impl Blobs {
 /// A blob being written; dropped without commit it leaves nothing.
 #[derive(Debug)]
 pub struct BlobWriter {
-    file: io::BufWriter<File>,
+    file: io::BufWriter<WrittenBack>,
     hasher: Sha256,
     size: u64,
     /// Name in the process's directory, until the rename.
@@ -331,6 +334,12 @@ impl BlobWriter {
         self.publish(digest)
     }
 
+    /// Reads what was written from `start` on.
+    pub(crate) fn read_back(&mut self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.flush()?;
+        self.file.get_ref().file().read_exact_at(bytes, start)
+    }
+
     /// Digest and size of what was written so far.
     pub(crate) fn so_far(&self) -> (Digest, u64) {
         (self.digest(), self.size)
@@ -346,7 +355,7 @@ impl BlobWriter {
         self.file.flush().map_err(|error| io_error("write", digest, error))?;
         self.process.leases().note_growth();
         self.process.lease([Leased::Blob(*digest)]).map_err(|error| io_error("lease", digest, error))?;
-        let file = self.file.get_ref();
+        let file = self.file.get_ref().file();
         rustix::fs::futimens(file, &written_now()).map_err(|errno| io_error("touch", digest, errno))?;
         rustix::fs::fsync(file).map_err(|errno| io_error("sync", digest, errno))?;
         if let Some(name) = &self.temporary {

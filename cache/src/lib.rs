@@ -20,8 +20,10 @@ pub mod snapshot;
 pub mod state;
 mod store;
 pub mod walk;
+mod write_back;
 
 pub use digest::{ChainId, ContentDigest, DiffId, Digest, Key};
 pub use setup::{Ids, Setup, Stacking};
 pub use snapshot::{Chain, SnapshotId};
 pub use store::{Damage, IdMap, Store, StoreError, from_nanos, to_nanos};
+pub use write_back::WrittenBack;

@@ -5,6 +5,8 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use wharf_cache::WrittenBack;
+
 use super::ExportError;
 use crate::progress;
 
@@ -60,7 +62,7 @@ pub fn open_stdout() -> Result<File, ExportError> {
 /// A file being written under a temporary name beside its own; dropped without commit it leaves nothing.
 #[derive(Debug)]
 pub(super) struct OutputFile {
-    file: BufWriter<File>,
+    file: BufWriter<WrittenBack>,
     /// What was asked for, for messages.
     path: PathBuf,
     place: Place,
@@ -97,6 +99,7 @@ impl OutputFile {
             }
             Err(error) => return Err(ExportError::io("create", path.display())(error)),
         };
+        let file = WrittenBack::new(file);
         Ok(Self { file: BufWriter::with_capacity(BUFFER_BYTES, file), path: path.to_owned(), place })
     }
 
@@ -107,7 +110,7 @@ impl OutputFile {
         let Place::Renamed { temporary, target } = &self.place else {
             return Ok(());
         };
-        self.file.get_ref().sync_all().map_err(ExportError::io("write", &path))?;
+        self.file.get_ref().file().sync_all().map_err(ExportError::io("write", &path))?;
         fs::rename(temporary, target).map_err(ExportError::io("create", &path))?;
         // From here on there is nothing under the temporary name that `drop` could remove.
         let directory = directory_of(target);
@@ -161,7 +164,8 @@ fn create_beside(
     if let Some(permissions) = permissions
         && let Err(error) = file.set_permissions(permissions)
     {
-        drop(OutputFile { file: BufWriter::with_capacity(0, file), path: path.to_owned(), place });
+        let file = BufWriter::with_capacity(0, WrittenBack::new(file));
+        drop(OutputFile { file, path: path.to_owned(), place });
         return Err(ExportError::io("set the mode of", path.display())(error));
     }
     Ok((file, place))

@@ -5,10 +5,12 @@
 //! ```
 //!
 //! Each chunk becomes one gzip member (RFC 1952 allows any number of them), so the blob does not depend on the number
-//! of workers. A member that a blob of the store has is copied from there. A fixed set of buffers goes round: when all are under way the caller waits, and memory stays bounded.
-//! A layer of one chunk, as most are, is made without any thread.
+//! of workers. A member that a blob of the store has is copied from there, and one that this layer has already from what was
+//! written of it. A fixed set of buffers goes round: when all are under way the caller waits, and memory stays bounded. A layer
+//! of one chunk, as most are, is made without any thread.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -116,7 +118,7 @@ impl LayerSink {
             }
             None => BTreeMap::new(),
         };
-        let members = written.remembered;
+        let members = written.named.into_values().collect();
         let (digest, size) = written.blob.commit()?;
         let diff_id = match self.diff_hasher {
             Some(hasher) => DiffId(Digest::from_bytes(hasher.finalize().into())),
@@ -163,12 +165,13 @@ struct Written {
     size: u64,
     /// Where its members begin.
     starts: Vec<u64>,
-    remembered: Vec<Remembered>,
+    /// The first of each kind of member.
+    named: HashMap<MemberKey, Remembered>,
 }
 
 impl Written {
     fn new(blob: BlobWriter) -> Self {
-        Self { blob, size: 0, starts: Vec::new(), remembered: Vec::new() }
+        Self { blob, size: 0, starts: Vec::new(), named: HashMap::new() }
     }
 
     /// Writes a chunk as one member, or as it is where nothing is compressed.
@@ -180,6 +183,30 @@ impl Written {
                 self.member(&member)
             }
             None => self.blob.write_all(tar),
+        }
+    }
+
+    fn chunk(&mut self, chunk: &mut Chunk) -> io::Result<()> {
+        match chunk.made {
+            Made::Anew { key, sum } => {
+                let (start, size) = (self.size, chunk.member.len() as u64);
+                self.named.insert(key, Remembered { key, start, size, sum });
+            }
+            Made::Before { key } => self.read_back(&key, &mut chunk.member)?,
+            Made::Not => return Err(io::Error::other("a chunk came back as it was")),
+        }
+        self.member(&chunk.member)
+    }
+
+    fn read_back(&mut self, key: &MemberKey, member: &mut Vec<u8>) -> io::Result<()> {
+        let missing = || io::Error::other("a member that was written is not there");
+        let Remembered { start, size, sum, .. } = *self.named.get(key).ok_or_else(missing)?;
+        member.resize(usize::try_from(size).map_err(io::Error::other)?, 0);
+        self.blob.read_back(start, member)?;
+        if members::sum_of(member) == sum {
+            Ok(())
+        } else {
+            Err(io::Error::other("what was written reads otherwise"))
         }
     }
 
@@ -196,8 +223,45 @@ struct Chunk {
     index: u64,
     tar: Vec<u8>,
     member: Vec<u8>,
-    /// Key and sum of the member.
-    name: Option<(MemberKey, CheckSum)>,
+    made: Made,
+}
+
+impl Chunk {
+    fn new(index: u64, tar: Vec<u8>, member: Vec<u8>) -> Self {
+        Self { index, tar, member, made: Made::Not }
+    }
+}
+
+/// Where the member of a chunk is.
+#[derive(Debug, Clone, Copy)]
+enum Made {
+    /// Nowhere yet.
+    Not,
+    /// In the chunk.
+    Anew { key: MemberKey, sum: CheckSum },
+    /// In the blob, by the time when this chunk comes to be written: an earlier one holds the same.
+    Before { key: MemberKey },
+}
+
+/// Which chunk of a layer was the first to hold something.
+#[derive(Debug, Default)]
+struct Claims(Mutex<HashMap<MemberKey, u64>>);
+
+impl Claims {
+    /// Whether a chunk before the one with this index holds the same. Two that are under way at once may both not.
+    fn has_before(&self, key: &MemberKey, index: u64) -> bool {
+        match self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(*key) {
+            Entry::Occupied(first) if *first.get() < index => true,
+            Entry::Occupied(mut first) => {
+                first.insert(index);
+                false
+            }
+            Entry::Vacant(vacant) => {
+                vacant.insert(index);
+                false
+            }
+        }
+    }
 }
 
 struct Pipeline {
@@ -235,6 +299,7 @@ impl Pipeline {
         let (done_sender, done) = channel();
         let writer = spawn("layer-writer", move || write_in_order(blob, done, free_sender))?;
         let job_receiver = Arc::new(Mutex::new(job_receiver));
+        let claims = Arc::new(Claims::default());
         let mut workers = Vec::new();
         for _ in 0..workers_wanted {
             let (jobs, done) = (Arc::clone(&job_receiver), done_sender.clone());
@@ -245,8 +310,8 @@ impl Pipeline {
             else {
                 break;
             };
-            let members = members.again();
-            match spawn("layer-compress", move || compress_jobs(&jobs, &done, compressor, members)) {
+            let (members, claims) = (members.again(), Arc::clone(&claims));
+            match spawn("layer-compress", move || compress_jobs(&jobs, &done, compressor, members, &claims)) {
                 Ok(worker) => workers.push(worker),
                 // Fewer workers than wished for are slower, no more.
                 Err(_) if !workers.is_empty() => break,
@@ -266,14 +331,14 @@ impl Pipeline {
             Some(chunk) => (chunk.tar, chunk.member),
             None => (Vec::with_capacity(PIECE_BYTES_MAX), Vec::new()),
         };
-        self.jobs.send(Chunk { index: self.sent, tar, member, name: None }).ok()?;
+        self.jobs.send(Chunk::new(self.sent, tar, member)).ok()?;
         self.sent += 1;
         next.clear();
         Some(next)
     }
 
     fn finish(self, last: Vec<u8>) -> Result<Written, DiffError> {
-        let sent = self.jobs.send(Chunk { index: self.sent, tar: last, member: Vec::new(), name: None });
+        let sent = self.jobs.send(Chunk::new(self.sent, last, Vec::new()));
         match (sent, self.join()) {
             (Ok(()), Ok(blob)) => Ok(blob),
             (_, Err(source)) => Err(cannot_write(source)),
@@ -303,25 +368,34 @@ fn compress_jobs(
     done: &Sender<io::Result<Chunk>>,
     mut compressor: Member,
     mut members: Members,
+    claims: &Claims,
 ) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(mut chunk) = job else { return };
-        let key = members.key_of(&chunk.tar);
-        let sum = match members.find(&key, &mut chunk.member) {
-            Some(sum) => Ok(sum),
-            None => {
-                compressor.compress(&chunk.tar, &mut chunk.member).map(|()| members::sum_of(&chunk.member))
-            }
-        };
-        let result = sum.map(|sum| {
-            chunk.name = Some((key, sum));
-            chunk
-        });
+        let made = make_member(&mut chunk, &mut compressor, &mut members, claims);
+        let result = made.map(|made| Chunk { made, ..chunk });
         if done.send(result).is_err() {
             return;
         }
     }
+}
+
+fn make_member(
+    chunk: &mut Chunk,
+    compressor: &mut Member,
+    members: &mut Members,
+    claims: &Claims,
+) -> io::Result<Made> {
+    let key = members.key_of(&chunk.tar);
+    if claims.has_before(&key, chunk.index) {
+        return Ok(Made::Before { key });
+    }
+    if let Some(sum) = members.find(&key, &mut chunk.member) {
+        return Ok(Made::Anew { key, sum });
+    }
+    compressor.compress(&chunk.tar, &mut chunk.member)?;
+    Ok(Made::Anew { key, sum: members::sum_of(&chunk.member) })
 }
 
 fn write_in_order(
@@ -334,12 +408,8 @@ fn write_in_order(
     for chunk in done {
         let chunk = chunk?;
         waiting.insert(chunk.index, chunk);
-        while let Some(chunk) = waiting.remove(&next) {
-            if let Some((key, sum)) = chunk.name {
-                let (start, size) = (blob.size, chunk.member.len() as u64);
-                blob.remembered.push(Remembered { key, start, size, sum });
-            }
-            blob.member(&chunk.member)?;
+        while let Some(mut chunk) = waiting.remove(&next) {
+            blob.chunk(&mut chunk)?;
             next += 1;
             // The caller may be through with sending and wait for no buffer.
             let _ = free.send(chunk);

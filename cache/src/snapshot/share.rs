@@ -239,9 +239,13 @@ impl Earlier {
         boot: Option<[u8; BOOT_ID_BYTES]>,
     ) -> Result<Option<Self>, StoreError> {
         let choose = || choose(store, op, place);
-        let Some(id) = store.find_and_lease(choose, |id| vec![Leased::Snapshot(*id)])? else { return Ok(None) };
+        let Some(id) = store.find_and_lease(choose, |id| vec![Leased::Snapshot(*id)])? else {
+            return Ok(None);
+        };
         // What cannot be read is no reason to fail.
-        let Some(files) = open_list(store, id).ok().and_then(|file| read_list(file, boot)) else { return Ok(None) };
+        let Some(files) = open_list(store, id).ok().and_then(|file| read_list(file, boot)) else {
+            return Ok(None);
+        };
         let Ok(dir) = store.open_snapshot(id) else { return Ok(None) };
         Ok(Some(Self { dir: Directories::below(dir), files }))
     }

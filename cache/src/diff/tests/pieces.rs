@@ -135,6 +135,28 @@ fn only_what_is_near_a_change_is_compressed_again() {
     );
 }
 
+/// However many threads make it.
+#[test]
+fn what_a_layer_has_several_times_is_copied_whole() {
+    let repeated = |root: &Path| {
+        for name in ["a", "b", "c"] {
+            write(root, name, 5, 9_000_000);
+        }
+        // Other pieces lie between those that are alike.
+        write(root, "b1", 6, 900_000);
+    };
+    for compression in FORMS {
+        let (made, _) = layer(&World::new(), compression, &repeated);
+        for threads in [1, 2, 9] {
+            let world = World::new();
+            let chain = world.step(&Chain::default(), |root| repeated(&root));
+            let again = make_layer_with(&world.store, &chain, None, variant(compression), threads).unwrap();
+            assert_eq!(again, made);
+            read_by_others(&path_of(&world, &again), compression, again.diff_id);
+        }
+    }
+}
+
 #[test]
 fn members_are_not_trusted() {
     let changed = |root: &Path| {
