@@ -111,7 +111,7 @@ impl ImagesError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Usage(_) | Self::Reference(_) => Kind::Usage,
-            Self::Interrupted => Kind::Cancelled,
+            Self::Interrupted | Self::Registry(RegistryError::Interrupted { .. }) => Kind::Cancelled,
             Self::Io { operation: "write" | "create", .. } => Kind::Environment,
             Self::Export(ExportError::ReaderGone) => Kind::ReaderGone,
             Self::Content(ContentError::Mismatch { .. }) => Kind::Source,

@@ -54,6 +54,7 @@ mod reproducible;
 mod s3;
 mod s3_fixture;
 mod sandboxes;
+mod silence;
 mod standard_output;
 mod streaming;
 mod tidy;
