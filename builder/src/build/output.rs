@@ -169,7 +169,7 @@ impl Build<'_> {
             Output::OciArchive(image, dest) => {
                 let names = texts(&full_names(&image.names)?);
                 self.exporting("oci image format", || {
-                    dest.write(|out| oci::write_archive(store, artifact, &names, out))
+                    dest.write(&self.cancel, |out| oci::write_archive(store, artifact, &names, out))
                 })
             }
             Output::OciDirectory(image, dest) => {
@@ -179,7 +179,7 @@ impl Build<'_> {
             Output::DockerArchive(image, dest) => {
                 let names = texts(&full_names(&image.names)?);
                 self.exporting("docker image format", || {
-                    dest.write(|out| docker::write_archive(store, artifact, &names, out))
+                    dest.write(&self.cancel, |out| docker::write_archive(store, artifact, &names, out))
                 })
             }
             Output::Load(image, engine) => {
@@ -267,7 +267,7 @@ impl Build<'_> {
                 Ok(())
             }),
             Output::Tar(_, dest) => {
-                self.exporting("tar", || dest.write(|out| tar::write(&trees, ids, epoch, out)))
+                self.exporting("tar", || dest.write(&self.cancel, |out| tar::write(&trees, ids, epoch, out)))
             }
             _ => Ok(()),
         }

@@ -61,4 +61,5 @@ mod tidy;
 mod together;
 mod travel;
 mod tree;
+mod unfinished;
 mod without_namespaces;

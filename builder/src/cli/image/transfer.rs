@@ -148,7 +148,7 @@ pub(super) fn save(args: &SaveArgs, wanted: &Wanted, config: &Config) -> Result<
         }
         let docker = (args.format == ArchiveFormat::Docker).then(host_platform);
         session.step("writing the archive", |progress| {
-            write_archive(&dest, docker, |writer| {
+            write_archive(session, &dest, docker, |writer| {
                 for (source, labels) in &sources {
                     let target = writer.target(labels.clone());
                     let (choice, cancel) = (&choice, &session.cancel);
@@ -357,7 +357,7 @@ fn send_to_archive(
 ) -> Result<Document, Failure> {
     let dest = destination(Some(path))?;
     session.step(step, |progress| {
-        write_archive(&dest, docker, |writer| {
+        write_archive(session, &dest, docker, |writer| {
             let target = writer.target(labels);
             let cancel = &session.cancel;
             Transfer { source, target: &target, choice, cancel, progress, strict: false }.run()
@@ -367,12 +367,13 @@ fn send_to_archive(
 
 /// Writes an archive, which is there whole or not at all.
 fn write_archive<T>(
+    session: &Session<'_>,
     dest: &Destination,
     docker: Option<wharf_solver::llb::Platform>,
     fill: impl FnOnce(&ArchiveWriter<'_>) -> Result<T, ImagesError>,
 ) -> Result<T, ImagesError> {
     let mut filled = None;
-    let written = dest.write(|out| {
+    let written = dest.write(&session.cancel, |out| {
         let writer = ArchiveWriter::begin(out, docker)?;
         match fill(&writer) {
             Ok(value) => {
