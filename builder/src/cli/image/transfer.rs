@@ -198,7 +198,7 @@ pub(super) fn pull(args: &PullArgs, wanted: &Wanted, config: &Config) -> Result<
     let reference = parse_name(&args.image)?;
     let choice = match args.all_platforms {
         true => Choice::All,
-        false => Choice::One(one_platform(args.platform.as_deref())?.unwrap_or_else(host_platform)),
+        false => one_or_usual(args.platform.as_deref())?,
     };
     let repository = args.image.rsplit('/').next().unwrap_or_default();
     if args.all_tags && repository.contains([':', '@']) {
@@ -273,7 +273,7 @@ pub(super) fn copy(args: &CopyArgs, wanted: &Wanted, config: &Config) -> Result<
     let (from, to) = (Spec::parse(&args.source)?, Spec::parse(&args.dest)?);
     let choice = match args.all {
         true => Choice::All,
-        false => Choice::One(one_platform(args.platform.as_deref())?.unwrap_or_else(host_platform)),
+        false => one_or_usual(args.platform.as_deref())?,
     };
     let from_name = match &from {
         Spec::Registry(text) | Spec::Store(text) => Some(parse_name(text)),
@@ -467,7 +467,12 @@ fn parse_name(text: &str) -> Result<Reference, Failure> {
 
 /// All platforms, unless one was asked for.
 fn all_or(platform: Option<&str>) -> Result<Choice, Failure> {
-    Ok(one_platform(platform)?.map_or(Choice::All, Choice::One))
+    Ok(one_platform(platform)?.map_or(Choice::All, Choice::Only))
+}
+
+/// This machine's platform, unless another one was asked for.
+fn one_or_usual(platform: Option<&str>) -> Result<Choice, Failure> {
+    Ok(one_platform(platform)?.map_or_else(|| Choice::Usual(host_platform()), Choice::Only))
 }
 
 impl Spec {
