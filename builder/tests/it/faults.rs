@@ -165,6 +165,16 @@ fn hostile_images_are_refused() {
     wharf.run(&["images"]).success();
 }
 
+/// Whatever takes it out of the store: an image whose config lies is no fault of the machine.
+#[test]
+fn who_meets_a_lie_about_layers_says_the_same() {
+    let Some((wharf, server)) = world() else { return };
+    let name = format!("{}/bad:diff-id", server.host());
+    wharf.run(&["pull", "-q", &name]).success();
+    wharf.run(&["export", "-q", "-o", "out.tar", &name]).fails_with(4, &["diffID"]);
+    wharf.run(&["run", "--rm", &name, "true"]).fails_with(4, &["diffID", "cannot unpack the layers"]);
+}
+
 /// A repository that has nothing that could be pulled is told from one that has nothing.
 #[test]
 fn tags_that_are_none_are_told() {
