@@ -397,10 +397,13 @@ impl<'a> Build<'a> {
                 maker.spawn_scoped(scope, move || make_as_they_come(&made_early, &chains, cancelled, &offer));
             let _ending = ahead.start(scope);
             let uploads = exports.start(scope);
-            let solution = self.solve(targets, definition, made, &uploads)?;
-            let outcome = self.export(targets, &solution, layers, ahead)?;
-            self.export_caches(targets, &solution, uploads)?;
-            Ok(outcome)
+            let built = self.solve(targets, definition, made, &uploads).and_then(|solution| {
+                let outcome = self.export(targets, &solution, layers, ahead)?;
+                self.export_caches(targets, &solution, uploads)?;
+                Ok(outcome)
+            });
+            // What is under way to a registry is of no use any more.
+            built.inspect_err(|_| self.cancel.cancel())
         })
     }
 
@@ -598,7 +601,7 @@ impl<'a> Build<'a> {
     fn solve_failure(&self, targets: &Targets, error: SolveError) -> Failure {
         let (vertex, error) = match error {
             SolveError::Vertex { vertex, error } if !self.signals.interrupted() => (vertex, error),
-            _ => return Failure::new(Kind::Cancelled, "the build was interrupted"),
+            _ => return interrupted(),
         };
         let converted = &targets.of(&vertex).converted;
         let OpError(error) = &error;
@@ -669,6 +672,11 @@ fn limits() -> Limits {
     Limits { steps: 0, transfers: TRANSFERS_MAX, hashing: processors.max(HASHING_MIN) }
 }
 
+/// Somebody wants the build to end.
+fn interrupted() -> Failure {
+    Failure::new(Kind::Cancelled, "the build was interrupted")
+}
+
 /// What the files of a build come from.
 fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
     let registry = Arc::new(OciRegistry::new(RegistryOptions {
@@ -679,6 +687,16 @@ fn sources(store: &Store, request: &BuildRequest, cancel: &Cancel) -> Sources {
         cancel: Some(cancel.clone()),
         ..RegistryOptions::default()
     }));
+    sources_with(registry, store, request, cancel)
+}
+
+/// The same, with what registries are asked through.
+fn sources_with(
+    registry: Arc<OciRegistry>,
+    store: &Store,
+    request: &BuildRequest,
+    cancel: &Cancel,
+) -> Sources {
     let given = Arc::clone(&request.secrets);
     let secrets: SecretLookup = Arc::new(move |id| Ok(given.get(id)?));
     let access = Access {

@@ -14,7 +14,7 @@ use wharf_runtime::{Cancel, ExitStatus, Qemu, Request, RuntimeError, Sandbox, St
 use wharf_solver::llb::{NetworkMode, Platform};
 
 use crate::build::host_platform;
-use crate::error::{Failure, Kind};
+use crate::error::{Failure, Kind, is_of_machine};
 use crate::registry::{OciRegistry, RegistryOptions};
 use crate::signals;
 use crate::source::{ImageSources, manifest_in_store};
@@ -48,20 +48,25 @@ pub fn run(store: &Store, image: &Image, command: &[String], host: &Host<'_>) ->
     let failed = |doing: &str, error: &(dyn std::error::Error + 'static)| {
         Failure::from_error(Kind::Environment, &format!("{doing} of `{name}`"), error)
     };
+    // What an image is wrong in is not the machine's fault.
+    let unusable = |doing: &str, error: &(dyn std::error::Error + 'static)| {
+        let kind = if is_of_machine(error) { Kind::Environment } else { Kind::Source };
+        Failure::from_error(kind, &format!("{doing} of `{name}`"), error)
+    };
     let images = ImageSources::new(store.clone(), Arc::new(OciRegistry::new(RegistryOptions::default())));
     let machine = host_platform();
     let platform = host.platform.cloned().unwrap_or_else(|| machine.clone());
     let manifest = manifest_in_store(store, image.digest, &platform)
-        .map_err(|error| failed("cannot read the manifest", &error))?;
+        .map_err(|error| unusable("cannot read the manifest", &error))?;
     let Some((manifest, _)) = manifest else {
         return Err(Failure::new(Kind::Usage, format!("`{name}` has no image for {platform} in the store")));
     };
     let identifier = format!("docker-image://{name}@{manifest}");
-    let config = images.config(&identifier).map_err(|error| failed("cannot read the config", &error))?;
+    let config = images.config(&identifier).map_err(|error| unusable("cannot read the config", &error))?;
     let config: ImageConfig =
-        serde_json::from_slice(&config).map_err(|error| failed("cannot read the config", &error))?;
+        serde_json::from_slice(&config).map_err(|error| unusable("cannot read the config", &error))?;
     let chain =
-        images.pull(&identifier, &|_| {}).map_err(|error| failed("cannot unpack the layers", &error))?;
+        images.pull(&identifier, &|_| {}).map_err(|error| unusable("cannot unpack the layers", &error))?;
     let args = arguments(&config.config, command).ok_or_else(|| {
         Failure::new(Kind::Usage, format!("`{name}` says no command to run"))
             .hint("give one: `wharf run NAME COMMAND`")

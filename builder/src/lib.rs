@@ -2,6 +2,7 @@
 //!
 //! In: a command line. Out: an image, an archive, a directory, a running container; and words on the terminal.
 
+mod awaited;
 pub mod build;
 mod certificates;
 pub mod cli;

@@ -100,9 +100,8 @@ impl<'a> Ahead<'a> {
         for _ in 0..senders {
             let thread = Builder::new().name("push-ahead".to_owned());
             // Where there is no thread to be had, the push sends everything.
-            if thread.spawn_scoped(scope, || self.send()).is_ok() {
-                self.state().senders += 1;
-            }
+            let sender = Sender::new(self);
+            let _ = thread.spawn_scoped(scope, move || sender.send());
         }
         Ending(self)
     }
@@ -164,24 +163,20 @@ impl<'a> Ahead<'a> {
         self.tell_end(Outcome::Cancelled);
     }
 
-    /// A sender's life.
-    fn send(&self) {
-        while let Some(job) = self.next() {
-            for repository in &job.repositories {
-                // One that could not be reached is not asked again for every layer.
-                if self.state().failed.contains(repository) {
-                    continue;
-                }
-                let done = self.send_one(*repository, &job);
-                let mut state = self.state();
-                match done {
-                    Some(true) => drop(state.there.insert((*repository, job.digest))),
-                    Some(false) => {}
-                    None => drop(state.failed.insert(*repository)),
-                }
+    /// Sends a blob to all that want it.
+    fn send_to_all(&self, job: &Job) {
+        for repository in &job.repositories {
+            // One that could not be reached is not asked again for every layer.
+            if self.state().failed.contains(repository) {
+                continue;
             }
-            self.state().under_way -= 1;
-            self.changed.notify_all();
+            let done = self.send_one(*repository, job);
+            let mut state = self.state();
+            match done {
+                Some(true) => drop(state.there.insert((*repository, job.digest))),
+                Some(false) => {}
+                None => drop(state.failed.insert(*repository)),
+            }
         }
     }
 
@@ -237,7 +232,123 @@ impl<'a> Ahead<'a> {
     }
 }
 
+/// A thread that sends. It is counted as long as it lives, and what it has taken is under way as long as it is at it,
+/// however either ends: somebody waits for both.
+struct Sender<'s, 'a>(&'s Ahead<'a>);
+
+impl<'s, 'a> Sender<'s, 'a> {
+    fn new(ahead: &'s Ahead<'a>) -> Self {
+        ahead.state().senders += 1;
+        Self(ahead)
+    }
+
+    fn send(self) {
+        while let Some(job) = self.0.next() {
+            let _under_way = UnderWay(self.0);
+            self.0.send_to_all(&job);
+        }
+    }
+}
+
+impl Drop for Sender<'_, '_> {
+    fn drop(&mut self) {
+        self.0.state().senders -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+/// What [`Ahead::next`] has counted.
+struct UnderWay<'s, 'a>(&'s Ahead<'a>);
+
+impl Drop for UnderWay<'_, '_> {
+    fn drop(&mut self) {
+        self.0.state().under_way -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
 /// Whether two names are of one repository.
 fn is_same(one: &Reference, other: &Reference) -> bool {
     one.registry() == other.registry() && one.repository() == other.repository()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use wharf_cache::diff::Compression;
+
+    use super::*;
+    use crate::exporter::form::ImageForm;
+    use crate::progress::Mode;
+    use crate::registry::{FetchedManifest, OpenBlob, Referrer, RegistryError};
+
+    /// Panics when it is asked for a blob, and for anything else.
+    #[derive(Debug)]
+    struct Panicking;
+
+    impl Registry for Panicking {
+        fn manifest(&self, _: &Reference) -> Result<FetchedManifest, RegistryError> {
+            unreachable!()
+        }
+        fn blob(&self, _: &Reference, _: &Digest, _: u64) -> Result<Box<dyn Read + Send>, RegistryError> {
+            unreachable!()
+        }
+        fn has_blob(&self, _: &Reference, _: &Digest) -> Result<bool, RegistryError> {
+            panic!("it was asked")
+        }
+        fn push_blob(
+            &self,
+            _: &Reference,
+            _: &Digest,
+            _: u64,
+            _: &OpenBlob<'_>,
+            _: Option<&str>,
+        ) -> Result<(), RegistryError> {
+            unreachable!()
+        }
+        fn push_manifest(&self, _: &Reference, _: &str, _: &[u8]) -> Result<(), RegistryError> {
+            unreachable!()
+        }
+        fn tags(&self, _: &Reference) -> Result<Vec<String>, RegistryError> {
+            unreachable!()
+        }
+        fn delete(&self, _: &Reference) -> Result<(), RegistryError> {
+            unreachable!()
+        }
+        fn referrers(&self, _: &Reference, _: &Digest) -> Result<Vec<Referrer>, RegistryError> {
+            unreachable!()
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_a_sender_that_panics_goes_on() {
+        let root = std::env::temp_dir().join(format!("wharf-ahead-{}", std::process::id()));
+        let store = Store::open(&root).unwrap();
+        let layer = |bytes: &[u8]| Layer {
+            digest: store.blobs().put(bytes).unwrap(),
+            size: bytes.len() as u64,
+            media_type: "application/vnd.oci.image.layer.v1.tar".to_owned(),
+            diff_id: wharf_cache::DiffId(Digest::of(bytes)),
+            annotations: BTreeMap::new(),
+        };
+        // More than there are senders: nobody is left to take the last ones.
+        let layers: Vec<Layer> = (0..3 * TRANSFERS_AT_ONCE).map(|number| layer(&[number as u8])).collect();
+        let form = ImageForm { compression: Compression::None, ..ImageForm::default() }.layers(None);
+        let progress = Progress::start(Mode::Quiet, std::io::stderr());
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let name = "localhost/app:v1".parse().unwrap();
+            let ahead = Ahead::new(&store, &Panicking, &progress, Cancel::new().unwrap(), [(form, name)]);
+            std::thread::scope(|scope| {
+                let _ending = ahead.start(scope);
+                ahead.offer(form, &layers);
+                ahead.settle();
+                assert_eq!(ahead.state().under_way, 0);
+            });
+        }));
+        // The scope tells of the panic.
+        assert!(ended.is_err());
+        std::fs::remove_dir_all(root).unwrap();
+    }
 }

@@ -5,7 +5,7 @@
 
 use wharf_runtime::Cancel;
 
-use super::{Build, ToLoad, sources};
+use super::{Build, ToLoad, interrupted, sources_with};
 use crate::context::ContextSpec;
 use crate::error::{Failure, Kind};
 
@@ -19,13 +19,21 @@ impl Build<'_> {
         &mut self,
         mut attempt: impl FnMut(&mut Self) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        for _ in 1..ATTEMPTS_MAX {
+        let mut attempts = 1;
+        let done = loop {
             match attempt(self) {
-                Err(failure) if failure.lost && self.can_begin_again() => self.begin_again(&failure)?,
-                done => return done,
+                Err(failure) if failure.lost && attempts < ATTEMPTS_MAX && self.can_begin_again() => {
+                    self.begin_again(&failure)?;
+                }
+                done => break done,
             }
-        }
-        attempt(self)
+            attempts += 1;
+        };
+        done.map_err(|failure| match failure.kind {
+            // What could not be had because nobody waited for it any more.
+            Kind::Source | Kind::Environment if self.signals.interrupted() => interrupted(),
+            _ => failure,
+        })
     }
 
     fn can_begin_again(&self) -> bool {
@@ -41,7 +49,7 @@ impl Build<'_> {
         !damages.is_empty()
     }
 
-    /// Prepares the next attempt: nothing that the last one remembers is used, and what stopped its steps stops no
+    /// Prepares the next attempt: nothing that the last one remembers of the store is used, and what stopped its steps stops no
     /// others.
     fn begin_again(&mut self, failure: &Failure) -> Result<(), Failure> {
         if !self.tell_damages() {
@@ -54,7 +62,9 @@ impl Build<'_> {
         self.cancel = Cancel::new()
             .map_err(|error| Failure::from_error(Kind::Environment, "cannot begin again", &error))?;
         self.signals.redirect(&self.cancel);
-        self.sources = sources(&self.sources.store, &self.request, &self.cancel);
+        self.sources.registry.redirect(&self.cancel);
+        let registry = self.sources.registry.clone();
+        self.sources = sources_with(registry, &self.sources.store, &self.request, &self.cancel);
         if self.to_load == ToLoad::Nothing {
             self.to_load = self.to_load_again;
         }

@@ -9,7 +9,7 @@ use wharf_solver::op::ResultRef;
 use wharf_solver::scheduler::StepReport;
 
 use super::targets::Targets;
-use super::{Build, BuildRequest};
+use super::{Build, BuildRequest, interrupted};
 use crate::error::{Failure, Kind, causes, is_lost};
 use crate::layers::{Form, Layers};
 use crate::progress::Progress;
@@ -146,7 +146,7 @@ impl Build<'_> {
         let epoch = targets.source_date_epoch();
         let failures = uploads.finish(&Finished { recorded: &recorded, images: &images, epoch });
         if self.signals.interrupted() {
-            return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
+            return Err(interrupted());
         }
         failures.into_iter().next().map_or(Ok(()), |message| self.without_cache(true, message))
     }

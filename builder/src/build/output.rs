@@ -18,7 +18,7 @@ use wharf_solver::op::ResultRef;
 use super::ahead::Ahead;
 use super::caches::Solution;
 use super::targets::{Target, Targets};
-use super::{Build, Outcome};
+use super::{Build, Outcome, interrupted};
 use crate::csv;
 use crate::error::{Failure, Kind, causes};
 use crate::exporter::form::ImageForm;
@@ -142,7 +142,7 @@ impl Build<'_> {
     ) -> Result<(), Failure> {
         for output in &self.request.outputs {
             if self.signals.interrupted() {
-                return Err(Failure::new(Kind::Cancelled, "the build was interrupted"));
+                return Err(interrupted());
             }
             match output.image() {
                 Some(image) => {
@@ -169,7 +169,7 @@ impl Build<'_> {
             Output::OciArchive(image, dest) => {
                 let names = texts(&full_names(&image.names)?);
                 self.exporting("oci image format", || {
-                    dest.write(|out| oci::write_archive(store, artifact, &names, out))
+                    dest.write(&self.cancel, |out| oci::write_archive(store, artifact, &names, out))
                 })
             }
             Output::OciDirectory(image, dest) => {
@@ -179,7 +179,7 @@ impl Build<'_> {
             Output::DockerArchive(image, dest) => {
                 let names = texts(&full_names(&image.names)?);
                 self.exporting("docker image format", || {
-                    dest.write(|out| docker::write_archive(store, artifact, &names, out))
+                    dest.write(&self.cancel, |out| docker::write_archive(store, artifact, &names, out))
                 })
             }
             Output::Load(image, engine) => {
@@ -267,7 +267,7 @@ impl Build<'_> {
                 Ok(())
             }),
             Output::Tar(_, dest) => {
-                self.exporting("tar", || dest.write(|out| tar::write(&trees, ids, epoch, out)))
+                self.exporting("tar", || dest.write(&self.cancel, |out| tar::write(&trees, ids, epoch, out)))
             }
             _ => Ok(()),
         }
@@ -330,7 +330,7 @@ impl Build<'_> {
             };
             pushed.map_err(|error| {
                 if self.signals.interrupted() {
-                    return Failure::new(Kind::Cancelled, "the build was interrupted");
+                    return interrupted();
                 }
                 let mut failure = Failure::from_error(Kind::Source, &format!("cannot push `{name}`"), &error);
                 failure.hints.extend(error.hint());

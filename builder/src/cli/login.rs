@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal as _, Read as _};
 use std::process::ExitCode;
 
 use clap::Args;
+use wharf_runtime::Cancel;
 
 use super::config::Config;
 use super::registries::{credential_files, options, require_host};
@@ -11,7 +12,8 @@ use crate::error::{Failure, Kind, causes};
 use crate::progress::{ask_line, ask_secret, print_result, print_warning};
 use crate::registry::credentials::{CredentialError, CredentialFile, Kept, User, registry_of};
 use crate::registry::reference::DEFAULT_REGISTRY;
-use crate::registry::{Credentials, Login, OciRegistry, Reference, RegistryError};
+use crate::registry::{Credentials, Login, OciRegistry, Reference, RegistryError, RegistryOptions};
+use crate::signals::{self, Listening};
 
 /// No password is longer, nor an access token.
 const PASSWORD_BYTES_MAX: u64 = 64 * 1024;
@@ -62,7 +64,7 @@ pub(super) fn login(args: &LoginArgs, config: &Config) -> Result<ExitCode, Failu
     let (username, password) = name_and_password(args)?;
     let mut credentials = Credentials::default();
     credentials.give(registry, &username, &password);
-    let client = OciRegistry::new(options(config, credentials, args.insecure_registry.clone())?);
+    let (client, _signals) = client(args, config, credentials)?;
     match client.login(&name).map_err(|error| refused(&error))? {
         Login::Accepted => {}
         Login::NotAsked => print_warning(&format!(
@@ -80,6 +82,21 @@ pub(super) fn login(args: &LoginArgs, config: &Config) -> Result<ExitCode, Failu
         )),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What asks the registry, until a signal comes.
+fn client(
+    args: &LoginArgs,
+    config: &Config,
+    credentials: Credentials,
+) -> Result<(OciRegistry, Listening), Failure> {
+    let cannot_start = |error: &(dyn std::error::Error + 'static)| {
+        Failure::from_error(Kind::Environment, "cannot start", error)
+    };
+    let cancel = Cancel::new().map_err(|error| cannot_start(&error))?;
+    let signals = signals::cancel_on_termination(&cancel).map_err(|error| cannot_start(&error))?;
+    let options = options(config, credentials, args.insecure_registry.clone())?;
+    Ok((OciRegistry::new(RegistryOptions { cancel: Some(cancel), ..options }), signals))
 }
 
 /// Nobody can be asked for a password: what is kept is tried.
@@ -111,7 +128,7 @@ fn log_in_again(args: &LoginArgs, config: &Config, name: &Reference) -> Result<E
         (Some(User::Named(kept)), _) => format!("what is kept for `{kept}`"),
         (Some(User::Token), None) => "the token that is kept".to_owned(),
     };
-    let client = OciRegistry::new(options(config, credentials, args.insecure_registry.clone())?);
+    let (client, _signals) = client(args, config, credentials)?;
     match client.login(name) {
         Ok(Login::Accepted) => print_result(&format!("Login to {registry} succeeded with {who}"))?,
         Ok(Login::NotAsked) => {
@@ -119,6 +136,7 @@ fn log_in_again(args: &LoginArgs, config: &Config, name: &Reference) -> Result<E
                 "{registry} asked for no credentials, so that nobody knows whether {who} is right"
             ));
         }
+        Err(error @ RegistryError::Interrupted { .. }) => return Err(refused(&error)),
         Err(error) => {
             return Err(refused(&error)
                 .hint(format!("{who} was tried; `--username NAME --password-stdin` gives another")));
@@ -210,6 +228,9 @@ fn refused(error: &RegistryError) -> Failure {
         let message = format!("registry {registry} does not take this name and password{detail}");
         return Failure::new(Kind::Source, message)
             .hint("where an account has a second factor, an access token goes in the place of the password");
+    }
+    if let RegistryError::Interrupted { .. } = error {
+        return Failure::new(Kind::Cancelled, causes(error));
     }
     let mut failure = Failure::new(Kind::Source, causes(error));
     failure.hints.extend(error.hint());

@@ -124,6 +124,8 @@ pub enum SpecError {
     NoDest { spec: String, kind: &'static str },
     #[error("output `{spec}`: `dest=` is empty")]
     EmptyDest { spec: String },
+    #[error("output `{spec}`: a name in `name=` is empty")]
+    EmptyName { spec: String },
     #[error("output `{spec}`: `push=true` needs `name=`, or a tag")]
     NoName { spec: String },
     #[error("output `{spec}`: `{name}` has a tag or a digest, and is to be pushed by digest alone")]
@@ -437,7 +439,7 @@ impl<'a> Attributes<'a> {
         if let Some(reason) = form.contradiction() {
             return Err(self.together(reason));
         }
-        Ok(ImageSpec { names: self.names(tags), form })
+        Ok(ImageSpec { names: self.names(tags)?, form })
     }
 
     fn compression(&self) -> Result<Compression, SpecError> {
@@ -495,10 +497,13 @@ impl<'a> Attributes<'a> {
         self.values.iter().find(|(it, _)| *it == key).map(|(_, value)| value.as_str())
     }
 
-    fn names(&self, tags: &[String]) -> Vec<String> {
-        let given = self.value("name").unwrap_or("").split(',').map(str::trim);
-        let names: Vec<_> = given.filter(|name| !name.is_empty()).map(str::to_owned).collect();
-        if names.is_empty() { tags.to_vec() } else { names }
+    fn names(&self, tags: &[String]) -> Result<Vec<String>, SpecError> {
+        let Some(given) = self.value("name") else { return Ok(tags.to_vec()) };
+        let names: Vec<_> = given.split(',').map(|name| name.trim().to_owned()).collect();
+        match names.iter().any(String::is_empty) {
+            true => Err(SpecError::EmptyName { spec: self.spec.to_owned() }),
+            false => Ok(names),
+        }
     }
 
     fn flag(&self, key: &'static str, default: bool) -> Result<bool, SpecError> {

@@ -35,7 +35,7 @@ fn specs_say_what_docker_build_understands() {
         ),
         ("dest=x.tar,type=oci", O::OciArchive(tagged(), file("x.tar"))),
         ("type=oci,dest=d,tar=false", O::OciDirectory(tagged(), "d".into())),
-        ("type=oci,dest=d,tar=1,name=", O::OciArchive(tagged(), file("d"))),
+        ("type=oci,dest=d,tar=1", O::OciArchive(tagged(), file("d"))),
         ("type=docker", O::DockerArchive(tagged(), Destination::Stdout)),
         ("type=docker,name=x:1,dest=d", O::DockerArchive(named(&["x:1"]), file("d"))),
         ("type=image", image(tagged(), Push::No)),
@@ -136,6 +136,8 @@ fn attributes_say_what_an_image_is_like() {
             "output `…`: `prefer-nondist-layers`: there are none: base images with layers that nobody may distribute are \
              refused",
         ),
+        ("name=", "output `…`: a name in `name=` is empty"),
+        ("\"name=a,\"", "output `…`: a name in `name=` is empty"),
         ("compression=xz", "output `…`: `compression=xz` is not one of gzip, zstd, estargz, uncompressed"),
         ("compression-level=10", "output `…`: `compression-level=10` is not a number from 0 to 9"),
         (

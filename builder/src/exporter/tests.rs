@@ -13,6 +13,7 @@ use flate2::write::GzEncoder;
 use wharf_cache::snapshot::Layer;
 use wharf_cache::{Chain, DiffId, Digest, Ids, Store};
 use wharf_frontend::image::{History, ImageConfig};
+use wharf_runtime::Cancel;
 use wharf_solver::llb::Platform;
 
 use super::form::ImageForm;
@@ -136,7 +137,7 @@ fn check_umoci(layout: &Path, tag: &str, scratch: &Scratch) {
 /// The bytes that `export` writes to a file, the same twice.
 fn bytes_of(path: &Path, export: impl Fn(&mut (dyn Write + Send)) -> Result<(), ExportError>) -> Vec<u8> {
     let mut exports = (0..2).map(|_| {
-        Destination::File(path.to_owned()).write(&export).unwrap();
+        Destination::File(path.to_owned()).write(&Cancel::new().unwrap(), &export).unwrap();
         fs::read(path).unwrap()
     });
     let (first, second) = (exports.next().unwrap(), exports.next().unwrap());
@@ -218,7 +219,9 @@ fn a_missing_or_wrong_layer_leaves_no_archive() {
     let path = scratch.path("image.tar");
     let export = |image: &BuiltImage| {
         let image = &Artifact::image(image.clone());
-        Destination::File(path.clone()).write(|out| oci::write_archive(&store, image, &[], out)).unwrap_err()
+        Destination::File(path.clone())
+            .write(&Cancel::new().unwrap(), |out| oci::write_archive(&store, image, &[], out))
+            .unwrap_err()
     };
 
     let mut missing = image.clone();

@@ -7,6 +7,7 @@
 //! are looked up and never used as paths, its sizes and counts have limits, its bytes are digested while they are read.
 //! A target is told the name of an image last, when all that the image needs is there.
 
+pub(crate) mod alignment;
 pub(crate) mod archive;
 pub(crate) mod bundle;
 pub(crate) mod changes;
@@ -111,7 +112,7 @@ impl ImagesError {
     pub fn kind(&self) -> Kind {
         match self {
             Self::Usage(_) | Self::Reference(_) => Kind::Usage,
-            Self::Interrupted => Kind::Cancelled,
+            Self::Interrupted | Self::Registry(RegistryError::Interrupted { .. }) => Kind::Cancelled,
             Self::Io { operation: "write" | "create", .. } => Kind::Environment,
             Self::Export(ExportError::ReaderGone) => Kind::ReaderGone,
             Self::Content(ContentError::Mismatch { .. }) => Kind::Source,

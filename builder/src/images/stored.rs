@@ -8,7 +8,7 @@ use wharf_solver::llb::Platform;
 
 use super::{INDEX_DEPTH_MAX, ImagesError};
 use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, MANIFEST_BYTES_MAX, Manifest, media_type_of};
-use crate::source::platform::{choose, normalize};
+use crate::source::platform::{choose, normalize, suits};
 
 /// An image, or an index with the images of it that are here.
 #[derive(Debug, Clone)]
@@ -115,10 +115,13 @@ impl Stored {
         total(&self.blobs)
     }
 
-    /// The image for `platform`. One that is in no index is taken as it is, and so is the only one there is unless
-    /// somebody has asked for the platform.
+    /// The image for `platform`. One that is in no index is taken as it is, and so is the only one there is, unless
+    /// somebody has asked for another platform.
     pub(crate) fn image_for(&self, platform: Option<&Platform>, host: &Platform) -> Option<&StoredImage> {
-        let Some(entries) = &self.entries else { return self.images.first() };
+        let Some(entries) = &self.entries else {
+            let suits = |image: &&StoredImage| platform.is_none_or(|wanted| suits(&image.platform(), wanted));
+            return self.images.first().filter(suits);
+        };
         let here: Vec<Descriptor> = entries
             .iter()
             .filter(|entry| self.images.iter().any(|image| image.descriptor.digest == entry.digest))

@@ -17,7 +17,7 @@ use crate::registry::manifest::{CONFIG_BYTES_MAX, Descriptor, Manifest, Manifest
 use crate::registry::transfer::{Meter, Progress, each_at_once};
 use crate::registry::{FetchedManifest, OpenBlob, RegistryError};
 use crate::source::Cancellable;
-use crate::source::platform::{available, choose};
+use crate::source::platform::{available, choose, normalize, suits};
 
 /// All manifests and indexes of one image, together.
 const DOCUMENTS_BYTES_MAX: usize = 64 << 20;
@@ -30,8 +30,10 @@ const BLOBS_MAX: usize = 20_000;
 pub(crate) enum Choice {
     /// All of them, and the index.
     All,
-    /// The one for this platform, by itself. An image that is in no index is taken as it is.
-    One(Platform),
+    /// The one for this machine's platform, by itself. An image that is in no index is taken as it is.
+    Usual(Platform),
+    /// The one for this platform, which somebody has asked for, by itself.
+    Only(Platform),
 }
 
 /// One image on its way.
@@ -89,10 +91,19 @@ impl Transfer<'_> {
 
     /// From an index down to the image that is meant.
     fn chosen(&self, root: FetchedManifest) -> Result<FetchedManifest, ImagesError> {
-        let Choice::One(platform) = self.choice else { return Ok(root) };
+        let (Choice::Usual(platform) | Choice::Only(platform)) = self.choice else { return Ok(root) };
         let mut current = root;
-        for _ in 0..=INDEX_DEPTH_MAX {
-            let Manifest::Index(entries) = self.parse(&current)? else { return Ok(current) };
+        for depth in 0..=INDEX_DEPTH_MAX {
+            let entries = match self.parse(&current)? {
+                Manifest::Index(entries) => entries,
+                Manifest::Image { config, .. } => {
+                    // What an index says of it is believed.
+                    if depth == 0 && matches!(self.choice, Choice::Only(_)) {
+                        self.require(platform, &config)?;
+                    }
+                    return Ok(current);
+                }
+            };
             let entry = choose(&entries, platform).ok_or_else(|| ImagesError::NoPlatform {
                 object: self.source.name(),
                 wanted: platform.to_string(),
@@ -104,6 +115,25 @@ impl Transfer<'_> {
             current = self.entry(entry)?;
         }
         Err(self.too_deep())
+    }
+
+    /// Refuses an image whose `config` says that it is for another platform.
+    fn require(&self, platform: &Platform, config: &Descriptor) -> Result<(), ImagesError> {
+        let config = self.config(config)?;
+        let own = normalize(&Platform {
+            os: config.os,
+            architecture: config.architecture,
+            variant: config.variant,
+            os_version: config.os_version,
+        });
+        match suits(&own, platform) {
+            true => Ok(()),
+            false => Err(ImagesError::NoPlatform {
+                object: self.source.name(),
+                wanted: platform.to_string(),
+                available: own.to_string(),
+            }),
+        }
     }
 
     fn plan(
@@ -191,6 +221,19 @@ impl Transfer<'_> {
     fn diff_ids(&self, config: &Descriptor, layers: &[Descriptor]) -> Result<Vec<DiffId>, ImagesError> {
         let unusable = |source| ImagesError::Manifest { object: self.source.name(), source };
         layers.iter().try_for_each(Descriptor::check_layer).map_err(unusable)?;
+        let config = self.config(config)?;
+        let ids: Vec<DiffId> =
+            config.rootfs.diff_ids.iter().filter_map(|id| id.parse().ok()).map(DiffId).collect();
+        match ids.len() == layers.len() && ids.len() == config.rootfs.diff_ids.len() {
+            true => Ok(ids),
+            false => {
+                let (layers, diff_ids) = (layers.len(), config.rootfs.diff_ids.len());
+                Err(unusable(ManifestError::LayerCount { layers, diff_ids }))
+            }
+        }
+    }
+
+    fn config(&self, config: &Descriptor) -> Result<ImageConfig, ImagesError> {
         if config.size > CONFIG_BYTES_MAX {
             let object = format!("the config of {}", self.source.name());
             return Err(ImagesError::TooMany { object, what: "bytes", max: CONFIG_BYTES_MAX as usize });
@@ -202,17 +245,8 @@ impl Transfer<'_> {
             object: self.source.name(),
             source: error.into(),
         })?;
-        let config = ImageConfig::from_json(&bytes)
-            .map_err(|source| ImagesError::Config { object: self.source.name(), source })?;
-        let ids: Vec<DiffId> =
-            config.rootfs.diff_ids.iter().filter_map(|id| id.parse().ok()).map(DiffId).collect();
-        match ids.len() == layers.len() && ids.len() == config.rootfs.diff_ids.len() {
-            true => Ok(ids),
-            false => {
-                let (layers, diff_ids) = (layers.len(), config.rootfs.diff_ids.len());
-                Err(unusable(ManifestError::LayerCount { layers, diff_ids }))
-            }
-        }
+        ImageConfig::from_json(&bytes)
+            .map_err(|source| ImagesError::Config { object: self.source.name(), source })
     }
 
     fn bring(&self, blob: &Blob, meter: &Meter) -> Result<(), ImagesError> {

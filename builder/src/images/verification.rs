@@ -10,6 +10,7 @@ use wharf_cache::{DiffId, Digest, Store};
 use wharf_solver::llb::Platform;
 
 use super::ImagesError;
+use super::alignment::align;
 use super::difference::{Sides, json_differences};
 use super::stored::{Stored, StoredImage};
 use crate::exporter::form::{ImageForm, MediaTypes};
@@ -242,13 +243,19 @@ impl Verdict {
         platform: &Option<String>,
     ) -> Result<(), ImagesError> {
         let (ours, theirs) = (instructions(image), instructions(rebuilt));
-        for number in 0..image.layers.len().max(rebuilt.layers.len()) {
-            let instruction = ours.get(number).or(theirs.get(number)).cloned().unwrap_or_default();
-            let part = |path| Part::Layer { layer: number + 1, instruction: instruction.clone(), path };
-            let (Some(one), Some(other)) = (image.layers.get(number), rebuilt.layers.get(number)) else {
-                let digest =
-                    |image: &StoredImage| json!(image.layers.get(number).map(|it| it.digest.to_string()));
-                let sides = Sides { first: digest(image), second: digest(rebuilt) };
+        let is_same = |a: usize, b: usize| {
+            let made_alike = ours.get(a).filter(|it| !it.is_empty()) == theirs.get(b);
+            made_alike || image.layers[a].digest == rebuilt.layers[b].digest
+        };
+        for (one, other) in align(image.layers.len(), rebuilt.layers.len(), is_same) {
+            let instruction = one.and_then(|at| ours.get(at)).or(other.and_then(|at| theirs.get(at)));
+            let instruction = instruction.cloned().unwrap_or_default();
+            let number = one.or(other).unwrap_or_default() + 1;
+            let part = |path| Part::Layer { layer: number, instruction: instruction.clone(), path };
+            let (one, other) = (one.map(|at| &image.layers[at]), other.map(|at| &rebuilt.layers[at]));
+            let (Some(one), Some(other)) = (one, other) else {
+                let digest = |layer: Option<&Descriptor>| json!(layer.map(|it| it.digest.to_string()));
+                let sides = Sides { first: digest(one), second: digest(other) };
                 self.add(finding(platform.clone(), part(None), "presence", sides));
                 continue;
             };
@@ -283,15 +290,45 @@ impl Verdict {
         }
         let (first, second) = (json_of(&image), json_of(&rebuilt));
         let into = |value: &Value, _| value.is_object() || value.is_array();
-        let found = json_differences(&reduced(first.clone()), &reduced(second.clone()), &into);
-        let is_same = found.is_empty() && first == second;
-        for (path, values) in found {
+        let told = self.count();
+        let [mut one, mut other] = [reduced(first.clone()), reduced(second.clone())];
+        let histories = [&mut one, &mut other].map(history_of);
+        for (path, values) in json_differences(&one, &other, &into) {
             self.add(finding(platform.clone(), part(pointer(&path)), "value", values));
         }
+        self.histories(&histories, platform, part);
+        let is_same = self.count() == told && first == second;
         if is_same {
             let same = image.iter().zip(&rebuilt).take_while(|(a, b)| a == b).count();
             let encoding = other_bytes(platform.clone(), part(String::new()));
             self.add(Finding { offset: Some(same as u64), ..encoding });
+        }
+    }
+
+    /// Compares two histories: an entry that one has not moves the others along.
+    fn histories(
+        &mut self,
+        [first, second]: &[Vec<Value>; 2],
+        platform: &Option<String>,
+        part: &dyn Fn(String) -> Part,
+    ) {
+        let into = |value: &Value, _| value.is_object() || value.is_array();
+        let is_same = |a: usize, b: usize| {
+            let made_by = |entry: &Value| entry.get("created_by").cloned();
+            first[a] == second[b] || made_by(&first[a]).is_some_and(|it| Some(it) == made_by(&second[b]))
+        };
+        for (one, other) in align(first.len(), second.len(), is_same) {
+            let place = format!("/history/{}", one.or(other).unwrap_or_default());
+            let (one, other) = (one.map(|at| &first[at]), other.map(|at| &second[at]));
+            let (Some(one), Some(other)) = (one, other) else {
+                let sides = Sides { first: json!(one), second: json!(other) };
+                self.add(finding(platform.clone(), part(place), "presence", sides));
+                continue;
+            };
+            for (path, values) in json_differences(one, other, &into) {
+                let place = format!("{place}{}", pointer(&path));
+                self.add(finding(platform.clone(), part(place), "value", values));
+            }
         }
     }
 
@@ -367,6 +404,14 @@ fn json_of(document: &[u8]) -> Value {
     serde_json::from_slice(document).unwrap_or_default()
 }
 
+/// Takes the history out of a config.
+fn history_of(config: &mut Value) -> Vec<Value> {
+    match config.as_object_mut().and_then(|config| config.remove("history")) {
+        Some(Value::Array(entries)) => entries,
+        _ => Vec::new(),
+    }
+}
+
 /// A config without the diffIDs: layers are told by themselves.
 fn without_layers(mut config: Value) -> Value {
     if let Some(rootfs) = config.get_mut("rootfs").and_then(Value::as_object_mut) {
@@ -416,6 +461,9 @@ mod tests {
             let part = |pointer| Part::Config { pointer };
             verdict.documents([bytes(&first), bytes(&second)], &None, without_layers, &part);
             let told = verdict.differences.iter().map(|it| match &it.part {
+                Part::Config { pointer } if it.what == "presence" => {
+                    format!("{pointer} {}", if it.image.is_null() { "put in" } else { "missing" })
+                }
                 Part::Config { pointer } => format!("{pointer} {} {}", it.image, it.rebuilt),
                 other => panic!("{other:?}"),
             });
@@ -426,5 +474,14 @@ mod tests {
         check(json!({"a": [1]}), json!({"a": [1, {"b": 2}]}), &["/a/1/b null 2"]);
         check(json!({"a": {"b": 1}}), json!({"a": "c"}), &["/a {\"b\":1} \"c\""]);
         check(json!({"rootfs": {"diff_ids": [1]}}), json!({"rootfs": {"diff_ids": [2]}}), &[]);
+        let step = |name: &str, time: u8| json!({"created_by": name, "created": time});
+        let history = |steps: &[Value]| json!({ "history": steps });
+        let (a, b, c) = (step("A", 1), step("B", 1), step("C", 1));
+        let whole = history(&[a.clone(), b.clone(), c.clone()]);
+        check(whole.clone(), history(&[a.clone(), c.clone()]), &["/history/1 missing"]);
+        check(history(&[a.clone(), c.clone()]), whole.clone(), &["/history/1 put in"]);
+        check(whole.clone(), history(&[a.clone(), b.clone()]), &["/history/2 missing"]);
+        check(whole.clone(), history(&[a.clone(), step("B", 2), c]), &["/history/1/created 1 2"]);
+        check(whole, history(&[a, b, step("D", 1)]), &["/history/2/created_by \"C\" \"D\""]);
     }
 }

@@ -4,20 +4,22 @@ use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use reqwest::StatusCode;
-use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
 
 use super::error::RegistryError;
 use super::transport::Call;
+use crate::awaited::Answer;
 use crate::error::chain;
 use crate::progress::printable;
 
 /// How much of an error's body is read, and how much of its message is shown.
 const DETAIL_BYTES_MAX: u64 = 64 * 1024;
 const DETAIL_CHARS_MAX: usize = 300;
+/// It need not come.
+const DETAIL_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// An error for an answer whose status ends the matter.
-pub(super) fn refusal(call: &Call<'_>, response: Response, with_credentials: bool) -> RegistryError {
+pub(super) fn refusal(call: &Call<'_>, response: Answer, with_credentials: bool) -> RegistryError {
     let (registry, operation, object) = (call.registry.to_owned(), call.operation, call.object.clone());
     let status = response.status();
     let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -49,6 +51,12 @@ pub(super) fn protocol(call: &Call<'_>, reason: &str) -> RegistryError {
     }
 }
 
+/// Nobody waits for an answer any more.
+pub(super) fn interrupted(call: &Call<'_>) -> RegistryError {
+    let (registry, operation, object) = (call.registry.to_owned(), call.operation, call.object.clone());
+    RegistryError::Interrupted { registry, operation, object }
+}
+
 /// No answer came. The caller takes URLs out of `source`: a signed one must not reach a log.
 pub(super) fn no_answer(call: &Call<'_>, source: Box<dyn std::error::Error + Send + Sync>) -> RegistryError {
     let (registry, operation, object) = (call.registry.to_owned(), call.operation, call.object.clone());
@@ -75,12 +83,12 @@ fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
 }
 
 /// What a registry says about a refusal: `code: message` of its first error (OCI distribution-spec, error codes).
-fn read_detail(response: Response) -> String {
+fn read_detail(response: Answer) -> String {
     let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let is_text = content_type.is_none_or(|text| text.starts_with("text/plain"));
     let mut bytes = Vec::new();
     // Whatever arrived is enough; the status has been told already.
-    let _ = response.take(DETAIL_BYTES_MAX).read_to_end(&mut bytes);
+    let _ = response.within(DETAIL_TIME_MAX).take(DETAIL_BYTES_MAX).read_to_end(&mut bytes);
     let Ok(answer) = serde_json::from_slice::<serde_json::Value>(&bytes) else {
         // A line is for people (plain HTTP spoken to TLS is told so); pages of HTML are for browsers.
         let line = if is_text { String::from_utf8_lossy(&bytes) } else { return String::new() };

@@ -5,22 +5,22 @@ use std::error::Error;
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 
-use reqwest::blocking::Response;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
 use wharf_cache::Digest;
 use wharf_cache::content::VerifyingReader;
+use wharf_runtime::Cancel;
 
-use super::answer::no_answer;
 use super::download::Download;
 use super::error::RegistryError;
-use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, MANIFEST_BYTES_MAX, OCI_INDEX, OCI_MANIFEST};
+use super::manifest::{DOCKER_INDEX, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST};
 use super::reference::Reference;
 use super::rules::Places;
 use super::transfer::{Slots, TRANSFERS_AT_ONCE};
 use super::transport::{Call, CallBody, RegistryOptions, Transport, lock};
 use super::upload::Upload;
 use super::{FetchedManifest, Login, OpenBlob, Referrer, Registry};
+use crate::awaited::Answer;
 use crate::progress::print_note;
 
 /// The header with which registries state a manifest's digest.
@@ -67,6 +67,11 @@ impl OciRegistry {
 }
 
 impl OciRegistry {
+    /// From now on all that waits ends soon after `cancel` is triggered, and no longer after what was given before.
+    pub fn redirect(&self, cancel: &Cancel) {
+        self.transport.redirect(cancel);
+    }
+
     /// Tries whether the registry of `name` takes our credentials for it.
     pub fn login(&self, name: &Reference) -> Result<Login, RegistryError> {
         let call = self.transport.call(name, "", "log in", "there".to_owned())?;
@@ -196,10 +201,29 @@ impl OciRegistry {
         self.transport.repeat(|| {
             let response = self.transport.send(&call)?;
             match response.status() {
-                StatusCode::OK => read_manifest(&call, reference, response),
+                StatusCode::OK => self.read_manifest(&call, reference, response),
                 _ => Err(self.transport.refusal(&call, response)),
             }
         })
+    }
+
+    fn read_manifest(
+        &self,
+        call: &Call<'_>,
+        reference: &Reference,
+        response: Answer,
+    ) -> Result<FetchedManifest, RegistryError> {
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default();
+        let media_type = media_type.trim().to_owned();
+        let stated = response.headers().get(DIGEST_HEADER).cloned();
+        let bytes = self.transport.read_document(call, response)?;
+        let digest = Digest::of(&bytes);
+        if let Some(expected) = reference.digest() {
+            expect_digest(call, expected, digest)?;
+        }
+        check_digest(call, stated.as_ref(), digest)?;
+        Ok(FetchedManifest { bytes, media_type, digest })
     }
 
     /// Stores a manifest; whether the registry lists it by itself, if it refers to another.
@@ -265,36 +289,6 @@ pub(super) fn blob_object(name: &Reference, digest: &Digest) -> String {
 
 pub(super) fn manifest_object(reference: &Reference) -> String {
     format!("the manifest of {reference}")
-}
-
-fn read_manifest(
-    call: &Call<'_>,
-    reference: &Reference,
-    response: Response,
-) -> Result<FetchedManifest, RegistryError> {
-    let too_large = || RegistryError::TooLarge {
-        registry: call.registry.to_owned(),
-        object: call.object.clone(),
-        max: MANIFEST_BYTES_MAX,
-    };
-    if response.content_length().is_some_and(|length| length > MANIFEST_BYTES_MAX) {
-        return Err(too_large());
-    }
-    let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned();
-    let stated = response.headers().get(DIGEST_HEADER).cloned();
-    let mut bytes = Vec::new();
-    let mut limited = response.take(MANIFEST_BYTES_MAX + 1);
-    limited.read_to_end(&mut bytes).map_err(|error| no_answer(call, Box::new(error)))?;
-    if bytes.len() as u64 > MANIFEST_BYTES_MAX {
-        return Err(too_large());
-    }
-    let digest = Digest::of(&bytes);
-    if let Some(expected) = reference.digest() {
-        expect_digest(call, expected, digest)?;
-    }
-    check_digest(call, stated.as_ref(), digest)?;
-    Ok(FetchedManifest { bytes, media_type, digest })
 }
 
 /// Refuses an answer whose digest header contradicts `actual`. A digest of another algorithm is left alone.

@@ -4,7 +4,6 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use reqwest::StatusCode;
-use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_RANGE, RANGE};
 use wharf_cache::Digest;
 
@@ -14,6 +13,7 @@ use super::error::RegistryError;
 use super::reference::Reference;
 use super::rules::Places;
 use super::transport::{Call, Transport};
+use crate::awaited::Answer;
 
 /// So much in one go means that the connection is good: failures before it are forgotten.
 const PROGRESS_BYTES: u64 = 4 << 20;
@@ -32,7 +32,7 @@ pub(super) struct Download {
     digest: Digest,
     size: u64,
     position: u64,
-    response: Response,
+    response: Answer,
     /// Breaks since the last good stretch, and where the last one was.
     breaks: u32,
     broke_at: u64,
@@ -125,7 +125,7 @@ fn open_at(
     digest: &Digest,
     size: u64,
     position: u64,
-) -> Result<Response, RegistryError> {
+) -> Result<Answer, RegistryError> {
     let path = format!("{}/blobs/{digest}", name.repository());
     let mut call = Call {
         scopes: vec![scope(name.repository(), "pull")],

@@ -23,6 +23,16 @@ pub enum RegistryError {
         /// To what.
         object: String,
     },
+    /// Somebody wants all to end.
+    #[error("interrupted while registry {registry} was asked to {operation} {object}")]
+    Interrupted {
+        /// Host of the registry.
+        registry: String,
+        /// What was being done.
+        operation: &'static str,
+        /// To what.
+        object: String,
+    },
     /// No answer: no such host, connection refused or cut, TLS refused, silence.
     #[error("cannot reach registry {registry} to {operation} {object}")]
     Unreachable {
@@ -247,7 +257,7 @@ impl RegistryError {
                 "something between wharf and the registry (a proxy, a mirror) may change what it passes on"
                     .to_owned(),
             ),
-            Self::Refused { .. } | Self::TooLarge { .. } | Self::Upload { .. } => None,
+            Self::Interrupted { .. } | Self::Refused { .. } | Self::TooLarge { .. } | Self::Upload { .. } => None,
         }
     }
 

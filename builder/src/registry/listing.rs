@@ -1,20 +1,18 @@
 //! What a registry lists, page by page: tags; and what is deleted from it.
 
 use std::collections::{BTreeSet, HashSet};
-use std::io::Read;
 
-use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, LINK};
 use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::answer::{no_answer, protocol};
+use super::answer::{excerpt, protocol};
 use super::client::{OciRegistry, manifest_object, scope};
 use super::error::RegistryError;
-use super::manifest::MANIFEST_BYTES_MAX;
 use super::reference::{Reference, is_tag};
 use super::transport::Call;
+use crate::awaited::Answer;
 
 /// So many tags, or referrers, are asked for at once.
 const PAGE: u32 = 1000;
@@ -36,9 +34,17 @@ impl OciRegistry {
             scopes: vec![scope(name.repository(), "pull")],
             ..self.transport.call(name, &path, "list", object)?
         };
-        let tags = self.pages(call, |page: Tags| page.tags.unwrap_or_default())?;
+        let listed = self.pages(call.clone(), |page: Tags| page.tags.unwrap_or_default())?;
         // Foreign words: what is no tag cannot be asked for either. Not every registry sorts.
-        Ok(tags.into_iter().filter(|tag| is_tag(tag)).collect::<BTreeSet<_>>().into_iter().collect())
+        let tags: BTreeSet<_> = listed.iter().filter(|tag| is_tag(tag)).cloned().collect();
+        match listed.first() {
+            Some(first) if tags.is_empty() => {
+                let (count, first) = (listed.len(), excerpt(first));
+                let reason = format!("none of the {count} tags that it lists is one, the first is `{first}`");
+                Err(protocol(&call, &reason))
+            }
+            _ => Ok(tags.into_iter().collect()),
+        }
     }
 
     pub(super) fn delete_manifest(&self, reference: &Reference) -> Result<(), RegistryError> {
@@ -61,7 +67,7 @@ impl OciRegistry {
     }
 
     /// A registry that deletes nothing, or only by digest.
-    fn cannot_delete(&self, call: &Call<'_>, reference: &Reference, response: Response) -> RegistryError {
+    fn cannot_delete(&self, call: &Call<'_>, reference: &Reference, response: Answer) -> RegistryError {
         match self.transport.refusal(call, response) {
             RegistryError::Refused { registry, operation, object, status, retry_after, detail } => {
                 let why = match reference.digest() {
@@ -118,13 +124,7 @@ impl OciRegistry {
                 detail: String::new(),
             });
         }
-        let mut bytes = Vec::new();
-        let mut limited = response.take(MANIFEST_BYTES_MAX + 1);
-        limited.read_to_end(&mut bytes).map_err(|error| no_answer(call, Box::new(error)))?;
-        if bytes.len() as u64 > MANIFEST_BYTES_MAX {
-            let (registry, object) = (call.registry.to_owned(), call.object.clone());
-            return Err(RegistryError::TooLarge { registry, object, max: MANIFEST_BYTES_MAX });
-        }
+        let bytes = self.transport.read_document(call, response)?;
         let page = serde_json::from_slice(&bytes);
         Ok((page.map_err(|error| protocol(call, &format!("its list cannot be read: {error}")))?, next))
     }

@@ -59,6 +59,9 @@ pub enum ManifestError {
         /// What it is.
         media_type: String,
     },
+    /// JSON of another kind, or no JSON.
+    #[error("the manifest is not valid: it is no JSON object")]
+    NotAnObject,
     /// More layers than any image has.
     #[error("the manifest has {layers} layers, which is more than {LAYERS_MAX} layers")]
     TooManyLayers {
@@ -97,7 +100,7 @@ impl ManifestError {
 
 /// A pointer to a blob (OCI image-spec, descriptor.md).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "a descriptor, an object")]
 pub struct Descriptor {
     /// What it is.
     #[serde(default)]
@@ -116,6 +119,7 @@ pub struct Descriptor {
 
 /// The platform of an index entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(expecting = "a platform, an object")]
 #[expect(missing_docs, reason = "the names are the specification's")]
 pub struct DescriptorPlatform {
     #[serde(default)]
@@ -163,6 +167,9 @@ impl Manifest {
     /// Reads a manifest; `media_type` is the one it was served or described with (may be empty). The document's own
     /// `mediaType`, where it has one, counts more: it is what the digest covers.
     pub fn parse(bytes: &[u8], media_type: &str) -> Result<Self, ManifestError> {
+        if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            return Err(ManifestError::NotAnObject);
+        }
         let kind: Kind = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
         let stated = if kind.media_type.is_empty() { media_type } else { &kind.media_type };
         if kind.schema_version == 1 || stated.starts_with("application/vnd.docker.distribution.manifest.v1") {
@@ -243,7 +250,9 @@ mod tests {
         check(r#"{"schemaVersion":1,"fsLayers":[]}"#, "", schema1);
         check("{}", "application/vnd.docker.distribution.manifest.v1+prettyjws", schema1);
         check("", "", "the manifest is not valid");
-        check("[]", "", "the manifest is not valid");
+        for text in ["[]", "[1,\"x\"]", "3", "\"text\"", " null", "<html>"] {
+            check(text, "", "the manifest is not valid: it is no JSON object");
+        }
         check(r#"{"manifests":[D],"layers":[D]}"#, "", "the manifest has both layers and manifests");
         check(r#"{"manifests":[D],"config":D}"#, "", "the manifest has both layers and manifests");
         check(r#"{"mediaType":"a/b"}"#, "c/d", "the manifest has media type `a/b`, which is not an image");

@@ -32,15 +32,15 @@ pub type Progress<'a> = &'a (dyn Fn(Transfer) + Sync);
 /// Sends reports. Readers that outlive the caller's borrow (they are handed to other threads as `'static`) hold
 /// one, while the caller's callback stays where it is.
 #[derive(Debug, Clone)]
-pub(crate) struct Meter(mpsc::Sender<Transfer>);
+pub(crate) struct Meter(mpsc::Sender<Option<Transfer>>);
 
 impl Meter {
     /// Runs `work` with a meter whose reports reach `progress` while it runs.
     pub(crate) fn run<T>(progress: Progress<'_>, work: impl FnOnce(Self) -> T) -> T {
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
-            // Ends when the last meter is dropped: at the latest when `work` returns or panics.
-            scope.spawn(move || receiver.into_iter().for_each(progress));
+            scope.spawn(move || receiver.into_iter().map_while(|report| report).for_each(progress));
+            let _ending = Ending(sender.clone());
             work(Self(sender))
         })
     }
@@ -58,7 +58,16 @@ impl Meter {
 
     fn send(&self, transfer: Transfer) {
         // The receiver is gone only when the caller unwinds: nobody is left to be told.
-        let _ = self.0.send(transfer);
+        let _ = self.0.send(Some(transfer));
+    }
+}
+
+/// Ends the reports when dropped, whoever may still hold a meter: a request that nobody waits for any more does.
+struct Ending(mpsc::Sender<Option<Transfer>>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let _ = self.0.send(None);
     }
 }
 

@@ -7,19 +7,21 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use reqwest::blocking::{Body, RequestBuilder, Response};
+use reqwest::blocking::{Body, RequestBuilder};
 use reqwest::header::{HeaderName, LOCATION};
 use reqwest::{Method, StatusCode, Url};
 use wharf_runtime::Cancel;
 
-use super::answer::{no_answer, protocol, refusal};
+use super::answer::{excerpt, interrupted, no_answer, protocol, refusal};
 use super::auth::{Authorization, Challenge, Session, TOKEN_BYTES_MAX, TokenAnswer};
 use super::clients::{Clients, read_timeout};
 use super::credentials::{Credential, Credentials};
 use super::error::{RegistryError, is_transient_status};
 use super::loopback;
+use super::manifest::MANIFEST_BYTES_MAX;
 use super::reference::{self, Reference};
 use super::rules::Rules;
+use crate::awaited::{Answer, NoAnswer, ask, unless};
 
 /// A request that may be repeated is sent at most this often, unless more is asked for.
 const TRIES: u32 = 3;
@@ -31,6 +33,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(20);
 const RETRY_TIME_MAX: Duration = Duration::from_secs(300);
 /// An upload slower than this is given up.
 const UPLOAD_BYTES_PER_S_MIN: u64 = 16 * 1024;
+/// A manifest, a list or a token takes no longer than so many of the longest silences, however it comes.
+const DOCUMENT_SILENCES_MAX: u32 = 5;
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 10;
 
@@ -50,7 +54,7 @@ pub struct RegistryOptions {
     pub offline: bool,
     /// What is said of single registries.
     pub rules: Rules,
-    /// When it is triggered, nothing is tried again.
+    /// When it is triggered, nothing is waited for or tried again.
     pub cancel: Option<Cancel>,
 }
 
@@ -69,6 +73,7 @@ impl Default for RegistryOptions {
 }
 
 /// One request.
+#[derive(Clone)]
 pub(super) struct Call<'a> {
     /// Registry it is for; its name as in a reference.
     pub(super) registry: &'a str,
@@ -86,6 +91,7 @@ pub(super) struct Call<'a> {
 }
 
 /// What a request carries.
+#[derive(Clone)]
 pub(super) enum CallBody<'a> {
     Empty,
     Bytes(&'a [u8]),
@@ -97,6 +103,7 @@ pub(super) enum CallBody<'a> {
 pub(super) struct Transport {
     options: RegistryOptions,
     clients: Clients,
+    cancel: Mutex<Option<Cancel>>,
     /// What was found out of the registries that may speak plain HTTP.
     plain: Mutex<HashMap<String, bool>>,
     sessions: Mutex<HashMap<String, Arc<Mutex<Session>>>>,
@@ -105,7 +112,17 @@ pub(super) struct Transport {
 impl Transport {
     pub(super) fn new(options: RegistryOptions) -> Self {
         let clients = Clients::new(options.ca_certificates.clone());
-        Self { options, clients, plain: Mutex::default(), sessions: Mutex::default() }
+        let cancel = Mutex::new(options.cancel.clone());
+        Self { options, clients, cancel, plain: Mutex::default(), sessions: Mutex::default() }
+    }
+
+    /// Lets `cancel` end what waits from now on.
+    pub(super) fn redirect(&self, cancel: &Cancel) {
+        *lock(&self.cancel) = Some(cancel.clone());
+    }
+
+    fn cancel(&self) -> Option<Cancel> {
+        lock(&self.cancel).clone()
     }
 
     /// `https://HOST/v2/…` of `registry`.
@@ -143,9 +160,11 @@ impl Transport {
 
     /// Whether a registry on this machine does without TLS, as most do. One that does not answer does.
     fn lacks_tls_here(&self, registry: &str) -> bool {
-        self.options.offline
-            || url("https", registry, "")
-                .is_ok_and(|url| !loopback::speaks_tls(&url, self.rules().connect_timeout))
+        let (url, timeout) = (url("https", registry, ""), self.rules().connect_timeout);
+        let speaks_tls = |url| {
+            unless(self.cancel().as_ref(), move || loopback::speaks_tls(&url, timeout)).unwrap_or(false)
+        };
+        self.options.offline || url.is_ok_and(|url| !speaks_tls(url))
     }
 
     /// Whether what answers at `registry`, if anything, does not speak TLS. A certificate that is not trusted is another
@@ -156,7 +175,8 @@ impl Transport {
         }
         let Ok(url) = url("https", registry, "") else { return false };
         let Ok(client) = self.clients.to(self.rules(), registry, &url) else { return false };
-        client.get(url).send().is_err_and(|error| speaks_no_tls(&error))
+        let answered = ask(self.cancel().as_ref(), move || client.get(url).send());
+        matches!(answered, Err(NoAnswer::Failed(error)) if speaks_no_tls(&error))
     }
 
     /// A GET of `path` in the registry of `name`; the caller changes what differs.
@@ -209,7 +229,7 @@ impl Transport {
 
     /// Sends a request once, authorized the way the registry asked for. An answer that says to try later is an error,
     /// any other is returned whatever its status.
-    pub(super) fn send(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
+    pub(super) fn send(&self, call: &Call<'_>) -> Result<Answer, RegistryError> {
         let authorization = self.authorization(call)?;
         let response = self.send_once(call, authorization.as_ref())?;
         if response.status() != StatusCode::UNAUTHORIZED || !self.is_own(call) {
@@ -249,7 +269,7 @@ impl Transport {
 
     /// Waits; whether that is of no use because all is to end.
     fn wait(&self, time: Duration) -> bool {
-        match &self.options.cancel {
+        match self.cancel() {
             Some(cancel) => cancel.wait(time),
             None => {
                 std::thread::sleep(time);
@@ -266,8 +286,33 @@ impl Transport {
         whole / 2 + whole.mul_f64(chance as f64 / 2048.0)
     }
 
+    /// The bytes of an answer that is a manifest or a list.
+    pub(super) fn read_document(&self, call: &Call<'_>, response: Answer) -> Result<Vec<u8>, RegistryError> {
+        let is_longer = response.content_length().is_some_and(|length| length > MANIFEST_BYTES_MAX);
+        let bytes = if is_longer { None } else { self.read_whole(call, response, MANIFEST_BYTES_MAX)? };
+        bytes.ok_or_else(|| RegistryError::TooLarge {
+            registry: call.registry.to_owned(),
+            object: call.object.clone(),
+            max: MANIFEST_BYTES_MAX,
+        })
+    }
+
+    /// The bytes of an answer, if they are no more than `max`.
+    fn read_whole(
+        &self,
+        call: &Call<'_>,
+        response: Answer,
+        max: u64,
+    ) -> Result<Option<Vec<u8>>, RegistryError> {
+        let mut bytes = Vec::new();
+        let time = read_timeout(self.rules()).saturating_mul(DOCUMENT_SILENCES_MAX);
+        let read = response.within(time).take(max + 1).read_to_end(&mut bytes);
+        read.map_err(|error| no_answer(call, Box::new(error)))?;
+        Ok(Some(bytes).filter(|bytes| bytes.len() as u64 <= max))
+    }
+
     /// An error for an answer that is none of those the caller can use.
-    pub(super) fn refusal(&self, call: &Call<'_>, response: Response) -> RegistryError {
+    pub(super) fn refusal(&self, call: &Call<'_>, response: Answer) -> RegistryError {
         let session = self.session(call.registry);
         let with_credentials = matches!(lock(&session).credentials.get(call.repository), Some(Some(_)));
         refusal(call, response, with_credentials)
@@ -277,7 +322,7 @@ impl Transport {
         &self,
         call: &Call<'_>,
         authorization: Option<&Authorization>,
-    ) -> Result<Response, RegistryError> {
+    ) -> Result<Answer, RegistryError> {
         if self.options.offline {
             let (registry, object) = (call.registry.to_owned(), call.object.clone());
             return Err(RegistryError::Offline { registry, operation: call.operation, object });
@@ -307,7 +352,7 @@ impl Transport {
         call: &Call<'_>,
         url: &Url,
         authorization: Option<&Authorization>,
-    ) -> Result<Response, RegistryError> {
+    ) -> Result<Answer, RegistryError> {
         let client = self.clients.to(self.rules(), call.registry, url)?;
         let mut request = client.request(call.method.clone(), url.clone());
         for (name, value) in &call.headers {
@@ -328,9 +373,12 @@ impl Transport {
                 request.body(Body::sized(reader, *size)).timeout(read_timeout(self.rules()) + slowest)
             }
         };
-        request.send().map_err(|error| match lock(&failure).take() {
-            Some(source) => RegistryError::Upload { object: call.object.clone(), source },
-            None => no_answer(call, Box::new(error.without_url())),
+        let sent = ask(self.cancel().as_ref(), move || request.send().map_err(reqwest::Error::without_url));
+        sent.map_err(|why| match (lock(&failure).take(), why) {
+            (_, NoAnswer::Cancelled) => interrupted(call),
+            (Some(source), _) => RegistryError::Upload { object: call.object.clone(), source },
+            (None, NoAnswer::Failed(error)) => no_answer(call, Box::new(error)),
+            (None, NoAnswer::Thread(error)) => no_answer(call, Box::new(error)),
         })
     }
 
@@ -389,6 +437,11 @@ impl Transport {
         service: Option<&str>,
         credential: Option<&Credential>,
     ) -> Result<TokenAnswer, RegistryError> {
+        if realm.host_str().is_none_or(str::is_empty) {
+            let reason =
+                format!("the address of its token server, `{}`, has no host", excerpt(realm.as_str()));
+            return Err(protocol(call, &reason));
+        }
         if realm.scheme() != "https" && !(realm.scheme() == "http" && self.is_plain(call.registry)) {
             let server = realm.origin().ascii_serialization();
             return Err(protocol(call, &format!("its token server {server} does not use HTTPS")));
@@ -441,11 +494,11 @@ impl Transport {
                 _ => refusal(call, response, credential.is_some()),
             });
         }
-        let mut bytes = Vec::new();
-        let mut limited = response.take(TOKEN_BYTES_MAX);
-        limited.read_to_end(&mut bytes).map_err(|error| no_answer(&token_call, Box::new(error)))?;
-        serde_json::from_slice(&bytes)
-            .map_err(|error| protocol(call, &format!("the token server's answer cannot be read: {error}")))
+        let unreadable =
+            |why: String| protocol(call, &format!("the token server's answer cannot be read: {why}"));
+        let bytes = self.read_whole(&token_call, response, TOKEN_BYTES_MAX)?;
+        let bytes = bytes.ok_or_else(|| unreadable(format!("it has more than {TOKEN_BYTES_MAX} bytes")))?;
+        serde_json::from_slice(&bytes).map_err(|error| unreadable(error.to_string()))
     }
 
     fn session(&self, registry: &str) -> Arc<Mutex<Session>> {
@@ -486,7 +539,7 @@ fn is_redirect(status: StatusCode) -> bool {
 
 /// Where a redirect leads. What changes something, or carries something, is not sent on: whoever answers such a request
 /// with a redirect has not understood it.
-fn redirect_target(call: &Call<'_>, from: &Url, response: &Response) -> Result<Url, RegistryError> {
+fn redirect_target(call: &Call<'_>, from: &Url, response: &Answer) -> Result<Url, RegistryError> {
     let is_reading = matches!(call.method, Method::GET | Method::HEAD);
     if !is_reading || !matches!(call.body, CallBody::Empty) {
         return Err(protocol(call, "it redirects what is sent to it, which wharf does not follow"));
@@ -502,7 +555,7 @@ fn redirect_target(call: &Call<'_>, from: &Url, response: &Response) -> Result<U
 }
 
 /// A token server that cannot make sense of a request says so of credentials that it does not know, too (OAuth 2).
-fn refusal_of_token(call: &Call<'_>, response: Response, with_credentials: bool) -> RegistryError {
+fn refusal_of_token(call: &Call<'_>, response: Answer, with_credentials: bool) -> RegistryError {
     match refusal(call, response, with_credentials) {
         RegistryError::Refused { registry, operation, object, detail, .. } if with_credentials => {
             RegistryError::Unauthorized { registry, operation, object, with_credentials, detail }

@@ -7,7 +7,6 @@
 use std::io::{self, Read};
 use std::sync::{Arc, Mutex};
 
-use reqwest::blocking::Response;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderMap, LOCATION, RANGE};
 use reqwest::{Method, StatusCode, Url};
 use wharf_cache::Digest;
@@ -18,6 +17,7 @@ use super::client::{blob_object, scope};
 use super::error::RegistryError;
 use super::reference::Reference;
 use super::transport::{Call, CallBody, Transport, lock};
+use crate::awaited::Answer;
 
 /// The pieces that a blob is sent in, where nobody says otherwise. Large enough for those that want large ones (5 MiB).
 const CHUNK_BYTES: u64 = 16 << 20;
@@ -164,7 +164,7 @@ impl Upload<'_> {
         Ok(url)
     }
 
-    fn piece(&self, url: &Url, source: &Source<'_>, at: u64, length: u64) -> Result<Response, RegistryError> {
+    fn piece(&self, url: &Url, source: &Source<'_>, at: u64, length: u64) -> Result<Answer, RegistryError> {
         let open = || source.range(at, length);
         let headers = vec![
             (CONTENT_TYPE, "application/octet-stream".to_owned()),

@@ -27,6 +27,7 @@ use super::mounts::{self, MountError, MountLimit};
 use super::{Backend, BackendError, Loaded, load};
 use crate::error::{causes, chain, is_disk_full};
 use crate::progress::Progress;
+use crate::registry::RegistryError;
 use crate::registry::transfer::{Meter, each_at_once};
 use crate::source::{Cancellable, transfer_events};
 
@@ -406,7 +407,10 @@ impl<'a> Imports<'a> {
             }
             Err(error) => {
                 let why = causes(&error);
-                self.progress.warn(format!("warning: the cache in {name} was not used: {why}"));
+                // Where the build itself ends there is nothing to be warned of.
+                if !is_interrupted(&error) {
+                    self.progress.warn(format!("warning: the cache in {name} was not used: {why}"));
+                }
                 self.leave_out(name, why);
             }
         }
@@ -543,6 +547,12 @@ fn lazy_layer(layer: &CacheLayer) -> LazyLayer {
         size: *unpacked_size,
         created: from_nanos(*created_ns),
     }
+}
+
+/// Whether nobody waited for an answer any more.
+fn is_interrupted(error: &BackendError) -> bool {
+    let mut registry = chain(error).filter_map(|error| error.downcast_ref());
+    registry.any(|error| matches!(error, RegistryError::Interrupted { .. }))
 }
 
 /// Whether a layer is not what it was said to be, or could not be read where it is kept; not so when this machine's disk

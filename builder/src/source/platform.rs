@@ -60,6 +60,20 @@ pub(crate) fn choose<'a>(entries: &'a [Descriptor], wanted: &Platform) -> Option
     })
 }
 
+/// Whether an image that says it is for `platform` runs where `wanted` is asked for. One that says nothing may.
+pub(crate) fn suits(platform: &Platform, wanted: &Platform) -> bool {
+    if platform.os.is_empty() || platform.architecture.is_empty() {
+        return true;
+    }
+    let (platform, wanted) = (normalize(platform), normalize(wanted));
+    let is_kind = |(architecture, variant): (&str, String)| {
+        platform.architecture == architecture && platform.variant == variant
+    };
+    platform.os == wanted.os
+        && same_build(&platform.os_version, &wanted.os_version)
+        && runnable(&wanted).into_iter().any(is_kind)
+}
+
 /// The platforms an index has images for, in its order.
 pub(crate) fn available(entries: &[Descriptor]) -> Vec<String> {
     let mut names = Vec::new();

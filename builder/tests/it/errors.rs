@@ -54,6 +54,14 @@ fn a_missing_file_is_named() {
 }
 
 #[test]
+fn what_no_layer_can_hold_is_shown_where_it_was_copied() {
+    for copy in ["COPY here /.wh.here", "COPY --link here /.wh.here", "RUN cp /bin/busybox /.wh.here"] {
+        let dockerfile = format!("FROM busybox\n{copy}\nRUN true\n");
+        check(&dockerfile, &[], STEP, &["Dockerfile:2", copy, "^^^", "begin with `.wh.`"]);
+    }
+}
+
+#[test]
 fn a_file_outside_the_context_is_not_there() {
     check("FROM busybox\nCOPY ../../../../etc/hostname /\n", &[], STEP, &["Dockerfile:2", "not found"]);
 }

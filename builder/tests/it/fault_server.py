@@ -36,6 +36,7 @@ def digest_of(data):
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 30
+    fault = None
 
     def log_message(self, *arguments):
         pass
@@ -99,17 +100,31 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
+        if self.fault and self.fault["do"] == "drip":
+            length = 1_000_000
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.send_header("Connection", "close")
         self.end_headers()
         if self.command == "HEAD":
             return
+        if self.fault and self.fault["do"] == "drip":
+            return self.drip(body)
         self.wfile.write(body[:cut] if cut is not None else body)
         self.wfile.flush()
         if stall:
             time.sleep(stall)
         if cut is not None:
             self.reset()
+
+    def drip(self, body):
+        """Sends a byte now and then, and blanks when there are no more."""
+        for at in itertools.count():
+            try:
+                self.wfile.write(body[at:at + 1] or b" ")
+                self.wfile.flush()
+            except OSError:
+                return
+            time.sleep(self.fault["seconds"])
 
     def reset(self):
         """Ends the connection in the middle of things."""
@@ -216,6 +231,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             headers["Link"] = f'</v2/{name}/tags/list?n={count}&last={rest[count - 1]}>; rel="next"'
         if self.fault and self.fault["do"] == "link":
             headers["Link"] = f'<{self.fault["to"].replace("OTHER", str(ports[1]))}>; rel="next"'
+        if self.fault and self.fault["do"] == "endless":
+            rest = ["t" * 9] * self.fault["tags"]
+            count = len(rest)
+            headers["Link"] = f'</v2/{name}/tags/list?last={next(upload_numbers)}>; rel="next"'
         return self.answer(200, json.dumps({"name": name, "tags": rest[:count]}).encode(), headers)
 
     def upload(self, path, query):
@@ -355,6 +374,8 @@ def make_hostile():
     put("schema-1", {"schemaVersion": 1, "name": "x", "fsLayers": []}, "application/vnd.docker.distribution.manifest.v1+json")
     image("layer-type", [(empty, "application/x-unknown", digest_of(empty))])
     image("config-type", [(empty, LAYER, digest_of(empty))], config_type="application/vnd.cncf.helm.config.v1+json")
+    put("list", [good], MANIFEST)
+    put("config-word", good | {"config": "x"}, MANIFEST)
     put("artifact", {"schemaVersion": 2, "mediaType": "application/vnd.something+json", "blobs": []}, "application/vnd.something+json")
 
 

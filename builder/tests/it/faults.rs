@@ -151,6 +151,8 @@ fn hostile_images_are_refused() {
         ("diff-id", &["diffID"]),
         ("no-manifests", &["no image for"]),
         ("schema-1", &["schema 1"]),
+        ("list", &["the manifest is not valid: it is no JSON object"]),
+        ("config-word", &["the manifest is not valid", "expected a descriptor"]),
     ] {
         wharf.dockerfile(&format!("FROM {}/bad:{tag}\nRUN true\n", server.host()));
         let outcome = build(&wharf, "store", &["-t", "app", "-o", "type=oci,dest=out.tar"]);
@@ -161,6 +163,31 @@ fn hostile_images_are_refused() {
     wharf.dockerfile(&format!("FROM {}/base:v1\nRUN test -e /x\n", server.host()));
     build(&wharf, "store", &["-t", "app"]).success();
     wharf.run(&["images"]).success();
+}
+
+/// Whatever takes it out of the store: an image whose config lies is no fault of the machine.
+#[test]
+fn who_meets_a_lie_about_layers_says_the_same() {
+    let Some((wharf, server)) = world() else { return };
+    let name = format!("{}/bad:diff-id", server.host());
+    wharf.run(&["pull", "-q", &name]).success();
+    wharf.run(&["export", "-q", "-o", "out.tar", &name]).fails_with(4, &["diffID"]);
+    wharf.run(&["run", "--rm", &name, "true"]).fails_with(4, &["diffID", "cannot unpack the layers"]);
+}
+
+/// A repository that has nothing that could be pulled is told from one that has nothing.
+#[test]
+fn tags_that_are_none_are_told() {
+    let Some((wharf, server)) = world() else { return };
+    let tags = |tags: Value| {
+        let body = json!({"name": "base", "tags": tags}).to_string();
+        server.set(&json!([fault("GET .*/tags/", -1, json!({"do": "status", "status": 200, "body": body}))]));
+        wharf.run(&["pull", "-q", "-a", &format!("{}/base", server.host())])
+    };
+    tags(json!(["a b", "-x", ""])).fails_with(4, &["none of the 3 tags that it lists is one", "`a b`"]);
+    tags(json!([])).fails_with(4, &["has no tags"]);
+    tags(json!(null)).fails_with(4, &["has no tags"]);
+    tags(json!(["v1", "a b"])).success();
 }
 
 /// What unpacks to much is read as it comes.
@@ -271,7 +298,17 @@ fn credentials_go_where_they_belong_and_nowhere_else() {
     check_said(&pull("token"), "a token server that redirects to itself", &["more than 10 redirects"]);
     for (row, realm, words) in [
         ("a realm that is no URL", "Bearer realm=\"none\"", &["does not let us"][..]),
-        ("a realm of another kind", "Bearer realm=\"file:///etc/passwd\"", &["token server", "HTTPS"]),
+        ("a realm of another kind", "Bearer realm=\"ftp://127.0.0.1/x\"", &["token server", "HTTPS"]),
+        (
+            "a realm that is a file",
+            "Bearer realm=\"file:///etc/passwd\"",
+            &["`file:///etc/passwd`, has no host"],
+        ),
+        (
+            "a realm that is an address",
+            "Bearer realm=\"mailto:a@b\"",
+            &["token server, `mailto:a@b`, has no host"],
+        ),
         ("a realm without a host", "Bearer realm=\"http:///\"", &["does not let us"]),
         ("a challenge of nobody", "Negotiate", &["does not let us"]),
         ("a realm that nobody answers", "Bearer realm=\"http://127.0.0.1:1/\"", &["cannot reach"]),

@@ -451,3 +451,32 @@ fn indexes_are_put_together_and_pushed() {
     // Not in the store any more: the registry is asked.
     assert_eq!(json_of(&line(&wharf, &["manifest", "inspect", &name])), raw);
 }
+
+#[test]
+fn an_image_for_another_platform_is_refused() {
+    let Some(wharf) = with_base() else { return };
+    let [own, other] = match std::env::consts::ARCH {
+        "aarch64" => ["linux/arm64", "linux/amd64"],
+        _ => ["linux/amd64", "linux/arm64"],
+    };
+    wharf.run(&["save", "-q", "-o", "base.tar", "base:1"]).success();
+    for (command, code) in [
+        (&["export", "-q", "-o", "out.tar", "base:1"][..], 2),
+        (&["copy", "-q", "base:1", "oci:out"], 4),
+        (&["copy", "-q", "base:1", "oci-archive:out.tar"], 4),
+        (&["copy", "-q", "docker-archive:base.tar", "copied:1"], 4),
+        (&["save", "-q", "-o", "out.tar", "base:1"], 4),
+        (&["load", "-q", "--input", "base.tar"], 4),
+        (&["inspect", "base:1"], 2),
+    ] {
+        let with = |platform: &str| wharf.run(&[command, &["--platform", platform]].concat());
+        with(other).fails_with(code, &["has no image for", other, "it has", own]);
+        for left in ["out.tar", "out"] {
+            assert!(!wharf.path(left).exists(), "{command:?}");
+        }
+        with(own).success();
+        let _ = fs::remove_file(wharf.path("out.tar"));
+        let _ = fs::remove_dir_all(wharf.path("out"));
+    }
+    assert!(!wharf.run(&["images"]).success().text().contains("<none>"));
+}

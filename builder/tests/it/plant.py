@@ -57,6 +57,15 @@ elif edit == "history":
     config["history"][-1]["created_by"] = "LABEL other"
 elif edit == "annotation":
     manifest["annotations"] = {"planted": "yes"}
+elif edit == "missing":
+    at = next(n for n, entry in enumerate(config["history"]) if entry.get("created_by", "").startswith("LABEL"))
+    del config["history"][at]
+elif edit == "inserted":
+    # The lowest one once more, in the middle.
+    made = [n for n, entry in enumerate(config["history"]) if not entry.get("empty_layer")]
+    manifest["layers"].insert(number, manifest["layers"][0])
+    config["rootfs"]["diff_ids"].insert(number, config["rootfs"]["diff_ids"][0])
+    config["history"].insert(made[number], {"created_by": "RUN planted"})
 elif edit == "layer":
     manifest["layers"].append(manifest["layers"][number])
     config["rootfs"]["diff_ids"].append(config["rootfs"]["diff_ids"][number])
@@ -72,7 +81,7 @@ if edit in ("byte", "lie", "mode", "mtime", "uid", "xattr", "extra", "removed", 
     tar = out.getvalue()
 elif edit == "zeros":
     tar += bytes(512)
-if edit not in ("env", "label", "history", "annotation", "layer", "none"):
+if edit not in ("env", "label", "history", "missing", "inserted", "annotation", "layer", "none"):
     manifest["layers"][number].update(write(gzip.compress(tar, 9, mtime=0)))
     if edit != "lie":
         config["rootfs"]["diff_ids"][number] = "sha256:" + hashlib.sha256(tar).hexdigest()

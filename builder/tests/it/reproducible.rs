@@ -210,6 +210,8 @@ fn what_is_planted_is_named() {
                 .to_owned(),
         ),
         ("layer", "layer 7 (RUN planted): is only in the image".to_owned()),
+        ("inserted", "layer 4 (RUN planted): is only in the image".to_owned()),
+        ("missing", ": is only in the rebuild".to_owned()),
         (
             "env",
             "config /config/Env/1: is `WHERE=there` in the image and `WHERE=here` in the rebuild".to_owned(),
@@ -236,6 +238,13 @@ fn what_is_planted_is_named() {
         let text = outcome.text();
         let told = text.lines().find_map(|line| line.strip_prefix("first: ")).unwrap_or_default();
         assert!(told.contains(&first), "{edit}: {text}");
+        // One more entry in the history, and in the manifest.
+        if ["layer", "inserted"].contains(&edit) {
+            assert!(text.contains("and 2 more\n"), "{edit}: {text}");
+        }
+        if edit == "missing" {
+            assert!(told.contains("config /history/") && !text.contains("more\n"), "{edit}: {text}");
+        }
     }
 }
 

@@ -136,7 +136,7 @@ pub(super) fn export(args: &ExportArgs, wanted: &Wanted, config: &Config) -> Res
             let root = files(session, &image, &of_platform, progress)?;
             let ids = session.store.setup().ids;
             let files = exporter::Tree { root, platform: String::new(), below: None };
-            Ok(dest.write(|out| tar::write(&[files], ids, None, out))?)
+            Ok(dest.write(&session.cancel, |out| tar::write(&[files], ids, None, out))?)
         })
     })?;
     Ok(ExitCode::SUCCESS)

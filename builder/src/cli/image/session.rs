@@ -55,6 +55,7 @@ impl Session<'_> {
         };
         let cancel = Cancel::new().map_err(|error| cannot_start(&error))?;
         let _signals = signals::cancel_on_termination(&cancel).map_err(|error| cannot_start(&error))?;
+        let registries = RegistryOptions { cancel: Some(cancel.clone()), ..registries };
         with_store(&place, |store| {
             let mode = if quiet { Mode::Quiet } else { Mode::Auto };
             let session = Session {

@@ -148,7 +148,7 @@ pub(super) fn save(args: &SaveArgs, wanted: &Wanted, config: &Config) -> Result<
         }
         let docker = (args.format == ArchiveFormat::Docker).then(host_platform);
         session.step("writing the archive", |progress| {
-            write_archive(&dest, docker, |writer| {
+            write_archive(session, &dest, docker, |writer| {
                 for (source, labels) in &sources {
                     let target = writer.target(labels.clone());
                     let (choice, cancel) = (&choice, &session.cancel);
@@ -198,7 +198,7 @@ pub(super) fn pull(args: &PullArgs, wanted: &Wanted, config: &Config) -> Result<
     let reference = parse_name(&args.image)?;
     let choice = match args.all_platforms {
         true => Choice::All,
-        false => Choice::One(one_platform(args.platform.as_deref())?.unwrap_or_else(host_platform)),
+        false => one_or_usual(args.platform.as_deref())?,
     };
     let repository = args.image.rsplit('/').next().unwrap_or_default();
     if args.all_tags && repository.contains([':', '@']) {
@@ -273,7 +273,7 @@ pub(super) fn copy(args: &CopyArgs, wanted: &Wanted, config: &Config) -> Result<
     let (from, to) = (Spec::parse(&args.source)?, Spec::parse(&args.dest)?);
     let choice = match args.all {
         true => Choice::All,
-        false => Choice::One(one_platform(args.platform.as_deref())?.unwrap_or_else(host_platform)),
+        false => one_or_usual(args.platform.as_deref())?,
     };
     let from_name = match &from {
         Spec::Registry(text) | Spec::Store(text) => Some(parse_name(text)),
@@ -357,7 +357,7 @@ fn send_to_archive(
 ) -> Result<Document, Failure> {
     let dest = destination(Some(path))?;
     session.step(step, |progress| {
-        write_archive(&dest, docker, |writer| {
+        write_archive(session, &dest, docker, |writer| {
             let target = writer.target(labels);
             let cancel = &session.cancel;
             Transfer { source, target: &target, choice, cancel, progress, strict: false }.run()
@@ -367,12 +367,13 @@ fn send_to_archive(
 
 /// Writes an archive, which is there whole or not at all.
 fn write_archive<T>(
+    session: &Session<'_>,
     dest: &Destination,
     docker: Option<wharf_solver::llb::Platform>,
     fill: impl FnOnce(&ArchiveWriter<'_>) -> Result<T, ImagesError>,
 ) -> Result<T, ImagesError> {
     let mut filled = None;
-    let written = dest.write(|out| {
+    let written = dest.write(&session.cancel, |out| {
         let writer = ArchiveWriter::begin(out, docker)?;
         match fill(&writer) {
             Ok(value) => {
@@ -466,7 +467,12 @@ fn parse_name(text: &str) -> Result<Reference, Failure> {
 
 /// All platforms, unless one was asked for.
 fn all_or(platform: Option<&str>) -> Result<Choice, Failure> {
-    Ok(one_platform(platform)?.map_or(Choice::All, Choice::One))
+    Ok(one_platform(platform)?.map_or(Choice::All, Choice::Only))
+}
+
+/// This machine's platform, unless another one was asked for.
+fn one_or_usual(platform: Option<&str>) -> Result<Choice, Failure> {
+    Ok(one_platform(platform)?.map_or_else(|| Choice::Usual(host_platform()), Choice::Only))
 }
 
 impl Spec {

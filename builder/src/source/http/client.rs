@@ -1,19 +1,16 @@
-//! Requests that somebody may stop at any time: each runs on a thread of its own, which is left behind when the build is
-//! cancelled while a server says nothing.
+//! Requests for files: which client, and where redirects lead.
 
 use std::error::Error;
-use std::io::{self, Read};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use reqwest::blocking::{Client, ClientBuilder, Response};
-use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use reqwest::header::{AUTHORIZATION, HeaderName, HeaderValue, LOCATION};
 use reqwest::redirect::Policy;
 use reqwest::{Method, StatusCode, Url};
 use wharf_runtime::Cancel;
 
+use crate::awaited::{self, Answer, ask};
 use crate::certificates;
 use crate::registry::reference::is_loopback;
 
@@ -23,11 +20,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// Redirects followed for one request.
 const REDIRECTS_MAX: usize = 10;
-/// A body comes in pieces of this size, and this many are fetched ahead of who reads them.
-const PIECE_BYTES: usize = 128 * 1024;
-const PIECES_AHEAD: usize = 4;
-/// How often a wait looks whether it was cancelled.
-const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// A request; the answer may be behind redirects.
 #[derive(Debug, Clone)]
@@ -52,14 +44,6 @@ pub(super) enum NoAnswer {
     Cancelled,
 }
 
-/// An answer whose body is still to be read.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Body,
-}
-
 /// The clients. Nothing is started before the first request.
 #[derive(Debug, Clone)]
 pub(super) struct Clients {
@@ -74,50 +58,12 @@ impl Clients {
 
     /// Sends a request and waits for the head of the answer, until `cancel`.
     pub(super) fn send(&self, request: Request, cancel: &Cancel) -> Result<Answer, NoAnswer> {
-        let (sender, pieces) = mpsc::sync_channel(PIECES_AHEAD);
         let clients = self.clone();
-        let work = move || clients.serve(request, &sender);
-        let spawned = thread::Builder::new().name("http".to_owned()).spawn(work);
-        spawned.map_err(|error| NoAnswer::Client(Box::new(error)))?;
-        match receive(&pieces, cancel) {
-            Some(Piece::Head { status, headers }) => {
-                let body = Body { pieces, cancel: cancel.clone(), piece: Vec::new(), at: 0 };
-                Ok(Answer { status, headers, body })
-            }
-            Some(Piece::NoAnswer(why)) => Err(why),
-            // The head comes first; without it the thread has panicked.
-            Some(_) => Err(NoAnswer::Unreachable("the request ended without an answer".into())),
-            None => Err(NoAnswer::Cancelled),
-        }
-    }
-
-    /// The life of a request's thread. Nobody listens any more when sending fails.
-    fn serve(&self, request: Request, pieces: &SyncSender<Piece>) {
-        let mut response = match self.follow(request) {
-            Ok(response) => response,
-            Err(why) => {
-                let _ = pieces.send(Piece::NoAnswer(why));
-                return;
-            }
-        };
-        let head = Piece::Head { status: response.status(), headers: response.headers().clone() };
-        if pieces.send(head).is_err() {
-            return;
-        }
-        loop {
-            let mut piece = Vec::with_capacity(PIECE_BYTES);
-            let read = (&mut response).take(PIECE_BYTES as u64).read_to_end(&mut piece);
-            let is_end = read.as_ref().is_ok_and(|count| *count == 0);
-            let next = match read {
-                Ok(_) if is_end => Piece::End,
-                Ok(_) => Piece::Bytes(piece),
-                Err(error) => Piece::Broken(error),
-            };
-            let is_last = matches!(next, Piece::End | Piece::Broken(_));
-            if pieces.send(next).is_err() || is_last {
-                return;
-            }
-        }
+        ask(Some(cancel), move || clients.follow(request)).map_err(|why| match why {
+            awaited::NoAnswer::Failed(why) => why,
+            awaited::NoAnswer::Thread(error) => NoAnswer::Client(Box::new(error)),
+            awaited::NoAnswer::Cancelled => NoAnswer::Cancelled,
+        })
     }
 
     /// Sends a request, and again where redirects lead. Credentials stay with the host they are for.
@@ -182,66 +128,4 @@ fn redirect_target(from: &Url, response: &Response) -> Result<Url, NoAnswer> {
         Ok(url) => Err(NoAnswer::Redirect(format!("a redirect to {}://", url.scheme()))),
         Err(error) => Err(NoAnswer::Redirect(format!("a redirect to no URL ({error})"))),
     }
-}
-
-/// What a request's thread has to tell, in this order.
-#[derive(Debug)]
-enum Piece {
-    NoAnswer(NoAnswer),
-    Head { status: StatusCode, headers: HeaderMap },
-    Bytes(Vec<u8>),
-    Broken(io::Error),
-    End,
-}
-
-/// The next piece; `None` when the build was cancelled first.
-fn receive(pieces: &Receiver<Piece>, cancel: &Cancel) -> Option<Piece> {
-    loop {
-        match pieces.recv_timeout(CANCEL_POLL) {
-            _ if cancel.is_cancelled() => return None,
-            Ok(piece) => return Some(piece),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => {
-                return Some(Piece::Broken(io::ErrorKind::UnexpectedEof.into()));
-            }
-        }
-    }
-}
-
-/// The body of an answer.
-#[derive(Debug)]
-pub(super) struct Body {
-    pieces: Receiver<Piece>,
-    cancel: Cancel,
-    piece: Vec<u8>,
-    at: usize,
-}
-
-impl Read for Body {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.piece.len() {
-            self.at = 0;
-            self.piece = match receive(&self.pieces, &self.cancel) {
-                Some(Piece::Bytes(piece)) => piece,
-                Some(Piece::Broken(error)) => return Err(error),
-                Some(_) => return Ok(0),
-                None => return Err(io::Error::other("the transfer was stopped")),
-            };
-        }
-        let count = buffer.len().min(self.piece.len() - self.at);
-        buffer[..count].copy_from_slice(&self.piece[self.at..self.at + count]);
-        self.at += count;
-        Ok(count)
-    }
-}
-
-/// Waits, unless the build is cancelled; says whether it was not.
-pub(super) fn pause(time: Duration, cancel: &Cancel) -> bool {
-    let mut left = time;
-    while !left.is_zero() && !cancel.is_cancelled() {
-        let step = left.min(CANCEL_POLL);
-        thread::sleep(step);
-        left -= step;
-    }
-    !cancel.is_cancelled()
 }

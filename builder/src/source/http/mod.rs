@@ -30,9 +30,10 @@ use wharf_cache::{Chain, ContentDigest, Digest, Key, Store};
 use wharf_runtime::Cancel;
 use wharf_solver::llb::SourceOp;
 
+use crate::awaited::Answer;
 use crate::context::spec::redacted;
 use crate::source::SecretLookup;
-use client::{Answer, Clients, NoAnswer, Request};
+use client::{Clients, NoAnswer, Request};
 pub use error::HttpError;
 
 /// The most bytes that are taken from a URL.
@@ -265,7 +266,7 @@ impl HttpSources {
             match self.download(file, before.as_ref().filter(|_| !self.options.fresh), key, progress) {
                 Err(error) if error.is_transient() && attempt < TRIES => {
                     let delay = self.options.retry_delay.saturating_mul(4u32.saturating_pow(attempt - 1));
-                    if !client::pause(delay, &self.cancel) {
+                    if self.cancel.wait(delay) {
                         return Err(HttpError::Cancelled { url: file.shown() });
                     }
                 }
@@ -287,10 +288,10 @@ impl HttpSources {
             Err(NoAnswer::Cancelled) => return Err(HttpError::Cancelled { url: file.shown() }),
             Err(_) => return Ok(false),
         };
-        Ok(match answer.status {
+        Ok(match answer.status() {
             StatusCode::NOT_MODIFIED => true,
-            StatusCode::OK if !record.etag.is_empty() => etag(&answer.headers) == record.etag,
-            StatusCode::OK => text(&answer.headers, LAST_MODIFIED) == record.last_modified,
+            StatusCode::OK if !record.etag.is_empty() => etag(answer.headers()) == record.etag,
+            StatusCode::OK => text(answer.headers(), LAST_MODIFIED) == record.last_modified,
             _ => false,
         })
     }
@@ -312,7 +313,7 @@ impl HttpSources {
             NoAnswer::Client(source) => HttpError::Client { url: url(), source },
             NoAnswer::Cancelled => HttpError::Cancelled { url: url() },
         })?;
-        match (answer.status, before) {
+        match (answer.status(), before) {
             (StatusCode::NOT_MODIFIED, Some(record)) => Ok(known(record)),
             // Other answers of success carry no file, or a part of one that was not asked for.
             (StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION, _) => {
@@ -357,12 +358,12 @@ impl HttpSources {
         progress: HttpProgress<'_>,
     ) -> Result<Fetched, HttpError> {
         let too_large = || HttpError::TooLarge { url: file.shown(), max: file.bytes_max };
-        let total = text(&answer.headers, CONTENT_LENGTH).parse().ok();
+        let total = text(answer.headers(), CONTENT_LENGTH).parse().ok();
         if total.is_some_and(|total: u64| total > file.bytes_max) {
             return Err(too_large());
         }
-        let file_name = name::file_name(file.file_name.as_deref(), &file.url, &answer.headers);
-        let modified = httpdate::parse_http_date(&text(&answer.headers, LAST_MODIFIED)).ok();
+        let file_name = name::file_name(file.file_name.as_deref(), &file.url, answer.headers());
+        let modified = httpdate::parse_http_date(&text(answer.headers(), LAST_MODIFIED)).ok();
         let modified_s = modified.and_then(seconds);
         let active = self.store.prepare(&Chain::default())?;
         let failed = |source: std::io::Error| HttpError::Write { url: file.shown(), source };
@@ -372,7 +373,7 @@ impl HttpSources {
         let (mut size, mut reported) = (0u64, 0u64);
         progress(0, total);
         loop {
-            let count = match answer.body.read(&mut buffer) {
+            let count = match answer.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => count,
                 Err(_) if self.cancel.is_cancelled() => {
@@ -400,8 +401,8 @@ impl HttpSources {
         drop(out);
         let snapshot = active.commit(SystemTime::now())?.id;
         let record = UrlRecord {
-            etag: etag(&answer.headers),
-            last_modified: validator(&answer.headers, modified),
+            etag: etag(answer.headers()),
+            last_modified: validator(answer.headers(), modified),
             digest,
             file_name,
             modified_s,
