@@ -1,4 +1,4 @@
-//! A COPY that is made again shares files with the one before, and nobody can tell.
+//! A COPY that is made again shares files with the one before, and nobody can tell but by their link count.
 
 use std::collections::HashSet;
 use std::fs;

@@ -165,7 +165,7 @@ struct Written {
     size: u64,
     /// Where its members begin.
     starts: Vec<u64>,
-    /// The first of each kind of member.
+    /// One of each kind of member.
     named: HashMap<MemberKey, Remembered>,
 }
 

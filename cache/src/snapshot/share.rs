@@ -12,6 +12,7 @@
 //!   and after a boot nothing is known of what reached the disk: such a file is read before it is shared.
 //! - An inode gets one name in a snapshot, and always the same: files that are only equal never become hard links of each other,
 //!   neither in a snapshot nor in a chain of several. What has several names is copied.
+//! - The link count of a shared file is more than one, also for who works on top of it.
 //!
 //! A list only saves time: without one, or with one that is damaged, files are copied.
 
