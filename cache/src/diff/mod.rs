@@ -91,7 +91,7 @@ impl Variant {
                 format!("{member}.pieces-{PIECES_VERSION}")
             }
             // Its members are the files.
-            Compression::Estargz { .. } => format!("estar{member}"),
+            Compression::Estargz { .. } => member.replacen("gzip", "estargz", 1),
             Compression::None => member,
         }
     }
