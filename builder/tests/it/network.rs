@@ -62,14 +62,14 @@ impl Running {
         Self(child)
     }
 
-    /// Something with a network and mounts of its own.
+    /// Something with a network and mounts of its own. It is no router, also where the machine is one.
     fn machine() -> Self {
         Self::start(Command::new("unshare").args([
             "--net",
             "--mount",
             "sh",
             "-c",
-            "echo ready; exec sleep 1000",
+            "echo 0 >/proc/sys/net/ipv4/ip_forward; echo ready; exec sleep 1000",
         ]))
     }
 

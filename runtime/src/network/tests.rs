@@ -43,6 +43,8 @@ fn on_a_host(test: impl FnOnce(&OwnedFd) + Send) {
     }
     let host = || {
         sys::unshare_network().unwrap();
+        // A new namespace begins with what the machine's has.
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         sys::loopback_up().unwrap();
         let mut elsewhere = Inside::make().unwrap();
         let mut netlink = Netlink::route().unwrap();
