@@ -239,3 +239,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_key_names_its_compression() {
+    let level = Some(7);
+    for compression in [
+        Compression::Gzip { level },
+        Compression::Zstd { level },
+        Compression::Estargz { level },
+        Compression::None,
+    ] {
+        let key = Variant { compression, clamp_time_s: Some(9) }.key();
+        assert_eq!(Variant::compression_of_key(&key), Some(compression), "{key}");
+    }
+}
