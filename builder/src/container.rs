@@ -71,6 +71,7 @@ pub fn run(store: &Store, image: &Image, command: &[String], host: &Host<'_>) ->
         Failure::new(Kind::Usage, format!("`{name}` says no command to run"))
             .hint("give one: `wharf run NAME COMMAND`")
     })?;
+    store.part_shared(&chain).map_err(|error| failed("cannot make the root file system", &error))?;
     let mut active =
         store.prepare(&chain).map_err(|error| failed("cannot make the root file system", &error))?;
     let root = active.root().map_err(|error| failed("cannot mount the root file system", &error))?;

@@ -180,7 +180,7 @@ impl Active {
         };
         let mut list = sharing.list();
         let hashed = contenthash::hash_and_list(upper, ids, &no_change, sharing.shared(), &mut list);
-        self.write_list(list);
+        self.write_list(list, !sharing.shared().is_empty())?;
         self.commit_hashed(created, hashed)
     }
 

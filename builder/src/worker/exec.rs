@@ -41,6 +41,7 @@ impl Worker<'_> {
     ) -> Result<Vec<Chain>, WorkerError> {
         let root_mount = op.mounts.iter().find(|mount| mount.target == "/");
         let base = chain_of_mount(root_mount.and_then(|mount| mount.input).map(|input| &inputs[input]))?;
+        self.store.part_shared(&base)?;
         let mut active = self.store.prepare(&base)?;
         let root = active.root()?;
         let command = op.meta.args.join(" ");

@@ -12,9 +12,12 @@
 //!   and after a boot nothing is known of what reached the disk: such a file is read before it is shared.
 //! - An inode gets one name in a snapshot, and always the same: files that are only equal never become hard links of each other,
 //!   neither in a snapshot nor in a chain of several. What has several names is copied.
-//! - The link count of a shared file is more than one, also for who works on top of it.
+//! - An overlay shows the link count of a file below it, and that count would tell a step what else is in the store. So a
+//!   snapshot that a process has seen shares nothing, and what it shares is parted before ([`Store::part_shared`]). Both
+//!   sides hold a `flock` on the list. Parting begins by emptying the list, after which nothing is taken from the
+//!   snapshot, and ends by removing it. So whatever has taken files has a list, be it an empty one.
 //!
-//! A list only saves time: without one, or with one that is damaged, files are copied.
+//! Without a list, or with one that is damaged, files are copied.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -25,14 +28,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rusqlite::OptionalExtension;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::{Active, SnapshotError, SnapshotId};
 use crate::contenthash::{hash_file, is_content_xattr};
 use crate::gc::lease::Leased;
 use crate::state::Record;
-use crate::walk::{self, FileKind, Stat};
-use crate::{ContentDigest, Ids, Key, Stacking, Store, StoreError, diff};
+use crate::walk::{self, FileKind, Stat, Walk};
+use crate::{Chain, ContentDigest, Ids, Key, Stacking, Store, StoreError, diff};
 
 /// The name of a list, beside the files.
 const LIST: &str = "files";
@@ -95,6 +99,8 @@ pub struct Wanted {
 /// An earlier snapshot and its list.
 #[derive(Debug)]
 struct Earlier {
+    /// Its list, to be locked.
+    list: File,
     dir: Directories,
     files: HashMap<OsString, Listed>,
 }
@@ -150,21 +156,101 @@ impl Active {
         placed
     }
 
-    /// Puts the list beside the files, if there are as many as are worth it.
-    pub(super) fn write_list(&self, list: List) {
+    /// Puts the list beside the files, if there are as many as are worth it; an empty one if there are not and
+    /// some are shared, so that they can be parted.
+    pub(super) fn write_list(&self, list: List, has_shared: bool) -> Result<(), SnapshotError> {
+        let is_worth_it = (FILES_MIN..=FILES_MAX).contains(&list.files);
+        if !is_worth_it && !has_shared {
+            return Ok(());
+        }
         let path = format!("{}/snapshot/{LIST}", self.name);
-        if !(FILES_MIN..=FILES_MAX).contains(&list.files) {
-            return;
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file =
+            match rustix::fs::openat(self.store.process().fd(), path, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => File::from(file),
+                Err(errno) if has_shared => return Err(self.error("list the files of", errno.into())),
+                // It only would have saved time.
+                Err(_) => return Ok(()),
+            };
+        if is_worth_it && file.write_all(&list.finish()).is_err() {
+            file.set_len(0).map_err(|source| self.error("list the files of", source))?;
         }
-        let write = || -> io::Result<()> {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(self.store.process().fd(), &path, flags, Mode::RUSR | Mode::WUSR)?;
-            File::from(file).write_all(&list.finish())
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Sees to it that no snapshot of `chain` has files in common with another one, now or later: to be called before
+    /// a process is shown its files.
+    pub fn part_shared(&self, chain: &Chain) -> Result<(), SnapshotError> {
+        if self.setup().stacking == Stacking::Copy {
+            // A process is shown copies.
+            return Ok(());
+        }
+        chain.0.iter().try_for_each(|id| self.part(*id))
+    }
+
+    fn part(&self, id: SnapshotId) -> Result<(), SnapshotError> {
+        let failed =
+            |source| SnapshotError::Io { operation: "part the files of", object: id.to_string(), source };
+        let list = match open_list(self, id, OFlags::RDWR) {
+            Err(Errno::NOENT) => return Ok(()),
+            list => list.map_err(|errno| failed(errno.into()))?,
         };
-        if write().is_err() {
-            // It only would have saved time.
-            let _ = rustix::fs::unlinkat(self.store.process().fd(), &path, AtFlags::empty());
+        let files = self.open_snapshot(id)?;
+        let part = || -> io::Result<()> {
+            lock(&list, FlockOperation::LockExclusive)?;
+            list.set_len(0)?;
+            self.part_files(files)?;
+            match rustix::fs::unlinkat(self.snapshots_dir(), format!("{id}/{LIST}"), AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(errno) => Err(errno.into()),
+            }
+        };
+        part().map_err(failed)
+    }
+
+    /// Puts copies in the place of files that have names elsewhere. Directories keep their times.
+    fn part_files(&self, root: OwnedFd) -> io::Result<()> {
+        let ids = self.setup().ids;
+        let mut linked = Vec::new();
+        let mut names: HashMap<u64, u32> = HashMap::new();
+        for visited in Walk::new(root.as_fd(), ids)? {
+            let visited = visited?;
+            let stat = visited.entry.stat;
+            if stat.kind == FileKind::File && stat.nlink > 1 {
+                linked.push((PathBuf::from(visited.path), stat));
+                *names.entry(stat.ino).or_default() += 1;
+            }
         }
+        // What has several names in a snapshot has none in another.
+        linked.retain(|(_, stat)| names[&stat.ino] == 1);
+        linked.sort_unstable_by(|(a, _), (b, _)| a.parent().cmp(&b.parent()));
+        let mut directories = Directories::below(root);
+        for files in linked.chunk_by(|(a, _), (b, _)| a.parent() == b.parent()) {
+            let Some(parent) = files[0].0.parent() else { continue };
+            let dir = directories.open(parent)?;
+            let before = walk::stat_of(dir)?;
+            let parted = files.iter().try_for_each(|(path, stat)| match path.file_name() {
+                Some(name) => self.replace_by_copy(dir, name, stat),
+                None => Ok(()),
+            });
+            diff::set_dir_time(dir, &before)?;
+            parted?;
+        }
+        Ok(())
+    }
+
+    /// Puts a copy in the place of a file, at once.
+    fn replace_by_copy(&self, dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> io::Result<()> {
+        let (process, copy) = (self.process(), self.process().unique_name());
+        let replaced =
+            diff::copy_file(dir, name, stat, process.fd().as_fd(), OsStr::new(&copy), self.setup().ids)
+                .and_then(|()| Ok(rustix::fs::renameat(process.fd(), &copy, dir, name)?));
+        if replaced.is_err() {
+            self.discard(&copy);
+        }
+        replaced
     }
 }
 
@@ -191,9 +277,15 @@ impl Sharing {
         is_shared
     }
 
-    /// Links what waits for it. Directories keep their times.
+    /// Links what waits for it, or copies it if a process has seen the earlier snapshot by now. Directories keep their times.
     fn place(&mut self) -> io::Result<()> {
         let Some(earlier) = &mut self.earlier else { return Ok(()) };
+        lock(&earlier.list, FlockOperation::LockShared)?;
+        let is_seen = earlier.list.metadata()?.len() == 0;
+        if is_seen {
+            // Other files may have the inodes.
+            self.shared.clear();
+        }
         // Those of a directory may have been copied before and after what is in a directory in it.
         self.waiting.sort_unstable_by(|a, b| a.parent().cmp(&b.parent()));
         for paths in self.waiting.chunk_by(|a, b| a.parent() == b.parent()) {
@@ -201,7 +293,7 @@ impl Sharing {
             let (from, to) = (earlier.dir.open(parent)?, self.upper.open(parent)?);
             let before = walk::stat_of(to)?;
             for name in paths.iter().filter_map(|path| path.file_name()) {
-                if rustix::fs::linkat(from, name, to, name, AtFlags::empty()).is_err() {
+                if is_seen || rustix::fs::linkat(from, name, to, name, AtFlags::empty()).is_err() {
                     let stat = self.ids.stat_at(from, name)?;
                     diff::copy_file(from, name, &stat, to, name, self.ids)?;
                 }
@@ -209,7 +301,7 @@ impl Sharing {
             diff::set_dir_time(to, &before)?;
         }
         self.waiting.clear();
-        Ok(())
+        lock(&earlier.list, FlockOperation::Unlock)
     }
 
     /// What the files hold that were shared, by inode.
@@ -244,11 +336,10 @@ impl Earlier {
             return Ok(None);
         };
         // What cannot be read is no reason to fail.
-        let Some(files) = open_list(store, id).ok().and_then(|file| read_list(file, boot)) else {
-            return Ok(None);
-        };
+        let Ok(list) = open_list(store, id, OFlags::RDONLY) else { return Ok(None) };
+        let Some(files) = read_list(&list, boot) else { return Ok(None) };
         let Ok(dir) = store.open_snapshot(id) else { return Ok(None) };
-        Ok(Some(Self { dir: Directories::below(dir), files }))
+        Ok(Some(Self { list, dir: Directories::below(dir), files }))
     }
 
     /// Whether the file that was listed is there, and what is wanted.
@@ -343,13 +434,18 @@ impl List {
     }
 }
 
-fn open_list(store: &Store, id: SnapshotId) -> rustix::io::Result<File> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+/// Locks a list against other processes and other openings of it.
+fn lock(list: &File, operation: FlockOperation) -> io::Result<()> {
+    Ok(rustix::io::retry_on_intr(|| rustix::fs::flock(list, operation))?)
+}
+
+fn open_list(store: &Store, id: SnapshotId, access: OFlags) -> rustix::io::Result<File> {
+    let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::openat(store.snapshots_dir(), format!("{id}/{LIST}"), flags, Mode::empty()).map(File::from)
 }
 
 /// The files of a list that have one name.
-fn read_list(file: File, boot: Option<[u8; BOOT_ID_BYTES]>) -> Option<HashMap<OsString, Listed>> {
+fn read_list(file: &File, boot: Option<[u8; BOOT_ID_BYTES]>) -> Option<HashMap<OsString, Listed>> {
     let mut bytes = Vec::new();
     file.take(LIST_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     let (listed, digest) = bytes.split_last_chunk::<32>()?;
@@ -386,7 +482,7 @@ fn choose(store: &Store, op: &Key, place: &Key) -> Result<Option<SnapshotId>, St
     let mut last = None;
     for id in earlier_snapshots(store, op)? {
         let mut head = [0; HEAD_BYTES];
-        let read = open_list(store, id).ok().map(|mut file| file.read_exact(&mut head));
+        let read = open_list(store, id, OFlags::RDONLY).ok().map(|mut file| file.read_exact(&mut head));
         if !matches!(read, Some(Ok(()))) || !head.starts_with(FORMAT) {
             continue;
         }
@@ -424,3 +520,6 @@ fn earlier_snapshots(store: &Store, op: &Key) -> Result<Vec<SnapshotId>, StoreEr
 fn boot_id() -> Option<[u8; BOOT_ID_BYTES]> {
     std::fs::read("/proc/sys/kernel/random/boot_id").ok()?.first_chunk().copied()
 }
+
+#[cfg(test)]
+mod tests;

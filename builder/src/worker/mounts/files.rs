@@ -32,6 +32,7 @@ impl Worker<'_> {
         scratch: &mut Vec<Active>,
     ) -> Result<OwnedFd, MountError> {
         let place = "the files that `from` names";
+        self.store.part_shared(chain)?;
         // A step with all rights could make a read-only mount writable again, and a view that is no mount of its own is
         // made of the very files of the snapshots.
         let is_safe = security == SecurityMode::Sandbox || self.store.setup().stacking == Stacking::Overlay;
