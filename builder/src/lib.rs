@@ -22,4 +22,5 @@ pub mod secrets;
 pub mod signals;
 pub mod source;
 pub mod ssh;
+mod subsequence;
 pub mod worker;

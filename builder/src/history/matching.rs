@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Range;
 
+use crate::subsequence::longest_common;
+
 /// Where two stages have more pairs of steps than this to compare, equal ones are paired in order.
 const PAIRS_MAX: usize = 4_000_000;
 
@@ -73,28 +75,8 @@ fn common(old: &[String], new: &[String]) -> Vec<(usize, usize)> {
         pairs.extend(greedy(old_rest, new_rest).into_iter().map(|(a, b)| (a + first, b + first)));
         return pairs;
     }
-    // lengths[a][b]: of the longest one of old_rest[a..] and new_rest[b..].
-    let width = new_rest.len() + 1;
-    let mut lengths = vec![0_u32; (old_rest.len() + 1) * width];
-    for a in (0..old_rest.len()).rev() {
-        for b in (0..new_rest.len()).rev() {
-            lengths[a * width + b] = match old_rest[a] == new_rest[b] {
-                true => lengths[(a + 1) * width + b + 1] + 1,
-                false => lengths[(a + 1) * width + b].max(lengths[a * width + b + 1]),
-            };
-        }
-    }
-    let (mut a, mut b) = (0, 0);
-    while a < old_rest.len() && b < new_rest.len() {
-        if old_rest[a] == new_rest[b] {
-            pairs.push((first + a, first + b));
-            (a, b) = (a + 1, b + 1);
-        } else if lengths[(a + 1) * width + b] >= lengths[a * width + b + 1] {
-            a += 1;
-        } else {
-            b += 1;
-        }
-    }
+    let rest = longest_common(old_rest.len(), new_rest.len(), |a, b| old_rest[a] == new_rest[b]);
+    pairs.extend(rest.into_iter().map(|(a, b)| (a + first, b + first)));
     pairs
 }
 

@@ -1,5 +1,7 @@
 //! Which of two lists' items stand for one another.
 
+use crate::subsequence::longest_common;
+
 /// More pairs than that are not compared: the lists go side by side then.
 const PAIRS_MAX: usize = 4_000_000;
 
@@ -29,34 +31,12 @@ pub(crate) fn align(
     pairs
 }
 
-/// A longest common subsequence.
+/// A longest common subsequence; none of lists that are too long for it.
 fn common(first: usize, second: usize, same: impl Fn(usize, usize) -> bool) -> Vec<(usize, usize)> {
     if first.saturating_mul(second) > PAIRS_MAX {
         return Vec::new();
     }
-    let width = second + 1;
-    // How long it is of what follows on both sides.
-    let mut lengths = vec![0u32; (first + 1) * width];
-    for a in (0..first).rev() {
-        for b in (0..second).rev() {
-            lengths[a * width + b] = match same(a, b) {
-                true => lengths[(a + 1) * width + b + 1] + 1,
-                false => lengths[(a + 1) * width + b].max(lengths[a * width + b + 1]),
-            };
-        }
-    }
-    let (mut a, mut b, mut pairs) = (0, 0, Vec::new());
-    while a < first && b < second {
-        if same(a, b) {
-            pairs.push((a, b));
-            (a, b) = (a + 1, b + 1);
-        } else if lengths[(a + 1) * width + b] >= lengths[a * width + b + 1] {
-            a += 1;
-        } else {
-            b += 1;
-        }
-    }
-    pairs
+    longest_common(first, second, same)
 }
 
 #[cfg(test)]
