@@ -7,6 +7,7 @@ pub mod build;
 mod certificates;
 pub mod cli;
 pub mod container;
+pub mod containers;
 pub mod context;
 pub mod csv;
 pub mod error;

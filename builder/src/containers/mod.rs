@@ -1,0 +1,11 @@
+//! Containers that are kept: what they are made of, what becomes of them, and who watches over them.
+//!
+//! There is no daemon. A container is a directory of the store (`containers/ID`); while it runs, a *monitor* (this program,
+//! executed once more) holds the lock of that directory, writes the state and the log, and answers on a socket
+//! ([`protocol`]). [`engine`] is what commands and compose ask: it reads the directories, and starts and asks monitors.
+//! Whoever holds no lock is not running, whatever the state last said: a killed monitor and a reboot are seen by that.
+
+pub mod ask;
+pub mod config;
+pub mod protocol;
+pub mod state;
