@@ -7,5 +7,6 @@
 
 pub mod ask;
 pub mod config;
+pub mod connect;
 pub mod protocol;
 pub mod state;
