@@ -88,13 +88,16 @@ struct Inner {
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 18] = [
+const ENTRIES: [&str; 21] = [
     "blobs",
     "snapshots",
     "mounts",
     "git",
     "locks",
     "history",
+    "containers",
+    "volumes",
+    "networks",
     "tmp",
     "oci-layout",
     "index.json",
