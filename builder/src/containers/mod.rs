@@ -7,5 +7,8 @@
 
 pub mod ask;
 pub mod config;
+pub mod directory;
+pub mod log;
+pub mod names;
 pub mod protocol;
 pub mod state;
