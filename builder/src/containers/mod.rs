@@ -7,6 +7,7 @@
 
 pub mod ask;
 pub mod config;
+pub mod connect;
 pub mod directory;
 pub mod log;
 pub mod names;
