@@ -24,4 +24,5 @@ pub mod signals;
 pub mod source;
 pub mod ssh;
 mod subsequence;
+pub mod volumes;
 pub mod worker;
