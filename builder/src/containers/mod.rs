@@ -8,5 +8,8 @@
 pub mod ask;
 pub mod config;
 pub mod connect;
+pub mod directory;
+pub mod log;
+pub mod names;
 pub mod protocol;
 pub mod state;
