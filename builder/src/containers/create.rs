@@ -77,13 +77,14 @@ pub(super) fn configure(ask: &Ask, base: Base, found: &Found<'_>) -> Result<Cont
         })
     };
     let uts = namespace(&ask.uts)?;
-    let has_own_name = uts == NamespaceUse::Private
-        && matches!(network, NetworkUse::None | NetworkUse::Networks { .. });
+    let has_own_name =
+        uts == NamespaceUse::Private && matches!(network, NetworkUse::None | NetworkUse::Networks { .. });
     let stop_signal = ask.stop_signal.as_deref().unwrap_or(&defaults.stop_signal);
     let stop_signal = match stop_signal {
         "" => signal_hook::consts::SIGTERM,
-        text => signal::number(text)
-            .ok_or_else(|| Failure::new(Kind::Usage, format!("`{text}` is no signal to stop a container with")))?,
+        text => signal::number(text).ok_or_else(|| {
+            Failure::new(Kind::Usage, format!("`{text}` is no signal to stop a container with"))
+        })?,
     };
     let exposed = exposed(ask, &defaults);
     let mut log = ask.log.clone();
@@ -132,9 +133,9 @@ fn require_sense(ask: &Ask) -> Result<(), Failure> {
         return refused("a container is removed when it ends (--rm) or started again (--restart), not both");
     }
     match &ask.network {
-        NetworkAsk::Container(_) if !ask.ports.is_empty() || ask.publish_all => {
-            refused("ports cannot be published by a container in another one's network: that one publishes them")
-        }
+        NetworkAsk::Container(_) if !ask.ports.is_empty() || ask.publish_all => refused(
+            "ports cannot be published by a container in another one's network: that one publishes them",
+        ),
         NetworkAsk::Container(_) if ask.hostname.is_some() => {
             refused("a container in another one's network has that one's host name")
         }
@@ -188,7 +189,11 @@ fn process(
 
 /// What is asked for, and what of the image that does not change. A variable that is asked for without a value, and that this
 /// process has not, is taken out.
-fn environment(ask: &Ask, defaults: &ImageDefaults, variable: &dyn Fn(&str) -> Option<String>) -> Vec<String> {
+fn environment(
+    ask: &Ask,
+    defaults: &ImageDefaults,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Vec<String> {
     let mut asked: Vec<(&str, Option<String>)> = Vec::new();
     for (name, value) in &ask.env {
         asked.retain(|(earlier, _)| earlier != name);
@@ -210,7 +215,10 @@ fn environment(ask: &Ask, defaults: &ImageDefaults, variable: &dyn Fn(&str) -> O
     env
 }
 
-fn with(mut of_image: BTreeMap<String, String>, asked: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+fn with(
+    mut of_image: BTreeMap<String, String>,
+    asked: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
     of_image.extend(asked.iter().map(|(name, value)| (name.clone(), value.clone())));
     of_image
 }
@@ -279,7 +287,9 @@ fn network(ask: &NetworkAsk, found: &Found<'_>) -> Result<NetworkUse, Failure> {
         NetworkAsk::Default => attached(vec![default()]),
         NetworkAsk::Networks(_) if !found.has_networks => {
             return Err(Failure::new(Kind::Environment, "in the sandbox `chroot` there are no networks")
-                .hint("`--network host` is this host's; `wharf doctor` says what would unlock other sandboxes"));
+                .hint(
+                    "`--network host` is this host's; `wharf doctor` says what would unlock other sandboxes",
+                ));
         }
         NetworkAsk::Networks(networks) if networks.is_empty() => attached(vec![default()]),
         NetworkAsk::Networks(networks) => {
@@ -305,8 +315,11 @@ pub(super) fn check_attachment(attachment: &Attachment) -> Result<(), Failure> {
         _ if attachment.ipv4.is_some() || attachment.ipv6.is_some() => "an address that is asked for",
         _ => return Ok(()),
     };
-    Err(Failure::new(Kind::Usage, format!("on the default network `{DEFAULT_NETWORK}` a container cannot have {what}"))
-        .hint("`wharf network create NAME` makes one that has names and addresses"))
+    Err(Failure::new(
+        Kind::Usage,
+        format!("on the default network `{DEFAULT_NETWORK}` a container cannot have {what}"),
+    )
+    .hint("`wharf network create NAME` makes one that has names and addresses"))
 }
 
 /// Ports that it has: the image's, those that are asked for, those that are published.

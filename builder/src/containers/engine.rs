@@ -171,7 +171,12 @@ impl Engine {
     }
 
     /// Stops a container, as [`Self::stop`] does, and starts it.
-    pub fn restart(&self, id: &ContainerId, timeout: Option<i64>, signal: Option<i32>) -> Result<(), Failure> {
+    pub fn restart(
+        &self,
+        id: &ContainerId,
+        timeout: Option<i64>,
+        signal: Option<i32>,
+    ) -> Result<(), Failure> {
         self.stop(id, timeout, signal)?;
         self.start(id, None).map(drop)
     }
@@ -318,7 +323,11 @@ impl Engine {
         let directory = self.directory(id)?;
         let mut config = directory.config()?;
         let NetworkUse::Networks { attached } = &mut config.network else {
-            return Err(wrong_state("connect", id, "it is not in networks but in that of the host or of another container, or in none"));
+            return Err(wrong_state(
+                "connect",
+                id,
+                "it is not in networks but in that of the host or of another container, or in none",
+            ));
         };
         let network = attachment.network.clone();
         if attached.iter().any(|other| other.network == network) {
@@ -422,9 +431,7 @@ impl Engine {
     }
 
     fn require_monitor(&self, directory: &Directory, doing: &str) -> Result<Connection, Failure> {
-        self.connect(directory)?.ok_or_else(|| {
-            wrong_state(doing, directory.id(), "it is not running")
-        })
+        self.connect(directory)?.ok_or_else(|| wrong_state(doing, directory.id(), "it is not running"))
     }
 
     /// A connection to the monitor of a container; none if nobody watches over it.

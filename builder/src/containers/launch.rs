@@ -40,7 +40,8 @@ impl Engine {
         });
         let waiting = waiting.map_err(failed)?;
         let connection = Connection::from(ours);
-        let answer = connection.request(&Request::Start { streams }).and_then(|()| connection.receive_answer());
+        let answer =
+            connection.request(&Request::Start { streams }).and_then(|()| connection.receive_answer());
         match answer {
             Ok(Some((Answer::Started, _))) if streams.is_some() => {
                 Ok(Some(Stream::new(connection, Some(waiting))))

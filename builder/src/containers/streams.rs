@@ -42,7 +42,8 @@ impl DetachKeys {
 
     /// Reads `ctrl-p,ctrl-q`: characters, or `ctrl-` and a letter or one of `@[\]^_`, with commas between.
     pub fn parse(text: &str) -> Result<Self, Failure> {
-        let key = |key: &str| match (key.strip_prefix("ctrl-").unwrap_or_default().as_bytes(), key.as_bytes()) {
+        let key = |key: &str| match (key.strip_prefix("ctrl-").unwrap_or_default().as_bytes(), key.as_bytes())
+        {
             ([letter @ b'a'..=b'z'], _) => Some(letter - b'a' + 1),
             ([sign @ (b'@' | b'['..=b'_')], _) => Some(sign - b'@'),
             (_, [character]) if character.is_ascii() => Some(*character),
@@ -120,9 +121,8 @@ impl Stream {
     /// Follows the process until it ends, or until somebody types the keys that leave it alone. Of a container that is
     /// removed at its end nothing is left when this returns.
     pub fn follow(self, ends: Ends<'_>) -> Result<Ended, Failure> {
-        let failed = |error: io::Error| {
-            Failure::from_error(Kind::Environment, "cannot follow the container", &error)
-        };
+        let failed =
+            |error: io::Error| Failure::from_error(Kind::Environment, "cannot follow the container", &error);
         let ended = self.run(ends).map_err(failed)?;
         if let (Ended::Exited(_) | Ended::HungUp, Some(monitor)) = (ended, self.monitor) {
             // It has nothing to say.
@@ -225,7 +225,8 @@ impl Stream {
 
 /// Rows and columns of the terminal of this process.
 pub fn terminal_size() -> Option<(u16, u16)> {
-    let size = tcgetwinsize(rustix::stdio::stdout()).or_else(|_| tcgetwinsize(rustix::stdio::stdin())).ok()?;
+    let size =
+        tcgetwinsize(rustix::stdio::stdout()).or_else(|_| tcgetwinsize(rustix::stdio::stdin())).ok()?;
     Some((size.ws_row, size.ws_col))
 }
 
