@@ -16,6 +16,7 @@ pub mod history;
 pub mod images;
 pub mod layers;
 pub mod limits;
+pub mod networks;
 pub mod progress;
 pub mod registry;
 pub mod remote;
