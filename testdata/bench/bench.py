@@ -170,7 +170,7 @@ def main():
         "large": lambda: transfers.bench_large(table, builders, scratch, max(1, runs - 2)),
         "memory": lambda: transfers.bench_memory(table, builders, scratch, 1),
         # The last: it gives this process another network, and mounts.
-        "containers": lambda: containers.bench_containers(table, options.wharf.resolve(), scratch, runs, options.alone),
+        "containers": lambda: containers.bench_containers(table, options.wharf.resolve(), runs, options.alone),
     }
     try:
         for name, workload in workloads.items():

@@ -6,11 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections import Counter
 from pathlib import Path
 
-from measure import LAYOUTS, By, Hung, Sample, measure
+from measure import LAYOUTS, By, Sample, interleaved, measure
 
 # Whom only this process knows.
 UID = 54_321
@@ -125,8 +125,8 @@ def peers(kinds, binary, scratch, variables):
         for kind in kinds:
             try:
                 peer = kind(who, binary, scratch)
-                measure(peer.run(), patience=30)
-            except (SystemExit, OSError, Hung) as failure:
+                measure(peer.run())
+            except (SystemExit, OSError) as failure:
                 print(f"SKIP: {kind.name}, {who.name}: {str(failure).splitlines()[-1]}", file=sys.stderr, flush=True)
             else:
                 able.append(peer)
@@ -148,23 +148,6 @@ def crun(scratch, name, command):
 ONE_CGROUP = ["unshare", "--mount", "sh", "-c", 'mount -t cgroup2 none /sys/fs/cgroup && exec "$@"', "sh"]
 
 
-class Patience:
-    """Keeps the samples of commands, but for those that hang: podman waits for a container that has ended, now and then. Who hangs often
-    is not asked any more."""
-
-    def __init__(self):
-        self.hung = Counter()
-
-    def take(self, name, argv, samples, **how):
-        if self.hung[name] == 3:
-            return
-        try:
-            samples.setdefault(name, []).append(measure(argv, patience=30, **how))
-        except Hung as hung:
-            self.hung[name] += 1
-            print(f"{name}, left out: {hung}", file=sys.stderr, flush=True)
-
-
 def bench_run(table, able, scratch, runs):
     limits = {"limit: fork and exec": ["/bin/true"]}
     if shutil.which("crun"):
@@ -176,11 +159,7 @@ def bench_run(table, able, scratch, runs):
             print(f"SKIP: crun: {str(failure).splitlines()[-1]}", file=sys.stderr, flush=True)
     for title, flags in (("run --rm true", ()), ("run --rm --network none true", ("--network", "none"))):
         commands = {f"{peer.name}, {peer.who.name}": peer.run(*flags) for peer in able}
-        samples, patience = {}, Patience()
-        for _ in range(runs):
-            for name, argv in (commands | limits).items():
-                patience.take(name, argv, samples)
-        table.add(title, samples, own="wharf, root")
+        table.add(title, interleaved(runs, commands | limits), own="wharf, root")
 
 
 def clock(commands):
@@ -199,17 +178,21 @@ def bench_ten(table, able, scratch, runs):
     services = {f"s{number}": {"image": "localhost/busybox", "command": SERVICE} for number in range(10)}
     # JSON is YAML.
     (project / "compose.yaml").write_text(json.dumps({"services": services}))
-    ups, downs, able, patience = {}, {}, list(able), Patience()
+    ups, downs, able = {}, {}, list(able)
     for number in range(runs + 1):
         for peer in list(able):
             name = f"{peer.name}, {peer.who.name}"
             try:
-                # The first time everybody makes what stays.
-                patience.take(name, peer.compose(*peer.UP), ups if number else {}, cwd=project)
-                patience.take(name, peer.compose("down"), downs if number else {}, cwd=project)
+                up = measure(peer.compose(*peer.UP), cwd=project)
+                down = measure(peer.compose("down"), cwd=project)
             except (SystemExit, OSError) as failure:
                 print(f"SKIP: compose by {name}: {str(failure).splitlines()[-1]}", file=sys.stderr, flush=True)
                 able.remove(peer)
+                continue
+            # The first time everybody makes what stays.
+            if number:
+                ups.setdefault(name, []).append(up)
+                downs.setdefault(name, []).append(down)
     limits = {"limit: start ten processes": [clock([["/bin/true"]] * 10) for _ in range(runs)]}
     if shutil.which("crun"):
         commands = [[*ONE_CGROUP, *crun(scratch, "true", ["true"]), f"bench-{number}"] for number in range(10)]
@@ -221,15 +204,12 @@ def bench_ten(table, able, scratch, runs):
     table.add("compose down of ten services", downs, own="wharf, root")
 
 
-def bench_containers(table, binary, scratch, runs, alone):
-    place = scratch / "containers"
-    place.mkdir()
-    # The ordinary user gets to it.
-    for path in (scratch, place):
-        path.chmod(0o755)
+def bench_containers(table, binary, runs, alone):
+    # Short: podman waits for ever, or for 20 s, where the paths of its sockets are too long for the kernel. The ordinary user gets to it.
+    place = Path(tempfile.mkdtemp(prefix="wb-", dir=os.environ.get("TMPDIR", "/var/tmp")))
+    place.chmod(0o755)
     program = place / "wharf"
     shutil.copy2(binary, program)
-    variables = part(place)
     kinds = [WharfContainers]
     if alone:
         pass
@@ -237,6 +217,16 @@ def bench_containers(table, binary, scratch, runs, alone):
         kinds.append(PodmanContainers)
     else:
         print("SKIP: podman, podman-compose, runc or skopeo is not installed; wharf runs containers alone", file=sys.stderr)
-    able = peers(kinds, program, place, variables)
-    bench_run(table, able, place, max(20, runs))
-    bench_ten(table, able, place, runs)
+    try:
+        variables = part(place)
+        able = peers(kinds, program, place, variables)
+        bench_run(table, able, place, max(20, runs))
+        bench_ten(table, able, place, runs)
+    finally:
+        # What keeps a user's namespaces for podman.
+        for path in place.rglob("pause.pid"):
+            subprocess.run(["kill", "-9", path.read_text()], check=False)
+        for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+            if line.split()[4].startswith(str(place)):
+                subprocess.run(["umount", line.split()[4]], capture_output=True, check=False)
+        shutil.rmtree(place, ignore_errors=True)
