@@ -17,6 +17,17 @@ pub fn spawn_on_host(command: &mut Command) -> io::Result<(Child, Lifeline)> {
     Ok((child, Lifeline { _pipe: pipe }))
 }
 
+/// Goes on with `work` in a copy of this process, in a session of its own, which ends with the status that `work` gives; this
+/// process goes on as well. Only while the process has one thread.
+pub fn in_background(work: impl FnOnce() -> u8) -> io::Result<()> {
+    let in_session = || {
+        // Who has just been made leads no group, so it cannot fail.
+        let _ = crate::sys::setsid();
+        i32::from(work())
+    };
+    crate::sys::fork(in_session).map(drop)
+}
+
 /// Whether this process was started without a standard output. The standard library opens `/dev/null` in its place
 /// before `main`, so that later nothing shows that what is written there is lost.
 pub fn stdout_was_closed() -> bool {
