@@ -43,12 +43,15 @@ const LOG_BYTES_MAX: i64 = 256 * 1024;
 
 /// The directories of a store and their modes. The root, if it has to be made, is private; who opens it to others
 /// lets them read the OCI layout but no unpacked file, because there may be setuid programs among these.
-const DIRECTORIES: [(&str, u32); 8] = [
+const DIRECTORIES: [(&str, u32); 11] = [
     ("blobs", 0o755),
     ("blobs/sha256", 0o755),
     ("snapshots", 0o700),
     ("mounts", 0o700),
     ("git", 0o700),
+    ("containers", 0o700),
+    ("volumes", 0o700),
+    ("networks", 0o700),
     ("locks", 0o700),
     ("history", 0o700),
     ("tmp", 0o700),
@@ -93,11 +96,11 @@ const ENTRIES: [&str; 21] = [
     "snapshots",
     "mounts",
     "git",
-    "locks",
-    "history",
     "containers",
     "volumes",
     "networks",
+    "locks",
+    "history",
     "tmp",
     "oci-layout",
     "index.json",

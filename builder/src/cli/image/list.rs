@@ -286,7 +286,7 @@ pub(super) fn created(stored: &Stored) -> Option<SystemTime> {
 }
 
 /// A duration ago, seconds since 1970, or a time.
-pub(super) fn until(text: &str) -> Option<SystemTime> {
+pub(in crate::cli) fn until(text: &str) -> Option<SystemTime> {
     if let Ok(seconds) = text.parse::<u64>() {
         return SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
     }

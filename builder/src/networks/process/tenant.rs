@@ -19,7 +19,7 @@ use crate::networks::protocol::{AttachRequest, Attached};
 use crate::networks::record::{HOST, NONE};
 
 /// The option of a network that says on which address ports are published where none is named.
-const DEFAULT_ADDRESS: &str = "com.docker.network.bridge.host_binding_ipv4";
+pub(super) const DEFAULT_ADDRESS: &str = "com.docker.network.bridge.host_binding_ipv4";
 
 /// Networks of one container at most.
 const NETWORKS_MAX: usize = 64;
@@ -82,7 +82,7 @@ impl<'a> Tenant<'a> {
         }
         tenant.lead_out()?;
         let answers = Arc::new(Answers::new(holder.registry.clone(), number));
-        let servers = holder.servers.clone();
+        let servers = holder.servers();
         let name_server = NameServer::start(tenant.namespace.as_fd(), answers, servers)
             .map_err(|error| failed("cannot answer the container's questions for names", &error))?;
         tenant.name_server = Some(name_server);
