@@ -215,7 +215,8 @@ pub(super) fn add_default_route(netlink: &mut Netlink, index: u32, gateway: IpAd
 /// Removes the routes that lead everywhere, of both protocols.
 pub(super) fn remove_default_routes(netlink: &mut Netlink) -> io::Result<()> {
     for route in routes(netlink)?.into_iter().filter(|route| route.is_default() && route.main) {
-        let mut header = vec![family(route.destination), 0, 0, 0, libc::RT_TABLE_MAIN, 0, 0, libc::RTN_UNICAST];
+        let mut header =
+            vec![family(route.destination), 0, 0, 0, libc::RT_TABLE_MAIN, 0, 0, libc::RTN_UNICAST];
         header.extend_from_slice(&0u32.to_ne_bytes());
         let mut message = Message::new(libc::RTM_DELROUTE, 0, &header);
         if let Some(link) = route.link {

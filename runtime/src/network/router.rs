@@ -108,9 +108,7 @@ impl Router {
         }
     }
 
-    fn with(
-        lead_out: impl FnOnce(&mut Self) -> Result<WayOut, NetworkError>,
-    ) -> Result<Self, NetworkError> {
+    fn with(lead_out: impl FnOnce(&mut Self) -> Result<WayOut, NetworkError>) -> Result<Self, NetworkError> {
         let mut router = Self::make()?;
         router.way_out = Some(lead_out(&mut router)?);
         let links = router.links()?;
@@ -144,13 +142,8 @@ impl Router {
         self.way_out.as_ref().and_then(WayOut::host)
     }
 
-    /// Whether this host can send packets to the containers, so that ports can be forwarded to them.
-    pub fn is_reached_by_host(&self) -> bool {
-        matches!(self.way_out, Some(WayOut::Wire(_)))
-    }
-
-    /// Makes a network. Says whether the host can send packets there.
-    pub fn add_bridge(&mut self, bridge: Bridge) -> Result<bool, NetworkError> {
+    /// Makes a network. Gives those of its addresses in whose subnets the host can send packets.
+    pub fn add_bridge(&mut self, bridge: Bridge) -> Result<Vec<IpAddr>, NetworkError> {
         let name = bridge.name.as_str();
         let mtu = bridge.mtu.unwrap_or(self.mtu);
         route::add_bridge(&mut self.netlink, name, mtu).map_err(failed(format!("make the bridge {name}")))?;
@@ -161,7 +154,7 @@ impl Router {
         made
     }
 
-    fn set_up_bridge(&mut self, bridge: &Bridge) -> Result<bool, NetworkError> {
+    fn set_up_bridge(&mut self, bridge: &Bridge) -> Result<Vec<IpAddr>, NetworkError> {
         let index = self.index(&bridge.name)?;
         for (address, bits) in &bridge.addresses {
             route::add_address(&mut self.netlink, index, *address, *bits)
@@ -171,12 +164,13 @@ impl Router {
         self.forward(index)?;
         self.bridges.push(bridge.clone());
         self.write_rules()?;
-        let mut is_reached = false;
+        let mut reached = Vec::new();
         if let Some(WayOut::Wire(wire)) = &self.way_out {
             // Where somebody else has such a route, that stays.
-            is_reached = bridge.addresses.iter().all(|(address, bits)| wire.lead_in(*address, *bits).is_ok());
+            let led = bridge.addresses.iter().filter(|(address, bits)| wire.lead_in(*address, *bits).is_ok());
+            reached.extend(led.map(|(address, _)| *address));
         }
-        Ok(is_reached)
+        Ok(reached)
     }
 
     /// Removes a network.
@@ -204,8 +198,7 @@ impl Router {
         plug: &Plug,
     ) -> Result<String, NetworkError> {
         let found = self.bridges.iter().find(|it| it.name == bridge);
-        let (mtu, isolated) =
-            found.map_or((self.mtu, false), |it| (it.mtu.unwrap_or(self.mtu), it.isolated));
+        let (mtu, isolated) = found.map_or((self.mtu, false), |it| (it.mtu.unwrap_or(self.mtu), it.isolated));
         let bridge = self.index(bridge)?;
         self.ports += 1;
         let name = format!("port{}", self.ports);
@@ -313,7 +306,8 @@ impl Router {
         let rules = Netlink::netfilter().map_err(failed("open a netlink socket"))?;
         let mut published = Published { rules, tables: Vec::new() };
         for family in [Family::Ip4, Family::Ip6] {
-            let of_family = |it: &&Forward| Family::of(it.to.ip()) == family && Family::of(it.from.ip()) == family;
+            let of_family =
+                |it: &&Forward| Family::of(it.to.ip()) == family && Family::of(it.from.ip()) == family;
             let forwards: Vec<&Forward> = forwards.iter().filter(of_family).collect();
             if forwards.is_empty() {
                 continue;
@@ -365,8 +359,6 @@ pub fn make_within<T: Send>(
     namespace: BorrowedFd<'_>,
     make: impl FnOnce() -> std::io::Result<T> + Send,
 ) -> std::io::Result<T> {
-    let made = in_thread(|| {
-        Ok(super::enter(namespace).and_then(|()| make()))
-    });
+    let made = in_thread(|| Ok(super::enter(namespace).and_then(|()| make())));
     made.unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }

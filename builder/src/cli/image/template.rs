@@ -82,7 +82,12 @@ impl Format {
     }
 
     /// Prints rows. `columns` are those of the command's own table, `known` all there are.
-    pub(in crate::cli) fn print(&self, rows: &[Value], columns: &[&str], known: &[Column]) -> Result<(), Failure> {
+    pub(in crate::cli) fn print(
+        &self,
+        rows: &[Value],
+        columns: &[&str],
+        known: &[Column],
+    ) -> Result<(), Failure> {
         let lines: Vec<String> = match self {
             Self::Json => rows.iter().map(Value::to_string).collect(),
             Self::Table => {

@@ -7,7 +7,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use wharf_cache::Store;
 
 use super::image::told;
 use super::place::{Place, Wanted};
@@ -16,7 +15,7 @@ use crate::containers::config::{Attachment, NetworkUse};
 use crate::containers::engine::{Container, Engine};
 use crate::error::{Failure, Kind};
 use crate::networks::process::{self, OPTIONS};
-use crate::networks::record::{NewNetwork, Network, Networks};
+use crate::networks::record::{Network, Networks, NewNetwork};
 use crate::networks::subnet::Subnet;
 use crate::progress::{ask, print_note, print_result, print_warning};
 
@@ -226,13 +225,8 @@ fn is_on(container: &Container, network: &Network) -> bool {
 fn connect(args: ConnectArgs, networks: &Networks, engine: &Engine) -> Result<(), Failure> {
     let network = networks.find(&args.network)?;
     let container = engine.find(&args.container)?;
-    let attachment = Attachment {
-        network: network.name,
-        aliases: args.alias,
-        ipv4: args.ip,
-        ipv6: args.ip6,
-        mac: None,
-    };
+    let attachment =
+        Attachment { network: network.name, aliases: args.alias, ipv4: args.ip, ipv6: args.ip6, mac: None };
     engine.connect_network(&container.config.id, attachment)
 }
 

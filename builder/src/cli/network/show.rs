@@ -93,7 +93,8 @@ impl Filter {
             "type" if ["custom", "builtin"].contains(&value) => Self::Custom(value == "custom"),
             "until" => Self::Until(until(value).ok_or_else(wrong)?),
             "label" => {
-                let (key, value) = value.split_once('=').map_or((value, None), |(key, value)| (key, Some(value)));
+                let (key, value) =
+                    value.split_once('=').map_or((value, None), |(key, value)| (key, Some(value)));
                 Self::Label { key: key.to_owned(), value: value.map(str::to_owned), has }
             }
             _ => return Err(wrong()),
@@ -129,9 +130,9 @@ pub(super) fn list(args: &ListArgs, networks: &Networks) -> Result<(), Failure> 
     let mut found = networks.list()?;
     found.retain(|network| {
         filters.iter().all(|filter| {
-            filters.iter().any(|other| {
-                (other == filter || other.is_about_the_same(filter)) && other.takes(network)
-            })
+            filters
+                .iter()
+                .any(|other| (other == filter || other.is_about_the_same(filter)) && other.takes(network))
         })
     });
     let id = |network: &Network| {
@@ -143,7 +144,8 @@ pub(super) fn list(args: &ListArgs, networks: &Networks) -> Result<(), Failure> 
         return if ids.is_empty() { Ok(()) } else { print_result(&ids.join("\n")) };
     }
     let row = |network: &Network| {
-        let labels: Vec<String> = network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let labels: Vec<String> =
+            network.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
         json!({
             "CreatedAt": rfc3339::format(created(network)),
             "Driver": network.driver,

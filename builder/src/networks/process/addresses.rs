@@ -28,11 +28,13 @@ pub(super) fn choose(
         return Ok(asked);
     }
     let is_free = |address: &IpAddr| can_be_had(address) && !taken.contains(address);
-    before.filter(is_free).or_else(|| of.ip_range.unwrap_or(subnet).members().find(is_free)).ok_or_else(|| {
-        let range = of.ip_range.unwrap_or(subnet);
-        Failure::new(Kind::Environment, format!("every address of {range} is in use"))
-            .hint("stop containers on it, or make a network with a larger subnet")
-    })
+    before.filter(is_free).or_else(|| of.ip_range.unwrap_or(subnet).members().find(is_free)).ok_or_else(
+        || {
+            let range = of.ip_range.unwrap_or(subnet);
+            Failure::new(Kind::Environment, format!("every address of {range} is in use"))
+                .hint("stop containers on it, or make a network with a larger subnet")
+        },
+    )
 }
 
 /// The hardware address that belongs to an address: whoever has it next is found under the same one.

@@ -86,6 +86,7 @@ fn tell(answer: &Answer) {
     let _ = io::stdout().write_all(&said).and_then(|()| io::stdout().flush());
     if let Ok(nothing) = File::options().write(true).open("/dev/null") {
         let _ = rustix::stdio::dup2_stdout(&nothing);
+        let _ = rustix::stdio::dup2_stderr(&nothing);
     }
 }
 
@@ -186,8 +187,8 @@ struct Live {
     network: Network,
     /// The name of its bridge.
     bridge: String,
-    /// Whether the host can send packets there.
-    is_reached_by_host: bool,
+    /// Those of its gateways in whose subnets the host can send packets.
+    reached: Vec<IpAddr>,
     /// Who has which addresses.
     members: BTreeMap<u64, Vec<IpAddr>>,
 }
@@ -337,11 +338,11 @@ impl State {
         if self.live.get(name).is_none_or(|live| live.network.id != network.id) {
             self.clear(&network)?;
             let bridge = describe(&network);
-            let is_reached_by_host = self
+            let reached = self
                 .router(holder)?
                 .add_bridge(bridge.clone())
                 .map_err(|error| failed(&format!("cannot make the network `{name}`"), &error))?;
-            let live = Live { network, bridge: bridge.name, is_reached_by_host, members: BTreeMap::new() };
+            let live = Live { network, bridge: bridge.name, reached, members: BTreeMap::new() };
             self.live.insert(name.to_owned(), live);
         }
         self.live.get_mut(name).ok_or_else(|| Failure::new(Kind::Environment, "a network has gone"))

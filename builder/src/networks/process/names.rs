@@ -105,7 +105,8 @@ impl Registry {
             let short = name.strip_suffix(network_name.to_ascii_lowercase().as_str());
             let short = short.and_then(|it| it.strip_suffix('.'));
             let is_called = |called: &String| {
-                called.eq_ignore_ascii_case(name) || short.is_some_and(|short| called.eq_ignore_ascii_case(short))
+                called.eq_ignore_ascii_case(name)
+                    || short.is_some_and(|short| called.eq_ignore_ascii_case(short))
             };
             for member in network.members.iter().filter(|it| it.names.iter().any(is_called)) {
                 addresses.extend(&member.addresses);
@@ -314,12 +315,13 @@ mod tests {
 
     #[test]
     fn addresses_lead_to_names() {
-        let check = |tenant, name: &str, expected: &str| assert_eq!(ask(tenant, name, RecordType::PTR), expected);
+        let check =
+            |tenant, name: &str, expected: &str| assert_eq!(ask(tenant, name, RecordType::PTR), expected);
         check(1, "2.0.1.10.in-addr.arpa.", "No Error web.front.");
         check(1, "9.0.1.10.in-addr.arpa.", "Non-Existent Domain");
         check(1, "4.0.2.10.in-addr.arpa.", "others");
         check(1, "1.10.in-addr.arpa.", "others");
-        check(3, "4.0.2.10.in-addr.arpa.", "No Error db.Back.");
+        check(3, "4.0.2.10.in-addr.arpa.", "No Error db.back.");
         check(4, "2.0.3.10.in-addr.arpa.", "others");
     }
 
@@ -328,7 +330,10 @@ mod tests {
         let shared = registry();
         shared.lock().rename("front", 1, &["other".to_owned()]);
         assert_eq!(shared.lock().find(2, "web"), Found::Unknown);
-        assert_eq!(shared.lock().find(2, "other"), Found::Addresses(vec!["10.1.0.2".parse().unwrap(), "fd00::2".parse().unwrap()]));
+        assert_eq!(
+            shared.lock().find(2, "other"),
+            Found::Addresses(vec!["10.1.0.2".parse().unwrap(), "fd00::2".parse().unwrap()])
+        );
         shared.lock().leave("front", 1);
         assert_eq!(shared.lock().find(2, "other"), Found::Unknown);
     }
@@ -346,7 +351,9 @@ mod tests {
         let shared = registry();
         for number in 0..90 {
             let address = format!("10.1.1.{number}");
-            shared.lock().enter(&network("front", "10.1.0.0/16", false), member(100 + number, &["many"], &[&address]));
+            shared
+                .lock()
+                .enter(&network("front", "10.1.0.0/16", false), member(100 + number, &["many"], &[&address]));
         }
         let mut question = Message::query();
         question.add_query(Query::query(Name::from_ascii("many.").unwrap(), RecordType::A));

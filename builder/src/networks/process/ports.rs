@@ -193,7 +193,10 @@ mod tests {
             let number = kept[0].bound.host;
             let again = |last| keep(&[port(number, last, protocol)], &[], None, &nobody);
             let failure = again(number).unwrap_err();
-            assert!(failure.message.contains(&format!("127.0.0.1:{number}/{protocol} is in use")), "{failure}");
+            assert!(
+                failure.message.contains(&format!("127.0.0.1:{number}/{protocol} is in use")),
+                "{failure}"
+            );
             let held = keep(&[port(number, number, protocol)], &[], None, &|_, _| Some("web".to_owned()));
             assert!(held.unwrap_err().message.contains("container `web`"));
             if number < u16::MAX - 20 {

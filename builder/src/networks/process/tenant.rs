@@ -93,11 +93,14 @@ impl<'a> Tenant<'a> {
     /// What it has.
     pub(super) fn attached(&self) -> Attached {
         let state = self.holder.lock();
+        // The router passes on what is sent to its own address.
+        let has_host = state.router.as_ref().is_some_and(|router| router.host().is_some());
+        let gateway = self.in_order().find_map(|place| place.endpoint.gateway.map(IpAddr::from));
         Attached {
             endpoints: self.in_order().map(|place| place.endpoint.clone()).collect(),
             ports: self.publication.kept.iter().map(|kept| kept.bound.clone()).collect(),
             dns: vec![NameServer::ADDRESS.into()],
-            host: state.router.as_ref().and_then(wharf_runtime::Router::host),
+            host: gateway.filter(|_| has_host),
             notes: self.notes.iter().chain(&state.note).cloned().collect(),
         }
     }
@@ -117,8 +120,7 @@ impl<'a> Tenant<'a> {
     /// Takes it off one.
     pub(super) fn disconnect(&mut self, network: &str) -> Result<(), Failure> {
         if !self.places.iter().any(|place| place.endpoint.network == network) {
-            let message =
-                format!("the container `{}` is not on the network `{network}`", self.request.name);
+            let message = format!("the container `{}` is not on the network `{network}`", self.request.name);
             return Err(Failure::new(Kind::Usage, message));
         }
         self.leave(network);
@@ -162,9 +164,9 @@ impl<'a> Tenant<'a> {
         let Live { network, bridge, .. } = live;
         let (network, bridge) = (network.clone(), bridge.clone());
         let router = state.router(self.holder)?;
-        let port = router.plug(&bridge, self.namespace.as_fd(), &plan.plug).map_err(|error| {
-            failed(&format!("cannot put the container on the network `{name}`"), &error)
-        })?;
+        let port = router
+            .plug(&bridge, self.namespace.as_fd(), &plan.plug)
+            .map_err(|error| failed(&format!("cannot put the container on the network `{name}`"), &error))?;
         let names = if network.has_names() { self.names(attachment) } else { Vec::new() };
         let addresses: Vec<IpAddr> = plan.plug.addresses.iter().map(|(address, _)| *address).collect();
         state.take(&network, self.number, &self.request.name, &addresses);
@@ -260,9 +262,8 @@ impl<'a> Tenant<'a> {
     /// Has it send what leads nowhere else to the first network with a way out.
     fn lead_out(&self) -> Result<(), Failure> {
         let first = |gateway: fn(&Endpoint) -> Option<IpAddr>| {
-            self.in_order().find_map(|place| {
-                Some((place.endpoint.interface.as_str(), gateway(&place.endpoint)?))
-            })
+            self.in_order()
+                .find_map(|place| Some((place.endpoint.interface.as_str(), gateway(&place.endpoint)?)))
         };
         let ipv4 = first(|endpoint| endpoint.gateway.map(IpAddr::from));
         let ipv6 = first(|endpoint| endpoint.gateway6.map(IpAddr::from));
@@ -307,15 +308,18 @@ impl<'a> Tenant<'a> {
         };
         let router = state.router.as_ref();
         let mut rules = None;
-        if let Some(router) = router.filter(|_| live.is_some_and(|live| live.is_reached_by_host)) {
-            let forwards: Vec<Forward> = kept
-                .iter()
-                .filter_map(|kept| {
-                    let from = SocketAddr::new(kept.bound.address, kept.bound.host);
-                    Some(Forward { udp: kept.bound.protocol == Protocol::Udp, from, to: target(kept)? })
-                })
-                .filter(|forward| !forward.from.ip().is_loopback())
-                .collect();
+        let is_reached = |to: SocketAddr| {
+            live.is_some_and(|live| live.reached.iter().any(|it| it.is_ipv4() == to.is_ipv4()))
+        };
+        let forwards: Vec<Forward> = kept
+            .iter()
+            .filter_map(|kept| {
+                let from = SocketAddr::new(kept.bound.address, kept.bound.host);
+                Some(Forward { udp: kept.bound.protocol == Protocol::Udp, from, to: target(kept)? })
+            })
+            .filter(|forward| !forward.from.ip().is_loopback() && is_reached(forward.to))
+            .collect();
+        if let Some(router) = router.filter(|_| !forwards.is_empty()) {
             match router.publish(&format!("wharf-ports-{}-{}", std::process::id(), self.number), &forwards) {
                 Ok(published) => rules = Some(published),
                 Err(error) => self.notes.push(format!(
