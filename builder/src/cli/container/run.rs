@@ -143,7 +143,7 @@ pub(super) fn run(args: &RunArgs, wanted: &Wanted, config: &Config) -> Result<Ex
     // From here on a signal is the container's.
     let signals = (!args.detach && args.following.sig_proxy).then(Collected::begin).transpose();
     let session = Session::to_start(wanted, config)?;
-    let ended = session.with_engine(|engine| {
+    session.with_engine(|engine| {
         let container = create_one(engine, flags, &ask, &session)?;
         let id = &container.config.id;
         if args.detach {
@@ -157,9 +157,7 @@ pub(super) fn run(args: &RunArgs, wanted: &Wanted, config: &Config) -> Result<Ex
             Some(stream) => follow(engine, id, stream, chosen, keys, signals),
             None => engine.wait(id).map(ExitCode::from),
         }
-    });
-    session.settle();
-    ended
+    })
 }
 
 /// A container that could not be started goes again if it was to be removed at its end.
@@ -179,12 +177,10 @@ fn started<T>(engine: &Engine, container: &Container, started: Result<T, Failure
 pub(super) fn create(args: &CreateArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
     let ask = args.create.ask(&current_dir()?)?;
     let session = Session::to_start(wanted, config)?;
-    let created = session.with_engine(|engine| {
+    session.with_engine(|engine| {
         let container = create_one(engine, &args.create, &ask, &session)?;
-        print_result(&container.config.id.0)
-    });
-    session.settle();
-    created.map(|()| ExitCode::SUCCESS)
+        print_result(&container.config.id.0).map(|()| ExitCode::SUCCESS)
+    })
 }
 
 /// Brings the image if it has to be, and makes the container.
@@ -204,7 +200,7 @@ fn create_one(
         Pull::Never => false,
     };
     if is_wanted {
-        image::bring(engine.store(), &ask.image, flags.platform.as_deref(), flags.quiet, session.config)?;
+        session.bring(engine, &ask.image, flags.platform.as_deref(), flags.quiet)?;
     }
     let container = engine.create(ask)?;
     for warning in &container.state.warnings {

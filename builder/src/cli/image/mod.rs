@@ -1,12 +1,12 @@
 //! Image commands: `wharf image …`, and their short forms `wharf images`, `rmi`, `tag`, `save` and so on.
 
 mod files;
-mod inspect;
-mod list;
+pub(super) mod inspect;
+pub(super) mod list;
 mod manifest;
 mod remove;
 mod session;
-mod template;
+pub(super) mod template;
 mod transfer;
 mod verify;
 
@@ -35,6 +35,7 @@ use crate::registry::Reference;
 pub(super) use list::ListArgs;
 pub(super) use manifest::{ManifestCommand, manifest};
 pub(super) use remove::RmiArgs;
+pub(super) use transfer::bring;
 
 /// Digits of a digest that are shown and that are enough to name an image.
 const SHORT_DIGITS: usize = 12;
