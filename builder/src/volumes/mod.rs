@@ -2,10 +2,8 @@
 //!
 //! A volume is a directory `volumes/NAME` of the store: `volume.json` says what it is, `data` holds its files as containers see
 //! them. It is there whole or not at all: it is made elsewhere and moved to its name, and moved away before it is deleted. Who
-//! uses it is read from the containers. [`decide`] makes of what was asked what a container has; [`prepare`] is for whoever
-//! starts it.
+//! uses it is read from the containers. [`spec`] reads what is asked; [`prepare`] is for whoever starts a container.
 
-pub mod decide;
 mod local;
 pub mod prepare;
 pub mod spec;
@@ -154,6 +152,12 @@ impl<'s> Volumes<'s> {
         made
     }
 
+    /// The volume of a container that is started, made again if somebody has removed it meanwhile.
+    fn again(&self, name: &str, anonymous: bool) -> Result<Volume, Failure> {
+        let ask = Volume { name: name.to_owned(), anonymous, ..Volume::default() };
+        Ok(self.create(&ask)?.0)
+    }
+
     /// All of them, by name.
     pub fn list(&self) -> Result<Vec<Volume>, Failure> {
         let failed = |error: io::Error| {
@@ -216,13 +220,24 @@ impl<'s> Volumes<'s> {
     /// Removes those of `mounts` that were made for their container alone, and that no other container has. What fails is told
     /// at the end.
     pub fn remove_anonymous(&self, of: &ContainerId, mounts: &[MountConfig]) -> Result<(), Failure> {
+        let anonymous = mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::Volume { name, anonymous: true, .. } => Some(name.as_str()),
+            _ => None,
+        });
+        self.remove_unused(anonymous, Some(of))
+    }
+
+    /// Removes volumes that no container has but this one. What fails is told at the end.
+    pub fn remove_unused<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n str>,
+        but: Option<&ContainerId>,
+    ) -> Result<(), Failure> {
         let mut failure = None;
-        for mount in mounts {
-            let MountKind::Volume { name, anonymous: true, .. } = &mount.kind else { continue };
-            let removed = self.users(name).and_then(|users| match users.iter().any(|user| user.id != *of) {
-                true => Ok(()),
-                false if self.read(name)?.is_none() => Ok(()),
-                false => self.take_away(name),
+        for name in names {
+            let removed = self.users(name).and_then(|users| {
+                let is_used = users.iter().any(|user| Some(&user.id) != but);
+                if is_used || self.read(name)?.is_none() { Ok(()) } else { self.take_away(name) }
             });
             failure = failure.or(removed.err());
         }

@@ -3,7 +3,6 @@ use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use super::*;
-use crate::containers::ask::{MountAsk, MountKindAsk};
 
 /// A store that goes with the test.
 struct TestStore {
@@ -73,39 +72,31 @@ fn volumes_are_made_found_and_removed() {
 fn what_containers_have_stays() {
     let test = TestStore::new("use");
     let volumes = Volumes::new(&test.store);
-    let ask = |name: Option<&str>, target: &str| MountAsk {
-        kind: MountKindAsk::Volume {
-            name: name.map(str::to_owned),
-            subpath: None,
-            no_copy: false,
-            driver: None,
-            options: BTreeMap::new(),
-            labels: BTreeMap::new(),
-        },
-        target: target.into(),
-        read_only: false,
+    let mount = |name: &str, anonymous: bool| {
+        let name = volumes.create(&Volume { anonymous, ..named(name) }).unwrap().0.name;
+        let target = PathBuf::from(format!("/{name}"));
+        let kind = MountKind::Volume { name, subpath: None, anonymous, no_copy: false };
+        MountConfig { kind, target, read_only: false }
     };
-    let asked = [ask(Some("db"), "/a/deep"), ask(None, "/b")];
-    let mounts = volumes.decide(&asked, ["/b", "/c/", "/a"], &[]).unwrap();
-    let targets: Vec<_> = mounts.iter().map(|mount| mount.target.display().to_string()).collect();
-    assert_eq!(targets, ["/b", "/c", "/a", "/a/deep"]);
+    let mounts = [mount("db", false), mount("", true), mount("", true)];
     test.container("one", &mounts);
+    test.container("two", &mounts[2..]);
     let error = volumes.remove("db").unwrap_err();
     assert!(error.message.contains("in use by name-of-one"), "{}", error.message);
-    let from = volumes.decide(&[ask(Some("other"), "/c")], [], &[(mounts.clone(), true)]).unwrap();
-    assert!(from.iter().all(|mount| mount.read_only == (mount.target != Path::new("/c"))));
-    test.container("two", &from[..2]);
-    // Two of the anonymous ones are the first container's alone.
-    let shared =
-        from[..2].iter().filter(|it| matches!(it.kind, MountKind::Volume { anonymous: true, .. })).count();
+    let users = volumes.all_users().unwrap();
+    assert_eq!(users.values().map(Vec::len).sum::<usize>(), 4);
     volumes.remove_anonymous(&ContainerId("one".to_owned()), &mounts).unwrap();
-    let left = volumes.list().unwrap().into_iter().filter(|volume| volume.anonymous).count();
-    assert_eq!(left, shared);
-    let before = names(&volumes);
-    let twice = [ask(None, "/x"), ask(None, "/x")];
-    assert!(volumes.decide(&twice, [], &[]).unwrap_err().message.contains("two mounts"));
-    assert!(volumes.decide(&[ask(None, "/x")], ["relative"], &[]).is_err());
-    assert_eq!(names(&volumes), before, "a failure left a volume");
+    assert_eq!(
+        names(&volumes).len(),
+        2,
+        "the one that is another container's stays, and the one with a name"
+    );
+    fs::remove_dir_all(test.path.join("containers/one")).unwrap();
+    volumes.remove("db").unwrap();
+    // What cannot be read has no volumes.
+    fs::write(test.path.join("containers/two/config.json"), "{").unwrap();
+    volumes.remove_unused(names(&volumes).iter().map(String::as_str), None).unwrap();
+    assert_eq!(names(&volumes), [""; 0]);
 }
 
 #[test]
