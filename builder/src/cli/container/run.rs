@@ -208,7 +208,11 @@ fn create_one(
     }
     if let Some(file) = &flags.cidfile {
         write_new(file, &container.config.id.0).map_err(|error| {
-            Failure::from_error(Kind::Environment, &format!("cannot write --cidfile {}", file.display()), &error)
+            Failure::from_error(
+                Kind::Environment,
+                &format!("cannot write --cidfile {}", file.display()),
+                &error,
+            )
         })?;
     }
     Ok(container)
@@ -223,7 +227,10 @@ pub(super) fn start(args: &StartArgs, wanted: &Wanted, config: &Config) -> Resul
     let follows = args.attach || args.interactive;
     let [name] = args.containers.as_slice() else {
         if follows {
-            return Err(Failure::new(Kind::Usage, "with --attach or --interactive one container is started at a time"));
+            return Err(Failure::new(
+                Kind::Usage,
+                "with --attach or --interactive one container is started at a time",
+            ));
         }
         return start_all(&args.containers, wanted, config);
     };
@@ -263,8 +270,11 @@ pub(super) fn attach(args: &AttachArgs, wanted: &Wanted, config: &Config) -> Res
     session.with_engine(|engine| {
         let Container { config, state } = engine.find(&args.container)?;
         if state.status == Status::Paused {
-            return Err(Failure::new(Kind::Usage, format!("cannot attach to the container {}: it is paused", config.id.short()))
-                .hint(format!("`wharf unpause {}` lets it go on", args.container)));
+            return Err(Failure::new(
+                Kind::Usage,
+                format!("cannot attach to the container {}: it is paused", config.id.short()),
+            )
+            .hint(format!("`wharf unpause {}` lets it go on", args.container)));
         }
         let stdin = config.process.open_stdin && !args.no_stdin;
         let chosen = Chosen { stdin, stdout: true, stderr: true, tty: config.process.tty };
@@ -345,8 +355,7 @@ fn follow(
         false => Box::new(io::sink()),
     };
     let mut stderr: Box<dyn Write> = Box::new(io::stderr());
-    let ends =
-        Ends { stdin, stdout: &mut *stdout, stderr: &mut *stderr, tty: chosen.tty, detach, signals };
+    let ends = Ends { stdin, stdout: &mut *stdout, stderr: &mut *stderr, tty: chosen.tty, detach, signals };
     match stream.follow(ends)? {
         Ended::Exited(status) => Ok(ExitCode::from(status)),
         Ended::Detached => {
@@ -384,7 +393,6 @@ fn detach_keys(text: Option<&str>) -> Result<DetachKeys, Failure> {
 }
 
 fn current_dir() -> Result<PathBuf, Failure> {
-    std::env::current_dir().map_err(|error| {
-        Failure::from_error(Kind::Environment, "cannot find the current directory", &error)
-    })
+    std::env::current_dir()
+        .map_err(|error| Failure::from_error(Kind::Environment, "cannot find the current directory", &error))
 }

@@ -24,7 +24,8 @@ pub(super) fn wrong(flag: &str, value: &str, why: impl std::fmt::Display) -> Fai
 /// `[[ADDRESS:][PORT[-PORT]]:]PORT[-PORT][/PROTOCOL]`.
 pub(in crate::cli) fn ports(text: &str) -> Result<Vec<PortUse>, Failure> {
     let bad = |why: &str| {
-        wrong("--publish", text, why).hint("it is [[ADDRESS:]PORT:]PORT[/PROTOCOL]: 8080:80, 127.0.0.1:53:53/udp, [::1]:80:80")
+        wrong("--publish", text, why)
+            .hint("it is [[ADDRESS:]PORT:]PORT[/PROTOCOL]: 8080:80, 127.0.0.1:53:53/udp, [::1]:80:80")
     };
     let (rest, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = match protocol {
@@ -98,7 +99,11 @@ pub(super) fn networks(
             Some(ask) if texts.len() == 1 => {
                 let is_more = !aliases.is_empty() || ip.is_some() || ip6.is_some() || mac.is_some();
                 if is_more {
-                    return Err(wrong("--network", text, "on it a container has no names and addresses of its own"));
+                    return Err(wrong(
+                        "--network",
+                        text,
+                        "on it a container has no names and addresses of its own",
+                    ));
                 }
                 return Ok(ask);
             }
@@ -145,13 +150,19 @@ fn attachment(text: &str) -> Result<Attachment, Failure> {
             "name" => attachment.network = named(value),
             "alias" => attachment.aliases.push(value.to_owned()),
             "ip" => {
-                attachment.ipv4 = Some(value.parse().map_err(|_| bad(format!("`{value}` is no IPv4 address")))?);
+                attachment.ipv4 =
+                    Some(value.parse().map_err(|_| bad(format!("`{value}` is no IPv4 address")))?);
             }
             "ip6" => {
-                attachment.ipv6 = Some(value.parse().map_err(|_| bad(format!("`{value}` is no IPv6 address")))?);
+                attachment.ipv6 =
+                    Some(value.parse().map_err(|_| bad(format!("`{value}` is no IPv6 address")))?);
             }
             "mac-address" => attachment.mac = Some(hardware_address("--network", value)?),
-            _ => return Err(bad(format!("`{key}` is unknown; there are name, alias, ip, ip6 and mac-address"))),
+            _ => {
+                return Err(bad(format!(
+                    "`{key}` is unknown; there are name, alias, ip, ip6 and mac-address"
+                )));
+            }
         }
     }
     match attachment.network.is_empty() {
@@ -193,9 +204,8 @@ pub(in crate::cli) fn restart(text: Option<&str>) -> Result<RestartPolicy, Failu
         Some((name, times)) => (name, Some(times)),
         None => (text, None),
     };
-    let times = times.map(|times| {
-        times.parse::<u32>().map_err(|_| wrong("--restart", text, "how often is a number"))
-    });
+    let times = times
+        .map(|times| times.parse::<u32>().map_err(|_| wrong("--restart", text, "how often is a number")));
     match (name, times.transpose()?) {
         ("" | "no", None) => Ok(RestartPolicy::No),
         ("always", None) => Ok(RestartPolicy::Always),
@@ -337,8 +347,9 @@ pub(super) fn pair(flag: &str, text: &str, without: Option<&str>) -> Result<(Str
 /// The lines of a file of variables or labels: `NAME=VALUE` or `NAME`; those that begin with `#` are comments.
 pub(super) fn file_lines(flag: &str, path: &Path) -> Result<Vec<(String, Option<String>)>, Failure> {
     let shown = path.display().to_string();
-    let bytes = std::fs::read(path)
-        .map_err(|error| Failure::from_error(Kind::Usage, &format!("cannot read {flag} `{shown}`"), &error))?;
+    let bytes = std::fs::read(path).map_err(|error| {
+        Failure::from_error(Kind::Usage, &format!("cannot read {flag} `{shown}`"), &error)
+    })?;
     let text = String::from_utf8(bytes).map_err(|_| wrong(flag, &shown, "it is not UTF-8"))?;
     let mut pairs = Vec::new();
     for (number, line) in text.trim_start_matches('\u{feff}').lines().enumerate() {
@@ -366,7 +377,8 @@ mod tests {
     fn published_ports() {
         let check = |text: &str, expected: &[(u16, u16, u16)]| {
             let found = ports(text).unwrap();
-            let found: Vec<_> = found.iter().map(|port| (port.container, port.host, port.host_last)).collect();
+            let found: Vec<_> =
+                found.iter().map(|port| (port.container, port.host, port.host_last)).collect();
             assert_eq!(found, expected, "{text}");
         };
         check("80", &[(80, 0, 0)]);
@@ -381,7 +393,18 @@ mod tests {
         assert_eq!(address("127.0.0.1:53:53/udp").as_deref(), Some("127.0.0.1"));
         assert_eq!(address("[::1]:80:80").as_deref(), Some("::1"));
         assert_eq!(address("[::1]::80").as_deref(), Some("::1"));
-        for text in ["", "0", "x", "80/sctp", "1:2:3", "1-2:80-82", "65536", "9-8:80", "localhost:80:80", "80:80:80:80"] {
+        for text in [
+            "",
+            "0",
+            "x",
+            "80/sctp",
+            "1:2:3",
+            "1-2:80-82",
+            "65536",
+            "9-8:80",
+            "localhost:80:80",
+            "80:80:80:80",
+        ] {
             assert!(ports(text).is_err(), "{text}");
         }
         assert_eq!(exposed("3000-3001/udp").unwrap(), ["3000/udp", "3001/udp"]);
@@ -439,7 +462,10 @@ mod tests {
         assert!(extra_host("a").is_err() && extra_host("a:b").is_err() && extra_host(":1.2.3.4").is_err());
         assert_eq!(log(Some("none"), &[]).unwrap().none, true);
         let options = [("max-size".to_owned(), "10k".to_owned()), ("max-file".to_owned(), "3".to_owned())];
-        assert_eq!(log(None, &options).unwrap(), LogConfig { none: false, max_size: Some(10240), max_file: 3 });
+        assert_eq!(
+            log(None, &options).unwrap(),
+            LogConfig { none: false, max_size: Some(10240), max_file: 3 }
+        );
         assert!(log(Some("syslog"), &[]).is_err() && log(None, &[("x".to_owned(), String::new())]).is_err());
     }
 }

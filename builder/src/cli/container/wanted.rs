@@ -21,10 +21,8 @@ const MEMORY_MIN: u64 = 6 << 20;
 impl CreateFlags {
     /// What is meant. Relative paths are relative to `base`.
     pub(super) fn ask(&self, base: &Path) -> Result<Ask, Failure> {
-        let (image, command) = self
-            .image
-            .split_first()
-            .ok_or_else(|| Failure::new(Kind::Usage, "no image is given"))?;
+        let (image, command) =
+            self.image.split_first().ok_or_else(|| Failure::new(Kind::Usage, "no image is given"))?;
         let mut env = Vec::new();
         for file in &self.env_file {
             env.extend(file_lines("--env-file", file)?);
@@ -113,9 +111,8 @@ impl CreateFlags {
     }
 
     fn health(&self) -> Result<HealthAsk, Failure> {
-        let time = |flag: &str, text: &Option<String>| {
-            text.as_deref().map(|text| duration(flag, text)).transpose()
-        };
+        let time =
+            |flag: &str, text: &Option<String>| text.as_deref().map(|text| duration(flag, text)).transpose();
         let given = HealthAsk::Given {
             test: self.health_cmd.as_ref().map(|command| match command.as_str() {
                 "" => Vec::new(),
@@ -175,11 +172,18 @@ impl CreateFlags {
             ("-1", _) => Ok(-1),
             (text, Some(memory)) => match i64::try_from(size("--memory-swap", text)?) {
                 Ok(swap) if swap.unsigned_abs() >= memory => Ok(swap),
-                _ => Err(wrong("--memory-swap", text, "it is memory and swap together, so no less than --memory")),
+                _ => Err(wrong(
+                    "--memory-swap",
+                    text,
+                    "it is memory and swap together, so no less than --memory",
+                )),
             },
         });
         if self.cpus.is_some() && (self.cpu_period.is_some() || self.cpu_quota.is_some()) {
-            return Err(Failure::new(Kind::Usage, "--cpus says the same as --cpu-period and --cpu-quota: give one"));
+            return Err(Failure::new(
+                Kind::Usage,
+                "--cpus says the same as --cpu-period and --cpu-quota: give one",
+            ));
         }
         Ok(Resources {
             memory,
