@@ -63,7 +63,7 @@ enum Command {
         command: container::ContainerCommand,
     },
     /// Show everything about containers or images
-    Inspect(container::InspectArgs),
+    Inspect(container::InspectAnyArgs),
     /// List the images in the store
     Images(image::ListArgs),
     /// Remove images from the store

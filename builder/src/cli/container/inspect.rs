@@ -43,7 +43,7 @@ pub(in crate::cli) struct ContainerInspectArgs {
 }
 
 #[derive(Debug, Args)]
-pub(in crate::cli) struct InspectArgs {
+pub(in crate::cli) struct InspectAnyArgs {
     /// Say what containers take of the disk too
     #[arg(short, long)]
     size: bool,
@@ -53,7 +53,7 @@ pub(in crate::cli) struct InspectArgs {
 
 /// Containers come before images of the same name.
 pub(in crate::cli) fn inspect(
-    args: &InspectArgs,
+    args: &InspectAnyArgs,
     wanted: &Wanted,
     config: &Config,
 ) -> Result<ExitCode, Failure> {

@@ -24,7 +24,7 @@ use crate::containers::engine::Engine;
 use crate::error::{Failure, Kind};
 use crate::progress::print_error;
 
-pub(super) use inspect::{InspectArgs, inspect};
+pub(super) use inspect::{InspectAnyArgs, inspect};
 
 /// What is a command by itself too.
 #[derive(Debug, Subcommand)]
