@@ -2,6 +2,7 @@
 
 mod build;
 mod config;
+mod container;
 mod doctor;
 mod du;
 mod executor;
@@ -12,7 +13,6 @@ mod login;
 mod place;
 mod prune;
 mod registries;
-mod run;
 mod size;
 mod steps;
 
@@ -53,8 +53,17 @@ enum Command {
     Build(Box<build::BuildArgs>),
     /// Build and push an image as kaniko's executor does, from the same flags
     Executor(Box<executor::ExecutorArgs>),
-    /// Run a command in a new container of an image
-    Run(run::RunArgs),
+    #[command(flatten)]
+    Containers(container::Both),
+    /// List containers
+    Ps(container::ListArgs),
+    /// Work with containers
+    Container {
+        #[command(subcommand)]
+        command: container::ContainerCommand,
+    },
+    /// Show everything about containers or images
+    Inspect(container::InspectAnyArgs),
     /// List the images in the store
     Images(image::ListArgs),
     /// Remove images from the store
@@ -88,12 +97,16 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     wharf_runtime::survive_long_files();
-    let cli = match Cli::try_parse_from(arguments(std::env::args_os())) {
+    let arguments = arguments(std::env::args_os());
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             // A closed terminal is no reason to fail twice.
             let _ = error.print();
-            return ExitCode::from(Kind::Usage.exit_code());
+            return ExitCode::from(match has_status_of_process(&arguments) {
+                true => container::FAILED,
+                false => Kind::Usage.exit_code(),
+            });
         }
         Err(help) => return end(print_result(&help_text(&help)).map(|()| ExitCode::SUCCESS)),
     };
@@ -110,13 +123,31 @@ fn arguments(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     arguments
 }
 
+/// Whether the command is one whose exit status is otherwise that of a process in a container.
+fn has_status_of_process(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
+    while let Some(word) = words.next() {
+        match word {
+            "--root" | "--config" | "--sandbox" => _ = words.next(),
+            "container" => {}
+            flag if flag.starts_with('-') => {}
+            command => return container::WITH_STATUS.contains(&command),
+        }
+    }
+    false
+}
+
 fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
     let config = Config::load(cli.config.as_deref())?;
-    let wanted = Wanted { root: cli.root, sandbox: cli.sandbox.or(config.sandbox) };
+    let config_file = cli.config.as_deref().and_then(|file| std::path::absolute(file).ok());
+    let wanted = Wanted { root: cli.root, sandbox: cli.sandbox.or(config.sandbox), config_file };
     match cli.command {
         Command::Build(args) => build::build(*args, &wanted, &config),
         Command::Executor(args) => executor::executor(*args, wanted, &config),
-        Command::Run(args) => run::run(&args, &wanted, &config),
+        Command::Containers(command) => container::both(command, &wanted, &config),
+        Command::Ps(args) => container::ps(&args, &wanted, &config),
+        Command::Container { command } => container::container(command, &wanted, &config),
+        Command::Inspect(args) => container::inspect(&args, &wanted, &config),
         Command::Images(args) => image::images(&args, &wanted),
         Command::Image { command } => image::image(command, &wanted, &config),
         Command::Manifest { command } => image::manifest(command, &wanted, &config),
