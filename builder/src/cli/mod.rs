@@ -11,6 +11,7 @@ mod history;
 mod image;
 mod limits;
 mod login;
+mod network;
 mod place;
 mod prune;
 mod registries;
@@ -85,6 +86,14 @@ enum Command {
         #[command(subcommand)]
         command: image::ManifestCommand,
     },
+    /// Work with networks of containers
+    Network {
+        #[command(subcommand)]
+        command: network::NetworkCommand,
+    },
+    /// Hold the networks of a store
+    #[command(hide = true)]
+    NetworkProcess(network::ProcessArgs),
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
@@ -161,6 +170,8 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rmi(args) => image::rmi(&args, &wanted),
         Command::Login(args) => login::login(&args, &config),
         Command::Logout(args) => login::logout(&args),
+        Command::Network { command } => network::network(command, &wanted),
+        Command::NetworkProcess(args) => network::network_process(&args, &wanted),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),

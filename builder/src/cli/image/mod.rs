@@ -32,7 +32,7 @@ use crate::images::stored::Stored;
 use crate::progress::print_error;
 use crate::registry::Reference;
 
-pub(super) use list::ListArgs;
+pub(super) use list::{ListArgs, until};
 pub(super) use manifest::{ManifestCommand, manifest};
 pub(super) use remove::RmiArgs;
 pub(super) use transfer::bring;
