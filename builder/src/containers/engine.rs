@@ -22,6 +22,7 @@ use super::protocol::{Answer, ExecConfig, Process, Reason, Request, Streams, Usa
 use super::state::{ContainerState, Status};
 use super::streams::Stream;
 use crate::error::{Failure, Kind};
+use crate::volumes::Volumes;
 
 /// How long somebody who holds a container's lock, and neither listens nor lets go, is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -131,7 +132,10 @@ impl Engine {
         if config.name.is_empty() {
             config.name = change.free_name()?;
         }
-        let held = change.create(&config)?;
+        let held = change.create(&config).inspect_err(|_| {
+            // A name in use is the usual reason, and says more than a volume that stays.
+            let _ = Volumes::new(&self.store).remove_anonymous(&config.id, &config.mounts);
+        })?;
         let state = held.directory().state();
         Ok(Container { config, state })
     }
