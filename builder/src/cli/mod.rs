@@ -9,6 +9,7 @@ mod history;
 mod image;
 mod limits;
 mod login;
+mod monitor;
 mod place;
 mod prune;
 mod registries;
@@ -81,6 +82,9 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Say which sandboxes this place allows, and what would unlock the others
     Doctor(doctor::DoctorArgs),
+    /// Watch over a container: wharf starts this itself
+    #[command(hide = true)]
+    Monitor(monitor::MonitorArgs),
     /// Show what was built before: list, inspect, logs of steps, compare two builds
     History(history::HistoryArgs),
 }
@@ -127,6 +131,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
+        Command::Monitor(args) => monitor::monitor(args, &wanted, &config),
         Command::History(args) => history::history(args, &wanted),
     }
 }

@@ -60,6 +60,21 @@ impl Place {
             None => default_root()?,
         };
         let sandbox = sandbox::enter(wanted.sandbox).map_err(|error| no_sandbox(&error))?;
+        Self::entered(root, is_shared, sandbox)
+    }
+
+    /// The place of whoever started this process, who has entered it.
+    pub(super) fn inherited(wanted: &Wanted) -> Result<Self, Failure> {
+        match (&wanted.root, wanted.sandbox) {
+            (Some(root), Some(sandbox)) => Self::entered(root.clone(), false, sandbox),
+            _ => Err(Failure::new(
+                Kind::Usage,
+                "this command takes `--root` and `--sandbox`: wharf starts it itself",
+            )),
+        }
+    }
+
+    fn entered(root: PathBuf, is_shared: bool, sandbox: Sandbox) -> Result<Self, Failure> {
         let ids = match sandbox {
             Sandbox::Root | Sandbox::Rootless => Ids::Kernel,
             Sandbox::Chroot => Ids::KernelWithoutDevices,

@@ -76,8 +76,7 @@ mod tests {
     fn pauses_double_until_it_runs_well() {
         let (mut pauses, short) = (Pauses::default(), Duration::from_secs(1));
         let found: Vec<u128> = (0..12).map(|_| pauses.after(short).as_millis()).collect();
-        let expected =
-            [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000];
+        let expected = [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000];
         assert_eq!(found, expected);
         assert_eq!(pauses.after(WELL).as_millis(), 100);
         assert_eq!(pauses.after(short).as_millis(), 200);

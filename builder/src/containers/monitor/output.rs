@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -145,7 +145,6 @@ pub(super) fn pipe_to() -> io::Result<(File, OwnedFd)> {
     Ok((File::from(OwnedFd::from(ours)), its.into()))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a log says when something was printed")]
 pub(super) fn now() -> SystemTime {
     SystemTime::now()
 }
