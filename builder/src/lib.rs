@@ -6,7 +6,6 @@ mod awaited;
 pub mod build;
 mod certificates;
 pub mod cli;
-pub mod container;
 pub mod containers;
 pub mod context;
 pub mod csv;

@@ -26,6 +26,8 @@ pub(super) struct Wanted {
     pub(super) root: Option<PathBuf>,
     /// `--sandbox`.
     pub(super) sandbox: Option<Sandbox>,
+    /// `--config`; absolute.
+    pub(super) config_file: Option<PathBuf>,
 }
 
 /// The place, entered.

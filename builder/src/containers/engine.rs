@@ -1,5 +1,6 @@
 //! What commands and compose ask of containers: directories are read here, monitors are started and asked.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -88,6 +89,20 @@ impl Engine {
     pub fn find(&self, name_or_digits: &str) -> Result<Container, Failure> {
         let directory = self.containers.find(name_or_digits)?;
         Ok(Container { config: directory.config()?, state: directory.state() })
+    }
+
+    /// The identifier of the container that is called so, or whose identifier begins so, whatever is wrong with it.
+    pub fn resolve(&self, name_or_digits: &str) -> Result<ContainerId, Failure> {
+        Ok(self.containers.find(name_or_digits)?.id().clone())
+    }
+
+    /// Bytes that each container takes of the disk beyond its image, by its identifier.
+    pub fn own_bytes(&self) -> Result<BTreeMap<String, u64>, Failure> {
+        let items = self.store.items().map_err(|error| {
+            Failure::from_error(Kind::Environment, "cannot look through the store", &error)
+        })?;
+        let containers = items.into_iter().filter(|item| item.kind == wharf_cache::gc::Kind::Container);
+        Ok(containers.map(|item| (item.name, item.bytes)).collect())
     }
 
     /// The container with this identifier.
