@@ -6,11 +6,14 @@
 //! Whoever holds no lock is not running, whatever the state last said: a killed monitor and a reboot are seen by that.
 
 pub mod ask;
+pub mod commit;
 pub mod config;
 pub mod connect;
+pub mod copy;
 mod create;
 pub mod directory;
 pub mod engine;
+pub mod files;
 mod image;
 pub mod launch;
 pub mod log;
