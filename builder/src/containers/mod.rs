@@ -6,17 +6,23 @@
 //! Whoever holds no lock is not running, whatever the state last said: a killed monitor and a reboot are seen by that.
 
 pub mod ask;
+pub mod commit;
 pub mod config;
 pub mod connect;
+pub mod copy;
 mod create;
 pub mod directory;
 pub mod engine;
+pub mod files;
+pub mod health;
 mod image;
 pub mod launch;
 pub mod log;
+pub mod monitor;
 mod mounts;
 pub mod names;
 pub mod protocol;
+pub mod restart;
 pub mod signal;
 pub mod state;
 pub mod streams;
