@@ -6,7 +6,8 @@ use super::World;
 use crate::harness::wait_until;
 
 /// A command that ends when it is asked to, and says what it does.
-const POLITE: &str = "trap 'echo asked; exit 5' TERM; trap 'echo poked' USR1; echo ready; while :; do sleep 0.05; done";
+const POLITE: &str =
+    "trap 'echo asked; exit 5' TERM; trap 'echo poked' USR1; echo ready; while :; do sleep 0.05; done";
 
 #[test]
 fn a_container_is_made_started_stopped_and_removed() {
@@ -17,7 +18,10 @@ fn a_container_is_made_started_stopped_and_removed() {
     assert_eq!(world.text(&["ps", "-aq"]), id[..12]);
     assert_eq!(world.text(&["start", "one"]), "one");
     world.wait_for("one", "ready");
-    assert_eq!(world.field("one", "{{.State.Status}} {{.State.Running}} {{.State.ExitCode}}"), "running true 0");
+    assert_eq!(
+        world.field("one", "{{.State.Status}} {{.State.Running}} {{.State.ExitCode}}"),
+        "running true 0"
+    );
     world.run(&["start", "one"]).success();
     world.run(&["rm", "one"]).fails_with(2, &["it is running", "--force"]);
     assert_eq!(world.text(&["kill", "-s", "USR1", &id[..6]]), id[..6]);
@@ -73,7 +77,8 @@ fn what_is_removed_at_its_end_takes_its_volumes_along() {
 fn of_two_that_want_one_name_one_gets_it() {
     let Some(world) = World::new() else { return };
     let all: Vec<_> = (0..6).map(|_| world.spawn(&["create", "--name", "same", "app"])).collect();
-    let codes: Vec<_> = all.into_iter().map(|child| child.wait_with_output().unwrap().status.code()).collect();
+    let codes: Vec<_> =
+        all.into_iter().map(|child| child.wait_with_output().unwrap().status.code()).collect();
     assert_eq!(codes.iter().filter(|code| **code == Some(0)).count(), 1, "{codes:?}");
     assert_eq!(codes.iter().filter(|code| **code == Some(125)).count(), 5, "{codes:?}");
     assert_eq!(world.text(&["ps", "-aq"]).lines().count(), 1);
@@ -82,7 +87,21 @@ fn of_two_that_want_one_name_one_gets_it() {
 #[test]
 fn commands_run_in_a_container_that_runs() {
     let Some(world) = World::new() else { return };
-    world.run(&["run", "-d", "--name", "host", "-e", "OF=container", "--network", "none", "app", "sleep", "1000"]).success();
+    world
+        .run(&[
+            "run",
+            "-d",
+            "--name",
+            "host",
+            "-e",
+            "OF=container",
+            "--network",
+            "none",
+            "app",
+            "sleep",
+            "1000",
+        ])
+        .success();
     for (flags, command, expected) in [
         (&[][..], &["sh", "-c", "pwd; echo $OF $OF_IMAGE"][..], "/srv\ncontainer yes"),
         (&["-w", "/tmp"], &["pwd"], "/tmp"),
@@ -97,7 +116,10 @@ fn commands_run_in_a_container_that_runs() {
     }
     let both = world.run(&["exec", "host", "sh", "-c", "echo out; echo err >&2; exit 3"]);
     assert_eq!((both.code, both.text().as_str(), both.stderr.as_str()), (Some(3), "out\n", "err\n"));
-    let input = crate::harness::Outcome::of_with_input(world.command(&["exec", "-i", "host", "wc", "-c"]), &[7; 100_000]);
+    let input = crate::harness::Outcome::of_with_input(
+        world.command(&["exec", "-i", "host", "wc", "-c"]),
+        &[7; 100_000],
+    );
     assert_eq!(input.success().text().trim(), "100000");
     world.run(&["exec", "host", "no-such-program"]).fails_with(127, &["no-such-program"]);
     world.run(&["exec", "host", "/etc/passwd"]).fails_with(126, &["/etc/passwd"]);
@@ -118,8 +140,26 @@ fn commands_run_in_a_container_that_runs() {
 fn what_is_listed_is_what_is_asked_for() {
     let Some(world) = World::new() else { return };
     world.run(&["create", "--name", "made", "-l", "kind=a", "-p", "80:80", "app"]).success();
-    world.run(&["run", "--name", "ended", "-l", "kind=b", "--network", "none", "app", "sh", "-c", "exit 3"]).fails_with(3, &[]);
-    world.run(&["run", "-d", "--name", "up", "-l", "kind=a", "-v", "data:/data", "--network", "none", "app", "sleep", "1000"]).success();
+    world
+        .run(&["run", "--name", "ended", "-l", "kind=b", "--network", "none", "app", "sh", "-c", "exit 3"])
+        .fails_with(3, &[]);
+    world
+        .run(&[
+            "run",
+            "-d",
+            "--name",
+            "up",
+            "-l",
+            "kind=a",
+            "-v",
+            "data:/data",
+            "--network",
+            "none",
+            "app",
+            "sleep",
+            "1000",
+        ])
+        .success();
     let names = |filters: &[&str]| {
         let flags: Vec<&str> = filters.iter().flat_map(|filter| ["-f", *filter]).collect();
         let text = world.text(&[&["ps", "-a", "--format", "{{.Names}}"], &flags[..]].concat());

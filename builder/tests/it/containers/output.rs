@@ -15,7 +15,8 @@ const NONE: [&str; 2] = ["--network", "none"];
 fn streams_are_what_the_process_reads_and_prints() {
     let Some(world) = World::new() else { return };
     let run = |flags: &[&str], script: &str| {
-        let command = world.command(&[&["run", "--rm"], &NONE[..], flags, &["app", "sh", "-c", script]].concat());
+        let command =
+            world.command(&[&["run", "--rm"], &NONE[..], flags, &["app", "sh", "-c", script]].concat());
         Outcome::of_with_input(command, b"typed\n").success()
     };
     let check = |flags: &[&str], script: &str, out: &str, err: &str| {
@@ -91,7 +92,9 @@ fn input_reaches_who_reads_it() {
 fn logs_are_kept_and_followed() {
     let Some(world) = World::new() else { return };
     let script = "for i in 1 2 3; do echo line $i; done; echo err >&2; until test -e /tmp/go; do sleep 0.05; done; echo last";
-    world.run(&[&["run", "-d", "--name", "talker"], &NONE[..], &["app", "sh", "-c", script]].concat()).success();
+    world
+        .run(&[&["run", "-d", "--name", "talker"], &NONE[..], &["app", "sh", "-c", script]].concat())
+        .success();
     world.wait_for("talker", "err");
     let logs = world.run(&["logs", "talker"]).success();
     assert_eq!((logs.text().as_str(), logs.stderr.as_str()), ("line 1\nline 2\nline 3\n", "err\n"));
@@ -107,7 +110,12 @@ fn logs_are_kept_and_followed() {
     world.run(&["exec", "talker", "touch", "/tmp/go"]).success();
     let followed = following.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&followed.stdout), "line 1\nline 2\nline 3\nlast\n");
-    world.run(&[&["run", "--name", "silent", "--log-driver", "none"], &NONE[..], &["app", "echo", "x"]].concat()).success();
+    world
+        .run(
+            &[&["run", "--name", "silent", "--log-driver", "none"], &NONE[..], &["app", "echo", "x"]]
+                .concat(),
+        )
+        .success();
     world.run(&["logs", "silent"]).fails_with(2, &["--log-driver none"]);
     world.run(&["rm", "talker", "silent"]).success();
 }

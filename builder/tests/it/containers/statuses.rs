@@ -57,7 +57,9 @@ fn the_status_is_the_processes_or_says_that_wharf_failed() {
 
     world.run(&["create", "--name", "taken", "app"]).success();
     check(&["create", "--name", "taken", "app"], 125, &["`taken` is in use", "wharf rm taken"]);
-    for command in ["stop", "restart", "kill", "rm", "logs", "wait", "top", "port", "pause", "unpause", "attach"] {
+    for command in
+        ["stop", "restart", "kill", "rm", "logs", "wait", "top", "port", "pause", "unpause", "attach"]
+    {
         check(&[command, "nobody"], 2, &["there is no container `nobody`", "wharf ps -a"]);
     }
     check(&["start", "nobody"], 125, &["there is no container `nobody`"]);
