@@ -8,6 +8,7 @@ mod cache;
 mod check;
 mod conformance;
 mod contained;
+mod containers;
 mod contexts;
 mod copy;
 mod copy_matrix;

@@ -1,0 +1,1 @@
+//! The same as an ordinary user, with and without subordinate ids.
