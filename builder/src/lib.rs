@@ -6,6 +6,7 @@ mod awaited;
 pub mod build;
 mod certificates;
 pub mod cli;
+pub mod compose;
 pub mod container;
 pub mod containers;
 pub mod context;
