@@ -17,6 +17,7 @@ pub mod history;
 pub mod images;
 pub mod layers;
 pub mod limits;
+pub mod networks;
 pub mod progress;
 pub mod registry;
 pub mod remote;

@@ -6,12 +6,13 @@
 //! leases (who uses what) ──┘
 //! ```
 //!
-//! Everything below the root counts ([`measure`]). Images that have a name are never collected, nor is what a living process
-//! has leased ([`lease`]). Of the rest, what nobody can find any more goes first; then what is most dispensable
+//! Everything below the root counts ([`measure`]). Images that have a name are never collected, nor are containers, volumes and what these
+//! need ([`containers`]), nor is what a living process has leased ([`lease`]). Of the rest, what nobody can find any more goes first; then what is most dispensable
 //! ([`choose`]): long unused, large, cheap to have again.
 
 mod choose;
 mod collect;
+pub(crate) mod containers;
 mod inventory;
 pub(crate) mod lease;
 mod measure;
@@ -36,6 +37,10 @@ pub enum Kind {
     CacheMount,
     /// A git repository.
     Repository,
+    /// A container: its own layer, its log.
+    Container,
+    /// A volume, or the other things that containers share.
+    Volume,
     /// Records and logs of builds.
     History,
     /// `state.db` and its companions.
@@ -48,11 +53,13 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::Blob,
         Self::Snapshot,
         Self::CacheMount,
         Self::Repository,
+        Self::Container,
+        Self::Volume,
         Self::History,
         Self::Database,
         Self::Running,
@@ -66,6 +73,8 @@ impl Kind {
             Self::Snapshot => "snapshot",
             Self::CacheMount => "cache-mount",
             Self::Repository => "repository",
+            Self::Container => "container",
+            Self::Volume => "volume",
             Self::History => "history",
             Self::Database => "database",
             Self::Running => "running",

@@ -43,12 +43,15 @@ const LOG_BYTES_MAX: i64 = 256 * 1024;
 
 /// The directories of a store and their modes. The root, if it has to be made, is private; who opens it to others
 /// lets them read the OCI layout but no unpacked file, because there may be setuid programs among these.
-const DIRECTORIES: [(&str, u32); 8] = [
+const DIRECTORIES: [(&str, u32); 11] = [
     ("blobs", 0o755),
     ("blobs/sha256", 0o755),
     ("snapshots", 0o700),
     ("mounts", 0o700),
     ("git", 0o700),
+    ("containers", 0o700),
+    ("volumes", 0o700),
+    ("networks", 0o700),
     ("locks", 0o700),
     ("history", 0o700),
     ("tmp", 0o700),
@@ -88,11 +91,14 @@ struct Inner {
 }
 
 /// Everything that stands directly below a root.
-const ENTRIES: [&str; 18] = [
+const ENTRIES: [&str; 21] = [
     "blobs",
     "snapshots",
     "mounts",
     "git",
+    "containers",
+    "volumes",
+    "networks",
     "locks",
     "history",
     "tmp",

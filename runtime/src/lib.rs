@@ -41,7 +41,9 @@ use std::path::PathBuf;
 pub use cancel::Cancel;
 pub use emulation::{Emulation, EmulationError, Foreseen, Qemu, Runs};
 pub use host::{Lifeline, spawn_on_host, stdout_was_closed, survive_long_files};
-pub use network::{Network, NetworkError, name_server};
+pub use network::{
+    Network, NetworkError, NetworkNamespace, destinations, enter as enter_network, name_server,
+};
 pub use oci_spec::runtime::Spec;
 pub use process::{
     Container, ExecRequest, Inside, Measured, Member, Members, Running, Stats, run, run_in, start,

@@ -248,6 +248,9 @@ pub enum MountKind {
     Bind {
         /// Absolute.
         source: PathBuf,
+        /// Whether it is made, as a directory, when it is not there (`-v`).
+        #[serde(default)]
+        create: bool,
         /// `rprivate`, `rshared`, … as mount(8) names it; `None` is `rprivate`.
         propagation: Option<String>,
         /// Whether what is mounted below the source is left out.

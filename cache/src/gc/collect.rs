@@ -285,7 +285,8 @@ impl Store {
                 let leased = self.leased_by_others(opening)?;
                 let images = digests(transaction, "SELECT digest FROM images")
                     .map_err(StoreError::database("list the images"))?;
-                let live = self.reach(images.into_iter().chain(leased_blobs(&leased)))?;
+                let kept = self.needed_by_containers()?.manifests;
+                let live = self.reach(images.into_iter().chain(leased_blobs(&leased)).chain(kept))?;
                 for (item, digest, written) in blobs() {
                     let keep = |now| now > written || live.contains(digest);
                     let aside = self.blobs().set_aside_unless(digest, keep)?;

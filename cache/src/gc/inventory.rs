@@ -90,11 +90,12 @@ impl Store {
     ) -> Result<Vec<Node>, StoreError> {
         let failed = StoreError::database("list what is in the store");
         let rows = Rows::read(transaction).map_err(&failed)?;
+        let kept = self.needed_by_containers()?;
         let pinned = |query| digests(transaction, query).map_err(&failed);
         let mut reached = Reached {
             images: HashMap::new(),
             pins: self.reach(pinned("SELECT target FROM pins UNION SELECT manifest FROM pins")?)?,
-            leases: self.reach(leased_blobs(leased))?,
+            leases: self.reach(leased_blobs(leased).chain(kept.manifests))?,
         };
         reached.pins.extend(pinned("SELECT config FROM pins")?);
         for (name, digest) in &rows.images {
@@ -102,7 +103,10 @@ impl Store {
                 reached.images.entry(blob).or_default().push(name.clone());
             }
         }
-        Ok(assemble(measured, &rows, &reached, leased))
+        // What a container stands on is used like what a process has leased.
+        let mut used = leased.clone();
+        used.extend(kept.snapshots.into_iter().map(Leased::Snapshot));
+        Ok(assemble(measured, &rows, &reached, &used))
     }
 }
 

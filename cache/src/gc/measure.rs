@@ -21,11 +21,14 @@ use super::Kind;
 use crate::{Digest, Key, SnapshotId, Store, StoreError};
 
 /// What stands directly below a root. What is not named here counts as [`Kind::Other`].
-const PLACES: [(&str, Kind); 13] = [
+const PLACES: [(&str, Kind); 16] = [
     ("blobs", Kind::Blob),
     ("snapshots", Kind::Snapshot),
     ("mounts", Kind::CacheMount),
     ("git", Kind::Repository),
+    ("containers", Kind::Container),
+    ("volumes", Kind::Volume),
+    ("networks", Kind::Other),
     ("history", Kind::History),
     ("state.db", Kind::Database),
     ("state.db-wal", Kind::Database),
@@ -112,6 +115,17 @@ impl Store {
                 Kind::Running => {
                     rest(Kind::Other, &name, blocks(&stat));
                     rest(kind, &name, self.running().map_err(|errno| self.failed("tmp", errno))?)
+                }
+                Kind::Container | Kind::Volume => {
+                    rest(Kind::Other, &name, blocks(&stat));
+                    let failed = |errno| self.failed(&name.to_string_lossy(), errno);
+                    let place = rustix::fs::openat(root, &name, DIRECTORY, Mode::empty());
+                    let place = place.map_err(failed)?;
+                    let mut names = Vec::new();
+                    for_each(&place, |name, _| names.push(name.to_owned())).map_err(failed)?;
+                    for name in names {
+                        rest(kind, &name, disk_usage(&place, &name).map_err(failed)?);
+                    }
                 }
                 Kind::History | Kind::Database | Kind::Other => {
                     let bytes = disk_usage(root, &name)

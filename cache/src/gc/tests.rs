@@ -212,6 +212,51 @@ fn what_others_use_stays_until_they_end() {
 }
 
 #[test]
+fn what_a_container_needs_stays_until_the_container_goes() {
+    let root = TestRoot::new();
+    let store = root.open();
+    let layer = store.blobs().put(b"layer").unwrap();
+    let manifest = format!(r#"{{"layers":[{{"digest":"{layer}"}}]}}"#);
+    let digest = store.blobs().put(manifest.as_bytes()).unwrap();
+    let image = Image {
+        name: Some("a:1".to_owned()),
+        digest,
+        size: manifest.len() as u64,
+        media_type: String::new(),
+        created: SystemTime::now(),
+    };
+    store.put_image(&image).unwrap();
+    let base = snapshot(&store, &Chain::default(), "base");
+    let top = snapshot(&store, &base, "top");
+    let other = snapshot(&store, &base, "other");
+    let container = root.path().join("containers/c");
+    std::fs::create_dir_all(container.join("upper")).unwrap();
+    std::fs::create_dir_all(root.path().join("volumes/v/data")).unwrap();
+    std::fs::write(root.path().join("volumes/v/data/file"), "kept").unwrap();
+    std::fs::write(container.join("upper/file"), "x".repeat(10_000)).unwrap();
+    let config = format!(r#"{{"chain":[{},{}],"image":{{"manifest":"{digest}"}}}}"#, top.0[0].0, top.0[1].0);
+    std::fs::write(container.join("config.json"), config).unwrap();
+    drop(store);
+    let store = root.open();
+    assert_eq!(state_of(&store, &top.0[1].to_string()), State::InUse);
+    // Its image has lost its name, as `rmi --force` does, and its files are needed nevertheless.
+    assert_eq!(store.remove_image(&image).unwrap(), []);
+    let collected = collect_all(&store);
+    let gone: Vec<_> = collected.removed.iter().map(|item| item.name.clone()).collect();
+    assert_eq!(gone, [other.0[1].to_string()]);
+    assert!(collected.in_use_bytes > 0);
+    let kept =
+        |kind| store.items().unwrap().iter().filter(|item| item.kind == kind).map(|item| item.bytes).sum();
+    let (containers, volumes): (u64, u64) = (kept(Kind::Container), kept(Kind::Volume));
+    assert!(containers >= 10_000 && volumes > 0, "{containers} {volumes}");
+    store.blobs().read(&layer, 1000).unwrap();
+    std::fs::remove_dir_all(container).unwrap();
+    collect_all(&store);
+    assert_eq!((names_in(&root, "snapshots"), names_in(&root, "blobs/sha256")), (0, 0));
+    assert_eq!(std::fs::read(root.path().join("volumes/v/data/file")).unwrap(), b"kept");
+}
+
+#[test]
 fn a_lease_keeps_all_below_a_manifest() {
     let root = TestRoot::new();
     let (user, collector) = (root.open(), root.open());

@@ -8,7 +8,7 @@
 //!   an hour ago;
 //! - everything else goes when it is a day old.
 //!
-//! What another living process has leased stays in any case.
+//! What another living process has leased, and the images of containers, stay in any case.
 
 use std::cell::Cell;
 use std::collections::HashSet;
@@ -83,7 +83,9 @@ impl Store {
         );
         let leaves = digests(transaction, "SELECT digest FROM layers UNION SELECT config FROM pins")
             .map_err(&failed)?;
-        let live = self.reach(roots.map_err(&failed)?.into_iter().chain(leased_blobs(leased)))?;
+        let kept = self.needed_by_containers()?.manifests;
+        let roots = roots.map_err(&failed)?.into_iter().chain(leased_blobs(leased)).chain(kept);
+        let live = self.reach(roots)?;
         let now = SystemTime::now();
         let rewritten_since = recorded.max(now - REWRITTEN_AGE_MAX);
         let unnamed_since = now - UNNAMED_AGE_MAX;

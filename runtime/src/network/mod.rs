@@ -8,6 +8,7 @@ mod admission;
 mod dns;
 mod filter;
 mod forwarding;
+mod namespace;
 mod netlink;
 mod pasta;
 mod route;
@@ -18,13 +19,14 @@ use std::error::Error;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use rustix::fs::{CWD, Mode, OFlags};
 
 use self::dns::{Forwarder, Sockets};
+pub use self::namespace::NetworkNamespace;
 use self::netlink::Netlink;
 use self::pasta::Pasta;
 pub(crate) use self::pasta::look as look_for_pasta;
@@ -192,25 +194,62 @@ struct Inside {
 }
 
 impl Inside {
-    /// Makes a namespace with nothing but a loopback interface. A thread makes it, and leaves nothing else there.
+    /// Makes a namespace with nothing but a loopback interface.
     fn make() -> Result<Self, NetworkError> {
-        let make = || {
-            sys::unshare_network().map_err(failed("make a network namespace"))?;
-            sys::loopback_up().map_err(failed("bring up the loopback interface"))?;
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let namespace = rustix::fs::openat(CWD, c"/proc/thread-self/ns/net", flags, Mode::empty())
-                .map_err(failed("open the network namespace (/proc/thread-self/ns/net)"))?;
+        let (namespace, (netlink, sockets)) = within_new(|| {
             let netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
             let sockets = Sockets::bind().map_err(failed("open a socket for name servers"))?;
-            Ok(Self { namespace, netlink, sockets })
-        };
-        let thread = thread::Builder::new().name("network".to_owned());
-        thread::scope(|scope| {
-            let made = thread.spawn_scoped(scope, make).map_err(failed("start a thread"))?;
-            let gone = || failed("make a network namespace")(io::Error::other("the thread panicked"));
-            made.join().unwrap_or_else(|_| Err(gone()))
-        })
+            Ok((netlink, sockets))
+        })?;
+        Ok(Self { namespace, netlink, sockets })
     }
+}
+
+/// Does `work` in a new network namespace, whose loopback interface is up. A thread makes it, and leaves nothing else there.
+fn within_new<T: Send>(
+    work: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<(OwnedFd, T), NetworkError> {
+    in_thread(|| {
+        sys::unshare_network().map_err(failed("make a network namespace"))?;
+        sys::loopback_up().map_err(failed("bring up the loopback interface"))?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let namespace = rustix::fs::openat(CWD, c"/proc/thread-self/ns/net", flags, Mode::empty())
+            .map_err(failed("open the network namespace (/proc/thread-self/ns/net)"))?;
+        Ok((namespace, work()?))
+    })
+}
+
+/// Does `work` in a network namespace, in a thread of its own.
+#[expect(dead_code, reason = "routers come next")]
+fn within<T: Send>(
+    namespace: BorrowedFd<'_>,
+    work: impl FnOnce() -> Result<T, NetworkError> + Send,
+) -> Result<T, NetworkError> {
+    in_thread(|| {
+        enter(namespace).map_err(failed("enter a network namespace"))?;
+        work()
+    })
+}
+
+/// Has the calling thread, from now on, make its sockets in a network namespace.
+pub fn enter(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    Ok(sys::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET as u64)?)
+}
+
+fn in_thread<T: Send>(work: impl FnOnce() -> Result<T, NetworkError> + Send) -> Result<T, NetworkError> {
+    let thread = thread::Builder::new().name("network".to_owned());
+    thread::scope(|scope| {
+        let made = thread.spawn_scoped(scope, work).map_err(failed("start a thread"))?;
+        let gone = || failed("work in a network namespace")(io::Error::other("the thread panicked"));
+        made.join().unwrap_or_else(|_| Err(gone()))
+    })
+}
+
+/// Where the routes of this host lead, but for those that lead everywhere: addresses, and lengths of their prefixes.
+pub fn destinations() -> Result<Vec<(IpAddr, u8)>, NetworkError> {
+    let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
+    let routes = route::routes(&mut netlink).map_err(failed("list the routes"))?;
+    Ok(routes.into_iter().filter(|it| it.bits > 0).map(|it| (it.destination, it.bits)).collect())
 }
 
 /// A name server as `resolv.conf` writes it: an address, and after `%` the interface of one that counts only there.

@@ -1,0 +1,1 @@
+INSERT INTO goods VALUES ('anchor', 120), ('bollard', 340), ('crane', 99000);
