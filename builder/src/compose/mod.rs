@@ -8,5 +8,6 @@
 //! [`plan`] and [`convert`] are pure. What there is, is known by labels alone ([`labels`]), the same as Docker's, so that
 //! a command about a project finds everything that an earlier one has made, whatever its files say by now.
 
+pub mod convert;
 pub mod labels;
 pub mod plan;

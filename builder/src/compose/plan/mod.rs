@@ -3,7 +3,7 @@
 mod down;
 mod life;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod up;
 
 use std::collections::BTreeMap;

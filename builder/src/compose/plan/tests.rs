@@ -20,7 +20,7 @@ impl Outside for OneFile {
     }
 }
 
-fn project(text: &'static str) -> Project {
+pub(in crate::compose) fn project(text: &'static str) -> Project {
     let loaded = open(&Invocation { directory: "/p".to_owned(), ..Invocation::default() }, &OneFile(text));
     loaded.project.unwrap_or_else(|| panic!("{:#?}", loaded.problems))
 }
