@@ -28,6 +28,10 @@ pub enum Kind {
     Environment,
     /// A step of a rebuild failed, of a command whose status 1 says something else.
     Rebuild,
+    /// The command of a container is not there.
+    CommandNotFound,
+    /// The command of a container cannot be executed.
+    CommandNotExecutable,
     /// Interrupted.
     Cancelled,
     /// Nobody reads standard output any more: nothing is said.
@@ -44,6 +48,8 @@ impl Kind {
             Self::Source => 4,
             Self::Environment => 5,
             Self::Rebuild => 6,
+            Self::CommandNotExecutable => 126,
+            Self::CommandNotFound => 127,
             Self::Cancelled => 130,
             // What a shell says of a program that SIGPIPE ended.
             Self::ReaderGone => 141,

@@ -12,6 +12,7 @@
 //! How chains become file systems is the business of a [`snapshotter`]: [`overlay`] mounts them, [`copy`] needs no mounts.
 
 mod copy;
+mod kept;
 mod lazy;
 mod overlay;
 pub(crate) mod rows;
@@ -30,8 +31,9 @@ use rustix::fs::{Mode, OFlags};
 use crate::diff::normal;
 use crate::gc::lease::Leased;
 use crate::store::Damage;
-use crate::{ContentDigest, DiffId, Digest, Stacking, Store, StoreError, contenthash, diff, store, walk};
+use crate::{ContentDigest, DiffId, Digest, Stacking, Store, StoreError, contenthash, store};
 use copy::Tree;
+pub use kept::{Form, Kept, Lasting};
 pub use lazy::LazyLayer;
 pub(crate) use share::List;
 pub use share::{Sharing, Wanted};
@@ -275,19 +277,9 @@ impl Store {
             sharing: None,
         };
         // The merged root is the upper one's: it has to look as it did below.
-        match chain.0.last() {
-            None => rustix::fs::fchmod(&active.upper, Mode::from_raw_mode(0o755))
-                .map_err(failed("chmod", &active.name))?,
-            Some(top) => {
-                let (below, ids) = (self.open_snapshot(*top)?, self.setup().ids);
-                let copy = || -> io::Result<()> {
-                    let (stat, xattrs) = (ids.stat_of(below.as_fd())?, walk::xattrs_of(below.as_fd())?);
-                    diff::set_dir(active.upper.as_fd(), &stat, &xattrs, ids)?;
-                    diff::set_dir_time(active.upper.as_fd(), &stat)
-                };
-                copy().map_err(|source| active.error("copy the root of", source))?;
-            }
-        }
+        let below = chain.0.last().map(|top| self.open_snapshot(*top)).transpose()?;
+        self.imitate(below.as_ref(), &active.upper)
+            .map_err(|source| active.error("copy the root of", source))?;
         Ok(active)
     }
 

@@ -183,6 +183,11 @@ pub(crate) fn proc_path(dir: BorrowedFd<'_>, name: &OsStr) -> OsString {
     path
 }
 
+/// A path that names what `fd` names, for system calls that take no descriptor of a path alone.
+pub(crate) fn fd_path(fd: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
 /// Everything below a directory, each parent before its children, sorted by the bytes of the whole path.
 #[derive(Debug)]
 pub(crate) struct Walk {

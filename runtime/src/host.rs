@@ -1,7 +1,7 @@
 //! The builder's own process and the programs of the host that work for it, unconfined.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::process::{Child, Command};
 
 /// What a program of the host and all that it started live by: dropped, or gone with the builder, it takes them along.
@@ -15,6 +15,12 @@ pub struct Lifeline {
 pub fn spawn_on_host(command: &mut Command) -> io::Result<(Child, Lifeline)> {
     let (child, pipe) = crate::sys::spawn_group_with_lifeline(command)?;
     Ok((child, Lifeline { _pipe: pipe }))
+}
+
+/// Starts `command` in a session of its own, with these descriptors from 3 on. It has none of this process's others but the
+/// standard streams that the command says, and does not end with this process.
+pub fn spawn_apart(command: &mut Command, descriptors: &[BorrowedFd<'_>]) -> io::Result<Child> {
+    crate::sys::spawn_apart(command, descriptors)
 }
 
 /// Whether this process was started without a standard output. The standard library opens `/dev/null` in its place
@@ -33,10 +39,33 @@ pub fn survive_long_files() {
 #[cfg(test)]
 mod tests {
     use std::io::Read as _;
+    use std::os::fd::AsFd as _;
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::Stdio;
 
     use super::*;
+
+    #[test]
+    fn what_is_started_apart_has_what_it_is_given_and_nothing_else() {
+        // What another program would have left open for whoever comes after it.
+        let (left_open, _other) = std::io::pipe().unwrap();
+        rustix::io::fcntl_setfd(&left_open, rustix::io::FdFlags::empty()).unwrap();
+        let (mut answer, write) = std::io::pipe().unwrap();
+        let (_read, second) = std::io::pipe().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "ls -C /proc/self/fd >&3; ps -o sid= -p $$ >&3; echo $$ >&3"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = spawn_apart(&mut command, &[write.as_fd(), second.as_fd()]).unwrap();
+        drop(write);
+        let mut said = String::new();
+        answer.read_to_string(&mut said).unwrap();
+        assert!(child.wait().unwrap().success());
+        let lines: Vec<&str> = said.lines().map(str::trim).collect();
+        // 5 is the directory that `ls` reads.
+        assert_eq!(lines[0].split_whitespace().collect::<Vec<_>>(), ["0", "1", "2", "3", "4", "5"]);
+        assert_eq!(lines[1], lines[2], "it leads its session");
+        assert!(spawn_apart(&mut Command::new("/no/such/program"), &[second.as_fd()]).is_err());
+    }
 
     #[test]
     fn it_runs_and_dies_with_its_lifeline_and_takes_what_it_started_along() {

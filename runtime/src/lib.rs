@@ -40,7 +40,7 @@ use std::path::PathBuf;
 
 pub use cancel::Cancel;
 pub use emulation::{Emulation, EmulationError, Foreseen, Qemu, Runs};
-pub use host::{Lifeline, spawn_on_host, stdout_was_closed, survive_long_files};
+pub use host::{Lifeline, spawn_apart, spawn_on_host, stdout_was_closed, survive_long_files};
 pub use network::{
     Network, NetworkError, NetworkNamespace, destinations, enter as enter_network, name_server,
 };

@@ -406,6 +406,40 @@ fn kill_group_at_hangup(pipe: RawFd) -> io::Result<()> {
     Ok(())
 }
 
+/// The first descriptor after the standard streams.
+const FIRST: RawFd = 3;
+
+/// Starts a program of the host in a session of its own, with these descriptors from 3 on, and no others of this process's
+/// but the standard streams that `command` says. Only for the parent.
+pub(crate) fn spawn_apart(
+    command: &mut std::process::Command,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<std::process::Child> {
+    use std::os::unix::process::CommandExt as _;
+    let end = FIRST + descriptors.len() as RawFd;
+    // The numbers are taken from here on, so that nothing of the standard library's own has one of them in the child.
+    let mut taken: Vec<OwnedFd> = Vec::new();
+    while !descriptors.is_empty() && taken.last().is_none_or(|fd| fd.as_raw_fd() < end) {
+        taken.push(rustix::io::fcntl_dupfd_cloexec(descriptors[0], FIRST)?);
+    }
+    // Copies whose numbers are not among them.
+    let copies = descriptors.iter().map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, end));
+    let copies: Vec<OwnedFd> = copies.collect::<std::result::Result<_, _>>()?;
+    let numbers: Vec<RawFd> = copies.iter().map(|fd| fd.as_raw_fd()).collect();
+    let prepare = move || {
+        setsid()?;
+        for (at, number) in numbers.iter().enumerate() {
+            dup2(*number, FIRST + at as RawFd)?;
+        }
+        // Where the kernel has no such call, only what others have left open for everybody stays open.
+        let _ = close_on_exec_from(end);
+        Ok(())
+    };
+    // SAFETY: `prepare` does system calls alone and touches no memory that the parent shares.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
+}
+
 /// `fcntl(2)`: which signal tells of a descriptor; the C library's header has it for GNU programs alone.
 const F_SETSIG: libc::c_int = 10;
 

@@ -8,5 +8,17 @@
 pub mod ask;
 pub mod config;
 pub mod connect;
+mod create;
+pub mod directory;
+pub mod engine;
+mod image;
+pub mod launch;
+pub mod log;
+mod mounts;
+pub mod names;
 pub mod protocol;
+pub mod signal;
 pub mod state;
+pub mod streams;
+
+pub use create::DEFAULT_NETWORK;

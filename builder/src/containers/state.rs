@@ -13,6 +13,9 @@ pub struct ContainerState {
     pub status: Status,
     /// Its first process as this host (or this user namespace) numbers it, while it runs.
     pub pid: Option<i32>,
+    /// The run of the machine in which it was last started.
+    #[serde(default)]
+    pub boot: Option<String>,
     /// When it was last started.
     pub started: Option<i64>,
     /// When it last ended.

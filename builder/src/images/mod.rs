@@ -12,6 +12,7 @@ pub(crate) mod archive;
 pub(crate) mod bundle;
 pub(crate) mod changes;
 pub(crate) mod difference;
+pub(crate) mod find;
 pub(crate) mod import;
 pub(crate) mod index;
 pub(crate) mod layers;

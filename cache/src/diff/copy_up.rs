@@ -24,7 +24,7 @@ pub(crate) fn copy_file(
     ids: Ids,
 ) -> io::Result<()> {
     let new = new.as_bytes();
-    let owner = (stat.uid, stat.gid);
+    let owner = Some((stat.uid, stat.gid));
     let of = |xattrs| Metadata { ids, mode: stat.mode, owner, mtime: stat.mtime, xattrs };
     match stat.kind {
         FileKind::File => {
@@ -46,7 +46,7 @@ pub(crate) fn copy_file(
 
 /// Gives a directory the owner, mode and attributes of another.
 pub(crate) fn set_dir(dir: BorrowedFd<'_>, stat: &Stat, xattrs: &Xattrs, ids: Ids) -> io::Result<()> {
-    let owner = (stat.uid, stat.gid);
+    let owner = Some((stat.uid, stat.gid));
     set_metadata(dir, &Metadata { ids, mode: stat.mode, owner, mtime: stat.mtime, xattrs })
 }
 

@@ -7,6 +7,7 @@ mod compare;
 mod complete;
 mod compress;
 mod copy_up;
+mod copying;
 mod decompress;
 mod estargz;
 mod layers;
@@ -257,7 +258,8 @@ impl<'a> TreeWriter<'a> {
         is_wanted: &mut dyn FnMut(&OsStr, bool) -> bool,
     ) -> Result<(), DiffError> {
         let failed = |source| DiffError::Read { object: OBJECT.to_owned(), source };
-        self.tar.begin_tree(&directory.map_or_else(String::new, |directory| format!("{directory}/")));
+        let below = directory.map_or_else(String::new, |directory| format!("{directory}/"));
+        self.tar.begin_tree(below.as_bytes());
         if directory.is_some() {
             // A view may be a descriptor that only names the directory.
             let root = walk::open_dir_at(root, OsStr::new(".")).map_err(failed)?;
@@ -299,6 +301,7 @@ fn write_tree(
     tree.finish()
 }
 
+pub use copying::{Copied, Copying, Original, Owners, copy, unpack_stream, write_copy};
 pub use decompress::Format as StreamCompression;
 pub use estargz::BLOB_ANNOTATIONS;
 pub use layers::{EntryChange, EntryDifference, ReadableLayer, layer_differences};

@@ -68,6 +68,8 @@ pub(super) enum Missing {
     Fail,
     /// Make one, also in place of something else.
     Create,
+    /// Make one where nothing is.
+    Make,
 }
 
 /// A directory that had to be made on the way.
@@ -172,14 +174,18 @@ impl Root {
             if missing == Missing::Fail {
                 return Err(Errno::NOENT.into());
             }
+            if replaced && missing == Missing::Make {
+                return Err(Errno::NOTDIR.into());
+            }
             if replaced {
                 rustix::fs::unlinkat(&*here.fd, &name[..], AtFlags::empty())?;
                 self.last = None;
             }
             rustix::fs::mkdirat(&*here.fd, &name[..], Mode::from_raw_mode(0o755))?;
-            let fd = open_path(here.fd.as_fd(), &name)?;
-            // The process's umask has no say.
-            rustix::fs::chmodat(&*here.fd, &name[..], Mode::from_raw_mode(0o755), AtFlags::empty())?;
+            // The process's umask has no say. By a descriptor: who runs in the tree may have put a link there by now.
+            let made = walk::open_dir_at(here.fd.as_fd(), OsStr::from_bytes(&name))?;
+            rustix::fs::fchmod(&made, Mode::from_raw_mode(0o755))?;
+            let fd = made;
             created.push(Created { path: path.clone(), replaced });
             passed.push(Dir { fd: Arc::new(fd), path });
         }

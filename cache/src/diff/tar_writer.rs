@@ -83,9 +83,9 @@ impl<S: Sink> TarWriter<S> {
     }
 
     /// From here on another tree is written, below `directory` with its `/` (nothing for the root).
-    pub(super) fn begin_tree(&mut self, directory: &str) {
+    pub(super) fn begin_tree(&mut self, directory: &[u8]) {
         self.links = HardLinks::default();
-        self.below = directory.as_bytes().to_vec();
+        self.below = directory.to_vec();
     }
 
     /// Writes what the walk visited: its headers and, for a regular file, its bytes. A further name of a file that

@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, XattrF
 use rustix::io::Errno;
 
 use super::DiffError;
+use super::copying::{Copying, Owners};
 use super::estargz;
 use super::root::{self, Created, Dir, Missing, Root, write_error};
 use super::tar_header::TypeFlag;
@@ -32,6 +33,8 @@ pub(super) enum Rules {
     Archive { owner: (u32, u32) },
     /// A cache mount: everything as it was, but no devices, which no cache needs.
     Mount,
+    /// A copy into a tree that is in use: a directory never takes the place of something else, nor the other way round.
+    Copy(Copying),
 }
 
 /// Unpacks a tar below a root. What only can be done when the layers below are there is kept in the fields, see
@@ -54,6 +57,8 @@ pub(super) struct Unpacker {
     pub(super) opaque: BTreeSet<Vec<u8>>,
     /// The times of directories, which are set when nothing in them changes any more.
     pub(super) dir_times: BTreeMap<Vec<u8>, (i64, u32)>,
+    /// Devices that were not to be made.
+    pub(super) left_out: Vec<Vec<u8>>,
 }
 
 /// Owner, mode, attributes and times of a file to be made.
@@ -61,7 +66,8 @@ pub(super) struct Unpacker {
 pub(super) struct Metadata<'a> {
     pub(super) ids: Ids,
     pub(super) mode: u32,
-    pub(super) owner: (u32, u32),
+    /// `None` leaves it whoever made it.
+    pub(super) owner: Option<(u32, u32)>,
     pub(super) mtime: (i64, u32),
     pub(super) xattrs: &'a [(std::ffi::OsString, Vec<u8>)],
 }
@@ -81,7 +87,7 @@ impl Unpacker {
         let root = Root::new(fd).map_err(|source| write_error("open", b".", &object, source))?;
         let implied = match rules {
             Rules::Layer => BTreeSet::from([Vec::new()]),
-            Rules::Archive { .. } | Rules::Mount => BTreeSet::new(),
+            Rules::Archive { .. } | Rules::Mount | Rules::Copy(_) => BTreeSet::new(),
         };
         Ok(Self {
             root,
@@ -95,6 +101,7 @@ impl Unpacker {
             whiteouts: BTreeSet::new(),
             opaque: BTreeSet::new(),
             dir_times: BTreeMap::new(),
+            left_out: Vec::new(),
         })
     }
 
@@ -161,7 +168,7 @@ impl Unpacker {
                 }
                 Name::parse(name)
             }
-            Rules::Archive { .. } | Rules::Mount => Name::Plain,
+            Rules::Archive { .. } | Rules::Mount | Rules::Copy(_) => Name::Plain,
         };
         if meaning == Name::Ignored {
             return Ok(());
@@ -177,8 +184,8 @@ impl Unpacker {
     /// The directory itself: a layer's says how the root looks, an archive's is not asked.
     fn root_entry(&mut self, entry: &Entry) -> Result<(), DiffError> {
         match (self.rules, entry.kind) {
-            (Rules::Archive { .. }, _) => Ok(()),
-            (Rules::Layer | Rules::Mount, TypeFlag::Dir) => {
+            (Rules::Archive { .. } | Rules::Copy(Copying { root: false, .. }), _) => Ok(()),
+            (Rules::Layer | Rules::Mount | Rules::Copy(_), TypeFlag::Dir) => {
                 let metadata = self.metadata(entry);
                 set_metadata(self.root.fd(), &metadata)
                     .map_err(|source| self.cannot("change", b"", source))?;
@@ -186,7 +193,7 @@ impl Unpacker {
                 self.dir_times.insert(Vec::new(), entry.mtime);
                 Ok(())
             }
-            (Rules::Layer | Rules::Mount, _) => {
+            (Rules::Layer | Rules::Mount | Rules::Copy(_), _) => {
                 Err(self.refused(&entry.path, "the root must be a directory".to_owned()))
             }
         }
@@ -195,7 +202,8 @@ impl Unpacker {
     /// The directory at `parents`, made where it is missing.
     pub(super) fn parent(&mut self, path: &[u8], parents: &[&[u8]]) -> Result<Dir, DiffError> {
         let mut created = Vec::new();
-        let dir = self.root.dir(parents, Missing::Create, &mut created);
+        let missing = if matches!(self.rules, Rules::Copy(_)) { Missing::Make } else { Missing::Create };
+        let dir = self.root.dir(parents, missing, &mut created);
         for Created { path, replaced } in created {
             match self.rules {
                 Rules::Layer if replaced => {
@@ -205,15 +213,18 @@ impl Unpacker {
                 Rules::Layer => {
                     self.implied.insert(path);
                 }
-                Rules::Mount => {}
-                Rules::Archive { owner } => {
-                    let fd = root::open_dir_below(self.root.fd(), &path);
-                    let own = fd.and_then(|fd| fd.map_or(Ok(()), |fd| self.ids.set_owner_of(&fd, owner)));
-                    own.map_err(|source| self.cannot("change the owner of", &path, source))?;
-                }
+                Rules::Mount | Rules::Copy(Copying { owners: Owners::Own | Owners::AsTheyWere, .. }) => {}
+                Rules::Archive { owner } => self.own(&path, owner)?,
+                Rules::Copy(Copying { owners: Owners::All(uid, gid), .. }) => self.own(&path, (uid, gid))?,
             }
         }
         dir.map_err(|source| self.cannot("make the directories above", path, source))
+    }
+
+    fn own(&self, path: &[u8], owner: (u32, u32)) -> Result<(), DiffError> {
+        let fd = root::open_dir_below(self.root.fd(), path);
+        let own = fd.and_then(|fd| fd.map_or(Ok(()), |fd| self.ids.set_owner_of(&fd, owner)));
+        own.map_err(|source| self.cannot("change the owner of", path, source))
     }
 
     fn plain(
@@ -233,6 +244,10 @@ impl Unpacker {
         let is_device = matches!(entry.kind, TypeFlag::CharDevice | TypeFlag::BlockDevice);
         if is_device && self.rules == Rules::Mount {
             return Err(self.refused(&entry.path, "a device in a cache mount".to_owned()));
+        }
+        if is_device && matches!(self.rules, Rules::Copy(Copying { devices: false, .. })) {
+            self.left_out.push(path);
+            return Ok(());
         }
         if entry.kind == TypeFlag::CharDevice && entry.rdev == (0, 0) && self.rules != Rules::Layer {
             let reason = "a character device 0:0 marks what is deleted in an overlay file system and cannot be a file of it";
@@ -353,9 +368,15 @@ impl Unpacker {
 
     /// Makes a name free.
     fn clear(&mut self, parent: &Dir, name: &[u8], path: &[u8]) -> Result<Before, DiffError> {
-        if self.before(parent, name, path)? == Before::Nothing {
-            self.links.remove(path);
-            return Ok(Before::Nothing);
+        match self.before(parent, name, path)? {
+            Before::Nothing => {
+                self.links.remove(path);
+                return Ok(Before::Nothing);
+            }
+            Before::Dir if matches!(self.rules, Rules::Copy(_)) => {
+                return Err(self.refused(path, "a directory is there, and what comes is none".to_owned()));
+            }
+            _ => {}
         }
         root::remove_at(parent.fd.as_fd(), name).map_err(|source| self.cannot("replace", path, source))?;
         self.forget(path);
@@ -366,6 +387,9 @@ impl Unpacker {
     fn clear_for_dir(&mut self, parent: &Dir, name: &[u8], path: &[u8]) -> Result<Before, DiffError> {
         match self.before(parent, name, path)? {
             Before::Dir => Ok(Before::Dir),
+            Before::Removed if matches!(self.rules, Rules::Copy(_)) => {
+                Err(self.refused(path, "a directory comes, and what is there is none".to_owned()))
+            }
             _ => self.clear(parent, name, path),
         }
     }
@@ -448,8 +472,13 @@ impl Unpacker {
 
     fn metadata<'a>(&self, entry: &'a Entry) -> Metadata<'a> {
         let owner = match self.rules {
-            Rules::Layer | Rules::Mount => (entry.uid, entry.gid),
-            Rules::Archive { owner } => owner,
+            Rules::Layer | Rules::Mount => Some((entry.uid, entry.gid)),
+            Rules::Archive { owner } => Some(owner),
+            Rules::Copy(Copying { owners, .. }) => match owners {
+                Owners::AsTheyWere => Some((entry.uid, entry.gid)),
+                Owners::All(uid, gid) => Some((uid, gid)),
+                Owners::Own => None,
+            },
         };
         Metadata { ids: self.ids, mode: entry.mode, owner, mtime: entry.mtime, xattrs: &entry.xattrs }
     }
@@ -513,8 +542,11 @@ pub(super) fn make_node(
 ) -> io::Result<()> {
     metadata.ids.make_node(dir, OsStr::from_bytes(name), kind, rdev)?;
     finish_unopened(dir, name, metadata)?;
-    // After the owner, because a change of owner takes the setuid bit away. The name is no symlink: it was made here.
-    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(metadata.mode), AtFlags::empty())?;
+    // After the owner, because a change of owner takes the setuid bit away. The name was no symlink, but who runs in the tree
+    // may have put one there.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let node = rustix::fs::openat(dir, name, flags, Mode::empty())?;
+    rustix::fs::chmod(walk::fd_path(node.as_fd()), Mode::from_raw_mode(metadata.mode))?;
     rustix::fs::utimensat(dir, name, &timestamps(metadata.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
 }
@@ -522,7 +554,9 @@ pub(super) fn make_node(
 /// Owner, mode and attributes of an open file or directory. The mode comes after the owner, whose change takes setuid
 /// bits away, and the attributes after both, since a change of owner drops capabilities.
 pub(super) fn set_metadata(fd: BorrowedFd<'_>, metadata: &Metadata<'_>) -> io::Result<()> {
-    metadata.ids.set_owner_of(fd, metadata.owner)?;
+    if let Some(owner) = metadata.owner {
+        metadata.ids.set_owner_of(fd, owner)?;
+    }
     rustix::fs::fchmod(fd, Mode::from_raw_mode(metadata.mode))?;
     for (name, value) in metadata.xattrs.iter().filter(|(name, _)| is_content_xattr(name)) {
         tolerate_unsupported(rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()))?;
@@ -541,7 +575,9 @@ pub(super) fn timestamps(mtime: (i64, u32)) -> Timestamps {
 /// Owner, attributes and time of a file that cannot be opened. The kernel gives such files no `user.` attributes, and nor
 /// does the stand-in of a device get any.
 fn finish_unopened(dir: BorrowedFd<'_>, name: &[u8], metadata: &Metadata<'_>) -> io::Result<()> {
-    metadata.ids.set_owner(dir, OsStr::from_bytes(name), metadata.owner)?;
+    if let Some(owner) = metadata.owner {
+        metadata.ids.set_owner(dir, OsStr::from_bytes(name), owner)?;
+    }
     let path = walk::proc_path(dir, OsStr::from_bytes(name));
     let may_have = |name: &OsStr| is_content_xattr(name) && !name.as_bytes().starts_with(b"user.");
     for (attribute, value) in metadata.xattrs.iter().filter(|(name, _)| may_have(name)) {

@@ -257,6 +257,15 @@ fn hides_something(store: &Store, id: SnapshotId) -> Result<bool, SnapshotError>
     look(store.open_snapshot(id)?).map_err(failed("look through", &id.to_string()))
 }
 
+/// Copies the files of `chain` into the empty directory `root`.
+pub(super) fn copy_into(store: &Store, chain: &Chain, root: &OwnedFd) -> Result<(), SnapshotError> {
+    if chain.0.is_empty() {
+        return rustix::fs::fchmod(root, Mode::from_raw_mode(0o755))
+            .map_err(|errno| failed("make", "an empty directory")(errno.into()));
+    }
+    merged(store, chain, root, Files::Copied)
+}
+
 /// Writes the files of `chain` into the empty directory `root`.
 fn merged(store: &Store, chain: &Chain, root: &OwnedFd, files: Files) -> Result<(), SnapshotError> {
     merge(&topmost_first(chain), &|id| store.open_snapshot(id), root.as_fd(), files, store.setup().ids)

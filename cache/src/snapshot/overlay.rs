@@ -8,7 +8,7 @@
 //! (`userxattr`), which can be written in every user namespace.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -59,7 +59,8 @@ impl Snapshotter for Overlay {
         let work = format!("{}/work", place.name);
         rustix::fs::mkdirat(store.process().fd(), &work, Mode::RWXU)
             .map_err(|errno| failed("create")(errno.into()))?;
-        let upper = Upper { upper: dir.join("snapshot/fs"), work: dir.join("work") };
+        // Nothing is synced when the mount ends: what becomes of it is read again before it is kept.
+        let upper = Upper { upper: dir.join("snapshot/fs"), work: dir.join("work"), volatile: true };
         Ok(Box::new(InPlace(mount_chain(store, chain, Some(&upper))?)))
     }
 
@@ -76,6 +77,22 @@ impl Snapshotter for Overlay {
     fn make_room(&self, _: &Store) -> bool {
         false
     }
+}
+
+/// The files of `chain` with those in `upper`, which is in `dir`, to be changed.
+pub(super) fn mount_kept(
+    store: &Store,
+    chain: &Chain,
+    upper: BorrowedFd<'_>,
+    dir: &Path,
+    lasts: bool,
+) -> Result<OwnedFd, SnapshotError> {
+    if chain.0.is_empty() {
+        let object = dir.display().to_string();
+        return bind(upper).map_err(|source| SnapshotError::Io { operation: "bind", object, source });
+    }
+    let upper = Upper { upper: dir.join("upper"), work: dir.join("work"), volatile: !lasts };
+    mount_chain(store, chain, Some(&upper))
 }
 
 fn mount_chain(store: &Store, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {
@@ -112,6 +129,8 @@ fn mount_chain(store: &Store, chain: &Chain, upper: Option<&Upper>) -> Result<Ow
 struct Upper {
     upper: PathBuf,
     work: PathBuf,
+    /// Whether nothing has to be on the disk when somebody asks for it, or in the end.
+    volatile: bool,
 }
 
 /// Mounts `lowers`, topmost first (at least one below an `upper`, at least two without), nowhere. Returns the root.
@@ -164,11 +183,13 @@ fn configure(
     if let Some(bottom) = bottom {
         fsconfig_set_string(context, "lowerdir+", fd_path(bottom))?;
     }
-    if let Some(Upper { upper, work }) = upper {
+    if let Some(Upper { upper, work, volatile }) = upper {
         set_path(context, "upperdir", upper, &mut held)?;
         set_path(context, "workdir", work, &mut held)?;
-        // Nothing is synced when the mount ends. A flag, not a string; where it is not known the mount is only slower.
-        let _ = fsconfig_set_flag(context, "volatile");
+        if *volatile {
+            // A flag, not a string; where it is not known the mount is only slower.
+            let _ = fsconfig_set_flag(context, "volatile");
+        }
     }
     Ok(fsconfig_create(context)?)
 }
