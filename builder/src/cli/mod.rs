@@ -1,6 +1,7 @@
 //! The command line: flags as typed, then as meant. The only reader of the environment and of `$HOME`.
 
 mod build;
+mod compose;
 mod config;
 mod doctor;
 mod du;
@@ -81,6 +82,8 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Say which sandboxes this place allows, and what would unlock the others
     Doctor(doctor::DoctorArgs),
+    /// Run what a compose file says: several containers, with their networks and volumes
+    Compose(Box<compose::ComposeArgs>),
     /// Show what was built before: list, inspect, logs of steps, compare two builds
     History(history::HistoryArgs),
 }
@@ -127,6 +130,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
+        Command::Compose(args) => compose::compose(*args, &wanted, &config),
         Command::History(args) => history::history(args, &wanted),
     }
 }

@@ -9,5 +9,10 @@
 //! a command about a project finds everything that an earlier one has made, whatever its files say by now.
 
 pub mod convert;
+pub mod follow;
 pub mod labels;
+pub mod observe;
 pub mod plan;
+pub mod run;
+pub mod talk;
+pub mod work;

@@ -11,6 +11,7 @@ pub mod connect;
 mod create;
 pub mod directory;
 pub mod engine;
+mod files;
 mod image;
 pub mod launch;
 pub mod log;

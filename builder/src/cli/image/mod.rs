@@ -6,7 +6,8 @@ mod list;
 mod manifest;
 mod remove;
 mod session;
-mod template;
+pub(super) mod template;
+mod together;
 mod transfer;
 mod verify;
 
@@ -35,6 +36,7 @@ use crate::registry::Reference;
 pub(super) use list::ListArgs;
 pub(super) use manifest::{ManifestCommand, manifest};
 pub(super) use remove::RmiArgs;
+pub(super) use together::{bring_all, push_all};
 
 /// Digits of a digest that are shown and that are enough to name an image.
 const SHORT_DIGITS: usize = 12;

@@ -10,11 +10,11 @@ use crate::progress::print_result;
 const FUNCTIONS: [&str; 6] = ["json", "upper", "lower", "join", "len", "index"];
 
 /// A field for machines and its heading for people.
-pub(super) type Column = (&'static str, &'static str);
+pub(in crate::cli) type Column = (&'static str, &'static str);
 
 /// How rows are shown.
 #[derive(Debug)]
-pub(super) enum Format {
+pub(in crate::cli) enum Format {
     /// Columns with headings: the command's own.
     Table,
     /// An object a line.
@@ -25,7 +25,7 @@ pub(super) enum Format {
 
 /// A template that was read.
 #[derive(Debug, PartialEq)]
-pub(super) struct Template(Vec<Part>);
+pub(in crate::cli) struct Template(Vec<Part>);
 
 #[derive(Debug, PartialEq)]
 enum Part {
@@ -51,7 +51,7 @@ enum Argument {
 
 impl Format {
     /// Reads what was given with `--format`.
-    pub(super) fn parse(text: Option<&str>) -> Result<Self, Failure> {
+    pub(in crate::cli) fn parse(text: Option<&str>) -> Result<Self, Failure> {
         let (text, with_headings) = match text {
             None | Some("table") => return Ok(Self::Table),
             Some("json") => return Ok(Self::Json),
@@ -64,7 +64,7 @@ impl Format {
     }
 
     /// Refuses fields that no row has, before there is a row.
-    pub(super) fn require_fields(&self, known: &[Column]) -> Result<(), Failure> {
+    pub(in crate::cli) fn require_fields(&self, known: &[Column]) -> Result<(), Failure> {
         let Self::Template { template: Template(parts), .. } = self else { return Ok(()) };
         let commands = parts.iter().flat_map(|part| match part {
             Part::Text(_) => &[][..],
@@ -82,7 +82,12 @@ impl Format {
     }
 
     /// Prints rows. `columns` are those of the command's own table, `known` all there are.
-    pub(super) fn print(&self, rows: &[Value], columns: &[&str], known: &[Column]) -> Result<(), Failure> {
+    pub(in crate::cli) fn print(
+        &self,
+        rows: &[Value],
+        columns: &[&str],
+        known: &[Column],
+    ) -> Result<(), Failure> {
         let lines: Vec<String> = match self {
             Self::Json => rows.iter().map(Value::to_string).collect(),
             Self::Table => {
@@ -121,7 +126,7 @@ fn print_cells(cells: &[Vec<String>]) -> Result<(), Failure> {
 
 impl Template {
     /// Reads a template. `\t` and `\n` may be written as such.
-    pub(super) fn parse(text: &str) -> Result<Self, Failure> {
+    pub(in crate::cli) fn parse(text: &str) -> Result<Self, Failure> {
         let text = text.replace("\\t", "\t").replace("\\n", "\n");
         let mut parts = Vec::new();
         let mut rest = text.as_str();
@@ -149,7 +154,7 @@ impl Template {
     }
 
     /// The text for a value.
-    pub(super) fn render(&self, value: &Value) -> Result<String, Failure> {
+    pub(in crate::cli) fn render(&self, value: &Value) -> Result<String, Failure> {
         let mut text = String::new();
         for part in &self.0 {
             match part {

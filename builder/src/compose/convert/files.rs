@@ -1,37 +1,13 @@
 //! Secrets and configs of a service: files that are bound as they are, and contents that become files of a container.
 
-use std::path::PathBuf;
-
 use wharf_frontend::compose::model::{FileUse, Service};
 
 use super::{Origin, wrong};
-use crate::containers::ask::{MountAsk, MountKindAsk};
+use crate::containers::ask::{FileAsk, MountAsk, MountKindAsk};
 use crate::error::Failure;
 
 /// A secret or config has fewer bytes than this.
 const CONTENT_BYTES_MAX: u64 = 1 << 20;
-
-/// A file of a container alone.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Contents {
-    /// Where in the container; absolute.
-    pub target: PathBuf,
-    /// What is in it.
-    pub bytes: Vec<u8>,
-    /// Its owner and group.
-    pub owner: (u32, u32),
-    /// Its mode.
-    pub mode: u32,
-}
-
-/// What is in it is nobody's business.
-impl std::fmt::Debug for Contents {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (uid, gid) = self.owner;
-        let (target, length) = (self.target.display(), self.bytes.len());
-        write!(f, "{target}: {length} bytes of {uid}:{gid}, {:o}", self.mode)
-    }
-}
 
 /// Where the content of a secret or config comes from.
 enum Content<'a> {
@@ -120,7 +96,7 @@ fn require_file(name: &str, path: &str, service: &str) -> Result<(), Failure> {
 }
 
 /// Those that become files of the container alone.
-pub fn contents(origin: &Origin, service: &str) -> Result<Vec<Contents>, Failure> {
+pub fn contents(origin: &Origin, service: &str) -> Result<Vec<FileAsk>, Failure> {
     let Some(said) = origin.project.services.get(service) else { return Ok(Vec::new()) };
     let mut contents = Vec::new();
     for used in used(origin, said)? {
@@ -159,7 +135,7 @@ pub fn contents(origin: &Origin, service: &str) -> Result<Vec<Contents>, Failure
                 text.parse::<u32>().map_err(|_| wrong(format!("{name}: {what} {text} is not a number")))
             }
         };
-        contents.push(Contents {
+        contents.push(FileAsk {
             target: (&used.file.target).into(),
             bytes,
             owner: (id(&used.file.uid, "uid")?, id(&used.file.gid, "gid")?),

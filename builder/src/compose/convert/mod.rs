@@ -15,7 +15,7 @@ use wharf_frontend::compose::Environment;
 use wharf_frontend::compose::model::{Hook, Project, Service};
 use wharf_frontend::dockerfile2llb::platform;
 
-pub use files::{Contents, contents};
+pub use files::contents;
 
 use super::labels;
 use crate::build::host_platform;
@@ -107,6 +107,7 @@ pub fn ask(
         rights: resources::rights(service, &key)?,
         resources: resources::resources(service),
         mounts: mounts::mounts(origin, which.service, service)?,
+        files: contents(origin, which.service)?,
         volumes_from: mounts::volumes_from(service, of_service)?,
         network: network::network(project, which, service, of_service)?,
         ports: network::ports(service, &key)?,
