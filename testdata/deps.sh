@@ -3,8 +3,8 @@
 set -eu
 
 missing=
-for package in apache2-utils build-essential busybox-static bzip2 crun debootstrap docker-registry git iproute2 nftables openssh-client openssh-server openssl passt \
-    python3 python3-jsonschema python3-venv python3-yaml qemu-user-static runc skopeo strace uidmap umoci xz-utils zstd; do
+for package in aardvark-dns apache2-utils build-essential busybox-static bzip2 crun debootstrap docker-registry git iproute2 netavark nftables openssh-client openssh-server \
+    openssl passt podman podman-compose python3 python3-jsonschema python3-venv python3-yaml qemu-user-static runc skopeo strace uidmap umoci xz-utils zstd; do
     dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
         missing="$missing $package"
 done

@@ -7,7 +7,6 @@ pub mod build;
 mod certificates;
 pub mod cli;
 pub mod compose;
-pub mod container;
 pub mod containers;
 pub mod context;
 pub mod csv;

@@ -17,6 +17,17 @@ pub fn spawn_on_host(command: &mut Command) -> io::Result<(Child, Lifeline)> {
     Ok((child, Lifeline { _pipe: pipe }))
 }
 
+/// Goes on with `work` in a copy of this process, in a session of its own, which ends with the status that `work` gives; this
+/// process goes on as well. Only while the process has one thread.
+pub fn in_background(work: impl FnOnce() -> u8) -> io::Result<()> {
+    let in_session = || {
+        // Who has just been made leads no group, so it cannot fail.
+        let _ = crate::sys::setsid();
+        i32::from(work())
+    };
+    crate::sys::fork(in_session).map(drop)
+}
+
 /// Starts `command` in a session of its own, with these descriptors from 3 on. It has none of this process's others but the
 /// standard streams that the command says, and does not end with this process.
 pub fn spawn_apart(command: &mut Command, descriptors: &[BorrowedFd<'_>]) -> io::Result<Child> {

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import containers
 import transfers
 from measure import LAYOUTS, REPO, Buildah, Table, Wharf, dockerfile, interleaved, many_files, measure, system_calls
 
@@ -139,7 +140,7 @@ def main():
     parser.add_argument("wharf", type=Path)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--only", default="", help="the workloads with this in their name: unchanged, check, true-busybox, true-debian, "
-                        "runtimes, parallel, parse, pull, copy, large, memory")
+                        "runtimes, parallel, parse, pull, copy, large, memory, containers")
     parser.add_argument("--alone", action="store_true", help="no peers")
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
@@ -168,6 +169,8 @@ def main():
         "copy": lambda: transfers.bench_copy(table, builders, scratch, max(1, runs - 2)),
         "large": lambda: transfers.bench_large(table, builders, scratch, max(1, runs - 2)),
         "memory": lambda: transfers.bench_memory(table, builders, scratch, 1),
+        # The last: it gives this process another network, and mounts.
+        "containers": lambda: containers.bench_containers(table, options.wharf.resolve(), runs, options.alone),
     }
     try:
         for name, workload in workloads.items():

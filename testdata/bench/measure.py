@@ -19,11 +19,20 @@ class Sample:
         self.wall, self.cpu, self.rss_kb = wall, cpu, rss_kb
 
 
+class By(list):
+    """A command, and by whom: a uid, and the environment."""
+
+    def __init__(self, argv, uid, variables):
+        super().__init__(argv)
+        ids = {} if uid is None else {"user": uid, "group": uid, "extra_groups": []}
+        self.how = ids | {"env": variables}
+
+
 def measure(argv, cwd=None):
     """Runs a command to its end, output thrown away; fails loudly if it fails."""
     with tempfile.TemporaryFile() as log:
         start = time.monotonic()
-        process = subprocess.Popen(argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        process = subprocess.Popen(argv, cwd=cwd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **getattr(argv, "how", {}))
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.monotonic() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -126,27 +135,27 @@ class Table:
     def __init__(self):
         self.rows = []
 
-    def add(self, workload, samples, scale=1.0, minus=None, calls=""):
+    def add(self, workload, samples, scale=1.0, minus=None, calls="", own="wharf"):
         """One row a command. With `minus` each wall time is what it takes more than that command's, divided by `scale`. `calls`
-        are wharf's system calls."""
+        are the system calls of `own`, with which the others are compared."""
         medians = {}
         for name, found in samples.items():
             base = statistics.median(s.wall for s in minus[name]) if minus and name in minus else 0.0
             walls = sorted((s.wall - base) * scale for s in found)
             medians[name] = statistics.median(walls)
             self.rows.append([workload, name, f"{medians[name]:.4f}", f"{walls[0]:.4f}", f"{walls[-1]:.4f}",
-                              f"{statistics.median(s.cpu for s in found):.3f}", f"{max(s.rss_kb for s in found) / 1024:.0f}", "", calls if name == "wharf" else ""])
+                              f"{statistics.median(s.cpu for s in found):.3f}", f"{max(s.rss_kb for s in found) / 1024:.0f}", "", calls if name == own else ""])
             workload = ""
-        own = medians.get("wharf")
-        for row in self.rows[-len(samples):]:
-            if own and row[1] != "wharf":
-                row[-2] = f"{medians[row[1]] / own:.2f}"
+        of_own = medians.get(own)
+        for row in self.rows[len(self.rows) - len(samples):]:
+            if of_own and row[1] != own:
+                row[-2] = f"{medians[row[1]] / of_own:.2f}"
         self.show(len(samples))
 
     HEAD = ["workload", "who", "median s", "min s", "max s", "cpu s", "peak MB", "× wharf", "calls"]
 
     def show(self, last):
-        for row in self.rows[-last:]:
+        for row in self.rows[len(self.rows) - last:]:
             print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, (50, 22, 9, 9, 9, 8, 8, 8, 8))), flush=True)
 
     def markdown(self):

@@ -1,8 +1,10 @@
 //! The command line: flags as typed, then as meant. The only reader of the environment and of `$HOME`.
 
 mod build;
+mod completion;
 mod compose;
 mod config;
+mod container;
 mod doctor;
 mod du;
 mod executor;
@@ -10,10 +12,10 @@ mod history;
 mod image;
 mod limits;
 mod login;
+mod network;
 mod place;
 mod prune;
 mod registries;
-mod run;
 mod size;
 mod steps;
 
@@ -21,7 +23,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::{Failure, Kind};
 use crate::progress::{color_of_results, print_error, print_result, print_warning};
@@ -54,8 +56,17 @@ enum Command {
     Build(Box<build::BuildArgs>),
     /// Build and push an image as kaniko's executor does, from the same flags
     Executor(Box<executor::ExecutorArgs>),
-    /// Run a command in a new container of an image
-    Run(run::RunArgs),
+    #[command(flatten)]
+    Containers(container::Both),
+    /// List containers
+    Ps(container::ListArgs),
+    /// Work with containers
+    Container {
+        #[command(subcommand)]
+        command: container::ContainerCommand,
+    },
+    /// Show everything about containers or images
+    Inspect(container::InspectAnyArgs),
     /// List the images in the store
     Images(image::ListArgs),
     /// Remove images from the store
@@ -76,6 +87,14 @@ enum Command {
         #[command(subcommand)]
         command: image::ManifestCommand,
     },
+    /// Work with networks of containers
+    Network {
+        #[command(subcommand)]
+        command: network::NetworkCommand,
+    },
+    /// Hold the networks of a store
+    #[command(hide = true)]
+    NetworkProcess(network::ProcessArgs),
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
@@ -84,6 +103,11 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Run what a compose file says: several containers, with their networks and volumes
     Compose(Box<compose::ComposeArgs>),
+    /// Print what makes a shell complete commands, flags and names
+    Completion(completion::CompletionArgs),
+    /// What the shells ask
+    #[command(hide = true)]
+    Complete(completion::CompleteArgs),
     /// Show what was built before: list, inspect, logs of steps, compare two builds
     History(history::HistoryArgs),
 }
@@ -91,12 +115,16 @@ enum Command {
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     wharf_runtime::survive_long_files();
-    let cli = match Cli::try_parse_from(arguments(std::env::args_os())) {
+    let arguments = arguments(std::env::args_os());
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => {
             // A closed terminal is no reason to fail twice.
             let _ = error.print();
-            return ExitCode::from(Kind::Usage.exit_code());
+            return ExitCode::from(match has_status_of_process(&arguments) {
+                true => container::FAILED,
+                false => Kind::Usage.exit_code(),
+            });
         }
         Err(help) => return end(print_result(&help_text(&help)).map(|()| ExitCode::SUCCESS)),
     };
@@ -113,13 +141,31 @@ fn arguments(typed: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     arguments
 }
 
+/// Whether the command is one whose exit status is otherwise that of a process in a container.
+fn has_status_of_process(arguments: &[OsString]) -> bool {
+    let mut words = arguments.iter().skip(1).filter_map(|argument| argument.to_str());
+    while let Some(word) = words.next() {
+        match word {
+            "--root" | "--config" | "--sandbox" => _ = words.next(),
+            "container" => {}
+            flag if flag.starts_with('-') => {}
+            command => return container::WITH_STATUS.contains(&command),
+        }
+    }
+    false
+}
+
 fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
     let config = Config::load(cli.config.as_deref())?;
-    let wanted = Wanted { root: cli.root, sandbox: cli.sandbox.or(config.sandbox) };
+    let config_file = cli.config.as_deref().and_then(|file| std::path::absolute(file).ok());
+    let wanted = Wanted { root: cli.root, sandbox: cli.sandbox.or(config.sandbox), config_file };
     match cli.command {
         Command::Build(args) => build::build(*args, &wanted, &config),
         Command::Executor(args) => executor::executor(*args, wanted, &config),
-        Command::Run(args) => run::run(&args, &wanted, &config),
+        Command::Containers(command) => container::both(command, &wanted, &config),
+        Command::Ps(args) => container::ps(&args, &wanted, &config),
+        Command::Container { command } => container::container(command, &wanted, &config),
+        Command::Inspect(args) => container::inspect(&args, &wanted, &config),
         Command::Images(args) => image::images(&args, &wanted),
         Command::Image { command } => image::image(command, &wanted, &config),
         Command::Manifest { command } => image::manifest(command, &wanted, &config),
@@ -127,10 +173,14 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rmi(args) => image::rmi(&args, &wanted),
         Command::Login(args) => login::login(&args, &config),
         Command::Logout(args) => login::logout(&args),
+        Command::Network { command } => network::network(command, &wanted),
+        Command::NetworkProcess(args) => network::network_process(&args, &wanted),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
         Command::Compose(args) => compose::compose(*args, &wanted, &config),
+        Command::Completion(args) => completion::completion(&args),
+        Command::Complete(args) => completion::complete(&args, Cli::command(), &wanted),
         Command::History(args) => history::history(args, &wanted),
     }
 }

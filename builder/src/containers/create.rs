@@ -112,7 +112,17 @@ pub(super) fn configure(ask: &Ask, base: Base, found: &Found<'_>) -> Result<Cont
         rights: ask.rights.clone(),
         resources: ask.resources.clone(),
         mounts: mounts(ask, &defaults, found)?,
-        ports: ports(ask, &exposed),
+        ports: match network {
+            NetworkUse::Networks { .. } => ports(ask, &exposed),
+            _ => {
+                if !ask.ports.is_empty() {
+                    crate::progress::print_warning(
+                        "only containers in networks publish ports: none are published",
+                    );
+                }
+                Vec::new()
+            }
+        },
         network,
         exposed: exposed.into_iter().map(|(port, protocol)| format!("{port}/{protocol}")).collect(),
         pid: namespace(&ask.pid)?,

@@ -1,5 +1,6 @@
 //! What commands and compose ask of containers: directories are read here, monitors are started and asked.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -16,7 +17,7 @@ use super::config::{Attachment, ContainerConfig, ContainerId, MountConfig, Mount
 use super::connect::Connection;
 use super::create::{self, Found};
 use super::directory::{Containers, Directory, Held, new_id};
-use super::files;
+use super::given;
 use super::image;
 use super::log::{self, Entry, LogQuery};
 use super::protocol::{Answer, ExecConfig, Process, Reason, Request, Streams, Usage};
@@ -91,6 +92,20 @@ impl Engine {
         Ok(Container { config: directory.config()?, state: directory.state() })
     }
 
+    /// The identifier of the container that is called so, or whose identifier begins so, whatever is wrong with it.
+    pub fn resolve(&self, name_or_digits: &str) -> Result<ContainerId, Failure> {
+        Ok(self.containers.find(name_or_digits)?.id().clone())
+    }
+
+    /// Bytes that each container takes of the disk beyond its image, by its identifier.
+    pub fn own_bytes(&self) -> Result<BTreeMap<String, u64>, Failure> {
+        let items = self.store.items().map_err(|error| {
+            Failure::from_error(Kind::Environment, "cannot look through the store", &error)
+        })?;
+        let containers = items.into_iter().filter(|item| item.kind == wharf_cache::gc::Kind::Container);
+        Ok(containers.map(|item| (item.name, item.bytes)).collect())
+    }
+
     /// The container with this identifier.
     pub fn get(&self, id: &ContainerId) -> Result<Container, Failure> {
         let directory = self.directory(id)?;
@@ -129,7 +144,7 @@ impl Engine {
         };
         let mut config = create::configure(ask, base, &found)?;
         self.prepare_mounts(ask, &config)?;
-        files::add(ask, &mut config, self.store.root());
+        given::add(ask, &mut config, self.store.root());
         let change = self.containers.change()?;
         if config.name.is_empty() {
             config.name = change.free_name()?;
@@ -138,7 +153,7 @@ impl Engine {
             // A name in use is the usual reason, and says more than a volume that stays.
             let _ = Volumes::new(&self.store).remove_anonymous(&config.id, &config.mounts);
         })?;
-        if let Err(failure) = files::write(ask, held.directory().path()) {
+        if let Err(failure) = given::write(ask, held.directory().path()) {
             // Why they could not be written says more.
             drop(change);
             let _ = self.containers.remove(held, &self.store);

@@ -20,7 +20,7 @@ use super::config::LogConfig;
 use crate::exporter::rfc3339;
 
 /// The file that is written.
-pub(super) const FILE: &str = "container.log";
+pub const FILE: &str = "container.log";
 
 /// Bytes of one entry at most.
 pub const PART_BYTES_MAX: usize = 16 << 10;

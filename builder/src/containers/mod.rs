@@ -6,12 +6,15 @@
 //! Whoever holds no lock is not running, whatever the state last said: a killed monitor and a reboot are seen by that.
 
 pub mod ask;
+pub mod commit;
 pub mod config;
 pub mod connect;
+pub mod copy;
 mod create;
 pub mod directory;
 pub mod engine;
-mod files;
+pub mod files;
+mod given;
 mod image;
 pub mod launch;
 pub mod log;

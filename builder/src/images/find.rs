@@ -53,8 +53,17 @@ pub(crate) fn find_all(store: &Store, name: &str) -> Result<Vec<Image>, Failure>
 
 /// The digest of an image's config: what `--iidfile` and `--quiet` tell. Of an index they tell its own.
 fn image_id(store: &Store, image: &Image) -> Option<Digest> {
-    let manifest = store.blobs().read(&image.digest, MANIFEST_BYTES_MAX).ok()?;
-    match Manifest::parse(&manifest, &image.media_type) {
+    id_of_document(store, &image.digest, &image.media_type)
+}
+
+/// The same by the digest of a manifest.
+pub(crate) fn id_of(store: &Store, manifest: &Digest) -> Option<Digest> {
+    id_of_document(store, manifest, "")
+}
+
+fn id_of_document(store: &Store, digest: &Digest, media_type: &str) -> Option<Digest> {
+    let manifest = store.blobs().read(digest, MANIFEST_BYTES_MAX).ok()?;
+    match Manifest::parse(&manifest, media_type) {
         Ok(Manifest::Image { config, .. }) => Some(config.digest),
         _ => None,
     }

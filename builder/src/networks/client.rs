@@ -87,7 +87,8 @@ fn spawn(root: &Path, start: Start) -> Result<(), Failure> {
         command.arg("--here");
     }
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(cannot)?;
+    // It outlives this process, and keeps nothing of it open.
+    let mut child = wharf_runtime::spawn_apart(&mut command, &[]).map_err(cannot)?;
     let mut said = String::new();
     // It goes on by itself; who was started ends at once.
     let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut said));

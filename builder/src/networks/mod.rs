@@ -6,6 +6,7 @@
 //! its as long as the connection that it was asked over, and what the process has made goes with it, however it ends.
 
 pub mod client;
+pub mod process;
 pub mod protocol;
 pub mod record;
 pub mod subnet;

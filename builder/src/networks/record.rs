@@ -181,6 +181,8 @@ impl Networks {
     /// host has routes to.
     pub fn create(&self, new: &NewNetwork) -> Result<Network, Failure> {
         check(new)?;
+        // It has the first subnet, as with Docker.
+        self.bridge()?;
         let _lock = self.lock()?;
         let others = self.made()?;
         if others.len() >= NETWORKS_MAX {

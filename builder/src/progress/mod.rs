@@ -25,7 +25,7 @@ use wharf_solver::progress::{Event, LogStream, Sink};
 pub use self::log::{Lines, printable};
 pub use self::say::{
     ask, ask_line, ask_secret, color, color_of_results, print_error, print_note, print_result, print_talk,
-    print_warning, results,
+    print_text, print_warning, results,
 };
 
 use self::clip::Clip;

@@ -74,11 +74,14 @@ pub fn ask_secret(question: &str) -> io::Result<String> {
 
 /// Prints a result that a script may read. What cannot be written is a failure: the script would take it for done.
 pub fn print_result(line: &str) -> Result<(), Failure> {
-    results().and_then(|mut out| out.write_all(format!("{line}\n").as_bytes())).map_err(|error| {
-        match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::reader_gone(),
-            _ => Failure::new(Kind::Environment, format!("cannot write to standard output: {error}")),
-        }
+    print_text(&format!("{line}\n"))
+}
+
+/// The same as it is, without a newline at its end.
+pub fn print_text(text: &str) -> Result<(), Failure> {
+    results().and_then(|mut out| out.write_all(text.as_bytes())).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Failure::reader_gone(),
+        _ => Failure::new(Kind::Environment, format!("cannot write to standard output: {error}")),
     })
 }
 

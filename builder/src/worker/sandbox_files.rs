@@ -64,7 +64,7 @@ fn hosts(
 }
 
 /// The name servers of this host, in the order in which it asks them.
-pub(super) fn name_servers() -> io::Result<Vec<SocketAddr>> {
+pub(crate) fn name_servers() -> io::Result<Vec<SocketAddr>> {
     let text = own_resolv_conf()?;
     let servers: Vec<SocketAddr> = nameservers(&text).into_iter().filter_map(name_server).collect();
     Ok(if servers.is_empty() { vec![local_server()] } else { servers })

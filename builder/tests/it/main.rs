@@ -28,6 +28,7 @@ mod git;
 mod git_fixture;
 mod harness;
 mod history;
+mod holder;
 mod hostile;
 mod images;
 mod images_broken;

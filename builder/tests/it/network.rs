@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use crate::harness::{Outcome, Scratch, Wharf, busybox_layout, have, skip, wait_until};
 
 /// The host's address, and that of its gateway elsewhere.
-const HOST: &str = "198.51.100.1";
-const ELSEWHERE: &str = "198.51.100.2";
+pub(crate) const HOST: &str = "198.51.100.1";
+pub(crate) const ELSEWHERE: &str = "198.51.100.2";
 
 /// A server that tells its clients their address, and says when it listens: `serve.py ADDRESS PORT`.
 const SERVE: &str = r#"
@@ -42,7 +42,7 @@ while True:
 "#;
 
 /// Ends with its value.
-struct Running(Child);
+pub(crate) struct Running(pub(crate) Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -63,7 +63,7 @@ impl Running {
     }
 
     /// Something with a network and mounts of its own. It is no router, also where the machine is one.
-    fn machine() -> Self {
+    pub(crate) fn machine() -> Self {
         Self::start(Command::new("unshare").args([
             "--net",
             "--mount",
@@ -74,7 +74,7 @@ impl Running {
     }
 
     /// `program`, run there.
-    fn inside(&self, program: &str) -> Command {
+    pub(crate) fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
         command.args(["--net", "--mount", "--target", &self.0.id().to_string(), "--wd=.", program]);
         command
@@ -82,7 +82,7 @@ impl Running {
 
     /// Runs a script there and gives what it prints.
     #[track_caller]
-    fn shell(&self, script: &str) -> String {
+    pub(crate) fn shell(&self, script: &str) -> String {
         let output = self.inside("sh").args(["-ec", script]).output().unwrap();
         assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()

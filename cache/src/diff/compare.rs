@@ -260,7 +260,7 @@ impl<'a> Lower<'a> {
     }
 
     /// The entry at the same path, with the directory that holds it.
-    fn find(&mut self, visited: &Visited) -> Result<Option<(BorrowedFd<'_>, Stat)>, DiffError> {
+    pub(super) fn find(&mut self, visited: &Visited) -> Result<Option<(BorrowedFd<'_>, Stat)>, DiffError> {
         if self.chain.0.is_empty() {
             return Ok(None);
         }

@@ -6,6 +6,7 @@ mod check;
 mod compare;
 mod complete;
 mod compress;
+mod container;
 mod copy_up;
 mod copying;
 mod decompress;
@@ -301,6 +302,7 @@ fn write_tree(
     tree.finish()
 }
 
+pub use container::{Change, IsHidden, commit_container, container_changes};
 pub use copying::{Copied, Copying, Original, Owners, copy, unpack_stream, write_copy};
 pub use decompress::Format as StreamCompression;
 pub use estargz::BLOB_ANNOTATIONS;

@@ -16,7 +16,7 @@ use crate::contenthash::{hash_file, is_content_xattr};
 use crate::diff::{Compression, Variant, make_layer};
 use crate::scratch::Scratch;
 use crate::store::test_root::TestRoot;
-use crate::walk::{FileKind, Walk};
+use crate::walk::{self, FileKind, Walk};
 use crate::{ChainId, Ids};
 
 /// Layers have no later times; what a step changes has the time of the test.

@@ -29,7 +29,7 @@ pub(super) fn admit(netlink: &mut Netlink, family: Family, link: &str) -> io::Re
     let chains = dropping(netlink, family)?;
     for chain in &chains {
         for to_match in [Match::In(link), Match::Out(link)] {
-            insert_rule(netlink, chain.family, &chain.table, &chain.name, to_match, Action::Accept)?;
+            insert_rule(netlink, chain.family, &chain.table, &chain.name, &[to_match], Action::Accept)?;
         }
     }
     Ok(!chains.is_empty())

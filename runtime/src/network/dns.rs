@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::{NetworkError, failed, within};
 use crate::{Cancel, RuntimeError};
 
 /// Where those inside ask.
@@ -39,6 +41,34 @@ const MESSAGE_BYTES: usize = 64 << 10;
 /// The header of a message; it begins with the number of the question.
 const HEADER: usize = 12;
 
+/// Who knows some names better than any server.
+pub trait Names: std::fmt::Debug + Send + Sync {
+    /// The answer to a question, both as messages of the protocol; none if a server is to be asked. What asks is hostile.
+    fn answer(&self, question: &[u8], by_tcp: bool) -> Option<Vec<u8>>;
+}
+
+/// Answers those in a network namespace who ask [`ADDRESS`], until it is dropped.
+#[derive(Debug)]
+pub struct NameServer {
+    _forwarder: Forwarder,
+}
+
+impl NameServer {
+    /// What those in `namespace` ask first, as nobody else can be there.
+    pub const ADDRESS: Ipv4Addr = ADDRESS;
+
+    /// Answers what `names` knows, and asks `servers`, in this order, what it does not know.
+    pub fn start(
+        namespace: BorrowedFd<'_>,
+        names: Arc<dyn Names>,
+        servers: Vec<SocketAddr>,
+    ) -> Result<Self, NetworkError> {
+        let bind = || Sockets::bind().map_err(failed("open a socket for name servers"));
+        let sockets = within(namespace, bind)?;
+        Ok(Self { _forwarder: Forwarder::start(sockets, servers, Some(names))? })
+    }
+}
+
 /// Where those inside ask, before somebody answers.
 #[derive(Debug)]
 pub(super) struct Sockets {
@@ -64,10 +94,15 @@ pub(super) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Asks `servers`, in this order, what is asked at `sockets`.
-    pub(super) fn start(sockets: Sockets, servers: Vec<SocketAddr>) -> Result<Self, RuntimeError> {
+    /// Asks `servers`, in this order, what is asked at `sockets` and `names` does not know.
+    pub(super) fn start(
+        sockets: Sockets,
+        servers: Vec<SocketAddr>,
+        names: Option<Arc<dyn Names>>,
+    ) -> Result<Self, RuntimeError> {
         let stop = Cancel::new()?;
-        let mut work = Work { sockets, servers, questions: VecDeque::new(), connections: Arc::default() };
+        let (questions, connections) = (VecDeque::new(), Arc::default());
+        let mut work = Work { sockets, names, servers, questions, connections };
         let stopped = stop.clone();
         let thread = thread::Builder::new()
             .name("dns".to_owned())
@@ -89,6 +124,7 @@ impl Drop for Forwarder {
 
 struct Work {
     sockets: Sockets,
+    names: Option<Arc<dyn Names>>,
     servers: Vec<SocketAddr>,
     /// The oldest first.
     questions: VecDeque<Question>,
@@ -172,8 +208,13 @@ impl Work {
     fn take_questions(&mut self, buffer: &mut [u8]) {
         for _ in 0..QUESTIONS_MAX {
             let Ok((length, client)) = self.sockets.udp.recv_from(buffer) else { return };
-            if length >= HEADER {
-                self.ask(client, buffer[..length].to_vec(), 0);
+            if length < HEADER {
+                continue;
+            }
+            match self.names.as_ref().and_then(|names| names.answer(&buffer[..length], false)) {
+                // Who does not take the answer asks again.
+                Some(answer) => _ = self.sockets.udp.send_to(&answer, client),
+                None => self.ask(client, buffer[..length].to_vec(), 0),
             }
         }
     }
@@ -199,13 +240,14 @@ impl Work {
                 self.connections.fetch_sub(1, Ordering::SeqCst);
                 continue;
             }
-            let (servers, connections) = (self.servers.clone(), self.connections.clone());
+            let (names, servers) = (self.names.clone(), self.servers.clone());
+            let connections = self.connections.clone();
             let counted = Counted(connections);
             // Where no thread can be had the connection is closed.
             let _ = thread::Builder::new().name("dns-tcp".to_owned()).spawn(move || {
                 let _counted = counted;
                 // Either side may go away at any time.
-                let _ = pass_on(client, &servers);
+                let _ = pass_on(client, names.as_deref(), &servers);
             });
         }
     }
@@ -248,18 +290,27 @@ fn failure(question: &[u8]) -> Vec<u8> {
 }
 
 /// Questions and answers by TCP, one after the other; each has its length before it.
-fn pass_on(mut client: TcpStream, servers: &[SocketAddr]) -> io::Result<()> {
+fn pass_on(mut client: TcpStream, names: Option<&dyn Names>, servers: &[SocketAddr]) -> io::Result<()> {
     client.set_nonblocking(false)?;
     limit(&client)?;
-    let mut question = read_message(&mut client)?;
-    let connect = |address| TcpStream::connect_timeout(address, ANSWER_TIME).ok();
-    let mut server = servers.iter().find_map(connect).ok_or(io::ErrorKind::ConnectionRefused)?;
-    limit(&server)?;
+    let mut asked = None;
     loop {
-        server.write_all(&question)?;
-        let answer = read_message(&mut server)?;
-        client.write_all(&answer)?;
-        question = read_message(&mut client)?;
+        let question = read_message(&mut client)?;
+        if let Some(answer) = names.and_then(|names| names.answer(&question[2..], true)) {
+            let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
+            client.write_all(&[&length.to_be_bytes(), answer.as_slice()].concat())?;
+            continue;
+        }
+        if asked.is_none() {
+            let connect = |address| TcpStream::connect_timeout(address, ANSWER_TIME).ok();
+            let server = servers.iter().find_map(connect).ok_or(io::ErrorKind::ConnectionRefused)?;
+            limit(&server)?;
+            asked = Some(server);
+        }
+        if let Some(server) = &mut asked {
+            server.write_all(&question)?;
+            client.write_all(&read_message(server)?)?;
+        }
     }
 }
 

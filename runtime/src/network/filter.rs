@@ -43,6 +43,18 @@ const EXPRESSION_DATA: u16 = 2;
 
 const REGISTER_VERDICT: u32 = 0;
 const REGISTER: u32 = 1;
+const REGISTER_2: u32 = 2;
+
+/// What `payload` counts from.
+const NETWORK_HEADER: u32 = 1;
+const TRANSPORT_HEADER: u32 = 2;
+
+/// What `fib` is asked: of what kind an address is, and of which address.
+const FIB_KIND_OF_ADDRESS: u32 = 3;
+const FIB_OF_DESTINATION: u32 = 2;
+
+/// The kind of `nat` that changes whom packets are for.
+const NAT_OF_DESTINATION: u32 = 1;
 
 /// Length of `struct nfgenmsg`.
 pub(super) const ANY_HEADER: usize = 4;
@@ -52,6 +64,9 @@ const INTERFACE_BYTES: usize = 16;
 
 /// The kernel's `NF_CT_STATE_BIT` of connections that are established, or belong to one that is.
 const ESTABLISHED_OR_RELATED: u32 = 0b110;
+
+/// The kernel's `IPS_DST_NAT`.
+const IS_REDIRECTED: u32 = 1 << 5;
 
 /// The protocol that a table is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,6 +97,14 @@ impl Family {
             Self::Ip6 | Self::Both => 8,
         }
     }
+
+    /// Where its destination is.
+    fn destination_offset(self) -> u32 {
+        match self {
+            Self::Ip4 => 16,
+            Self::Ip6 | Self::Both => 24,
+        }
+    }
 }
 
 /// Where packets pass a chain.
@@ -91,6 +114,8 @@ pub(super) enum Hook {
     Input,
     /// On their way through the host.
     Forward,
+    /// When they arrive, where it can be changed who they are for.
+    Arrive,
     /// On their way out, where addresses are translated.
     Translate,
 }
@@ -100,6 +125,8 @@ pub(super) enum Hook {
 pub(super) enum Match<'a> {
     /// It came in here.
     In(&'a str),
+    /// It came in elsewhere.
+    NotIn(&'a str),
     /// It goes out there.
     Out(&'a str),
     /// It goes out elsewhere.
@@ -110,6 +137,19 @@ pub(super) enum Match<'a> {
     Source(IpAddr),
     /// It says that it comes from elsewhere.
     NotSource(IpAddr),
+    /// It says that it is for this address.
+    Destination(IpAddr),
+    /// It is for some address of this host.
+    Local,
+    /// It is of TCP, or of UDP.
+    Protocol {
+        /// Of UDP.
+        udp: bool,
+    },
+    /// It is for this port; only after [`Self::Protocol`].
+    ToPort(u16),
+    /// It belongs to a connection that was redirected.
+    Redirected,
     /// It belongs to a connection that somebody on the other side began.
     Answer,
 }
@@ -121,6 +161,8 @@ pub(super) enum Action {
     Drop,
     /// It gets the address of the interface that it leaves through.
     Masquerade,
+    /// It goes to this address, and to this port, if there is one.
+    Redirect(IpAddr, Option<u16>),
 }
 
 /// A table under construction.
@@ -142,6 +184,17 @@ impl<'a> Table<'a> {
         Self::new(family, name, CREATE_OR_KEEP, 0)
     }
 
+    /// A table that stays, in place of one that may be there.
+    pub(super) fn anew(family: Family, name: &'a str) -> Self {
+        let mut this = Self::new(family, name, CREATE_OR_KEEP, 0);
+        let mut delete = Message::new(DELETE_TABLE, 0, &header(family));
+        delete.string(TABLE_NAME, name);
+        let again = this.messages.clone();
+        this.messages.push(delete);
+        this.messages.extend(again);
+        this
+    }
+
     fn new(family: Family, name: &'a str, how: u16, flags: u32) -> Self {
         let mut table = Message::new(NEW_TABLE, how, &header(family));
         table.string(TABLE_NAME, name).attribute(TABLE_FLAGS, &flags.to_be_bytes());
@@ -153,6 +206,7 @@ impl<'a> Table<'a> {
         let (number, priority, kind) = match hook {
             Hook::Input => (libc::NF_INET_LOCAL_IN, 0, "filter"),
             Hook::Forward => (libc::NF_INET_FORWARD, 0, "filter"),
+            Hook::Arrive => (libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_NAT_DST, "nat"),
             Hook::Translate => (libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC, "nat"),
         };
         let mut chain = Message::new(NEW_CHAIN, CREATE, &header(self.family));
@@ -263,16 +317,16 @@ fn compared_with(expression: &[u8]) -> Option<String> {
     Some(text(find(find(find(expression, EXPRESSION_DATA)?, 3)?, 1)?))
 }
 
-/// Puts a rule at the head of somebody else's chain.
+/// Puts a rule at the head of a chain that is there.
 pub(super) fn insert_rule(
     netlink: &mut Netlink,
     family: Family,
     table: &str,
     chain: &str,
-    to_match: Match<'_>,
+    matches: &[Match<'_>],
     action: Action,
 ) -> io::Result<()> {
-    send(netlink, vec![rule(family, table, chain, CREATE_OR_KEEP, &[to_match], action)])
+    send(netlink, vec![rule(family, table, chain, CREATE_OR_KEEP, matches, action)])
 }
 
 /// Takes a rule away.
@@ -314,6 +368,10 @@ impl Match<'_> {
                 load(list, "meta", &[(2, libc::NFT_META_IIFNAME as u32)]);
                 compare(list, true, &padded(name));
             }
+            Self::NotIn(name) => {
+                load(list, "meta", &[(2, libc::NFT_META_IIFNAME as u32)]);
+                compare(list, false, &padded(name));
+            }
             Self::Out(name) => {
                 load(list, "meta", &[(2, libc::NFT_META_OIFNAME as u32)]);
                 compare(list, true, &padded(name));
@@ -327,33 +385,55 @@ impl Match<'_> {
                 compare(list, false, name.as_bytes());
             }
             Self::Source(address) => {
-                load_source(list, family, address);
+                load_address(list, family.source_offset(), address);
                 compare(list, true, &octets(address));
             }
             Self::NotSource(address) => {
-                load_source(list, family, address);
+                load_address(list, family.source_offset(), address);
                 compare(list, false, &octets(address));
             }
-            Self::Answer => {
-                load(list, "ct", &[(2, libc::NFT_CT_STATE as u32)]);
-                // The bits of the mask, and nothing flipped.
-                expression(list, "bitwise", |data| {
-                    data.attribute(1, &REGISTER.to_be_bytes())
-                        .attribute(2, &REGISTER.to_be_bytes())
-                        .attribute(3, &4u32.to_be_bytes());
-                    value(data, 4, &ESTABLISHED_OR_RELATED.to_ne_bytes());
-                    value(data, 5, &0u32.to_ne_bytes());
-                });
-                compare(list, false, &0u32.to_ne_bytes());
+            Self::Destination(address) => {
+                load_address(list, family.destination_offset(), address);
+                compare(list, true, &octets(address));
             }
+            Self::Local => {
+                load(list, "fib", &[(2, FIB_KIND_OF_ADDRESS), (3, FIB_OF_DESTINATION)]);
+                compare(list, true, &u32::from(libc::RTN_LOCAL).to_ne_bytes());
+            }
+            Self::Protocol { udp } => {
+                load(list, "meta", &[(2, libc::NFT_META_L4PROTO as u32)]);
+                let number = if udp { libc::IPPROTO_UDP } else { libc::IPPROTO_TCP };
+                compare(list, true, &[number as u8]);
+            }
+            Self::ToPort(port) => {
+                load(list, "payload", &[(2, TRANSPORT_HEADER), (3, 2), (4, 2)]);
+                compare(list, true, &port.to_be_bytes());
+            }
+            Self::Redirected => has_bits(list, libc::NFT_CT_STATUS as u32, IS_REDIRECTED),
+            Self::Answer => has_bits(list, libc::NFT_CT_STATE as u32, ESTABLISHED_OR_RELATED),
         }
     }
+}
+
+/// Whether what is known of a connection has any of these bits.
+fn has_bits(list: &mut Message, key: u32, bits: u32) {
+    load(list, "ct", &[(2, key)]);
+    // The bits of the mask, and nothing flipped.
+    expression(list, "bitwise", |data| {
+        data.attribute(1, &REGISTER.to_be_bytes())
+            .attribute(2, &REGISTER.to_be_bytes())
+            .attribute(3, &4u32.to_be_bytes());
+        value(data, 4, &bits.to_ne_bytes());
+        value(data, 5, &0u32.to_ne_bytes());
+    });
+    compare(list, false, &0u32.to_ne_bytes());
 }
 
 impl Action {
     fn encode(self, list: &mut Message) {
         let verdict = match self {
             Self::Masquerade => return expression(list, "masq", |_| {}),
+            Self::Redirect(address, port) => return redirect(list, address, port),
             Self::Accept => libc::NF_ACCEPT,
             Self::Drop => libc::NF_DROP,
         };
@@ -366,6 +446,29 @@ impl Action {
             });
         });
     }
+}
+
+/// Sends a connection to somebody else.
+fn redirect(list: &mut Message, address: IpAddr, port: Option<u16>) {
+    let family = if address.is_ipv4() { libc::NFPROTO_IPV4 } else { libc::NFPROTO_IPV6 } as u32;
+    let mut load = |register: u32, bytes: &[u8]| {
+        expression(list, "immediate", |data| {
+            data.attribute(1, &register.to_be_bytes());
+            value(data, 2, bytes);
+        });
+    };
+    load(REGISTER, &octets(address));
+    if let Some(port) = port {
+        load(REGISTER_2, &port.to_be_bytes());
+    }
+    expression(list, "nat", |data| {
+        data.attribute(1, &NAT_OF_DESTINATION.to_be_bytes())
+            .attribute(2, &family.to_be_bytes())
+            .attribute(3, &REGISTER.to_be_bytes());
+        if port.is_some() {
+            data.attribute(5, &REGISTER_2.to_be_bytes());
+        }
+    });
 }
 
 fn expression(list: &mut Message, name: &str, fill: impl FnOnce(&mut Message)) {
@@ -384,10 +487,10 @@ fn load(list: &mut Message, name: &str, numbers: &[(u16, u32)]) {
     });
 }
 
-fn load_source(list: &mut Message, family: Family, address: IpAddr) {
-    const NETWORK_HEADER: u32 = 1;
+/// The address of a packet that stands at `offset`.
+fn load_address(list: &mut Message, offset: u32, address: IpAddr) {
     let length = octets(address).len() as u32;
-    load(list, "payload", &[(2, NETWORK_HEADER), (3, family.source_offset()), (4, length)]);
+    load(list, "payload", &[(2, NETWORK_HEADER), (3, offset), (4, length)]);
 }
 
 /// Whether the register begins with `bytes`, or does not.

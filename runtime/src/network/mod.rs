@@ -12,6 +12,7 @@ mod namespace;
 mod netlink;
 mod pasta;
 mod route;
+mod router;
 mod subnet;
 mod wire;
 
@@ -26,10 +27,12 @@ use std::thread;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use self::dns::{Forwarder, Sockets};
+pub use self::dns::{NameServer, Names};
 pub use self::namespace::NetworkNamespace;
 use self::netlink::Netlink;
 use self::pasta::Pasta;
 pub(crate) use self::pasta::look as look_for_pasta;
+pub use self::router::{Bridge, Forward, Plug, Published, Router, make_within, set_gateways};
 use self::wire::Wire;
 use crate::{RuntimeError, sys};
 
@@ -110,10 +113,10 @@ impl NetworkError {
 impl Network {
     /// Makes a network. `servers` are the name servers of the host; `dir` is a directory that is this process's alone.
     pub fn open(servers: &[SocketAddr], dir: &Path) -> Result<Self, NetworkError> {
-        let wire = |inside: &mut Inside, avoid: &[IpAddr]| {
+        let wire = |inside: &mut Inside, avoid: &[(IpAddr, u8)]| {
             Wire::connect(inside.namespace.as_fd(), &mut inside.netlink, avoid).map(WayOut::Wire)
         };
-        let pasta = |inside: &mut Inside, avoid: &[IpAddr]| {
+        let pasta = |inside: &mut Inside, avoid: &[(IpAddr, u8)]| {
             Pasta::start(&inside.namespace, &mut inside.netlink, dir, avoid).map(WayOut::Pasta)
         };
         // What the first attempt leaves is not to be in the way of the second, so each has a namespace of its own.
@@ -125,10 +128,10 @@ impl Network {
 
     fn with(
         servers: &[SocketAddr],
-        lead_out: impl FnOnce(&mut Inside, &[IpAddr]) -> Result<WayOut, NetworkError>,
+        lead_out: impl FnOnce(&mut Inside, &[(IpAddr, u8)]) -> Result<WayOut, NetworkError>,
     ) -> Result<Self, NetworkError> {
         let mut inside = Inside::make()?;
-        let addresses: Vec<IpAddr> = servers.iter().map(SocketAddr::ip).collect();
+        let addresses: Vec<(IpAddr, u8)> = servers.iter().map(|server| (server.ip(), 32)).collect();
         let way_out = lead_out(&mut inside, &addresses)?;
         let is_reached = |server: &&SocketAddr| way_out.leads_to(server.ip());
         let mut nameservers = Vec::new();
@@ -143,7 +146,7 @@ impl Network {
             None
         } else {
             let others = others.into_iter().copied().collect();
-            Some(Forwarder::start(inside.sockets, others)?)
+            Some(Forwarder::start(inside.sockets, others, None)?)
         };
         Ok(Self { _forwarder: forwarder, way_out, namespace: inside.namespace, nameservers })
     }
@@ -161,14 +164,19 @@ impl Network {
 
     /// An address of the host that can be reached from inside.
     pub fn host(&self) -> Option<IpAddr> {
-        match &self.way_out {
-            WayOut::Wire(wire) => wire.host.first().copied(),
-            WayOut::Pasta(pasta) => pasta.host,
-        }
+        self.way_out.host()
     }
 }
 
 impl WayOut {
+    /// An address of the host that can be reached from inside.
+    fn host(&self) -> Option<IpAddr> {
+        match self {
+            Self::Wire(wire) => wire.host.first().copied(),
+            Self::Pasta(pasta) => pasta.host,
+        }
+    }
+
     /// Whether it leads to a name server of the host.
     fn leads_to(&self, server: IpAddr) -> bool {
         let ipv6 = match self {
@@ -220,7 +228,6 @@ fn within_new<T: Send>(
 }
 
 /// Does `work` in a network namespace, in a thread of its own.
-#[expect(dead_code, reason = "routers come next")]
 fn within<T: Send>(
     namespace: BorrowedFd<'_>,
     work: impl FnOnce() -> Result<T, NetworkError> + Send,

@@ -185,6 +185,22 @@ impl Netlink {
         }
     }
 
+    /// Asks for one thing.
+    pub(super) fn ask(&mut self, mut message: Message) -> io::Result<Vec<u8>> {
+        self.sequence += 1;
+        rustix::net::send(&self.socket, message.finish(0, self.sequence), SendFlags::empty())?;
+        let mut buffer = vec![0; DATAGRAM_BYTES];
+        loop {
+            for answer in self.receive(&mut buffer)? {
+                match i32::from(answer.kind) {
+                    _ if answer.sequence != self.sequence => {}
+                    libc::NLMSG_ERROR => answer.error()?,
+                    _ => return Ok(answer.payload.to_vec()),
+                }
+            }
+        }
+    }
+
     /// Asks for a list: the type of each answer and what it says.
     pub(super) fn dump(&mut self, mut message: Message) -> io::Result<Vec<Vec<u8>>> {
         self.sequence += 1;

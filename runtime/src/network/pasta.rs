@@ -50,7 +50,7 @@ impl Pasta {
         namespace: &OwnedFd,
         inside: &mut Netlink,
         dir: &Path,
-        avoid: &[IpAddr],
+        avoid: &[(IpAddr, u8)],
     ) -> Result<Self, NetworkError> {
         let program = look()?;
         let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;

@@ -25,15 +25,15 @@ const POOLS: [(Ipv4Addr, u8); 3] = [
 const BITS_4: u8 = 30;
 const BITS_6: u8 = 126;
 
-/// A subnet that no route of this host leads to and that none of `avoid` is in. `seed` says where in a pool to begin:
+/// A subnet that no route of this host leads to and that meets none of `avoid`. `seed` says where in a pool to begin:
 /// builds that start together then look at different ones.
-pub(super) fn choose(seed: u32, routes: &[Route], avoid: &[IpAddr]) -> Option<Subnet> {
+pub(super) fn choose(seed: u32, routes: &[Route], avoid: &[(IpAddr, u8)]) -> Option<Subnet> {
     POOLS.into_iter().find_map(|(pool, bits)| {
         let near: Vec<(u32, u8)> = routes
             .iter()
             .filter(|route| route.bits > 0)
             .map(|route| (route.destination, route.bits))
-            .chain(avoid.iter().map(|address| (*address, 32)))
+            .chain(avoid.iter().copied())
             .filter_map(|(address, bits)| match address {
                 IpAddr::V4(address) => Some((address.to_bits(), bits)),
                 IpAddr::V6(_) => None,
@@ -86,13 +86,13 @@ mod tests {
     fn route(text: &str) -> Route {
         let (address, bits) = text.split_once('/').unwrap();
         let (destination, bits) = (address.parse().unwrap(), bits.parse().unwrap());
-        Route { destination, bits, link: None, unicast: true }
+        Route { destination, bits, link: None, unicast: true, main: true }
     }
 
     #[track_caller]
     fn check(seed: u32, routes: &[&str], avoid: &[&str], expected: Option<&str>) {
         let routes: Vec<Route> = routes.iter().map(|text| route(text)).collect();
-        let avoid: Vec<IpAddr> = avoid.iter().map(|text| text.parse().unwrap()).collect();
+        let avoid: Vec<(IpAddr, u8)> = avoid.iter().map(|text| (text.parse().unwrap(), 32)).collect();
         let found = choose(seed, &routes, &avoid);
         assert_eq!(found.map(|subnet| subnet.host.to_string()).as_deref(), expected);
         if let Some(subnet) = found {

@@ -483,7 +483,7 @@ fn pasta_leads_out() {
         let loopback = TcpListener::bind("127.0.0.1:80").unwrap();
         let everywhere = TcpListener::bind("0.0.0.0:81").unwrap();
         let dir = std::env::temp_dir();
-        let pasta = |inside: &mut Inside, avoid: &[IpAddr]| {
+        let pasta = |inside: &mut Inside, avoid: &[(IpAddr, u8)]| {
             Pasta::start(&inside.namespace, &mut inside.netlink, &dir, avoid).map(WayOut::Pasta)
         };
         let network = Network::with(&[], pasta).unwrap();

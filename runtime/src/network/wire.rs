@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
-use super::filter::{Action, Family, Hook, Match, Table};
+use super::filter::{self, Action, Family, Hook, Match, Table};
 use super::forwarding::{self, Forwarding, LINK_PREFIX, switch};
 use super::netlink::Netlink;
 use super::route::{self, Link, Route};
@@ -22,6 +22,9 @@ const MTU_DEFAULT: u32 = 1500;
 /// The least that IPv6 works with.
 const MTU_MIN: u32 = 1280;
 
+/// The chain of its rules for what passes through it.
+const FORWARD: &str = "forward";
+
 /// How often a name or a subnet is chosen that somebody else has or takes at the same moment.
 const ATTEMPTS_MAX: u32 = 16;
 
@@ -35,14 +38,16 @@ pub(super) struct Wire {
     rules: Option<Netlink>,
     /// Where the namespace finds this host.
     pub(super) host: Vec<IpAddr>,
+    /// Where this host finds the namespace.
+    inside: Vec<IpAddr>,
 }
 
 impl Wire {
-    /// Leads a wire from here into `namespace`, where `inside` is a socket. None of `avoid` is in its subnet.
+    /// Leads a wire from here into `namespace`, where `inside` is a socket. Its subnet meets none of `avoid`.
     pub(super) fn connect(
         namespace: BorrowedFd<'_>,
         inside: &mut Netlink,
-        avoid: &[IpAddr],
+        avoid: &[(IpAddr, u8)],
     ) -> Result<Self, NetworkError> {
         let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
         let links = route::links(&mut netlink).map_err(failed("list the network interfaces"))?;
@@ -58,6 +63,7 @@ impl Wire {
         configure(inside, index, subnet)?;
         wire.lead_out(&mut rules, subnet, &uplinks(&links, &routes, Family::Ip4))?;
         wire.host.push(subnet.host);
+        wire.inside.push(subnet.inside);
         if leads_out {
             let subnet = subnet::unique_local(random()?);
             let links = uplinks(&links, &routes, Family::Ip6);
@@ -65,10 +71,48 @@ impl Wire {
                 wire.address(&mut netlink, subnet)?;
                 configure(inside, index, subnet)?;
                 wire.host.push(subnet.host);
+                wire.inside.push(subnet.inside);
             }
         }
         wire.rules = Some(rules);
         Ok(wire)
+    }
+
+    /// The interface here.
+    pub(super) fn name(&self) -> &str {
+        &self.link.name
+    }
+
+    /// Lets in what the host's rules redirect there, and out what answers that, whoever in there does so.
+    pub(super) fn let_published_in(&mut self) -> Result<(), NetworkError> {
+        let name = self.link.name.as_str();
+        let Some(rules) = &mut self.rules else { return Ok(()) };
+        for host in &self.host {
+            let family = Family::of(*host);
+            for matches in [[Match::Out(name), Match::Redirected], [Match::In(name), Match::Answer]] {
+                filter::insert_rule(rules, family, name, FORWARD, &matches, Action::Accept)
+                    .map_err(failed("make packet filter rules (nf_tables)"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the host send what is for a subnet through here.
+    pub(super) fn lead_in(&self, address: IpAddr, bits: u8) -> Result<(), NetworkError> {
+        let doing = || format!("add a route to {address}/{bits}");
+        let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
+        let gateway = self.inside.iter().find(|it| it.is_ipv4() == address.is_ipv4());
+        let gateway =
+            gateway.ok_or_else(|| failed(doing())(std::io::Error::from(std::io::ErrorKind::Unsupported)))?;
+        route::add_route(&mut netlink, self.link.index, (address, bits), *gateway).map_err(failed(doing()))
+    }
+
+    /// Takes that back; what cannot be taken back goes with the wire.
+    pub(super) fn lead_in_no_more(&self, address: IpAddr, bits: u8) {
+        let gateway = self.inside.iter().find(|it| it.is_ipv4() == address.is_ipv4());
+        if let (Some(gateway), Ok(mut netlink)) = (gateway, Netlink::route()) {
+            let _ = route::remove_route(&mut netlink, self.link.index, (address, bits), *gateway);
+        }
     }
 
     /// Makes both ends, the one here under a name that nobody has.
@@ -84,7 +128,7 @@ impl Wire {
         }
         made.map_err(failed("make a pair of network interfaces (veth)"))?;
         let link = find(netlink, &name_now)?;
-        Ok(Self { link, forwarding: vec![], rules: None, host: vec![] })
+        Ok(Self { link, forwarding: vec![], rules: None, host: vec![], inside: vec![] })
     }
 
     /// Sees to it, before this end is up, that a step is no router to the host: routes and name servers that it
@@ -109,7 +153,7 @@ impl Wire {
         &mut self,
         netlink: &mut Netlink,
         routes: &[Route],
-        avoid: &[IpAddr],
+        avoid: &[(IpAddr, u8)],
     ) -> Result<Subnet, NetworkError> {
         let mut routes = routes.to_vec();
         route::set_up(netlink, self.link.index).map_err(failed(format!("bring up {}", self.link.name)))?;
@@ -140,7 +184,6 @@ impl Wire {
         subnet: Subnet,
         uplinks: &[String],
     ) -> Result<(), NetworkError> {
-        const FORWARD: &str = "forward";
         const TRANSLATE: &str = "translate";
         let name = self.link.name.as_str();
         let family = Family::of(subnet.host);

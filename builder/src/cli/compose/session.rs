@@ -100,7 +100,7 @@ impl Cx<'_> {
             Cancel::new().map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
         let talk = Talk(self.project.progress.style());
         with_store(&place, |store| {
-            let engine = Engine::new(store, place.sandbox, None);
+            let engine = Engine::new(store, place.sandbox, self.wanted.config_file.clone());
             let session =
                 Session { cx: self, engine: &engine, place: &place, opened, name, cancel: &cancel, talk };
             let done = work(&session);

@@ -32,9 +32,31 @@ pub(in crate::cli) struct InspectArgs {
     /// The image for this platform of an index [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
-    /// What is looked at: there is nothing but images
-    #[arg(long = "type", value_name = "TYPE", value_parser = ["image"])]
-    _kind: Option<String>,
+    /// What is looked at: container or image [default: what there is, containers first]
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image"])]
+    kind: Option<String>,
+}
+
+impl InspectArgs {
+    /// What is looked at alone.
+    pub(in crate::cli) fn kind(&self) -> Option<&str> {
+        self.kind.as_deref()
+    }
+
+    /// `--format`.
+    pub(in crate::cli) fn format(&self) -> Option<&str> {
+        self.format.as_deref()
+    }
+
+    /// What is to be shown.
+    pub(in crate::cli) fn names(&self) -> &[String] {
+        &self.images
+    }
+
+    /// Everything about an image.
+    pub(in crate::cli) fn describe(&self, store: &Store, name: &str) -> Result<Value, Failure> {
+        describe(store, name, one_platform(self.platform.as_deref())?.as_ref())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -71,7 +93,7 @@ const COLUMNS: [Column; 6] = [
 /// An instruction is shown up to this many characters.
 const CREATED_BY_CHARS: usize = 45;
 
-pub(super) fn inspect(args: &InspectArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
+pub(in crate::cli) fn inspect(args: &InspectArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
     let format = Format::parse(args.format.as_deref())?;
     let platform = one_platform(args.platform.as_deref())?;
     with_store(&Place::enter(wanted)?, |store| {

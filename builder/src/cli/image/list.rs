@@ -184,7 +184,7 @@ fn rows_of(listed: &Listed, args: &ListArgs) -> Vec<Value> {
 }
 
 /// `2024-01-02 03:04:05 +0000 UTC`.
-pub(super) fn at(time: SystemTime) -> String {
+pub(in crate::cli) fn at(time: SystemTime) -> String {
     let text = rfc3339::format(time);
     let (date, time) = text.split_once('T').unwrap_or((&text, ""));
     let time = time.trim_end_matches('Z').split('.').next().unwrap_or_default();
@@ -286,7 +286,7 @@ pub(super) fn created(stored: &Stored) -> Option<SystemTime> {
 }
 
 /// A duration ago, seconds since 1970, or a time.
-pub(super) fn until(text: &str) -> Option<SystemTime> {
+pub(in crate::cli) fn until(text: &str) -> Option<SystemTime> {
     if let Ok(seconds) = text.parse::<u64>() {
         return SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
     }

@@ -1,8 +1,8 @@
 //! Image commands: `wharf image …`, and their short forms `wharf images`, `rmi`, `tag`, `save` and so on.
 
 mod files;
-mod inspect;
-mod list;
+pub(super) mod inspect;
+pub(super) mod list;
 mod manifest;
 mod remove;
 mod session;
@@ -33,10 +33,11 @@ use crate::images::stored::Stored;
 use crate::progress::print_error;
 use crate::registry::Reference;
 
-pub(super) use list::ListArgs;
+pub(super) use list::{ListArgs, until};
 pub(super) use manifest::{ManifestCommand, manifest};
 pub(super) use remove::RmiArgs;
 pub(super) use together::{bring_all, push_all};
+pub(super) use transfer::bring;
 
 /// Digits of a digest that are shown and that are enough to name an image.
 const SHORT_DIGITS: usize = 12;
@@ -54,6 +55,8 @@ pub(super) enum ImageCommand {
     Prune(remove::PruneArgs),
     /// Show what each instruction added to an image
     History(inspect::HistoryArgs),
+    /// Show everything about images
+    Inspect(inspect::InspectArgs),
     #[command(flatten)]
     Both(Both),
 }
@@ -63,8 +66,6 @@ pub(super) enum ImageCommand {
 pub(super) enum Both {
     /// Give an image of the store another name
     Tag(TagArgs),
-    /// Show everything about images
-    Inspect(inspect::InspectArgs),
     /// Write images to an archive
     Save(transfer::SaveArgs),
     /// Take the images of an archive or layout into the store
@@ -101,6 +102,7 @@ pub(super) fn image(command: ImageCommand, wanted: &Wanted, config: &Config) -> 
         ImageCommand::Rm(args) => remove::rmi(&args, wanted),
         ImageCommand::Prune(args) => remove::prune(&args, wanted),
         ImageCommand::History(args) => inspect::history(&args, wanted),
+        ImageCommand::Inspect(args) => inspect::inspect(&args, wanted),
         ImageCommand::Both(command) => both(command, wanted, config),
     }
 }
@@ -108,7 +110,6 @@ pub(super) fn image(command: ImageCommand, wanted: &Wanted, config: &Config) -> 
 pub(super) fn both(command: Both, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
     match command {
         Both::Tag(args) => tag(&args, wanted),
-        Both::Inspect(args) => inspect::inspect(&args, wanted),
         Both::Save(args) => transfer::save(&args, wanted, config),
         Both::Load(args) => transfer::load(&args, wanted, config),
         Both::Pull(args) => transfer::pull(&args, wanted, config),
@@ -169,7 +170,7 @@ fn failed(doing: &str, error: ImagesError) -> Failure {
 }
 
 /// Several things have failed: all of them are told, the last one as the failure.
-fn told(mut failures: Vec<Failure>) -> Result<(), Failure> {
+pub(super) fn told(mut failures: Vec<Failure>) -> Result<(), Failure> {
     let last = failures.pop();
     failures.iter().filter(|failure| failure.kind != Kind::ReaderGone).for_each(print_error);
     last.map_or(Ok(()), Err)
@@ -186,7 +187,7 @@ pub(super) fn one_platform(text: Option<&str>) -> Result<Option<Platform>, Failu
 }
 
 /// As JSON, with two blanks a level.
-fn pretty(value: &Value) -> String {
+pub(super) fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_default()
 }
 

@@ -50,26 +50,38 @@ impl Session<'_> {
         work: impl FnOnce(&Session<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let place = Place::enter(wanted)?;
+        with_store(&place, |store| {
+            let done = Self::run_in(store, place.sandbox, quiet, registries, work);
+            settle(store, config);
+            done
+        })
+    }
+
+    /// The same with a store that is open.
+    pub(super) fn run_in<T>(
+        store: &Store,
+        sandbox: Sandbox,
+        quiet: bool,
+        registries: RegistryOptions,
+        work: impl FnOnce(&Session<'_>) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let cannot_start = |error: &(dyn std::error::Error + 'static)| {
             Failure::from_error(Kind::Environment, "cannot start", error)
         };
         let cancel = Cancel::new().map_err(|error| cannot_start(&error))?;
         let _signals = signals::cancel_on_termination(&cancel).map_err(|error| cannot_start(&error))?;
         let registries = RegistryOptions { cancel: Some(cancel.clone()), ..registries };
-        with_store(&place, |store| {
-            let mode = if quiet { Mode::Quiet } else { Mode::Auto };
-            let session = Session {
-                store,
-                sandbox: place.sandbox,
-                cancel,
-                registry: Arc::new(OciRegistry::new(registries)),
-                progress: Progress::start(mode, std::io::stderr()),
-            };
-            let done = work(&session);
-            session.progress.finish();
-            settle(store, config);
-            done
-        })
+        let mode = if quiet { Mode::Quiet } else { Mode::Auto };
+        let session = Session {
+            store,
+            sandbox,
+            cancel,
+            registry: Arc::new(OciRegistry::new(registries)),
+            progress: Progress::start(mode, std::io::stderr()),
+        };
+        let done = work(&session);
+        session.progress.finish();
+        done
     }
 
     /// Shows `work` as a step.

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use wharf_cache::state::Image;
 use wharf_cache::{Digest, Store};
+use wharf_runtime::Sandbox;
 
 use super::session::Session;
 use super::{Config, Wanted, all, failed, familiar, find_leased, name_with_tag, one_platform, tagged};
 use crate::build::host_platform;
-use crate::cli::registries::RegistryArgs;
+use crate::cli::registries::{RegistryArgs, credentials, options};
 use crate::error::{Failure, Kind, causes};
 use crate::exporter::output::open_stdout;
 use crate::exporter::{Destination, ExportError};
@@ -221,6 +222,27 @@ pub(super) fn pull(args: &PullArgs, wanted: &Wanted, config: &Config) -> Result<
         Ok(())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Brings an image that a container is to be made of into a store that is open.
+pub(in crate::cli) fn bring(
+    store: &Store,
+    sandbox: Sandbox,
+    name: &str,
+    platform: Option<&str>,
+    quiet: bool,
+    config: &Config,
+) -> Result<(), Failure> {
+    let reference = parse_name(name)?;
+    let choice = one_or_usual(platform)?;
+    let credentials = credentials(&[], std::slice::from_ref(&reference))?;
+    let registries = options(config, credentials, Vec::new())?;
+    Session::run_in(store, sandbox, quiet, registries, |session| {
+        let names: Vec<Reference> = tagged(&reference).into_iter().collect();
+        let source = InRegistry { registry: session.registry.clone(), reference: reference.clone() };
+        let target = IntoStore { store: session.store, names: &names };
+        session.transfer(&format!("pulling {reference}"), &source, &target, &choice, true).map(drop)
+    })
 }
 
 /// The images of a repository in its registry, without the indexes that stand for lists of what refers to them.
