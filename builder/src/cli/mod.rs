@@ -12,6 +12,7 @@ mod history;
 mod image;
 mod limits;
 mod login;
+mod monitor;
 mod network;
 mod place;
 mod prune;
@@ -103,6 +104,9 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Run what a compose file says: several containers, with their networks and volumes
     Compose(Box<compose::ComposeArgs>),
+    /// Watch over a container: wharf starts this itself
+    #[command(hide = true)]
+    Monitor(monitor::MonitorArgs),
     /// Print what makes a shell complete commands, flags and names
     Completion(completion::CompletionArgs),
     /// What the shells ask
@@ -179,6 +183,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
         Command::Compose(args) => compose::compose(*args, &wanted, &config),
+        Command::Monitor(args) => monitor::monitor(args, &wanted, &config),
         Command::Completion(args) => completion::completion(&args),
         Command::Complete(args) => completion::complete(&args, Cli::command(), &wanted),
         Command::History(args) => history::history(args, &wanted),

@@ -95,7 +95,11 @@ impl Cx<'_> {
         name: &str,
         work: impl FnOnce(&Session<'_>) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let place = Place::enter(self.wanted)?;
+        // What keeps the user namespace of the containers until one of them does.
+        let (place, _holder) = match starts {
+            true => Place::enter_to_start(self.wanted)?,
+            false => (Place::enter(self.wanted)?, None),
+        };
         let cancel =
             Cancel::new().map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
         let talk = Talk(self.project.progress.style());
