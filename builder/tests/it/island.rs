@@ -27,7 +27,8 @@ while True:
 ";
 
 /// What is made once in a store.
-const STAYS: [&str; 3] = ["containers/lock", "containers/names", "networks/lock"];
+const STAYS: [&str; 5] =
+    ["containers/lock", "containers/names", "networks/bridge.json", "networks/lock", "networks/records.lock"];
 
 /// Who uses the island.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,7 +60,7 @@ fn an_image_that_is_nowhere() {
     let mishap = Mishap {
         before: &[],
         command: &["compose", "-f", "project/compose.yaml", "up", "-d"],
-        status: 1,
+        status: 4,
         words: &["127.0.0.1:1/none"],
         after: &[&["compose", "-f", "project/compose.yaml", "down"]],
     };
@@ -76,13 +76,16 @@ fn projects_that_cannot_be_read() {
             "services:\n  a: {image: bb, depends_on: [b]}\n  b: {image: bb, depends_on: [c]}\n  c: {image: bb, depends_on: [a]}\n",
             &["in a circle: a → b → c → a"][..],
         ),
-        ("services:\n  a: {image: bb, comand: [true]}\n", &["comand", "did you mean `command`?", "compose.yaml:2"]),
+        (
+            "services:\n  a: {image: bb, comand: [true]}\n",
+            &["comand", "did you mean `command`?", "compose.yaml:2"],
+        ),
         ("services:\n  a: {image: 'bb${NEEDED:?say which}'}\n", &["NEEDED", "say which"]),
     ] {
         let mishap = Mishap {
             before: &[],
             command: &["compose", "-f", "project/compose.yaml", "up", "-d"],
-            status: 2,
+            status: 3,
             words: Box::leak(words.to_vec().into_boxed_slice()),
             after: &[],
         };
@@ -101,7 +104,7 @@ fn a_port_in_use_in_a_project() {
     let mishap = Mishap {
         before: &[],
         command: &["compose", "-f", "project/compose.yaml", "up", "-d"],
-        status: 1,
+        status: 5,
         words: &["127.0.0.1:8080/tcp is in use"],
         after: &[&["compose", "-f", "project/compose.yaml", "down"]],
     };
@@ -155,22 +158,40 @@ fn a_monitor_that_is_killed() {
     for who in BOTH {
         let Some(island) = Island::new(who) else { continue };
         island.wharf(&["network", "create", "net"]).success();
-        let run = ["run", "-d", "--name", "a", "--network", "net", "-p", "127.0.0.1:8080:80", "-v", "vol:/vol"];
+        let run = [
+            "run",
+            "-d",
+            "--name",
+            "served",
+            "--network",
+            "net",
+            "-p",
+            "127.0.0.1:8080:80",
+            "-v",
+            "vol:/vol",
+        ];
         let httpd = ["bb", "sh", "-c", "echo served >/vol/file; exec httpd -f -p 80 -h /vol"];
         island.wharf(&[&run[..], &httpd].concat()).success();
-        wait_until("it is served", || island.get("http://127.0.0.1:8080/file").as_deref() == Some("served\n"));
-        let id = field(&island, "a", "{{.Id}}");
-        island.shell(&format!("kill -9 $(ps -e -o pid=,args= | awk '/monitor {id}/ && !/awk/ {{ print $1 }}')"));
+        wait_until("it is served", || {
+            island.get("http://127.0.0.1:8080/file").as_deref() == Some("served\n")
+        });
+        let id = field(&island, "served", "{{.Id}}");
+        island.shell(&format!(
+            "kill -9 $(ps -e -o pid=,args= | awk '/monitor {id}/ && !/awk/ {{ print $1 }}')"
+        ));
         // What was its goes with it, before anybody looks.
         wait_until("nothing of it runs", || !island.shell("ps -e -o args=").contains("httpd"));
         wait_until("nobody listens", || island.get("http://127.0.0.1:8080/file").is_none());
-        assert_eq!(field(&island, "a", "{{.State.Status}} {{.State.ExitCode}} {{.State.Running}}"), "exited 137 false");
-        let told = field(&island, "a", "{{.State.Error}}");
+        assert_eq!(
+            field(&island, "served", "{{.State.Status}} {{.State.ExitCode}} {{.State.Running}}"),
+            "exited 137 false"
+        );
+        let told = field(&island, "served", "{{.State.Error}}");
         assert!(told.contains("monitor") && told.contains("killed"), "{told}");
         // It can be started again, where it was.
-        island.wharf(&["start", "a"]).success();
+        island.wharf(&["start", "served"]).success();
         wait_until("it is served again", || island.get("http://127.0.0.1:8080/file").is_some());
-        island.wharf(&["rm", "-f", "a"]).success();
+        island.wharf(&["rm", "-f", "served"]).success();
         island.wharf(&["volume", "rm", "vol"]).success();
         island.wharf(&["network", "rm", "net"]).success();
         island.check_nothing_left();

@@ -37,7 +37,20 @@ fn packages() -> Option<PathBuf> {
             let base = format!("debian=oci-layout://{}", base.display());
             let to = format!("type=local,dest={},mode=max", unfinished.display());
             wharf
-                .run(&["build", "--progress", "plain", "--network", "host", "--build-context", &base, "--cache-to", &to, "-o", "type=cacheonly", &context])
+                .run(&[
+                    "build",
+                    "--progress",
+                    "plain",
+                    "--network",
+                    "host",
+                    "--build-context",
+                    &base,
+                    "--cache-to",
+                    &to,
+                    "-o",
+                    "type=cacheonly",
+                    &context,
+                ])
                 .success();
             tool("chmod", &["-R", "a+rX", &unfinished.display().to_string()]);
             fs::rename(unfinished, made).unwrap();
@@ -62,7 +75,20 @@ impl Project {
         for image in IMAGES {
             let from = format!("type=local,src={}", island.path(&format!("packages/{image}")));
             let context = island.path(&format!("project/{image}"));
-            let arguments = ["build", "--progress", "plain", "--network", "host", "-o", "type=cacheonly", "--build-context", &base, "--cache-from", &from, &context];
+            let arguments = [
+                "build",
+                "--progress",
+                "plain",
+                "--network",
+                "host",
+                "-o",
+                "type=cacheonly",
+                "--build-context",
+                &base,
+                "--cache-from",
+                &from,
+                &context,
+            ];
             let outcome = island.wharf(&arguments).success();
             // There is nobody who could give them to it.
             assert!(!outcome.stderr.contains("Setting up"), "{}", outcome.stderr);
