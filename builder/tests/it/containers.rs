@@ -47,6 +47,12 @@ impl World {
         self.text(&["container", "inspect", "-f", template, name])
     }
 
+    /// The names of the volumes.
+    fn volumes(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.wharf.path("store/volumes")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         self.wharf.command("store", arguments)
     }
