@@ -136,7 +136,7 @@ fn an_image_says_what_it_is() {
     let some = wharf.run(&["inspect", "--type", "image", "-f", "{{.Id}}", "none", "app:1", "gone"]);
     assert_eq!(some.text().trim_end(), image["Id"].as_str().unwrap());
     some.fails_with(2, &["none", "gone"]);
-    wharf.run(&["inspect", "--type", "container", "app:1"]).fails_with(2, &["container", "image"]);
+    wharf.run(&["inspect", "--type", "container", "app:1"]).fails_with(2, &["no container `app:1`"]);
 
     let history: Vec<Value> = line(&wharf, &["image", "history", "--no-trunc", "--format", "json", "app:1"])
         .lines()
