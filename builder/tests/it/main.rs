@@ -40,6 +40,7 @@ mod load;
 mod login;
 mod machine;
 mod memory;
+mod monitors;
 mod mounts;
 mod network;
 mod offline;
