@@ -41,6 +41,7 @@ mod login;
 mod machine;
 mod memory;
 mod mounts;
+mod names;
 mod network;
 mod offline;
 mod owners;
