@@ -41,7 +41,6 @@ mod login;
 mod machine;
 mod memory;
 mod mounts;
-mod names;
 mod network;
 mod offline;
 mod owners;
