@@ -13,9 +13,11 @@ mod login;
 mod network;
 mod place;
 mod prune;
+mod pruning;
 mod registries;
 mod size;
 mod steps;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -93,6 +95,11 @@ enum Command {
     /// Hold the networks of a store
     #[command(hide = true)]
     NetworkProcess(network::ProcessArgs),
+    /// Work with volumes
+    Volume {
+        #[command(subcommand)]
+        command: volume::VolumeCommand,
+    },
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
@@ -166,6 +173,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Logout(args) => login::logout(&args),
         Command::Network { command } => network::network(command, &wanted),
         Command::NetworkProcess(args) => network::network_process(&args, &wanted),
+        Command::Volume { command } => volume::volume(command, &wanted),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
