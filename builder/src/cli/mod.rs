@@ -1,6 +1,7 @@
 //! The command line: flags as typed, then as meant. The only reader of the environment and of `$HOME`.
 
 mod build;
+mod completion;
 mod config;
 mod container;
 mod doctor;
@@ -23,7 +24,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::{Failure, Kind};
 use crate::progress::{color_of_results, print_error, print_result, print_warning};
@@ -106,6 +107,11 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Say which sandboxes this place allows, and what would unlock the others
     Doctor(doctor::DoctorArgs),
+    /// Print what makes a shell complete commands, flags and names
+    Completion(completion::CompletionArgs),
+    /// What the shells ask
+    #[command(hide = true)]
+    Complete(completion::CompleteArgs),
     /// Show what was built before: list, inspect, logs of steps, compare two builds
     History(history::HistoryArgs),
 }
@@ -177,6 +183,8 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
+        Command::Completion(args) => completion::completion(&args),
+        Command::Complete(args) => completion::complete(&args, Cli::command(), &wanted),
         Command::History(args) => history::history(args, &wanted),
     }
 }

@@ -24,6 +24,7 @@ use super::prune::settle;
 use super::with_store;
 use crate::containers::engine::Engine;
 use crate::error::{Failure, Kind};
+use crate::networks::client::Connection;
 use crate::progress::print_error;
 
 pub(super) use inspect::{InspectAnyArgs, inspect};
@@ -181,20 +182,22 @@ struct Session<'c> {
     config_file: Option<std::path::PathBuf>,
     /// Whether the store may have grown.
     grows: bool,
+    /// What keeps the user namespace of the containers until one of them does.
+    _holder: Option<Connection>,
 }
 
 impl<'c> Session<'c> {
     /// For a command that starts nothing.
     fn enter(wanted: &Wanted, config: &'c Config) -> Result<Self, Failure> {
         let place = Place::enter(wanted)?;
-        Ok(Self { place, config, config_file: wanted.config_file.clone(), grows: false })
+        Ok(Self { place, config, config_file: wanted.config_file.clone(), grows: false, _holder: None })
     }
 
     /// For a command that starts monitors.
     fn to_start(wanted: &Wanted, config: &'c Config) -> Result<Self, Failure> {
-        let place = Place::enter(wanted)?;
+        let (place, holder) = Place::enter_to_start(wanted)?;
         place.tell();
-        Ok(Self { place, config, config_file: wanted.config_file.clone(), grows: true })
+        Ok(Self { place, config, config_file: wanted.config_file.clone(), grows: true, _holder: holder })
     }
 
     /// Does `work` with the containers of the store.
