@@ -11,6 +11,7 @@ mod history;
 mod image;
 mod limits;
 mod login;
+mod monitor;
 mod network;
 mod place;
 mod prune;
@@ -107,6 +108,9 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Say which sandboxes this place allows, and what would unlock the others
     Doctor(doctor::DoctorArgs),
+    /// Watch over a container: wharf starts this itself
+    #[command(hide = true)]
+    Monitor(monitor::MonitorArgs),
     /// Print what makes a shell complete commands, flags and names
     Completion(completion::CompletionArgs),
     /// What the shells ask
@@ -183,6 +187,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
+        Command::Monitor(args) => monitor::monitor(args, &wanted, &config),
         Command::Completion(args) => completion::completion(&args),
         Command::Complete(args) => completion::complete(&args, Cli::command(), &wanted),
         Command::History(args) => history::history(args, &wanted),

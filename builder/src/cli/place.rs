@@ -90,6 +90,17 @@ impl Place {
         Ok((Self::of(root, is_shared, sandbox)?, Some(connection)))
     }
 
+    /// The place of whoever started this process, who has entered it.
+    pub(super) fn inherited(wanted: &Wanted) -> Result<Self, Failure> {
+        match (&wanted.root, wanted.sandbox) {
+            (Some(root), Some(sandbox)) => Self::of(root.clone(), false, sandbox),
+            _ => Err(Failure::new(
+                Kind::Usage,
+                "this command takes `--root` and `--sandbox`: wharf starts it itself",
+            )),
+        }
+    }
+
     fn of(root: PathBuf, is_shared: bool, sandbox: Sandbox) -> Result<Self, Failure> {
         let ids = match sandbox {
             Sandbox::Root | Sandbox::Rootless => Ids::Kernel,

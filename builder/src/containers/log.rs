@@ -359,7 +359,6 @@ pub fn read<E: From<io::Error>>(
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "whoever asks until when means the clock")]
 fn now() -> i64 {
     to_nanos(SystemTime::now())
 }
