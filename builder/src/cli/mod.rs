@@ -19,6 +19,7 @@ mod pruning;
 mod registries;
 mod size;
 mod steps;
+mod system;
 mod volume;
 
 use std::ffi::OsString;
@@ -102,6 +103,11 @@ enum Command {
         #[command(subcommand)]
         command: volume::VolumeCommand,
     },
+    /// Show what is taken of the disk, and remove what is not used
+    System {
+        #[command(subcommand)]
+        command: system::SystemCommand,
+    },
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
@@ -184,6 +190,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Network { command } => network::network(command, &wanted),
         Command::NetworkProcess(args) => network::network_process(&args, &wanted),
         Command::Volume { command } => volume::volume(command, &wanted),
+        Command::System { command } => system::system(command, &wanted, &config),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),

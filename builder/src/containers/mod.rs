@@ -26,5 +26,6 @@ pub mod restart;
 pub mod signal;
 pub mod state;
 pub mod streams;
+pub mod uses;
 
 pub use create::DEFAULT_NETWORK;
