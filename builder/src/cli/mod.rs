@@ -2,6 +2,7 @@
 
 mod build;
 mod completion;
+mod compose;
 mod config;
 mod container;
 mod doctor;
@@ -114,6 +115,8 @@ enum Command {
     Prune(prune::PruneArgs),
     /// Say which sandboxes this place allows, and what would unlock the others
     Doctor(doctor::DoctorArgs),
+    /// Run what a compose file says: several containers, with their networks and volumes
+    Compose(Box<compose::ComposeArgs>),
     /// Watch over a container: wharf starts this itself
     #[command(hide = true)]
     Monitor(monitor::MonitorArgs),
@@ -194,6 +197,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
+        Command::Compose(args) => compose::compose(*args, &wanted, &config),
         Command::Monitor(args) => monitor::monitor(args, &wanted, &config),
         Command::Completion(args) => completion::completion(&args),
         Command::Complete(args) => completion::complete(&args, Cli::command(), &wanted),

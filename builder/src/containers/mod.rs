@@ -14,6 +14,7 @@ mod create;
 pub mod directory;
 pub mod engine;
 pub mod files;
+mod given;
 pub mod health;
 mod image;
 pub mod launch;

@@ -7,6 +7,7 @@ mod manifest;
 mod remove;
 mod session;
 pub(super) mod template;
+mod together;
 mod transfer;
 mod verify;
 
@@ -35,6 +36,7 @@ use crate::registry::Reference;
 pub(super) use list::{ListArgs, until};
 pub(super) use manifest::{ManifestCommand, manifest};
 pub(super) use remove::RmiArgs;
+pub(super) use together::{bring_all, push_all};
 pub(super) use transfer::{bring, destination};
 
 /// Digits of a digest that are shown and that are enough to name an image.
