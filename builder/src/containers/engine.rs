@@ -17,6 +17,7 @@ use super::config::{Attachment, ContainerConfig, ContainerId, MountConfig, Mount
 use super::connect::Connection;
 use super::create::{self, Found};
 use super::directory::{Containers, Directory, Held, new_id};
+use super::given;
 use super::image;
 use super::log::{self, Entry, LogQuery};
 use super::protocol::{Answer, ExecConfig, Process, Reason, Request, Streams, Usage};
@@ -143,6 +144,7 @@ impl Engine {
         };
         let mut config = create::configure(ask, base, &found)?;
         self.prepare_mounts(ask, &config)?;
+        given::add(ask, &mut config, self.store.root());
         let change = self.containers.change()?;
         if config.name.is_empty() {
             config.name = change.free_name()?;
@@ -151,6 +153,13 @@ impl Engine {
             // A name in use is the usual reason, and says more than a volume that stays.
             let _ = Volumes::new(&self.store).remove_anonymous(&config.id, &config.mounts);
         })?;
+        if let Err(failure) = given::write(ask, held.directory().path()) {
+            // Why they could not be written says more.
+            drop(change);
+            let _ = self.containers.remove(held, &self.store);
+            let _ = Volumes::new(&self.store).remove_anonymous(&config.id, &config.mounts);
+            return Err(failure);
+        }
         let state = held.directory().state();
         Ok(Container { config, state })
     }
