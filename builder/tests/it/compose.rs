@@ -151,7 +151,7 @@ fn up_waits_changes_what_has_changed_and_down_leaves_nothing() {
     project.write("services: {other: {image: bb, network_mode: none, command: 'true'}}");
     let told = project.run(&["up", "-d"]).success();
     assert!(told.stderr.contains("--remove-orphans"), "{}", told.stderr);
-    project.run(&["down", "--remove-orphans"]).success();
+    project.run(&["down", "-v", "--remove-orphans"]).success();
     project.check_states(&[]);
     project.end();
 }
@@ -163,7 +163,7 @@ fn a_project_is_known_by_its_labels() {
     fs::remove_file(project.wharf.path("p/compose.yaml")).unwrap();
     project.run(&["-p", "p", "stop", "-t", "0"]).success();
     project.run(&["-p", "p", "down", "-v"]).success();
-    project.write("services: {}");
+    project.write(CHAIN);
     project.end();
 }
 
@@ -262,7 +262,7 @@ services:
 ";
     let Some(project) = Project::new(text) else { return };
     let built = project.run(&["--progress", "plain", "build"]).success();
-    assert!(built.stderr.contains("[app 2/2] RUN echo $A"), "{}", built.stderr);
+    assert!(built.stderr.contains("[app 2/2] RUN echo arg >> /made"), "{}", built.stderr);
     let ran = project.run(&["up", "--no-build", "--no-log-prefix", "app"]).success();
     assert_eq!(ran.text(), "made\narg\n", "{}", ran.stderr);
     project.end();
@@ -301,7 +301,7 @@ fn a_killed_service_comes_back() {
 
 #[test]
 fn what_is_wrong_is_said() {
-    let Some(project) = Project::new("services: {}") else { return };
+    let Some(project) = Project::new(CHAIN) else { return };
     let check = |text: &str, arguments: &[&str], code: i32, words: &[&str]| {
         project.write(text);
         project.run(arguments).fails_with(code, words);
@@ -324,7 +324,7 @@ fn what_is_wrong_is_said() {
     let external = "{services: {a: {image: bb, secrets: [s]}}, secrets: {s: {external: true}}}";
     check(external, up, 3, &["secrets.s is external"]);
     let named = "services: {a: {image: bb, network_mode: none, container_name: mine, scale: 2}}";
-    check(named, up, 3, &["container_name mine"]);
+    check(named, up, 3, &["container_name, which only one container can have"]);
     let sick = "
 services:
   sick: {image: bb, network_mode: none, stop_grace_period: 0s, command: sleep 1000, healthcheck: {test: 'echo not well; false', interval: 100ms, retries: 2}}
@@ -347,7 +347,7 @@ services:
     };
     let told = project.run(&["up", "-d"]).success();
     assert!(
-        told.stderr.contains("compose.yaml:1:46: services.a.cpu_count is not acted on: it is for Windows"),
+        told.stderr.contains("compose.yaml:1:47: services.a.cpu_count is not acted on: it is for Windows"),
         "{}",
         told.stderr
     );
