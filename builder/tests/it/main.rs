@@ -6,6 +6,7 @@ mod asked;
 mod build;
 mod cache;
 mod check;
+mod compose;
 mod conformance;
 mod contained;
 mod container_files;
