@@ -2,6 +2,7 @@
 
 mod build;
 mod completion;
+mod compose;
 mod config;
 mod container;
 mod doctor;
@@ -15,9 +16,12 @@ mod monitor;
 mod network;
 mod place;
 mod prune;
+mod pruning;
 mod registries;
 mod size;
 mod steps;
+mod system;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -95,12 +99,24 @@ enum Command {
     /// Hold the networks of a store
     #[command(hide = true)]
     NetworkProcess(network::ProcessArgs),
+    /// Work with volumes
+    Volume {
+        #[command(subcommand)]
+        command: volume::VolumeCommand,
+    },
+    /// Show what is taken of the disk, and remove what is not used
+    System {
+        #[command(subcommand)]
+        command: system::SystemCommand,
+    },
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
     Prune(prune::PruneArgs),
     /// Say which sandboxes this place allows, and what would unlock the others
     Doctor(doctor::DoctorArgs),
+    /// Run what a compose file says: several containers, with their networks and volumes
+    Compose(Box<compose::ComposeArgs>),
     /// Watch over a container: wharf starts this itself
     #[command(hide = true)]
     Monitor(monitor::MonitorArgs),
@@ -176,9 +192,12 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Logout(args) => login::logout(&args),
         Command::Network { command } => network::network(command, &wanted),
         Command::NetworkProcess(args) => network::network_process(&args, &wanted),
+        Command::Volume { command } => volume::volume(command, &wanted),
+        Command::System { command } => system::system(command, &wanted, &config),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
+        Command::Compose(args) => compose::compose(*args, &wanted, &config),
         Command::Monitor(args) => monitor::monitor(args, &wanted, &config),
         Command::Completion(args) => completion::completion(&args),
         Command::Complete(args) => completion::complete(&args, Cli::command(), &wanted),

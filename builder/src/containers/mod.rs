@@ -14,6 +14,7 @@ mod create;
 pub mod directory;
 pub mod engine;
 pub mod files;
+mod given;
 pub mod health;
 mod image;
 pub mod launch;
@@ -26,5 +27,6 @@ pub mod restart;
 pub mod signal;
 pub mod state;
 pub mod streams;
+pub mod uses;
 
 pub use create::DEFAULT_NETWORK;
