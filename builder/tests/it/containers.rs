@@ -6,7 +6,6 @@ mod output;
 mod shells;
 mod statuses;
 mod terminal;
-mod user;
 
 use std::process::{Child, Command};
 use std::thread;
