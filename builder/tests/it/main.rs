@@ -42,6 +42,7 @@ mod login;
 mod machine;
 mod memory;
 mod mounts;
+mod names;
 mod network;
 mod offline;
 mod owners;
