@@ -45,10 +45,11 @@ fn files_are_copied_both_ways_by_dockers_rules() {
         fs::create_dir_all(here("tree/sub")).unwrap();
         fs::write(here("tree/file"), "a").unwrap();
         fs::hard_link(here("tree/file"), here("tree/sub/same")).unwrap();
+        // A change of owner takes the setuid bit away.
+        std::os::unix::fs::chown(here("tree/file"), Some(1234), Some(1234)).unwrap();
         fs::set_permissions(here("tree/file"), fs::Permissions::from_mode(0o4755)).unwrap();
         symlink("/etc/passwd", here("tree/link")).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(here("tree/socket")).unwrap();
-        std::os::unix::fs::chown(here("tree/file"), Some(1234), Some(1234)).unwrap();
         // Into a directory that is there, to a new name, and what is in it alone.
         let told = cp(&wharf, &["tree", "box:/srv"]).success();
         assert!(told.stderr.contains("socket"), "{}", told.stderr);
