@@ -45,6 +45,7 @@ mod machine;
 mod memory;
 mod monitors;
 mod mounts;
+mod names;
 mod network;
 mod offline;
 mod owners;
