@@ -46,7 +46,8 @@ pub use host::{
 };
 pub use network::{
     Bridge, Forward, NameServer, Names, Network, NetworkError, NetworkNamespace, Plug, Published, Router,
-    destinations, enter as enter_network, make_within, name_server, set_gateways,
+    destinations, enter as enter_network, make_within, name_server, remove_interfaces, remove_wire,
+    set_gateways,
 };
 pub use oci_spec::runtime::Spec;
 pub use process::{

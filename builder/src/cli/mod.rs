@@ -16,9 +16,12 @@ mod monitor;
 mod network;
 mod place;
 mod prune;
+mod pruning;
 mod registries;
 mod size;
 mod steps;
+mod system;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -96,6 +99,16 @@ enum Command {
     /// Hold the networks of a store
     #[command(hide = true)]
     NetworkProcess(network::ProcessArgs),
+    /// Work with volumes
+    Volume {
+        #[command(subcommand)]
+        command: volume::VolumeCommand,
+    },
+    /// Show what is taken of the disk, and remove what is not used
+    System {
+        #[command(subcommand)]
+        command: system::SystemCommand,
+    },
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
@@ -179,6 +192,8 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Logout(args) => login::logout(&args),
         Command::Network { command } => network::network(command, &wanted),
         Command::NetworkProcess(args) => network::network_process(&args, &wanted),
+        Command::Volume { command } => volume::volume(command, &wanted),
+        Command::System { command } => system::system(command, &wanted, &config),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),

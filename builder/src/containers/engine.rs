@@ -179,8 +179,33 @@ impl Engine {
             Status::Created | Status::Exited | Status::Dead | Status::Removing => {}
         }
         // Whoever held it a moment ago may still be at its end.
-        drop(self.hold(&directory, "start")?);
-        self.launch(&directory, streams)
+        if self.is_started(&directory)? {
+            return streams.map(|streams| self.attach(id, streams)).transpose();
+        }
+        match self.launch(&directory, streams) {
+            // Somebody else was quicker.
+            Err(_) if self.is_started(&directory)? => {
+                streams.map(|streams| self.attach(id, streams)).transpose()
+            }
+            launched => launched,
+        }
+    }
+
+    /// Waits until nobody is at work on a container any more, or somebody watches over it; says whether that is so.
+    fn is_started(&self, directory: &Directory) -> Result<bool, Failure> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if is_watched(directory.state().status) {
+                return Ok(true);
+            }
+            if !directory.is_held() {
+                return Ok(false);
+            }
+            if Instant::now() > until {
+                return Err(wrong_state("start", directory.id(), "another process is at work on it"));
+            }
+            thread::sleep(PAUSE);
+        }
     }
 
     /// Asks a container to end, and kills it when it does not: after `timeout` seconds, or what it says itself; never if

@@ -27,5 +27,6 @@ pub mod restart;
 pub mod signal;
 pub mod state;
 pub mod streams;
+pub mod uses;
 
 pub use create::DEFAULT_NETWORK;

@@ -6,7 +6,6 @@ mod output;
 mod shells;
 mod statuses;
 mod terminal;
-mod user;
 
 use std::process::{Child, Command};
 use std::thread;
@@ -45,6 +44,12 @@ impl World {
     #[track_caller]
     fn field(&self, name: &str, template: &str) -> String {
         self.text(&["container", "inspect", "-f", template, name])
+    }
+
+    /// The names of the volumes.
+    fn volumes(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.wharf.path("store/volumes")).into_iter().flatten();
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     fn command(&self, arguments: &[&str]) -> Command {

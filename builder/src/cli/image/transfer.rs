@@ -419,7 +419,7 @@ fn write_archive<T>(
 }
 
 /// A file, or standard output, which must not be a terminal.
-pub(super) fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
+pub(in crate::cli) fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
     match path.filter(|path| *path != Path::new("-")) {
         Some(path) => Ok(Destination::File(path.to_owned())),
         None => match open_stdout() {

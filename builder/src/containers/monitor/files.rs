@@ -111,3 +111,80 @@ fn resolv_conf(own: &str, config: &ContainerConfig, network: &[IpAddr]) -> Strin
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::containers::config::ContainerId;
+
+    fn config(network: NetworkUse) -> ContainerConfig {
+        let mut config = crate::containers::directory::tests::config(&"a".repeat(64), "name");
+        config.network = network;
+        config
+    }
+
+    fn endpoint(ipv4: &str, ipv6: Option<&str>) -> Endpoint {
+        Endpoint {
+            network: "net".to_owned(),
+            network_id: String::new(),
+            interface: "eth0".to_owned(),
+            mac: String::new(),
+            ipv4: Some((ipv4.parse().unwrap(), 16)),
+            ipv6: ipv6.map(|address| (address.parse().unwrap(), 64)),
+            gateway: None,
+            gateway6: None,
+            names: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn hosts_has_the_container_and_who_was_asked_for() {
+        assert_eq!(config(NetworkUse::None).id, ContainerId("a".repeat(64)));
+        let endpoints = [endpoint("172.18.0.2", Some("fd00::2"))];
+        let surroundings = Surroundings { endpoints: &endpoints, ..Surroundings::default() };
+        let mut config = config(NetworkUse::Networks { attached: Vec::new() });
+        config.domainname = Some("example.test".to_owned());
+        let text = hosts(&config, "box", &surroundings);
+        assert!(text.starts_with("127.0.0.1\tlocalhost\n"), "{text}");
+        assert!(
+            text.ends_with("172.18.0.2\tbox.example.test box\nfd00::2\tbox.example.test box\n"),
+            "{text}"
+        );
+
+        let dir = std::env::temp_dir().join(format!("wharf-files-{}", std::process::id()));
+        config.extra_hosts =
+            vec![("db".to_owned(), "10.0.0.9".to_owned()), ("host".to_owned(), HOST_GATEWAY.to_owned())];
+        let refused = write(&dir, &config, "box", &surroundings).unwrap_err().to_string();
+        assert!(refused.contains("no address that the container reaches"), "{refused}");
+        let host = Some("172.18.0.1".parse().unwrap());
+        write(&dir, &config, "box", &Surroundings { host, ..surroundings }).unwrap();
+        let text = fs::read_to_string(dir.join("hosts")).unwrap();
+        assert!(text.ends_with("10.0.0.9\tdb\n172.18.0.1\thost\n"), "{text}");
+        assert_eq!(fs::read_to_string(dir.join("hostname")).unwrap(), "box\n");
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn the_resolver_is_told_what_was_asked_for() {
+        let own = "search a.test b.test\nnameserver 10.0.0.1\noptions edns0\n";
+        let check = |dns: &[&str], search: &[&str], options: &[&str], network: &[&str], expected: &str| {
+            let addresses =
+                |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>();
+            let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+            let mut config = config(NetworkUse::None);
+            (config.dns, config.dns_search, config.dns_options) =
+                (addresses(dns), texts(search), texts(options));
+            assert_eq!(resolv_conf(own, &config, &addresses(network)), expected);
+        };
+        check(&[], &[], &[], &[], own);
+        check(&["1.1.1.1"], &[], &[], &[], "search a.test b.test\noptions edns0\nnameserver 1.1.1.1\n");
+        check(
+            &["1.1.1.1"],
+            &["c.test"],
+            &["ndots:2"],
+            &["127.0.0.11"],
+            "nameserver 127.0.0.11\nsearch c.test\noptions ndots:2\n",
+        );
+        check(&[], &["."], &[], &[], "nameserver 10.0.0.1\noptions edns0\n");
+    }
+}

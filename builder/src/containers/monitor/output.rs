@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -22,8 +23,9 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub(super) struct Hub {
     log: Mutex<Option<LogWriter>>,
     listeners: Mutex<Vec<Listener>>,
-    /// Why the log could not be written when that was last tried.
+    /// Why the log could not be written the first time, until somebody is told.
     broken: Mutex<Option<String>>,
+    is_broken: AtomicBool,
 }
 
 /// Somebody who is attached.
@@ -35,7 +37,12 @@ struct Listener {
 
 impl Hub {
     pub(super) fn new(log: Option<LogWriter>) -> Self {
-        Self { log: Mutex::new(log), listeners: Mutex::default(), broken: Mutex::default() }
+        Self {
+            log: Mutex::new(log),
+            listeners: Mutex::default(),
+            broken: Mutex::default(),
+            is_broken: AtomicBool::new(false),
+        }
     }
 
     /// From now on what is printed is sent there too.
@@ -52,12 +59,15 @@ impl Hub {
         lock(&self.broken).take()
     }
 
-    /// Reads a stream to its end. Whoever is attached and slow slows the container; whoever hangs up does not.
-    pub(super) fn pump(&self, stream: Stream, from: &OwnedFd) {
+    /// Reads a stream to its end; `tell` is called when there is something new in [`Self::take_broken`]. Whoever is attached and slow slows the container; whoever hangs up does not.
+    pub(super) fn pump(&self, stream: Stream, from: &OwnedFd, tell: &dyn Fn()) {
         let mut lines = Lines::default();
         pump(from, None, &mut |chunk| {
             let time = now();
             lines.push(chunk, |line| self.write(stream, time, line));
+            if lock(&self.broken).is_some() {
+                tell();
+            }
             self.send(stream, chunk);
         });
         let time = now();
@@ -68,7 +78,9 @@ impl Hub {
         let mut log = lock(&self.log);
         let Some(log) = log.as_mut() else { return };
         if let Err(error) = log.write(stream, time, line) {
-            *lock(&self.broken) = Some(error.to_string());
+            if !self.is_broken.swap(true, Ordering::SeqCst) {
+                *lock(&self.broken) = Some(error.to_string());
+            }
         }
     }
 

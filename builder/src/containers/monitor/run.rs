@@ -261,7 +261,9 @@ impl<'g> Monitor<'g> {
             let pumps: Vec<_> = ends
                 .output
                 .iter()
-                .map(|(stream, from)| scope.spawn(|| self.hub.pump(*stream, from)))
+                .map(|(stream, from)| {
+                    scope.spawn(|| self.hub.pump(*stream, from, &|| _ = self.update(|_| {})))
+                })
                 .collect();
             if let Some(check) = &config.health {
                 scope.spawn(|| self.look_after(alive, check, begun, &over));

@@ -1,1 +1,0 @@
-//! The same as an ordinary user, with and without subordinate ids.
