@@ -78,7 +78,7 @@ fn projects_that_cannot_be_read() {
         ),
         (
             "services:\n  a: {image: bb, comand: [true]}\n",
-            &["comand", "did you mean `command`?", "compose.yaml:2"],
+            &["comand", "did you mean", "command", "compose.yaml:2"],
         ),
         ("services:\n  a: {image: 'bb${NEEDED:?say which}'}\n", &["NEEDED", "say which"]),
     ] {
