@@ -129,10 +129,8 @@ fn a_copy_that_shares_files_gives_what_any_other_gives() {
             assert!(files.iter().all(original), "{}: {files:?}", builder.name);
             (files.iter().map(|path| inode(path)).collect::<HashSet<u64>>().len(), files.len())
         };
-        for path in ["again/f100", "last/f100"] {
-            let (inodes, files) = inodes(path);
-            assert!(inodes == 1 && files > 10, "{}: {inodes} of {files} at {path}", builder.name);
-        }
+        let (inodes_of_all, files) = inodes("again/f100");
+        assert!(inodes_of_all == 1 && files > 10, "{}: {inodes_of_all} of {files}", builder.name);
         // One of two lies below a step, and has nothing from others.
         let (inodes, files) = inodes("tree/f100");
         assert_eq!(inodes, files / 2 + 1, "{}: of {files}", builder.name);
@@ -229,11 +227,11 @@ fn nor_in_an_image_that_is_the_context() {
     fs::write(world.path("context/Dockerfile.steps"), steps).unwrap();
     let build_on = |builder: &Builder| {
         for _ in 0..2 {
-            build_with(&world, builder, &["--no-cache", "-o", "type=image,name=files"]);
+            let _ = fs::remove_dir_all(world.path("out/image"));
+            build_with(&world, builder, &["--no-cache", "-o", "type=oci,tar=false,dest=out/image"]);
         }
         let base = format!("busybox=oci-layout://{}", world.path("busybox").display());
-        let store = world.path(&format!("store-{}", builder.sandbox));
-        let context = format!("oci-layout://{}:files", store.display());
+        let context = format!("oci-layout://{}", world.path("out/image").display());
         let steps =
             ["build", "--build-context", &base, "-f", "Dockerfile.steps", "-o", "out/files", &context];
         world.wharf(builder, &steps).success();
