@@ -169,11 +169,23 @@ pub fn build(
     signals: Listening,
 ) -> Result<Outcome, Failure> {
     let progress = Progress::start(request.progress, std::io::stderr());
+    build_with(store, sandbox, request, &progress, cancel, signals)
+}
+
+/// The same, shown by a progress that others have a part of, too.
+pub fn build_with(
+    store: &Store,
+    sandbox: Sandbox,
+    request: BuildRequest,
+    progress: &Progress,
+    cancel: Cancel,
+    signals: Listening,
+) -> Result<Outcome, Failure> {
     let explain = request.explain;
     let summary = RequestSummary::of(&request, &platform_names(&request));
-    let recorder = Recorder::start(store, &progress, summary)
+    let recorder = Recorder::start(store, progress, summary)
         .map_err(|error| Failure::from_error(Kind::Environment, "cannot start", &error))?;
-    let built = Build::new(store, sandbox, request, &progress, &recorder, cancel, signals).run();
+    let built = Build::new(store, sandbox, request, progress, &recorder, cancel, signals).run();
     let image = built.as_ref().ok().and_then(|outcome| outcome.image_id);
     let explained = recorder.finish(image.map(|image| image.to_string()), built.as_ref().err());
     progress.finish();

@@ -6,6 +6,7 @@ mod awaited;
 pub mod build;
 mod certificates;
 pub mod cli;
+pub mod compose;
 pub mod containers;
 pub mod context;
 pub mod csv;

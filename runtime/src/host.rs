@@ -34,6 +34,11 @@ pub fn spawn_apart(command: &mut Command, descriptors: &[BorrowedFd<'_>]) -> io:
     crate::sys::spawn_apart(command, descriptors)
 }
 
+/// The descriptor that this process was started with ([`spawn_apart`]), once: whoever has it closes it.
+pub fn take_given_descriptor() -> io::Result<OwnedFd> {
+    crate::sys::take_given_descriptor()
+}
+
 /// Whether this process was started without a standard output. The standard library opens `/dev/null` in its place
 /// before `main`, so that later nothing shows that what is written there is lost.
 pub fn stdout_was_closed() -> bool {

@@ -40,10 +40,14 @@ use std::path::PathBuf;
 
 pub use cancel::Cancel;
 pub use emulation::{Emulation, EmulationError, Foreseen, Qemu, Runs};
-pub use host::{Lifeline, in_background, spawn_apart, spawn_on_host, stdout_was_closed, survive_long_files};
+pub use host::{
+    Lifeline, in_background, spawn_apart, spawn_on_host, stdout_was_closed, survive_long_files,
+    take_given_descriptor,
+};
 pub use network::{
     Bridge, Forward, NameServer, Names, Network, NetworkError, NetworkNamespace, Plug, Published, Router,
-    destinations, enter as enter_network, make_within, name_server, set_gateways,
+    destinations, enter as enter_network, make_within, name_server, remove_interfaces, remove_wire,
+    set_gateways,
 };
 pub use oci_spec::runtime::Spec;
 pub use process::{

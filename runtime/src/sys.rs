@@ -440,6 +440,18 @@ pub(crate) fn spawn_apart(
     command.spawn()
 }
 
+/// The first descriptor that this process was started with beside the standard streams; the second call fails.
+pub(crate) fn take_given_descriptor() -> io::Result<OwnedFd> {
+    static TAKEN: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+    if TAKEN.swap(true, std::sync::atomic::Ordering::SeqCst) {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    // SAFETY: `fcntl` only looks at the number, and fails where it is nobody's.
+    check(unsafe { libc::fcntl(FIRST, libc::F_SETFD, libc::FD_CLOEXEC) }.into())?;
+    // SAFETY: it is open, and whoever started this process has given it to nobody else in it; it is taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(FIRST) })
+}
+
 /// `fcntl(2)`: which signal tells of a descriptor; the C library's header has it for GNU programs alone.
 const F_SETSIG: libc::c_int = 10;
 

@@ -1,6 +1,8 @@
 //! The command line: flags as typed, then as meant. The only reader of the environment and of `$HOME`.
 
 mod build;
+mod completion;
+mod compose;
 mod config;
 mod container;
 mod doctor;
@@ -10,18 +12,22 @@ mod history;
 mod image;
 mod limits;
 mod login;
+mod monitor;
 mod network;
 mod place;
 mod prune;
+mod pruning;
 mod registries;
 mod size;
 mod steps;
+mod system;
+mod volume;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::error::{Failure, Kind};
 use crate::progress::{color_of_results, print_error, print_result, print_warning};
@@ -93,12 +99,32 @@ enum Command {
     /// Hold the networks of a store
     #[command(hide = true)]
     NetworkProcess(network::ProcessArgs),
+    /// Work with volumes
+    Volume {
+        #[command(subcommand)]
+        command: volume::VolumeCommand,
+    },
+    /// Show what is taken of the disk, and remove what is not used
+    System {
+        #[command(subcommand)]
+        command: system::SystemCommand,
+    },
     /// Show what the store takes
     Du(du::DuArgs),
     /// Remove what is not needed from the store
     Prune(prune::PruneArgs),
     /// Say which sandboxes this place allows, and what would unlock the others
     Doctor(doctor::DoctorArgs),
+    /// Run what a compose file says: several containers, with their networks and volumes
+    Compose(Box<compose::ComposeArgs>),
+    /// Watch over a container: wharf starts this itself
+    #[command(hide = true)]
+    Monitor(monitor::MonitorArgs),
+    /// Print what makes a shell complete commands, flags and names
+    Completion(completion::CompletionArgs),
+    /// What the shells ask
+    #[command(hide = true)]
+    Complete(completion::CompleteArgs),
     /// Show what was built before: list, inspect, logs of steps, compare two builds
     History(history::HistoryArgs),
 }
@@ -166,9 +192,15 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Logout(args) => login::logout(&args),
         Command::Network { command } => network::network(command, &wanted),
         Command::NetworkProcess(args) => network::network_process(&args, &wanted),
+        Command::Volume { command } => volume::volume(command, &wanted),
+        Command::System { command } => system::system(command, &wanted, &config),
         Command::Du(args) => du::du(&args, &wanted, &config),
         Command::Prune(args) => prune::prune(&args, &wanted),
         Command::Doctor(args) => doctor::doctor(&args, &wanted, &config),
+        Command::Compose(args) => compose::compose(*args, &wanted, &config),
+        Command::Monitor(args) => monitor::monitor(args, &wanted, &config),
+        Command::Completion(args) => completion::completion(&args),
+        Command::Complete(args) => completion::complete(&args, Cli::command(), &wanted),
         Command::History(args) => history::history(args, &wanted),
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
+use rustix::thread::CapabilitySet;
 use wharf_cache::{IdMap, Ids, Setup, Stacking, Store, StoreError};
 use wharf_runtime::Sandbox;
 use wharf_runtime::chroot::Confinement;
@@ -11,6 +12,7 @@ use wharf_runtime::sandbox::{self, NoSandbox, try_overlay};
 
 use super::{tell_damages, variable};
 use crate::error::{Failure, Kind};
+use crate::networks::client::{Connection, Holder, Start};
 use crate::progress::print_note;
 
 /// Where root's store is by default.
@@ -62,6 +64,44 @@ impl Place {
             None => default_root()?,
         };
         let sandbox = sandbox::enter(wanted.sandbox).map_err(|error| no_sandbox(&error))?;
+        Self::of(root, is_shared, sandbox)
+    }
+
+    /// Enters the sandbox that the store's containers are in, if this process may not make networks where it is: they have
+    /// to be in one user namespace. That lasts as long as somebody has a connection, such as the one that comes along.
+    pub(super) fn enter_to_start(wanted: &Wanted) -> Result<(Self, Option<Connection>), Failure> {
+        let is_root = wanted.sandbox.is_none_or(|it| it == Sandbox::Root) && is_administrator();
+        if is_root || wanted.sandbox == Some(Sandbox::Chroot) {
+            return Ok((Self::enter(wanted)?, None));
+        }
+        let (root, is_shared) = match &wanted.root {
+            Some(root) => (root.clone(), false),
+            None => default_root()?,
+        };
+        let connection = Holder::connect(&root, Start::Outside(wanted.sandbox))?;
+        if let Some(sandbox) = wanted.sandbox.filter(|sandbox| *sandbox != connection.sandbox()) {
+            let others = connection.sandbox();
+            let message = format!("containers of this store are in the sandbox {others}, not in {sandbox}");
+            return Err(
+                Failure::new(Kind::Environment, message).hint("stop them first, or give another `--root`")
+            );
+        }
+        let sandbox = connection.enter()?;
+        Ok((Self::of(root, is_shared, sandbox)?, Some(connection)))
+    }
+
+    /// The place of whoever started this process, who has entered it.
+    pub(super) fn inherited(wanted: &Wanted) -> Result<Self, Failure> {
+        match (&wanted.root, wanted.sandbox) {
+            (Some(root), Some(sandbox)) => Self::of(root.clone(), false, sandbox),
+            _ => Err(Failure::new(
+                Kind::Usage,
+                "this command takes `--root` and `--sandbox`: wharf starts it itself",
+            )),
+        }
+    }
+
+    fn of(root: PathBuf, is_shared: bool, sandbox: Sandbox) -> Result<Self, Failure> {
         let ids = match sandbox {
             Sandbox::Root | Sandbox::Rootless => Ids::Kernel,
             Sandbox::Chroot => Ids::KernelWithoutDevices,
@@ -130,6 +170,12 @@ impl Place {
             ["state.db", "oci-layout", "index.json"].iter().all(|name| self.root.join(name).is_file());
         if is_whole { self.open().ok() } else { None }
     }
+}
+
+/// Whether this is root with the right to set up networks and mounts.
+fn is_administrator() -> bool {
+    let has = |it: rustix::thread::CapabilitySets| it.effective.contains(CapabilitySet::SYS_ADMIN);
+    rustix::process::geteuid().is_root() && rustix::thread::capabilities(None).is_ok_and(has)
 }
 
 fn no_sandbox(error: &NoSandbox) -> Failure {

@@ -63,6 +63,8 @@ pub struct Ask {
     pub resources: Resources,
     /// What is mounted, beside the image's volumes.
     pub mounts: Vec<MountAsk>,
+    /// Files of its own, mounted so that it cannot write to them.
+    pub files: Vec<FileAsk>,
     /// Containers whose mounts it has too, and whether only to read.
     pub volumes_from: Vec<(String, bool)>,
     /// What it reaches.
@@ -87,6 +89,27 @@ pub struct Ask {
     pub dns_search: Vec<String>,
     /// What the resolver is told.
     pub dns_options: Vec<String>,
+}
+
+/// A file that is made for a container, and goes with it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct FileAsk {
+    /// Where in the container; absolute.
+    pub target: PathBuf,
+    /// What is in it.
+    pub bytes: Vec<u8>,
+    /// Its owner and group, as the container numbers them.
+    pub owner: (u32, u32),
+    /// Its mode.
+    pub mode: u32,
+}
+
+/// What is in it is nobody's business.
+impl std::fmt::Debug for FileAsk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ((uid, gid), length) = (self.owner, self.bytes.len());
+        write!(f, "{}: {length} bytes of {uid}:{gid}, {:o}", self.target.display(), self.mode)
+    }
 }
 
 /// How long a container has to stop.

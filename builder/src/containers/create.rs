@@ -409,7 +409,8 @@ fn mount_config(ask: &MountAsk, found: &Found<'_>) -> Result<MountConfig, Failur
         }
         MountKindAsk::Volume { name, subpath, no_copy, .. } => {
             let (name, anonymous) = match name {
-                Some(name) => (name.clone(), false),
+                // One that is taken over from a container that it was made for.
+                Some(name) => (name.clone(), is_made_up(name)),
                 None => ((found.volume_name)()?, true),
             };
             MountKind::Volume { name, subpath: subpath.clone(), anonymous, no_copy: *no_copy }
@@ -419,6 +420,11 @@ fn mount_config(ask: &MountAsk, found: &Found<'_>) -> Result<MountConfig, Failur
         }
     };
     Ok(MountConfig { kind, target: normal(&ask.target), read_only: ask.read_only })
+}
+
+/// Whether a volume has a name that nobody gave it.
+fn is_made_up(name: &str) -> bool {
+    name.len() == 64 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// An absolute path without `.`, `..` and slashes too many.

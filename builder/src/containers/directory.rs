@@ -36,6 +36,10 @@ const ID_DIGITS: usize = 64;
 const LOCK_ATTEMPTS: u32 = 20;
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
+/// How often, and with which pause, a state is read again that is just being written.
+const READ_ATTEMPTS: u32 = 5;
+const READ_PAUSE: Duration = Duration::from_millis(2);
+
 /// The exit status that a container is said to have when its monitor was killed: it was killed with it.
 pub const KILLED: u8 = 137;
 /// The exit status that it is said to have when the machine was restarted, and nobody knows.
@@ -332,8 +336,17 @@ impl Directory {
 
     /// The state as it was written last; who holds the lock knows it to be true.
     pub fn written_state(&self) -> ContainerState {
+        let mut read = self.read("state.json");
+        for _ in 0..READ_ATTEMPTS {
+            if read.is_ok() {
+                break;
+            }
+            // On a full disk it is written in place.
+            thread::sleep(READ_PAUSE);
+            read = self.read("state.json");
+        }
         // A machine that lost its power may have lost the last words.
-        self.read("state.json").unwrap_or_else(|error| ContainerState {
+        read.unwrap_or_else(|error| ContainerState {
             status: Status::Exited,
             exit_code: UNKNOWN,
             error: Some(format!("what became of it is not known: its state cannot be read: {error}")),
@@ -415,7 +428,7 @@ impl Directory {
         ContainerState {
             status: Status::Exited,
             pid: None,
-            finished: last.map(wharf_cache::to_nanos).or(state.finished).or(state.started),
+            finished: last.map(wharf_cache::to_nanos).max(state.started),
             exit_code,
             error: Some(error.to_owned()),
             endpoints: Vec::new(),
@@ -436,6 +449,16 @@ impl Directory {
         }
         serde_json::from_slice(&text)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, format!("`{name}`: {error}")))
+    }
+
+    /// Writes a document over the one that is there.
+    fn overwrite(&self, name: &str, document: &impl Serialize) -> io::Result<()> {
+        // What was begun beside it is in the way.
+        remove_file(&self.path.join(format!(".{name}")))?;
+        let text = serde_json::to_vec(document)?;
+        let mut file = File::options().write(true).open(self.path.join(name))?;
+        file.write_all(&text)?;
+        file.set_len(text.len() as u64)
     }
 
     /// Writes a document whole: who reads it sees the old one or the new one.
@@ -460,7 +483,14 @@ impl Held {
 
     /// Writes how it stands with the container.
     pub fn write_state(&self, state: &ContainerState) -> Result<(), Failure> {
-        self.directory.write("state.json", state, false).map_err(|error| {
+        let written = match self.directory.write("state.json", state, false) {
+            // What it takes now is the state's already.
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                self.directory.overwrite("state.json", state)
+            }
+            written => written,
+        };
+        written.map_err(|error| {
             let doing = format!("cannot write the state of the container {}", self.directory.id.short());
             Failure::from_error(Kind::Environment, &doing, &error)
         })
@@ -511,7 +541,7 @@ fn remove_file(path: &Path) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::containers::config::{ImageUse, LogConfig, NetworkUse, ProcessConfig, RestartPolicy};
 

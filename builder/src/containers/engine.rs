@@ -17,6 +17,7 @@ use super::config::{Attachment, ContainerConfig, ContainerId, MountConfig, Mount
 use super::connect::Connection;
 use super::create::{self, Found};
 use super::directory::{Containers, Directory, Held, new_id};
+use super::given;
 use super::image;
 use super::log::{self, Entry, LogQuery};
 use super::protocol::{Answer, ExecConfig, Process, Reason, Request, Streams, Usage};
@@ -143,6 +144,7 @@ impl Engine {
         };
         let mut config = create::configure(ask, base, &found)?;
         self.prepare_mounts(ask, &config)?;
+        given::add(ask, &mut config, self.store.root());
         let change = self.containers.change()?;
         if config.name.is_empty() {
             config.name = change.free_name()?;
@@ -151,6 +153,13 @@ impl Engine {
             // A name in use is the usual reason, and says more than a volume that stays.
             let _ = Volumes::new(&self.store).remove_anonymous(&config.id, &config.mounts);
         })?;
+        if let Err(failure) = given::write(ask, held.directory().path()) {
+            // Why they could not be written says more.
+            drop(change);
+            let _ = self.containers.remove(held, &self.store);
+            let _ = Volumes::new(&self.store).remove_anonymous(&config.id, &config.mounts);
+            return Err(failure);
+        }
         let state = held.directory().state();
         Ok(Container { config, state })
     }
@@ -170,8 +179,33 @@ impl Engine {
             Status::Created | Status::Exited | Status::Dead | Status::Removing => {}
         }
         // Whoever held it a moment ago may still be at its end.
-        drop(self.hold(&directory, "start")?);
-        self.launch(&directory, streams)
+        if self.is_started(&directory)? {
+            return streams.map(|streams| self.attach(id, streams)).transpose();
+        }
+        match self.launch(&directory, streams) {
+            // Somebody else was quicker.
+            Err(_) if self.is_started(&directory)? => {
+                streams.map(|streams| self.attach(id, streams)).transpose()
+            }
+            launched => launched,
+        }
+    }
+
+    /// Waits until nobody is at work on a container any more, or somebody watches over it; says whether that is so.
+    fn is_started(&self, directory: &Directory) -> Result<bool, Failure> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if is_watched(directory.state().status) {
+                return Ok(true);
+            }
+            if !directory.is_held() {
+                return Ok(false);
+            }
+            if Instant::now() > until {
+                return Err(wrong_state("start", directory.id(), "another process is at work on it"));
+            }
+            thread::sleep(PAUSE);
+        }
     }
 
     /// Asks a container to end, and kills it when it does not: after `timeout` seconds, or what it says itself; never if

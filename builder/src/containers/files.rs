@@ -73,6 +73,16 @@ impl Engine {
         Ok(Files { root, config: container.config.clone(), ids, data: names.collect() })
     }
 
+    /// The files of a container without what is mounted in it, to be read. What it changes meanwhile is seen or not.
+    pub fn view(&self, container: &Container) -> Result<OwnedFd, Failure> {
+        let config = &container.config;
+        let directory = self.directory(&config.id)?;
+        self.store.view_kept(&chain_of(config), directory.path()).map_err(|error| {
+            let doing = format!("cannot open the files of the container {}", config.id.short());
+            Failure::from_error(Kind::Environment, &doing, &error)
+        })
+    }
+
     /// What differs in a container from its image, by path without the first slash.
     pub fn changes(&self, container: &Container) -> Result<BTreeMap<PathBuf, Change>, Failure> {
         let config = &container.config;

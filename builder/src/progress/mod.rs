@@ -56,6 +56,8 @@ pub struct Progress {
     messages: mpsc::Sender<Message>,
     renderer: Mutex<Renderer>,
     clip: Clip,
+    /// What the names of its steps begin with, if it is a part of another one.
+    part: Option<String>,
 }
 
 /// The renderer thread, and what is left of it.
@@ -63,6 +65,8 @@ pub struct Progress {
 enum Renderer {
     Running(JoinHandle<Steps>),
     Finished(Steps),
+    /// That of the progress that this is a part of.
+    Elsewhere,
 }
 
 #[derive(Debug)]
@@ -92,17 +96,68 @@ impl Progress {
         let start = Instant::now();
         let (messages, inbox) = mpsc::channel();
         let thread = thread::spawn(move || run(view, &inbox, start, out, size));
-        Self { start, messages, renderer: Mutex::new(Renderer::Running(thread)), clip: Clip::default() }
+        Self {
+            start,
+            messages,
+            renderer: Mutex::new(Renderer::Running(thread)),
+            clip: Clip::default(),
+            part: None,
+        }
+    }
+
+    /// One of several builds that are shown together: its steps have names of their own, which begin with `name`, if that
+    /// is not empty. It ends with the whole.
+    pub fn part(&self, name: &str) -> Self {
+        Self {
+            start: self.start,
+            messages: self.messages.clone(),
+            renderer: Mutex::new(Renderer::Elsewhere),
+            clip: Clip::default(),
+            part: Some(name.to_owned()).filter(|name| !name.is_empty()),
+        }
+    }
+
+    /// What a step is called by everybody who is shown.
+    fn known_as(&self, vertex: VertexDigest) -> VertexDigest {
+        match &self.part {
+            None => vertex,
+            Some(part) => {
+                let mut hasher = blake3::Hasher::new();
+                hasher.update(part.as_bytes()).update(&vertex.0);
+                VertexDigest(*hasher.finalize().as_bytes())
+            }
+        }
+    }
+
+    fn of_part(&self, event: Event) -> Event {
+        let Some(part) = &self.part else { return event };
+        let named = |name: String| match name.strip_prefix('[') {
+            Some(rest) => format!("[{part} {rest}"),
+            None => format!("[{part}] {name}"),
+        };
+        match event {
+            Event::Started { vertex, name } => {
+                Event::Started { vertex: self.known_as(vertex), name: named(name) }
+            }
+            Event::Log { vertex, stream, data } => Event::Log { vertex: self.known_as(vertex), stream, data },
+            Event::Status { vertex, id, current, total, done } => {
+                Event::Status { vertex: self.known_as(vertex), id, current, total, done }
+            }
+            Event::Completed { vertex, name, outcome } => {
+                Event::Completed { vertex: self.known_as(vertex), name: named(name), outcome }
+            }
+            Event::Warning { message } => Event::Warning { message },
+        }
     }
 
     /// The last lines that a vertex put out: what an error message shows of a failed step. Also after `finish`.
     pub fn tail(&self, vertex: &VertexDigest) -> Vec<String> {
         match &*self.renderer.lock().unwrap_or_else(PoisonError::into_inner) {
             Renderer::Finished(steps) => steps.tail(vertex),
-            Renderer::Running(_) => {
+            Renderer::Running(_) | Renderer::Elsewhere => {
                 let (answer, answered) = mpsc::channel();
                 // Only a renderer that panicked does not answer.
-                let _sent = self.messages.send(Message::Tail(*vertex, answer));
+                let _sent = self.messages.send(Message::Tail(self.known_as(*vertex), answer));
                 answered.recv().unwrap_or_default()
             }
         }
@@ -112,9 +167,13 @@ impl Progress {
     /// come later are dropped.
     pub fn finish(&self) {
         let mut renderer = self.renderer.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*renderer, Renderer::Elsewhere) {
+            return;
+        }
         let last = std::mem::replace(&mut *renderer, Renderer::Finished(Steps::default()));
         let steps = match last {
             Renderer::Finished(steps) => steps,
+            Renderer::Elsewhere => Steps::default(),
             Renderer::Running(thread) => {
                 let _sent = self.messages.send(Message::Finish);
                 // Progress is talk: a build does not fail because its renderer did.
@@ -134,7 +193,9 @@ impl Drop for Progress {
 impl Sink for Progress {
     fn send(&self, event: Event) {
         // After `finish` nobody listens any more.
-        let send = |event| drop(self.messages.send(Message::Event(self.start.elapsed(), event)));
+        let send = |event| {
+            drop(self.messages.send(Message::Event(self.start.elapsed(), self.of_part(event))));
+        };
         match &event {
             Event::Log { vertex, data, .. } if !self.clip.shows(vertex, data) => return,
             Event::Completed { vertex, .. } => {

@@ -88,7 +88,7 @@ fn with_name_servers(text: &str, servers: &[IpAddr]) -> String {
 }
 
 /// The host's own settings; systemd's stub stands for the servers behind it.
-fn own_resolv_conf() -> io::Result<String> {
+pub(crate) fn own_resolv_conf() -> io::Result<String> {
     let own = read_optional(Path::new("/etc/resolv.conf"))?;
     let text = if nameservers(&own) == [RESOLVED_STUB] {
         read_optional(Path::new(RESOLVED_CONF))?

@@ -94,6 +94,24 @@ impl Store {
         Ok(Kept { root, form })
     }
 
+    /// The same file system, to be read, whoever has it meanwhile. What they change may be seen or not.
+    pub fn view_kept(&self, chain: &Chain, dir: &Path) -> Result<OwnedFd, SnapshotError> {
+        let failed = |source: io::Error| {
+            let object = dir.display().to_string();
+            SnapshotError::Io { operation: "open the directory of", object, source }
+        };
+        let open = |path: &Path| rustix::fs::open(path, DIRECTORY, Mode::empty());
+        let place = open(dir).map_err(|errno| failed(errno.into()))?;
+        match kept_form(&place).map_err(failed)? {
+            None => self.view(chain),
+            Some(Form::Copy) => open(&dir.join("root")).map_err(|errno| failed(errno.into())),
+            Some(Form::Upper) => {
+                self.snapshots(chain)?;
+                super::overlay::view_kept(self, chain, dir)
+            }
+        }
+    }
+
     /// Makes `upper` look as `below` does, the root of the topmost snapshot of its chain.
     pub(super) fn imitate(&self, below: Option<&OwnedFd>, upper: &OwnedFd) -> io::Result<()> {
         let Some(below) = below else {
@@ -197,6 +215,13 @@ mod tests {
                 let mut file = fs::File::options().append(true).open(path(&kept, "kept")).unwrap();
                 file.write_all(b"+").unwrap();
                 let _ = fs::remove_file(path(&kept, "removed"));
+                let view = store.view_kept(&chain, &dir).unwrap();
+                let at = |name: &str| format!("/proc/self/fd/{}/{name}", view.as_raw_fd());
+                assert_eq!(
+                    fs::read_to_string(at("kept")).unwrap(),
+                    format!("below{}", "+".repeat(round + 1))
+                );
+                assert!(!Path::new(&at("removed")).exists());
             }
             assert!(dir.join(named).is_dir());
             let view = store.view(&chain).unwrap();

@@ -95,13 +95,28 @@ pub(super) fn mount_kept(
     mount_chain(store, chain, Some(&upper))
 }
 
+/// The files of `chain` with those in `upper`, which is in `dir`, to be read. What somebody changes meanwhile is seen or not.
+pub(super) fn view_kept(store: &Store, chain: &Chain, dir: &Path) -> Result<OwnedFd, SnapshotError> {
+    mount_lowers(store, chain, vec![dir.join("upper")], None)
+}
+
 fn mount_chain(store: &Store, chain: &Chain, upper: Option<&Upper>) -> Result<OwnedFd, SnapshotError> {
+    mount_lowers(store, chain, Vec::new(), upper)
+}
+
+/// The files of `chain` below other directories.
+fn mount_lowers(
+    store: &Store,
+    chain: &Chain,
+    mut lowers: Vec<PathBuf>,
+    upper: Option<&Upper>,
+) -> Result<OwnedFd, SnapshotError> {
     // Overlayfs refuses to stack a directory on itself.
     let topmost_first = topmost_first(chain);
     if topmost_first.len() > LAYERS_MAX {
         return Err(SnapshotError::TooManyLayers { layers: topmost_first.len(), max: LAYERS_MAX });
     }
-    let mut lowers: Vec<_> = topmost_first.iter().map(|id| store.snapshot_path(*id)).collect();
+    lowers.extend(topmost_first.iter().map(|id| store.snapshot_path(*id)));
     if upper.is_none() {
         // An overlay without an upper directory needs two lower ones.
         for number in lowers.len()..2 {

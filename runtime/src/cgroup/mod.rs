@@ -272,7 +272,7 @@ impl fmt::Display for Size {
 impl Group {
     /// What its processes were refused so far, the worst first. To be asked before it is dropped.
     pub fn refused(&self) -> Option<Refused> {
-        if self.count("memory.events", "oom_kill") > 0 || self.count("memory.oom_control", "oom_kill") > 0 {
+        if self.oom_kills() > 0 {
             let reached = |limit: &u64| {
                 // The counts of failures of v1 miss those of memory and swap together.
                 let most = self.count("memory.max_usage_in_bytes", "");
@@ -281,6 +281,11 @@ impl Group {
             return Some(self.memory.filter(reached).map_or(Refused::Memory, Refused::MemoryLimit));
         }
         self.pids.filter(|_| self.count("pids.events", "max") > 0).map(Refused::ProcessLimit)
+    }
+
+    /// How many of its processes the kernel's OOM killer has ended.
+    pub fn oom_kills(&self) -> u64 {
+        self.count("memory.events", "oom_kill").max(self.count("memory.oom_control", "oom_kill"))
     }
 
     /// What is counted in a file of any of its directories; see [`Part::count`].

@@ -84,18 +84,18 @@ pub enum Content {
 
 /// One process to run without namespaces.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
-pub struct ChrootRequest<'a> {
+pub struct ChrootRequest<'a, 'g> {
     /// The process: arguments, environment, directory, user, limits. Its capabilities are at most the usual ones; mounts,
     /// namespaces, host name and seccomp profile have no meaning here and are not looked at.
     pub spec: &'a Spec,
     /// The directory that becomes `/`. Nobody else works in it meanwhile.
-    pub root: BorrowedFd<'a>,
+    pub root: BorrowedFd<'g>,
     /// An empty directory on the same file system, outside the root. What is left in it afterwards is rubbish.
-    pub aside: BorrowedFd<'a>,
+    pub aside: BorrowedFd<'g>,
     /// Where its `/dev` is taken from; without, one is made for it.
-    pub devices: Option<&'a Devices>,
+    pub devices: Option<&'g Devices>,
     /// The control group that it is in.
-    pub group: Option<&'a Group>,
+    pub group: Option<&'g Group>,
     /// What is put in place, in this order.
     pub placements: Vec<Placement>,
     /// What of its confinement the kernel is to see to.
@@ -119,25 +119,25 @@ pub struct Ended {
 
 /// Runs the process to its end, and that of all its descendants; then the root is as the process has left it, without
 /// what was put in place.
-pub fn run(request: ChrootRequest<'_>) -> Result<Ended, RuntimeError> {
+pub fn run<'a, 'g: 'a>(request: ChrootRequest<'a, 'g>) -> Result<Ended, RuntimeError> {
     start(request)?.finish()
 }
 
 /// A container without namespaces that runs.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
-pub struct ChrootContainer<'a> {
+pub struct ChrootContainer<'a, 'g> {
     /// Its first process. When that has ended, call [`Self::finish`].
     pub process: Running<'a>,
     /// What can be done in it meanwhile, from any thread.
-    pub inside: Arc<ChrootInside<'a>>,
-    furniture: Furniture<'a>,
+    pub inside: Arc<ChrootInside<'g>>,
+    furniture: Furniture<'g>,
     /// What is given back, and the devices that it came with.
-    devices: Option<(&'a Devices, Made)>,
+    devices: Option<(&'g Devices, Made)>,
 }
 
 /// Starts the process and returns when its command is being executed. What [`Running`] says of threads holds for the one
 /// that calls this.
-pub fn start(request: ChrootRequest<'_>) -> Result<ChrootContainer<'_>, RuntimeError> {
+pub fn start<'a, 'g: 'a>(request: ChrootRequest<'a, 'g>) -> Result<ChrootContainer<'a, 'g>, RuntimeError> {
     let ChrootRequest { spec, root, aside, devices, group, placements, confinement, network, stdio, cancel } =
         request;
     let process = spec.process().as_ref().ok_or_else(|| unsupported("a spec without a `process` section"))?;
@@ -175,7 +175,7 @@ pub fn start(request: ChrootRequest<'_>) -> Result<ChrootContainer<'_>, RuntimeE
     }
 }
 
-impl ChrootContainer<'_> {
+impl ChrootContainer<'_, '_> {
     /// Waits for the end and takes away what was put in place. Nothing that was executed in the container may be running
     /// any more then.
     pub fn finish(self) -> Result<Ended, RuntimeError> {

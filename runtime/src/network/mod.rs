@@ -32,7 +32,9 @@ pub use self::namespace::NetworkNamespace;
 use self::netlink::Netlink;
 use self::pasta::Pasta;
 pub(crate) use self::pasta::look as look_for_pasta;
-pub use self::router::{Bridge, Forward, Plug, Published, Router, make_within, set_gateways};
+pub use self::router::{
+    Bridge, Forward, Plug, Published, Router, make_within, remove_interfaces, remove_wire, set_gateways,
+};
 use self::wire::Wire;
 use crate::{RuntimeError, sys};
 

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use super::filter::{self, Action, Family, Hook, Match, Table};
+use super::forwarding::LINK_PREFIX;
 use super::netlink::Netlink;
 use super::pasta::Pasta;
 use super::route::{self, Link, Port};
@@ -140,6 +141,15 @@ impl Router {
     /// An address of the host that can be reached from inside.
     pub fn host(&self) -> Option<IpAddr> {
         self.way_out.as_ref().and_then(WayOut::host)
+    }
+
+    /// The name of what stands for it on the host, if there is such an interface: for [`remove_wire`], by who comes after a
+    /// process that was killed.
+    pub fn wire(&self) -> Option<&str> {
+        match &self.way_out {
+            Some(WayOut::Wire(wire)) => Some(wire.name()),
+            _ => None,
+        }
     }
 
     /// Makes a network. Gives those of its addresses in whose subnets the host can send packets.
@@ -335,6 +345,32 @@ impl Drop for Published {
             // The kernel does it as well, when the socket is closed, but later.
             let _ = filter::remove_table(&mut self.rules, *family, name);
         }
+    }
+}
+
+/// Removes what a router that is gone has left on the host, with the routes through it: the kernel does so too, but takes its
+/// time. It is fine if it is gone.
+pub fn remove_wire(name: &str) -> Result<(), NetworkError> {
+    if !name.starts_with(LINK_PREFIX) {
+        return Ok(());
+    }
+    let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
+    remove_if_there(&mut netlink, name)
+}
+
+/// Removes what a router that is gone has left in a container.
+pub fn remove_interfaces(inside: BorrowedFd<'_>, names: &[&str]) -> Result<(), NetworkError> {
+    within(inside, || {
+        let mut netlink = Netlink::route().map_err(failed("open a netlink socket"))?;
+        names.iter().try_for_each(|name| remove_if_there(&mut netlink, name))
+    })
+}
+
+fn remove_if_there(netlink: &mut Netlink, name: &str) -> Result<(), NetworkError> {
+    let removed = route::named(netlink, name).and_then(|index| route::remove_link(netlink, index));
+    match removed {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        removed => removed.map_err(failed(format!("remove the interface {name}"))),
     }
 }
 

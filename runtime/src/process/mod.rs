@@ -52,11 +52,11 @@ pub fn run_in<'a>(request: Request<'a>, group: Option<&'a Group>) -> Result<Exit
 
 /// A container that runs.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
-pub struct Container<'a> {
+pub struct Container<'a, 'g> {
     /// Its first process, and with it all of them.
     pub process: Running<'a>,
-    /// What can be done in it meanwhile, from any thread.
-    pub inside: Arc<Inside<'a>>,
+    /// What can be done in it meanwhile, from any thread. It needs nothing of the request but the control group.
+    pub inside: Arc<Inside<'g>>,
 }
 
 /// Starts the process of `request` and returns when its command is being executed; that it cannot be is an error, as for
@@ -64,7 +64,10 @@ pub struct Container<'a> {
 ///
 /// A container that joins another one's pid namespace ends with that one, which is waited for in vain until this one has been
 /// waited for: who holds both begins with this one.
-pub fn start<'a>(request: Request<'a>, group: Option<&'a Group>) -> Result<Container<'a>, RuntimeError> {
+pub fn start<'a, 'g: 'a>(
+    request: Request<'a>,
+    group: Option<&'g Group>,
+) -> Result<Container<'a, 'g>, RuntimeError> {
     let user_namespace = request.user_namespace.map(|namespace| namespace.try_clone_to_owned()).transpose();
     let user_namespace = user_namespace.map_err(failed("open the user namespace"))?;
     let ownership = request.ownership;

@@ -31,7 +31,7 @@ impl Place {
         spec: &'a Spec,
         stdio: Stdio<'a>,
         cancel: &'a Cancel,
-    ) -> Result<ChrootContainer<'a>, RuntimeError> {
+    ) -> Result<ChrootContainer<'a, 'a>, RuntimeError> {
         start(ChrootRequest {
             spec,
             root: self.root.as_fd(),
@@ -57,7 +57,7 @@ fn nothing<'a>() -> Stdio<'a> {
     Stdio::Given { stdin: None, stdout: None, stderr: None }
 }
 
-fn exec(container: &ChrootContainer<'_>, script: &str, changes: &[(&str, Value)]) -> (String, String) {
+fn exec(container: &ChrootContainer<'_, '_>, script: &str, changes: &[(&str, Value)]) -> (String, String) {
     let (spec, cancel) = (shell(script, changes), Cancel::new().unwrap());
     let mut printed = Vec::new();
     let mut sink = |_, chunk: &[u8]| printed.extend_from_slice(chunk);

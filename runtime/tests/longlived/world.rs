@@ -72,7 +72,7 @@ impl World {
         stdio: Stdio<'a>,
         group: Option<&'a Group>,
         cancel: &'a Cancel,
-    ) -> Result<Container<'a>, RuntimeError> {
+    ) -> Result<Container<'a, 'a>, RuntimeError> {
         let (root, binds, ownership) = (self.root.as_fd(), vec![], ownership());
         start(Request { spec, root, binds, stdio, ownership, user_namespace: None, cancel }, group)
     }
@@ -84,7 +84,7 @@ impl World {
         spec: &'a Spec,
         group: Option<&'a Group>,
         cancel: &'a Cancel,
-    ) -> Container<'a> {
+    ) -> Container<'a, 'a> {
         let stdio = Stdio::Given { stdin: None, stdout: None, stderr: None };
         self.start(spec, stdio, group, cancel).unwrap_or_else(|error| panic!("{}", words(&error)))
     }

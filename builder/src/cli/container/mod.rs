@@ -1,10 +1,12 @@
 //! Container commands: `wharf container …`, and the same without that word.
 
 mod change;
+mod files;
 mod filter;
 mod flags;
 mod inspect;
 mod list;
+pub(super) mod prune;
 mod run;
 mod show;
 mod stats;
@@ -13,7 +15,7 @@ mod wanted;
 
 use std::process::ExitCode;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 
 use super::config::Config;
 use super::image::{self, told};
@@ -22,6 +24,7 @@ use super::prune::settle;
 use super::with_store;
 use crate::containers::engine::Engine;
 use crate::error::{Failure, Kind};
+use crate::networks::client::Connection;
 use crate::progress::print_error;
 
 pub(super) use inspect::{InspectAnyArgs, inspect};
@@ -59,6 +62,10 @@ pub(super) enum Both {
     Stats(stats::StatsArgs),
     /// Show the ports of this host that lead to a container
     Port(show::PortArgs),
+    /// Copy files between a container and this host
+    Cp(files::CpArgs),
+    /// Make an image of a container
+    Commit(files::CommitArgs),
     /// Give a container another name
     Rename(change::RenameArgs),
     /// Stop all processes of containers in the middle
@@ -75,11 +82,33 @@ pub(super) enum ContainerCommand {
     Ls(list::ListArgs),
     /// Show everything about containers
     Inspect(inspect::ContainerInspectArgs),
+    /// Show in what a container differs from its image: added, changed and deleted files
+    Diff(OneArgs),
+    /// Write the files of a container as a tar
+    Export(ExportArgs),
+    /// Remove the containers that do not run
+    Prune(prune::PruneArgs),
     #[command(flatten)]
     Both(Both),
 }
 
+pub(super) use files::{diff, export};
 pub(super) use list::ListArgs;
+
+#[derive(Debug, Args)]
+pub(super) struct OneArgs {
+    /// Its name, or the first digits of its identifier
+    container: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Its name, or the first digits of its identifier
+    container: String,
+    /// The archive [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<std::path::PathBuf>,
+}
 
 pub(super) fn container(
     command: ContainerCommand,
@@ -88,6 +117,9 @@ pub(super) fn container(
 ) -> Result<ExitCode, Failure> {
     match command {
         ContainerCommand::Ls(args) => list::ps(&args, wanted, config),
+        ContainerCommand::Diff(args) => diff(&args.container, wanted, config),
+        ContainerCommand::Export(args) => files::export_alone(&args, wanted, config),
+        ContainerCommand::Prune(args) => prune::prune(&args, wanted, config),
         ContainerCommand::Inspect(args) => inspect::inspect_containers(&args, wanted, config),
         ContainerCommand::Both(command) => both(command, wanted, config),
     }
@@ -113,6 +145,8 @@ pub(super) fn both(command: Both, wanted: &Wanted, config: &Config) -> Result<Ex
         Both::Top(args) => show::top(&args, wanted, config),
         Both::Stats(args) => stats::stats(&args, wanted, config),
         Both::Port(args) => show::port(&args, wanted, config),
+        Both::Cp(args) => files::cp(&args, wanted, config),
+        Both::Commit(args) => files::commit(&args, wanted, config),
         Both::Rename(args) => change::rename(&args, wanted, config),
         Both::Pause(args) => change::pause(&args, wanted, config),
         Both::Unpause(args) => change::unpause(&args, wanted, config),
@@ -148,20 +182,22 @@ struct Session<'c> {
     config_file: Option<std::path::PathBuf>,
     /// Whether the store may have grown.
     grows: bool,
+    /// What keeps the user namespace of the containers until one of them does.
+    _holder: Option<Connection>,
 }
 
 impl<'c> Session<'c> {
     /// For a command that starts nothing.
     fn enter(wanted: &Wanted, config: &'c Config) -> Result<Self, Failure> {
         let place = Place::enter(wanted)?;
-        Ok(Self { place, config, config_file: wanted.config_file.clone(), grows: false })
+        Ok(Self { place, config, config_file: wanted.config_file.clone(), grows: false, _holder: None })
     }
 
     /// For a command that starts monitors.
     fn to_start(wanted: &Wanted, config: &'c Config) -> Result<Self, Failure> {
-        let place = Place::enter(wanted)?;
+        let (place, holder) = Place::enter_to_start(wanted)?;
         place.tell();
-        Ok(Self { place, config, config_file: wanted.config_file.clone(), grows: true })
+        Ok(Self { place, config, config_file: wanted.config_file.clone(), grows: true, _holder: holder })
     }
 
     /// Does `work` with the containers of the store.

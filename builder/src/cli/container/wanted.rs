@@ -88,6 +88,7 @@ impl CreateFlags {
             log: log(self.log_driver.as_deref(), &options.collect::<Result<Vec<_>, _>>()?)?,
             rights: self.rights()?,
             resources: self.resources()?,
+            files: Vec::new(),
             mounts: mounts.collect::<Result<_, _>>()?,
             volumes_from: volumes_from.collect::<Result<_, _>>()?,
             network: networks(

@@ -17,7 +17,8 @@ use super::transfer::{destination, require_input};
 use super::{Config, Place, Wanted, failed, familiar, find, find_leased, look, name_with_tag, one_platform};
 use crate::build::call::table;
 use crate::build::host_platform;
-use crate::cli::with_store;
+use crate::cli::{container, with_store};
+use crate::containers::engine::Engine;
 use crate::error::{Failure, Kind};
 use crate::exporter::{self, Artifact, store as store_exporter, tar};
 use crate::images::ImagesError;
@@ -52,7 +53,7 @@ pub(in crate::cli) struct ImportArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ExportArgs {
-    /// The image: a name, a digest, or at least four digits of a digest
+    /// A container, or an image: a name, a digest, or at least four digits of a digest
     image: String,
     /// The archive [default: standard output]
     #[arg(short, long, value_name = "FILE")]
@@ -67,10 +68,10 @@ pub(in crate::cli) struct ExportArgs {
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct DiffArgs {
-    /// The first image
+    /// The container, or the first image
     first: String,
     /// The second image
-    second: String,
+    second: Option<String>,
     /// The images for this platform of indexes [default: this machine's]
     #[arg(long, value_name = "PLATFORM")]
     platform: Option<String>,
@@ -130,6 +131,11 @@ pub(super) fn export(args: &ExportArgs, wanted: &Wanted, config: &Config) -> Res
     let platform = one_platform(args.platform.as_deref())?;
     let dest = destination(args.output.as_deref())?;
     Session::run(wanted, config, args.quiet, |session| {
+        let engine = Engine::new(session.store, session.sandbox, None);
+        let is_image = args.platform.is_some();
+        if !is_image && container::export(&engine, &args.image, args.output.as_deref(), &session.cancel)? {
+            return Ok(());
+        }
         let image = find_leased(session.store, &args.image)?;
         let of_platform = image_of(session, &image, &args.image, platform.as_ref())?;
         session.step(&format!("exporting {}", args.image), |progress| {
@@ -168,9 +174,10 @@ fn files(
 }
 
 pub(super) fn diff(args: &DiffArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let Some(second) = &args.second else { return container::diff(&args.first, wanted, config) };
     let platform = one_platform(args.platform.as_deref())?;
     let found = Session::run(wanted, config, true, |session| {
-        let images = [&args.first, &args.second].map(|name| {
+        let images = [&args.first, second].map(|name| {
             let image = find_leased(session.store, name)?;
             let of_platform = image_of(session, &image, name, platform.as_ref())?;
             Ok((image, of_platform))

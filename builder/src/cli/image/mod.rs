@@ -7,6 +7,7 @@ mod manifest;
 mod remove;
 mod session;
 pub(super) mod template;
+mod together;
 mod transfer;
 mod verify;
 
@@ -35,7 +36,8 @@ use crate::registry::Reference;
 pub(super) use list::{ListArgs, until};
 pub(super) use manifest::{ManifestCommand, manifest};
 pub(super) use remove::RmiArgs;
-pub(super) use transfer::bring;
+pub(super) use together::{bring_all, push_all};
+pub(super) use transfer::{bring, destination};
 
 /// Digits of a digest that are shown and that are enough to name an image.
 const SHORT_DIGITS: usize = 12;
@@ -76,9 +78,9 @@ pub(super) enum Both {
     Copy(transfer::CopyArgs),
     /// Make an image of a tar of a root file system
     Import(files::ImportArgs),
-    /// Write the files of an image as a tar
+    /// Write the files of a container or image as a tar
     Export(files::ExportArgs),
-    /// Show in what two images differ: layers, config, files
+    /// Show what differs in a container from its image, or in what two images differ: layers, config, files
     Diff(files::DiffArgs),
     /// Build an image's context once more and say in what the two differ
     Verify(Box<verify::VerifyArgs>),
@@ -142,7 +144,7 @@ fn tag(args: &TagArgs, wanted: &Wanted) -> Result<ExitCode, Failure> {
 }
 
 /// A name that an image can have in the store.
-fn name_with_tag(text: &str) -> Result<Reference, Failure> {
+pub(super) fn name_with_tag(text: &str) -> Result<Reference, Failure> {
     let name: Reference =
         text.parse().map_err(|error| failed("cannot use the name", ImagesError::Reference(error)))?;
     match (name.tag(), name.digest()) {

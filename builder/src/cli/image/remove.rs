@@ -11,6 +11,7 @@ use wharf_cache::state::Image;
 use super::list::{created, has_label, until};
 use super::{Place, Wanted, all, familiar, find_all, look, told};
 use crate::cli::with_store;
+use crate::containers::uses::{configs, is_of};
 use crate::error::{Failure, Kind};
 use crate::progress::{ask, bytes, print_note, print_result};
 
@@ -63,12 +64,31 @@ fn remove(args: &RmiArgs, store: &Store) -> Result<(), Failure> {
                 Err(Failure::new(Kind::Usage, message)
                     .hint("remove it by its names, or all of them at once with `--force`"))
             }
-            Ok(images) => images.iter().try_for_each(|image| remove_one(store, image)),
+            Ok(images) => refuse_used(store, &images, args.force)
+                .and_then(|()| images.iter().try_for_each(|image| remove_one(store, image))),
         };
         // All are removed, whoever reads of it.
         failures.extend(removed.err());
     }
     told(failures)
+}
+
+/// Refuses to take the last names of an image that containers are made of, unless `force`: then they keep it without a name.
+fn refuse_used(store: &Store, images: &[Image], force: bool) -> Result<(), Failure> {
+    let Some(image) = images.first().filter(|_| !force) else { return Ok(()) };
+    let others = all(store)?.into_iter().filter(|other| other.digest == image.digest && other.name.is_some());
+    if others.count() > images.len() {
+        return Ok(());
+    }
+    let users: Vec<String> =
+        configs(store)?.into_iter().filter(|config| is_of(config, image)).map(|config| config.name).collect();
+    if users.is_empty() {
+        return Ok(());
+    }
+    let named = image.name.as_deref().map_or_else(|| image.digest.to_string(), familiar);
+    let message = format!("the image `{named}` is used by containers: {}", users.join(", "));
+    Err(Failure::new(Kind::Usage, message)
+        .hint("remove them first (`wharf rm NAME`), or take its name alone with `--force`"))
 }
 
 fn remove_one(store: &Store, image: &Image) -> Result<(), Failure> {
@@ -111,7 +131,9 @@ pub(super) fn prune(args: &PruneArgs, wanted: &Wanted) -> Result<ExitCode, Failu
         }
         let mut freed = 0;
         let mut printed = Ok(());
-        for image in all(store)?.iter().filter(|image| args.all || image.name.is_none()) {
+        let used = configs(store)?;
+        let is_free = |image: &&Image| !used.iter().any(|config| is_of(config, image));
+        for image in all(store)?.iter().filter(|image| args.all || image.name.is_none()).filter(is_free) {
             let Ok(stored) = look(store, image) else { continue };
             let admits = filters.iter().all(|filter| match filter {
                 Filter::Until(time) => created(&stored).unwrap_or(image.created) < *time,

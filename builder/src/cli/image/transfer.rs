@@ -419,7 +419,7 @@ fn write_archive<T>(
 }
 
 /// A file, or standard output, which must not be a terminal.
-pub(super) fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
+pub(in crate::cli) fn destination(path: Option<&Path>) -> Result<Destination, Failure> {
     match path.filter(|path| *path != Path::new("-")) {
         Some(path) => Ok(Destination::File(path.to_owned())),
         None => match open_stdout() {
@@ -479,21 +479,25 @@ fn id_of(session: &Session<'_>, root: &Document) -> Result<Digest, Failure> {
 }
 
 fn in_store<'a>(session: &Session<'a>, image: Image) -> InStore<'a> {
-    let name = image.name.as_deref().map_or_else(|| image.digest.to_string(), familiar);
-    InStore { store: session.store, name, digest: image.digest }
+    in_store_of(session.store, image)
 }
 
-fn parse_name(text: &str) -> Result<Reference, Failure> {
+pub(super) fn in_store_of(store: &Store, image: Image) -> InStore<'_> {
+    let name = image.name.as_deref().map_or_else(|| image.digest.to_string(), familiar);
+    InStore { store, name, digest: image.digest }
+}
+
+pub(super) fn parse_name(text: &str) -> Result<Reference, Failure> {
     text.parse().map_err(|error| failed("cannot use the name", ImagesError::Reference(error)))
 }
 
 /// All platforms, unless one was asked for.
-fn all_or(platform: Option<&str>) -> Result<Choice, Failure> {
+pub(super) fn all_or(platform: Option<&str>) -> Result<Choice, Failure> {
     Ok(one_platform(platform)?.map_or(Choice::All, Choice::Only))
 }
 
 /// This machine's platform, unless another one was asked for.
-fn one_or_usual(platform: Option<&str>) -> Result<Choice, Failure> {
+pub(super) fn one_or_usual(platform: Option<&str>) -> Result<Choice, Failure> {
     Ok(one_platform(platform)?.map_or_else(|| Choice::Usual(host_platform()), Choice::Only))
 }
 

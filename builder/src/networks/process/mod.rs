@@ -50,6 +50,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two tries to get the lock.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// Where the name is noted of what stands on the host for the router, in the directory of the networks.
+const WIRE: &str = "wire";
+
 /// Connections at most.
 const CONNECTIONS_MAX: usize = 4096;
 
@@ -256,6 +259,7 @@ impl Holder {
             let _ = std::fs::remove_file(socket_path(&self.dir));
             drop(listener);
         });
+        let _ = std::fs::remove_file(self.path.join(WIRE));
     }
 
     /// Serves one connection to its end.
@@ -317,8 +321,18 @@ impl State {
                 let subnets = networks.iter().flat_map(|network| &network.subnets);
                 let avoid: Vec<(IpAddr, u8)> =
                     subnets.map(|it| (it.subnet.address(), it.subnet.bits())).collect();
+                let note = holder.path.join(WIRE);
+                if let Ok(wire) = std::fs::read_to_string(&note) {
+                    // What cannot be removed is in the way of some route at most.
+                    let _ = wharf_runtime::remove_wire(&wire);
+                }
                 let (router, no_way_out) = Router::open(&holder.path, &avoid)
                     .map_err(|error| failed("cannot make a network for containers", &error))?;
+                // Without a note nobody removes it before the kernel does.
+                let _ = match router.wire() {
+                    Some(wire) => std::fs::write(&note, wire),
+                    None => std::fs::remove_file(&note),
+                };
                 self.note = no_way_out.map(|error| {
                     let help = error.help().map_or(String::new(), |help| format!("; {help}"));
                     format!("containers reach each other and nobody else: {}{help}", causes(&error))

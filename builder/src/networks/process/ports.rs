@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn every_address_means_both_protocols() {
         let every = PortUse { address: None, ..port(0, 0, Protocol::Tcp) };
-        let kept = keep(&[every.clone()], &[], None, &nobody).unwrap();
+        let kept = keep(std::slice::from_ref(&every), &[], None, &nobody).unwrap();
         assert!(kept.iter().all(|it| it.bound.host == kept[0].bound.host));
         let kept = keep(&[every], &[], Some(Ipv4Addr::LOCALHOST.into()), &nobody).unwrap();
         assert_eq!((kept.len(), kept[0].bound.address), (1, Ipv4Addr::LOCALHOST.into()));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use wharf_runtime::{Forward, NameServer, Plug, Published, set_gateways};
+use wharf_runtime::{Forward, NameServer, Plug, Published, remove_interfaces, set_gateways};
 
 use super::addresses::{choose, mac_of, parse_mac, show_mac};
 use super::names::{Answers, Member};
@@ -77,6 +77,10 @@ impl<'a> Tenant<'a> {
             name_server: None,
             notes: Vec::new(),
         };
+        // Those that a killed process made may not have gone yet.
+        let old = tenant.request.previous.iter().map(|endpoint| endpoint.interface.as_str());
+        remove_interfaces(tenant.namespace.as_fd(), &old.collect::<Vec<_>>())
+            .map_err(|error| failed("cannot put the container on its networks again", &error))?;
         for attachment in &attachments {
             tenant.place(attachment)?;
         }

@@ -71,6 +71,8 @@ pub struct Loaded {
     pub environment: Environment,
     /// The files that make the project, without those they name.
     pub files: Vec<String>,
+    /// The directory that relative paths of the project start from.
+    pub directory: String,
     tree: Option<Node>,
 }
 
@@ -94,11 +96,15 @@ pub fn open(invocation: &Invocation, outside: &dyn Outside) -> Loaded {
     let mut environment = invocation.environment.clone();
     let opened = loader.project(invocation, &mut environment);
     let Loader { sources, mut problems, .. } = loader;
-    let (files, tree) = opened.map_or((Vec::new(), None), |(files, tree)| (files, Some(tree)));
+    let (files, directory, tree) = match opened {
+        Some((files, directory, tree)) => (files, directory, Some(tree)),
+        None => (Vec::new(), invocation.directory.clone(), None),
+    };
     let tree = tree.filter(|_| !problems.has_errors());
     let project = tree.as_ref().and_then(|tree| decode(tree, &mut problems));
     let unsupported = tree.as_ref().map(unsupported::of).unwrap_or_default();
-    Loaded { project, problems: problems.into_sorted(), unsupported, sources, environment, files, tree }
+    let problems = problems.into_sorted();
+    Loaded { project, problems, unsupported, sources, environment, files, directory, tree }
 }
 
 /// The typed project. The tree has been checked, so what fails here is a key that the types do not have.
@@ -113,7 +119,12 @@ fn decode(tree: &Node, problems: &mut Problems) -> Option<Project> {
 }
 
 impl Loader<'_> {
-    fn project(&mut self, said: &Invocation, environment: &mut Environment) -> Option<(Vec<String>, Node)> {
+    /// The files, the directory and the tree of a project.
+    fn project(
+        &mut self,
+        said: &Invocation,
+        environment: &mut Environment,
+    ) -> Option<(Vec<String>, String, Node)> {
         let at = |path: &str| values::absolute(&said.directory, None, path);
         let named = said.project_directory.as_deref().map(at);
         let first = said.files.first().filter(|file| *file != "-").map(|file| values::parent(&at(file)));
@@ -149,7 +160,7 @@ impl Loader<'_> {
         }
         normalise::normalise(&mut tree, &name, &scope.base);
         check::check(&tree, &mut self.problems);
-        Some((files, tree))
+        Some((files, scope.base, tree))
     }
 
     /// `--env-file`, or else `.env` of the project, unless that is not wanted.

@@ -1,0 +1,185 @@
+//! The files of a project, read from this machine, and what is wrong with them.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use wharf_frontend::Diagnostic;
+use wharf_frontend::compose::limits::FILE_BYTES_MAX;
+use wharf_frontend::compose::{
+    Invocation, Loaded, Outside, Problem, Project, ReadError, Selection, Source, open, profiles,
+};
+
+use super::ProjectArgs;
+use crate::compose::convert::{Origin, logging_warnings};
+use crate::error::{Evidence, Failure, Kind, SourceText, render_warnings};
+use crate::progress::{color, print_talk, print_warning};
+
+/// A project with where it comes from.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) origin: Origin,
+    pub(super) profiles: Vec<String>,
+    /// What is not acted on: where it stands, and a sentence.
+    unsupported: Vec<(String, String)>,
+}
+
+/// This machine.
+struct Machine;
+
+impl Outside for Machine {
+    fn read(&self, path: &str) -> Result<Vec<u8>, ReadError> {
+        let mut bytes = Vec::new();
+        // One more than is allowed tells too much from enough.
+        let limit = FILE_BYTES_MAX as u64 + 1;
+        let read = match path {
+            "-" => std::io::stdin().lock().take(limit).read_to_end(&mut bytes),
+            path => std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes)),
+        };
+        match read {
+            Ok(_) => Ok(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ReadError::NotFound),
+            Err(error) => Err(ReadError::Other(error.to_string())),
+        }
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        std::fs::metadata(path).is_ok_and(|found| found.is_file())
+    }
+}
+
+impl Opened {
+    /// Reads the project, tells warnings, and fails with everything that is wrong.
+    pub(super) fn read(args: &ProjectArgs) -> Result<Self, Failure> {
+        let (loaded, profiles) = load(args)?;
+        let (errors, warnings): (Vec<&Problem>, Vec<&Problem>) =
+            loaded.problems.iter().partition(|problem| problem.diagnostic.is_error());
+        for (source, diagnostics) in by_source(&warnings) {
+            for text in render_warnings(&diagnostics, &text_of(&loaded, source), color()) {
+                print_talk(&format!("{text}\n"));
+            }
+        }
+        if !errors.is_empty() || loaded.project.is_none() {
+            return Err(failure(&loaded, &errors));
+        }
+        let unsupported = loaded.unsupported.iter().map(|it| {
+            let place = loaded.sources.locate(it.place);
+            (it.path.clone(), format!("{place}: {} is not acted on: {}", it.path, it.why))
+        });
+        let unsupported = unsupported.collect();
+        let Loaded { project, environment, directory, files, .. } = loaded;
+        let origin = Origin { project: project.unwrap_or_default(), environment, directory, files };
+        Ok(Self { origin, profiles, unsupported })
+    }
+
+    /// The services that a command is about, and what they use.
+    pub(super) fn select(&self, services: &[String], with_dependencies: bool) -> Result<Project, Failure> {
+        let selection =
+            Selection { profiles: self.profiles.clone(), services: services.to_vec(), with_dependencies };
+        self.origin.project.select(&selection).map_err(|problems| {
+            let messages: Vec<&str> = problems.iter().map(|it| it.diagnostic.message.as_str()).collect();
+            let failure = Failure::new(Kind::Usage, messages.join("; "));
+            problems.iter().filter_map(|it| it.diagnostic.hint.clone()).fold(failure, Failure::hint)
+        })
+    }
+
+    /// Tells what of these services, and of what they share, is not acted on.
+    pub(super) fn warn(&self, project: &Project) {
+        for (path, text) in &self.unsupported {
+            let mut keys = path.split('.');
+            let is_of = match (keys.next(), keys.next()) {
+                (Some("services"), Some(name)) => project.services.contains_key(name),
+                (Some("networks"), Some(name)) => project.networks.contains_key(name),
+                (Some("volumes"), Some(name)) => project.volumes.contains_key(name),
+                (Some("secrets"), Some(name)) => project.secrets.contains_key(name),
+                (Some("configs"), Some(name)) => project.configs.contains_key(name),
+                _ => true,
+            };
+            if is_of {
+                print_warning(text);
+            }
+        }
+        for (name, service) in &project.services {
+            logging_warnings(service)
+                .iter()
+                .for_each(|text| print_warning(&format!("services.{name}.{text}")));
+        }
+    }
+}
+
+fn load(args: &ProjectArgs) -> Result<(Loaded, Vec<String>), Failure> {
+    let directory = std::env::current_dir().map_err(|error| {
+        Failure::from_error(Kind::Environment, "cannot find the current directory", &error)
+    })?;
+    let Some(directory) = directory.to_str() else {
+        let message = format!("the current directory `{}` is no text", directory.display());
+        return Err(Failure::new(Kind::Usage, message));
+    };
+    let environment: BTreeMap<String, String> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let invocation = Invocation {
+        directory: directory.to_owned(),
+        files: args.file.clone(),
+        project_directory: args.project_directory.clone(),
+        project_name: args.project_name.clone(),
+        env_files: args.env_file.clone(),
+        environment,
+    };
+    let loaded = open(&invocation, &Machine);
+    let profiles = profiles(&args.profile, &loaded.environment);
+    Ok((loaded, profiles))
+}
+
+/// Problems by the file that they are in.
+fn by_source(problems: &[&Problem]) -> Vec<(Option<usize>, Vec<Diagnostic>)> {
+    let mut groups: Vec<(Option<usize>, Vec<Diagnostic>)> = Vec::new();
+    for problem in problems {
+        let source = problem.source.map(|source| source.index());
+        match groups.iter_mut().find(|(known, _)| *known == source) {
+            Some((_, group)) => group.push(problem.diagnostic.clone()),
+            None => groups.push((source, vec![problem.diagnostic.clone()])),
+        }
+    }
+    groups
+}
+
+fn text_of(loaded: &Loaded, source: Option<usize>) -> SourceText {
+    let source = source.and_then(|index| loaded.sources.all().get(index));
+    let (name, text) = source.map_or(("", ""), |Source { name, text }| (name, text));
+    SourceText::new(name, text)
+}
+
+/// All that is wrong: what is in the last file is shown with the failure, what is in others before it.
+fn failure(loaded: &Loaded, errors: &[&Problem]) -> Failure {
+    let mut groups = by_source(errors);
+    // What has no place is a sentence of its own.
+    let general = groups.iter().position(|(source, _)| source.is_none()).map(|at| groups.remove(at).1);
+    let general = general.unwrap_or_default();
+    let mut message = match groups.last() {
+        Some((source, _)) => format!("cannot read the project from `{}`", text_of(loaded, *source).name),
+        None => "cannot read the project".to_owned(),
+    };
+    if groups.is_empty() && !general.is_empty() {
+        message = general.iter().map(|it| it.message.as_str()).collect::<Vec<_>>().join("; ");
+    } else if !general.is_empty() {
+        let all: Vec<&str> = general.iter().map(|it| it.message.as_str()).collect();
+        message = format!("{message}: {}", all.join("; "));
+    }
+    let kind = if groups.is_empty() { Kind::Usage } else { Kind::Dockerfile };
+    let last = groups.pop();
+    for (source, places) in groups {
+        let evidence = Evidence { source: text_of(loaded, source), places, log_tail: Vec::new() };
+        let mut shown = Failure::new(kind, "");
+        shown.evidence = Some(Box::new(evidence));
+        // Without the line that a failure ends with.
+        let text = shown.render(color());
+        print_talk(text.strip_suffix("ERROR: ").unwrap_or(&text));
+    }
+    let mut failure =
+        general.into_iter().filter_map(|it| it.hint).fold(Failure::new(kind, message), Failure::hint);
+    if let Some((source, places)) = last {
+        let evidence = Evidence { source: text_of(loaded, source), places, log_tail: Vec::new() };
+        failure.evidence = Some(Box::new(evidence));
+    }
+    failure
+}

@@ -1,0 +1,132 @@
+//! What a container shares with others: their namespaces, which their monitors are asked for.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+
+use oci_spec::runtime::LinuxNamespaceType;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use wharf_runtime::{Bind, Sandbox};
+
+use super::Task;
+use super::describe::Shared;
+use crate::containers::config::{ContainerConfig, ContainerId, NamespaceUse, NetworkUse};
+use crate::containers::connect::Connection;
+use crate::containers::directory::{Containers, Directory};
+use crate::containers::protocol::{Answer, Request};
+use crate::error::{Failure, Kind};
+
+/// The kinds of namespaces that are given on, and what they are called.
+pub(super) const KINDS: [(&str, LinuxNamespaceType); 4] = [
+    ("net", LinuxNamespaceType::Network),
+    ("pid", LinuxNamespaceType::Pid),
+    ("ipc", LinuxNamespaceType::Ipc),
+    ("uts", LinuxNamespaceType::Uts),
+];
+
+/// Collects what the container shares. Memory that is shared comes as a mount.
+pub(super) fn join(
+    task: &Task<'_>,
+    config: &ContainerConfig,
+    own_network: Option<OwnedFd>,
+) -> Result<(Shared, Vec<Bind>), Failure> {
+    if config.pid == NamespaceUse::Host {
+        return Err(Failure::new(
+            Kind::Environment,
+            "a container cannot be among this host's processes (`--pid host`)",
+        )
+        .hint("it can be among those of another container: `--pid container:NAME`"));
+    }
+    let mut shared = Shared { host_network: config.network == NetworkUse::Host, ..Shared::default() };
+    shared.joined.extend(own_network.map(|network| (LinuxNamespaceType::Network, network)));
+    let network_of = match &config.network {
+        NetworkUse::Container { id } => Some(id),
+        _ => None,
+    };
+    let of = |usage: &'_ NamespaceUse| match usage {
+        NamespaceUse::Container { id } => Some(id.clone()),
+        _ => None,
+    };
+    let wanted = [
+        (LinuxNamespaceType::Network, network_of.cloned()),
+        (LinuxNamespaceType::Pid, of(&config.pid)),
+        (LinuxNamespaceType::Ipc, of(&config.ipc)),
+        (LinuxNamespaceType::Uts, of(&config.uts)),
+    ];
+    let mut binds = Vec::new();
+    for (kind, id) in wanted {
+        let Some(id) = id else { continue };
+        if task.sandbox == Sandbox::Chroot {
+            let message = format!("the sandbox `chroot` has no namespace of type `{kind}` to share");
+            return Err(Failure::new(Kind::Environment, message));
+        }
+        let namespace = namespace_of(task, &id, kind)?;
+        shared.joined.push((kind, namespace));
+        if kind == LinuxNamespaceType::Ipc {
+            binds.extend(shared_memory_of(task, &id)?);
+        }
+    }
+    Ok((shared, binds))
+}
+
+/// The directory of another container that this one needs.
+pub(super) fn directory(task: &Task<'_>, id: &ContainerId) -> Result<Directory, Failure> {
+    Containers::of(task.store.root()).get(id).ok_or_else(|| {
+        Failure::new(
+            Kind::Usage,
+            format!("the container {}, which it shares something with, is gone", id.short()),
+        )
+    })
+}
+
+fn namespace_of(task: &Task<'_>, id: &ContainerId, kind: LinuxNamespaceType) -> Result<OwnedFd, Failure> {
+    let (answer, descriptors) = ask(task, id, &Request::Namespaces)?;
+    let Answer::Namespaces(names) = answer else { return Err(not_given(id, kind, answer)) };
+    let wanted = KINDS.iter().find(|(_, known)| *known == kind).map(|(name, _)| *name);
+    let place = names.iter().position(|name| Some(name.as_str()) == wanted);
+    place.and_then(|place| descriptors.into_iter().nth(place)).ok_or_else(|| {
+        let message = format!("the container {} has no namespace of type `{kind}` of its own", id.short());
+        Failure::new(Kind::Usage, message)
+    })
+}
+
+fn shared_memory_of(task: &Task<'_>, id: &ContainerId) -> Result<Option<Bind>, Failure> {
+    let (answer, mut descriptors) = ask(task, id, &Request::Root)?;
+    let (Answer::Done, Some(root)) = (&answer, descriptors.pop()) else {
+        return Err(not_given(id, LinuxNamespaceType::Ipc, answer));
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let opened = rustix::fs::openat2(&root, "dev/shm", flags, Mode::empty(), ResolveFlags::IN_ROOT);
+    // Without one there, nothing is shared.
+    Ok(opened.ok().map(|tree| Bind { target: "/dev/shm".into(), tree, read_only: false, no_exec: true }))
+}
+
+fn ask(task: &Task<'_>, id: &ContainerId, request: &Request) -> Result<(Answer, Vec<OwnedFd>), Failure> {
+    let not_running = || {
+        Failure::new(
+            Kind::Usage,
+            format!("the container {}, which it shares something with, is not running", id.short()),
+        )
+        .hint(format!("start that one first: `wharf start {}`", id.short()))
+    };
+    let directory = directory(task, id)?;
+    let asked = File::open(directory.path()).and_then(|directory| Connection::open(&directory)).and_then(
+        |connection| {
+            connection.request(request)?;
+            connection.receive_answer()
+        },
+    );
+    match asked {
+        Ok(Some(answered)) => Ok(answered),
+        Ok(None) | Err(_) => Err(not_running()),
+    }
+}
+
+fn not_given(id: &ContainerId, kind: LinuxNamespaceType, answer: Answer) -> Failure {
+    let doing = format!("cannot share the namespace of type `{kind}` of the container {}", id.short());
+    match answer {
+        Answer::Failed { message, hints, .. } => {
+            Failure { hints, ..Failure::new(Kind::Usage, format!("{doing}: {message}")) }
+        }
+        _ => Failure::new(Kind::Environment, format!("{doing}: its monitor gave another answer")),
+    }
+}

@@ -1,0 +1,384 @@
+//! `wharf compose` over the real binary: what people type every day, and what goes wrong.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use crate::harness::{Outcome, Wharf, busybox_layout, processes, wait_until};
+
+/// A project in a store of its own, with the image `bb`.
+struct Project {
+    wharf: Wharf,
+}
+
+impl Project {
+    /// `None`, and a line that says so, where it cannot be.
+    fn new(compose: &str) -> Option<Self> {
+        busybox_layout()?;
+        let wharf = Wharf::new()?;
+        wharf.dockerfile("FROM busybox\nCMD [\"sh\"]\n");
+        wharf.build(&["-q", "-t", "bb"]).success();
+        let project = Self { wharf };
+        project.write(compose);
+        Some(project)
+    }
+
+    fn write(&self, compose: &str) {
+        fs::create_dir_all(self.wharf.path("p")).unwrap();
+        fs::write(self.wharf.path("p/compose.yaml"), compose).unwrap();
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let all: Vec<&str> = ["compose"].into_iter().chain(arguments.iter().copied()).collect();
+        let mut command = self.wharf.command("store", &all);
+        command.current_dir(self.wharf.path("p")).env("TOKEN", "of-the-environment");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Outcome {
+        Outcome::of(self.command(arguments))
+    }
+
+    /// `NAME STATE` of each container, sorted.
+    fn states(&self) -> Vec<String> {
+        let text = self.run(&["ps", "-a", "--format", "{{.Name}} {{.State}}"]).success().text();
+        let mut lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+
+    #[track_caller]
+    fn check_states(&self, expected: &[&str]) {
+        assert_eq!(self.states(), expected);
+    }
+
+    fn id(&self, name: &str) -> String {
+        self.run(&["ps", "-a", "--format", "{{.Name}} {{.ID}}"])
+            .success()
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix(&format!("{name} ")).map(str::to_owned))
+            .unwrap_or_default()
+    }
+
+    /// Brings everything down, and sees that nothing is left.
+    #[track_caller]
+    fn end(self) {
+        self.run(&["down", "-v", "--remove-orphans", "-t", "0"]).success();
+        self.check_states(&[]);
+        let store = self.wharf.path("store");
+        let entries = |name: &str| -> Vec<String> {
+            let entries = fs::read_dir(store.join(name)).into_iter().flatten().flatten();
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        };
+        assert!(entries("volumes").is_empty(), "{:?}", entries("volumes"));
+        assert!(!entries("networks").iter().any(|name| name.starts_with("p_")), "{:?}", entries("networks"));
+        assert!(entries("containers").iter().all(|name| name.len() != 64), "{:?}", entries("containers"));
+        let mark = store.display().to_string();
+        // The network process ends some seconds after its last container, and takes all that it has made with it.
+        wait_until("its processes have ended", || processes(&mark).is_empty());
+        assert_eq!(self.wharf.leftovers("store"), Vec::<String>::new());
+    }
+}
+
+/// Not on a network: these are tests of what compose does.
+const CHAIN: &str = "
+services:
+  web:
+    image: bb
+    network_mode: none
+    command: sh -c 'echo web; exec sleep 1000'
+    stop_grace_period: 0s
+    depends_on: {db: {condition: service_healthy}, init: {condition: service_completed_successfully}}
+  init: {image: bb, network_mode: none, command: echo initialised, depends_on: [db]}
+  db:
+    image: bb
+    network_mode: none
+    command: sh -c 'touch /ok; exec sleep 1000'
+    stop_grace_period: 0s
+    healthcheck: {test: test -f /ok, interval: 100ms}
+    volumes: ['data:/d', /anonymous]
+volumes: {data: }
+";
+
+#[test]
+fn up_waits_changes_what_has_changed_and_down_leaves_nothing() {
+    let Some(project) = Project::new(CHAIN) else { return };
+    project.run(&["up", "-d", "--wait"]).success();
+    project.check_states(&["p-db-1 running", "p-init-1 exited", "p-web-1 running"]);
+    let logs = project.run(&["logs"]).success().text();
+    assert_eq!(logs, "init-1  | initialised\nweb-1   | web\n");
+    let (web, db) = (project.id("p-web-1"), project.id("p-db-1"));
+
+    // Nothing has changed.
+    project.run(&["up", "-d"]).success();
+    assert_eq!((project.id("p-web-1"), project.id("p-db-1")), (web.clone(), db.clone()));
+
+    // Files of a volume, also of one without a name, stay with a container that is made anew.
+    project.run(&["exec", "-T", "db", "sh", "-c", "echo kept > /d/x; echo kept > /anonymous/x"]).success();
+    project.write(&CHAIN.replace("touch /ok", "touch /ok /changed"));
+    project.run(&["up", "-d", "--wait"]).success();
+    assert_eq!(project.id("p-web-1"), web);
+    assert_ne!(project.id("p-db-1"), db);
+    let text = project.run(&["exec", "-T", "db", "cat", "/d/x", "/anonymous/x"]).success().text();
+    assert_eq!(text, "kept\nkept\n");
+    project.run(&["up", "-d", "-V", "--force-recreate", "--no-deps", "db"]).success();
+    project.run(&["exec", "-T", "db", "test", "!", "-e", "/anonymous/x"]).success();
+
+    // Up and down in numbers.
+    project.run(&["up", "-d", "--no-recreate", "--scale", "web=3"]).success();
+    let up = ["p-db-1 running", "p-init-1 exited", "p-web-1 running", "p-web-2 running", "p-web-3 running"];
+    wait_until("init has ended", || project.states() == up);
+    project.run(&["up", "-d", "--scale", "web=1", "--no-deps", "web"]).success();
+    project.check_states(&["p-db-1 running", "p-init-1 exited", "p-web-1 running"]);
+
+    // The life of what is there.
+    project.run(&["stop"]).success();
+    project.check_states(&["p-db-1 exited", "p-init-1 exited", "p-web-1 exited"]);
+    project.run(&["start", "--wait"]).success();
+    project.run(&["kill", "web"]).success();
+    project.check_states(&["p-db-1 running", "p-init-1 exited", "p-web-1 exited"]);
+    project.run(&["restart", "web"]).success();
+    project.run(&["pause", "web"]).success();
+    project.check_states(&["p-db-1 running", "p-init-1 exited", "p-web-1 paused"]);
+    project.run(&["unpause", "web"]).success();
+    assert!(project.run(&["top", "web"]).success().text().contains("sleep 1000"));
+    assert!(project.run(&["ls"]).success().text().contains("p      exited(1), running(2)"));
+    project.run(&["rm", "-f", "init"]).success();
+    project.check_states(&["p-db-1 running", "p-web-1 running"]);
+
+    // A service that the project no longer has.
+    project.write("services: {other: {image: bb, network_mode: none, command: 'true'}}");
+    let told = project.run(&["up", "-d"]).success();
+    assert!(told.stderr.contains("--remove-orphans"), "{}", told.stderr);
+    project.run(&["down", "-v", "--remove-orphans"]).success();
+    project.check_states(&[]);
+    project.end();
+}
+
+#[test]
+fn a_project_is_known_by_its_labels() {
+    let Some(project) = Project::new(CHAIN) else { return };
+    project.run(&["up", "-d"]).success();
+    fs::remove_file(project.wharf.path("p/compose.yaml")).unwrap();
+    project.run(&["-p", "p", "stop", "-t", "0"]).success();
+    project.run(&["-p", "p", "down", "-v"]).success();
+    project.write(CHAIN);
+    project.end();
+}
+
+#[test]
+fn what_ends_with_a_container() {
+    let text = "
+services:
+  fails: {image: bb, network_mode: none, command: \"sh -c 'echo one; exit 7'\"}
+  stays: {image: bb, network_mode: none, command: sleep 1000, stop_grace_period: 0s}
+";
+    let Some(project) = Project::new(text) else { return };
+    for flags in [
+        &["--abort-on-container-exit"][..],
+        &["--abort-on-container-failure"],
+        &["--exit-code-from", "fails"],
+    ] {
+        let all: Vec<&str> = ["up"].iter().chain(flags).copied().collect();
+        let ended = project.run(&all);
+        assert_eq!(ended.code, Some(7), "{flags:?}: {}", ended.stderr);
+        assert_eq!(ended.text(), "fails-1  | one\n");
+        project.check_states(&["p-fails-1 exited", "p-stays-1 exited"]);
+    }
+    let only = project.run(&["up", "--no-log-prefix", "--no-deps", "fails"]).success();
+    assert_eq!(only.text(), "one\n");
+    project.run(&["up", "-d", "stays"]).success();
+    assert_eq!(project.run(&["wait", "fails"]).code, Some(7));
+    project.end();
+}
+
+#[test]
+fn an_interrupt_stops_what_is_in_the_foreground() {
+    let text = "services: {a: {image: bb, network_mode: none, command: \"sh -c 'echo there; sleep 1000'\", stop_grace_period: 0s}}";
+    let Some(project) = Project::new(text) else { return };
+    let child = project.command(&["up"]).spawn().unwrap();
+    wait_until("it runs", || project.states() == ["p-a-1 running"]);
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    project.check_states(&["p-a-1 exited"]);
+    project.end();
+}
+
+#[test]
+fn what_a_service_is_given() {
+    let text = "
+services:
+  a:
+    image: bb
+    network_mode: none
+    command: sleep 1000
+    stop_grace_period: 0s
+    environment: {SET: here}
+    secrets: [t, {source: t, target: mine, uid: '5', gid: '6', mode: 0400}, {source: f}]
+    configs: [c]
+    post_start: [{command: [sh, -c, 'echo $$SET $$X > /post'], environment: {X: hook}}]
+    pre_stop: [{command: [sh, -c, 'echo stopping > /d/pre']}]
+    pre_start: [{command: [sh, -c, 'echo first > /d/first']}]
+    volumes: ['d:/d']
+  extra: {image: bb, network_mode: none, profiles: [more], command: sleep 1000, stop_grace_period: 0s}
+secrets: {t: {environment: TOKEN}, f: {file: ./file}}
+configs: {c: {content: configured}}
+volumes: {d: }
+";
+    let Some(project) = Project::new(text) else { return };
+    fs::write(project.wharf.path("p/file"), "of a file").unwrap();
+    project.run(&["up", "-d"]).success();
+    project.check_states(&["p-a-1 running"]);
+    let inside = |command: &str| project.run(&["exec", "-T", "a", "sh", "-c", command]).success().text();
+    assert_eq!(inside("cat /run/secrets/t"), "of-the-environment");
+    assert_eq!(inside("stat -c '%u %g %a' /run/secrets/mine"), "5 6 400\n");
+    assert_eq!(inside("cat /run/secrets/f; cat /c"), "of a fileconfigured");
+    assert_eq!(inside("cat /post /d/first"), "here hook\nfirst\n");
+    project.run(&["exec", "-T", "a", "sh", "-c", "echo x > /c"]).failure();
+    project.run(&["stop"]).success();
+    let text = project.run(&["run", "--rm", "-T", "a", "cat", "/d/pre"]).success().text();
+    assert_eq!(text, "stopping\n");
+    let ran = project.run(&["run", "--rm", "-T", "-e", "SET=other", "a", "sh", "-c", "echo $SET; exit 4"]);
+    assert_eq!((ran.code, ran.text().as_str()), (Some(4), "other\n"), "{}", ran.stderr);
+    project.check_states(&["p-a-1 exited"]);
+    project.run(&["--profile", "more", "up", "-d"]).success();
+    project.check_states(&["p-a-1 running", "p-extra-1 running"]);
+    project.run(&["--profile", "more", "down", "-v"]).success();
+    project.end();
+}
+
+#[test]
+fn images_are_built_together_one_from_the_other() {
+    let text = "
+services:
+  base: {network_mode: none, build: {context: ., dockerfile_inline: \"FROM bb\\nRUN echo made > /made\\n\"}, command: cat /made}
+  app:
+    network_mode: none
+    build: {context: ., dockerfile_inline: \"FROM base\\nARG A\\nRUN echo $$A >> /made\\n\", args: {A: arg}, additional_contexts: {base: 'service:base'}}
+    command: cat /made
+";
+    let Some(project) = Project::new(text) else { return };
+    let built = project.run(&["--progress", "plain", "build"]).success();
+    assert!(built.stderr.contains("[app 2/2] RUN echo arg >> /made"), "{}", built.stderr);
+    let ran = project.run(&["up", "--no-build", "--no-log-prefix", "app"]).success();
+    assert_eq!(ran.text(), "made\narg\n", "{}", ran.stderr);
+    project.end();
+}
+
+#[test]
+fn two_ups_at_once_make_one_project() {
+    let Some(project) = Project::new(CHAIN) else { return };
+    let outcomes: Vec<Outcome> = thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| project.run(&["up", "-d", "--wait"]))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    for outcome in outcomes {
+        outcome.success();
+    }
+    project.check_states(&["p-db-1 running", "p-init-1 exited", "p-web-1 running"]);
+    project.end();
+}
+
+#[test]
+fn a_killed_service_comes_back() {
+    let text = "services: {a: {image: bb, network_mode: none, restart: always, command: sleep 1000, stop_grace_period: 0s}}";
+    let Some(project) = Project::new(text) else { return };
+    project.run(&["up", "-d", "--wait"]).success();
+    let pid = || -> String {
+        let top = project.run(&["top"]).text();
+        let line = top.lines().find(|line| line.contains("sleep 1000")).unwrap_or_default().to_owned();
+        line.split_whitespace().nth(1).unwrap_or_default().to_owned()
+    };
+    let before = pid();
+    let number = rustix::process::Pid::from_raw(before.parse().unwrap()).unwrap();
+    rustix::process::kill_process(number, rustix::process::Signal::KILL).unwrap();
+    wait_until("it runs again", || !["", before.as_str()].contains(&pid().as_str()));
+    project.end();
+}
+
+#[test]
+fn what_is_wrong_is_said() {
+    let Some(project) = Project::new(CHAIN) else { return };
+    let check = |text: &str, arguments: &[&str], code: i32, words: &[&str]| {
+        project.write(text);
+        project.run(arguments).fails_with(code, words);
+    };
+    let up = &["up", "-d"][..];
+    check(
+        "services: {a: {imagee: bb}}",
+        up,
+        3,
+        &["services.a has no key imagee", "^^^^^^", "did you mean image?"],
+    );
+    check("services: {a: {image: '${V:?give it}'}}", up, 3, &["required variable V", "give it", "^^^"]);
+    let circle = "services: {a: {image: bb, depends_on: [b]}, b: {image: bb, depends_on: [a]}}";
+    check(circle, up, 3, &["in a circle: a → b → a"]);
+    let one = "services: {web: {image: bb, network_mode: none, command: sleep 1000}}";
+    check(one, &["up", "-d", "wep"], 2, &["there is no service wep", "did you mean web?"]);
+    check(one, &["exec", "-T", "web", "true"], 2, &["has no container", "wharf compose up -d web"]);
+    check(one, &["up", "-d", "--scale", "web"], 2, &["--scale web is not SERVICE=N"]);
+    check("services: {a: {image: nowhere, pull_policy: never}}", up, 2, &["`nowhere`", "wharf pull nowhere"]);
+    let external = "{services: {a: {image: bb, secrets: [s]}}, secrets: {s: {external: true}}}";
+    check(external, up, 3, &["secrets.s is external"]);
+    let named = "services: {a: {image: bb, network_mode: none, container_name: mine, scale: 2}}";
+    check(named, up, 3, &["container_name, which only one container can have"]);
+    let sick = "
+services:
+  sick: {image: bb, network_mode: none, stop_grace_period: 0s, command: sleep 1000, healthcheck: {test: 'echo not well; false', interval: 100ms, retries: 2}}
+  after: {image: bb, network_mode: none, command: sleep 1000, depends_on: {sick: {condition: service_healthy}}}
+";
+    check(sick, up, 1, &["container p-sick-1 is unhealthy", "its last check printed: not well"]);
+    project.check_states(&["p-after-1 created", "p-sick-1 running"]);
+    check(
+        &sick.replace("false', interval: 100ms", "false', interval: 1h"),
+        &["up", "-d", "--wait", "--wait-timeout", "1", "sick"],
+        1,
+        &["the time is over"],
+    );
+    project.end();
+
+    let Some(project) =
+        Project::new("services: {a: {image: bb, network_mode: none, cpu_count: 2, command: 'true'}}")
+    else {
+        return;
+    };
+    let told = project.run(&["up", "-d"]).success();
+    assert!(
+        told.stderr.contains("compose.yaml:1:47: services.a.cpu_count is not acted on: it is for Windows"),
+        "{}",
+        told.stderr
+    );
+    project.end();
+}
+
+#[test]
+fn services_find_one_another_and_are_found() {
+    let text = "
+services:
+  web: {image: bb, command: \"sh -c 'echo hello > index.html; exec httpd -f -p 80'\", ports: ['127.0.0.1::80'], stop_grace_period: 0s}
+  other: {image: bb, command: sleep 1000, networks: [apart], stop_grace_period: 0s}
+networks: {default: , apart: }
+";
+    let Some(project) = Project::new(text) else { return };
+    project.run(&["up", "-d", "--scale", "other=2"]).success();
+    let get = ["run", "--rm", "-T", "web", "sh", "-c", "timeout 5 wget -q -O - http://web/"];
+    wait_until("the server answers", || project.run(&get).text() == "hello\n");
+    let apart = ["exec", "-T", "other", "sh", "-c", "timeout 5 nslookup web"];
+    project.run(&apart).failure();
+    project.run(&["exec", "-T", "other", "sh", "-c", "timeout 5 nslookup other"]).success();
+    let address = project.run(&["port", "web", "80"]).success().text();
+    let address = address.trim().to_owned();
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    // Who asks for a port that is in use is told, and the others stay.
+    let taken = format!(
+        "services: {{again: {{image: bb, command: sleep 1000, ports: ['{address}:80'], stop_grace_period: 0s}}}}"
+    );
+    fs::write(project.wharf.path("p/again.yaml"), taken).unwrap();
+    let refused = project.run(&["-f", "again.yaml", "-p", "again", "up", "-d"]).failure();
+    assert!(refused.stderr.contains(&address[10..]), "{}", refused.stderr);
+    project.run(&["-f", "again.yaml", "-p", "again", "down", "-t", "0"]).success();
+    project.end();
+}
