@@ -130,7 +130,9 @@ fn a_copy_that_shares_files_gives_what_any_other_gives() {
             (files.iter().map(|path| inode(path)).collect::<HashSet<u64>>().len(), files.len())
         };
         let (inodes_of_all, files) = inodes("again/f100");
-        assert!(inodes_of_all == 1 && files > 10, "{}: {inodes_of_all} of {files}", builder.name);
+        // Where snapshots are stacked by copying, what lies on top of something is not shared.
+        let expected = if builder.sandbox == "chroot" { files } else { 1 };
+        assert!(inodes_of_all == expected && files > 10, "{}: {inodes_of_all} of {files}", builder.name);
         // One of two lies below a step, and has nothing from others.
         let (inodes, files) = inodes("tree/f100");
         assert_eq!(inodes, files / 2 + 1, "{}: of {files}", builder.name);
