@@ -71,7 +71,7 @@ impl Place {
     /// to be in one user namespace. That lasts as long as somebody has a connection, such as the one that comes along.
     pub(super) fn enter_to_start(wanted: &Wanted) -> Result<(Self, Option<Connection>), Failure> {
         let is_root = wanted.sandbox.is_none_or(|it| it == Sandbox::Root) && is_administrator();
-        if is_root || wanted.sandbox == Some(Sandbox::Chroot) {
+        if is_root || matches!(wanted.sandbox, Some(Sandbox::Root | Sandbox::Chroot)) {
             return Ok((Self::enter(wanted)?, None));
         }
         let (root, is_shared) = match &wanted.root {

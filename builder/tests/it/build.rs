@@ -122,13 +122,13 @@ fn a_container_is_what_its_image_says() {
     }
     // Bytes go in and come out as they are, however many.
     let input: Vec<u8> = (0..1_000_000_u32).map(|number| (number % 251) as u8).collect();
-    let piped =
-        Outcome::of_with_input(wharf.command("store", &["run", "--rm", "app", "cat"]), &input).success();
+    let piped = Outcome::of_with_input(wharf.command("store", &["run", "--rm", "-i", "app", "cat"]), &input)
+        .success();
     assert!(piped.stdout == input, "{} of {} bytes came back", piped.stdout.len(), input.len());
     // What is told is on standard error alone, and nothing but the container's goes to standard output.
     let both = wharf.run(&["run", "--rm", "app", "sh", "-c", "echo out; echo err >&2"]).success();
     assert_eq!((both.text().as_str(), both.stderr.as_str()), ("out\n", "err\n"));
-    wharf.run(&["run", "--rm", "nothing"]).fails_with(2, &["nothing", "wharf images"]);
+    wharf.run(&["run", "--rm", "--pull", "never", "nothing"]).fails_with(125, &["nothing", "wharf images"]);
 }
 
 #[test]

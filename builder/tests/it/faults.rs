@@ -172,7 +172,7 @@ fn who_meets_a_lie_about_layers_says_the_same() {
     let name = format!("{}/bad:diff-id", server.host());
     wharf.run(&["pull", "-q", &name]).success();
     wharf.run(&["export", "-q", "-o", "out.tar", &name]).fails_with(4, &["diffID"]);
-    wharf.run(&["run", "--rm", &name, "true"]).fails_with(4, &["diffID", "cannot unpack the layers"]);
+    wharf.run(&["run", "--rm", &name, "true"]).fails_with(125, &["diffID", "cannot unpack the layers"]);
 }
 
 /// A repository that has nothing that could be pulled is told from one that has nothing.

@@ -136,7 +136,7 @@ fn an_image_says_what_it_is() {
     let some = wharf.run(&["inspect", "--type", "image", "-f", "{{.Id}}", "none", "app:1", "gone"]);
     assert_eq!(some.text().trim_end(), image["Id"].as_str().unwrap());
     some.fails_with(2, &["none", "gone"]);
-    wharf.run(&["inspect", "--type", "container", "app:1"]).fails_with(2, &["container", "image"]);
+    wharf.run(&["inspect", "--type", "container", "app:1"]).fails_with(2, &["no container `app:1`"]);
 
     let history: Vec<Value> = line(&wharf, &["image", "history", "--no-trunc", "--format", "json", "app:1"])
         .lines()
@@ -263,7 +263,7 @@ fn archives_are_saved_for_others_and_loaded_again() {
         assert!(loaded.contains("Loaded image"), "{form}: {loaded}");
         let ids = wharf.run_in(&store, &["images", "-q", "--no-trunc"]).success().text();
         assert!(ids.contains(&id), "{form}: {ids}");
-        let run = wharf.run_in(&store, &["run", &id[7..19]]);
+        let run = wharf.run_in(&store, &["run", "--rm", &id[7..19]]);
         assert_eq!(run.success().text(), "hello\n", "{form}");
         if wharf.path(form).is_file() {
             let command = wharf.command("piped", &["load", "-q"]);
@@ -312,7 +312,7 @@ fn a_tar_becomes_an_image_and_an_image_a_tar() {
         said("{{json .Config.Env}} {{.Comment}} {{.Config.Labels.made}}"),
         "[\"B=2\"] by hand by-hand"
     );
-    assert_eq!(wharf.run_in("other", &["run", "new:1"]).success().text(), "one\n");
+    assert_eq!(wharf.run_in("other", &["run", "--rm", "new:1"]).success().text(), "one\n");
     // The files are the same.
     wharf.run_in("other", &["export", "-o", "again.tar", "new:1"]).success();
     assert!(fs::read(wharf.path("again.tar")).unwrap() == tar, "other files come out than went in");
@@ -358,7 +358,7 @@ fn images_travel_by_way_of_a_registry() {
     );
 
     assert_eq!(wharf.run_in("other", &["pull", "-q", &name]).success().text().trim_end(), name);
-    assert_eq!(wharf.run_in("other", &["run", &name]).success().text(), "hello\n");
+    assert_eq!(wharf.run_in("other", &["run", "--rm", &name]).success().text(), "hello\n");
     wharf.run(&["pull", &format!("{}/none:1", registry.address)]).fails_with(4, &["none"]);
     wharf.run(&["push", "unknown/name:1"]).fails_with(2, &["unknown/name:1"]);
 
@@ -386,7 +386,7 @@ fn images_travel_by_way_of_a_registry() {
         log.contains("mount=") && !log.contains("PATCH"),
         "the registry was not asked to take over blobs: {log}"
     );
-    assert_eq!(wharf.run_in("third", &["run", "back:1"]).success().text(), "hello\n");
+    assert_eq!(wharf.run_in("third", &["run", "--rm", "back:1"]).success().text(), "hello\n");
     let layout = format!("oci:{}:1", wharf.path("layout").display());
     assert_eq!(
         json_of(&tool("skopeo", &["inspect", "--config", &layout]))["config"]["Cmd"],

@@ -42,7 +42,8 @@ fn what_a_sandbox_takes_is_said_at_once() {
     ] {
         for arguments in [&["build", "context"][..], &["build", "-o", "home/out", "context"], &["run", "app"]]
         {
-            let outcome = with_privileges(&scratch, privileges, arguments).fails_with(ENVIRONMENT, words);
+            let code = if arguments[0] == "run" { 125 } else { ENVIRONMENT };
+            let outcome = with_privileges(&scratch, privileges, arguments).fails_with(code, words);
             assert_eq!(outcome.stderr.lines().count(), 2, "{}", outcome.stderr);
         }
         assert!(!scratch.path("home/store").exists());

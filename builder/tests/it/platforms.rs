@@ -117,10 +117,10 @@ fn an_index_of_the_store_is_a_base_and_runs() {
     let Some(wharf) = cross() else { return };
     wharf.dockerfile("FROM busybox\nCMD echo it runs\n");
     wharf.build(&["--platform=local", "--build-arg=BUILDKIT_MULTI_PLATFORM=1", "-t", "app"]).success();
-    assert_eq!(wharf.run(&["run", "app"]).success().text(), "it runs\n");
+    assert_eq!(wharf.run(&["run", "--rm", "app"]).success().text(), "it runs\n");
     wharf.dockerfile("FROM app\nRUN echo on top\n").build(&["-t", "top"]).success();
     wharf.run(&["prune", "--all", "--force"]).success();
-    assert_eq!(wharf.run(&["run", "app"]).success().text(), "it runs\n");
+    assert_eq!(wharf.run(&["run", "--rm", "app"]).success().text(), "it runs\n");
     let images = wharf.run(&["images"]).success().text();
     assert!(images.contains("app"), "{images}");
     wharf.run(&["rmi", "top"]).success();

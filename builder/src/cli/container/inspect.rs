@@ -22,7 +22,7 @@ use crate::containers::signal;
 use crate::containers::state::{ContainerState, Endpoint, Status};
 use crate::error::{Failure, Kind};
 use crate::exporter::rfc3339;
-use crate::images::find::id_of;
+use crate::images::find::{find_all, id_of};
 use crate::progress::print_result;
 use crate::volumes::Volumes;
 
@@ -65,15 +65,13 @@ pub(in crate::cli) fn inspect(
         let find = |name: &String| match engine.find(name) {
             Ok(container) => describe(engine, &container, args.size),
             Err(failure) if args.image.kind() == Some("container") => Err(failure),
-            Err(of_container) => args.image.describe(engine.store(), name).map_err(|of_image| {
-                match engine.resolve(name).is_ok() {
-                    true => of_container,
-                    false if of_image.kind == Kind::Usage => {
-                        Failure { message: format!("there is no container or image `{name}`"), ..of_image }
-                    }
-                    false => of_image,
-                }
-            }),
+            // What is wrong with one that is there is said of it.
+            Err(of_container) if engine.resolve(name).is_ok() => Err(of_container),
+            Err(_) if find_all(engine.store(), name).is_err_and(|failure| failure.kind == Kind::Usage) => {
+                Err(Failure::new(Kind::Usage, format!("there is no container or image `{name}`"))
+                    .hint("`wharf ps -a` lists containers, `wharf images` images"))
+            }
+            Err(_) => args.image.describe(engine.store(), name),
         };
         print_found(&format, args.image.names().iter().map(find))
     })
