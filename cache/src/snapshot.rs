@@ -152,8 +152,7 @@ impl Active {
             Some(working) => working.finish()?,
             None => None,
         };
-        self.place_shared()?;
-        let store = &self.store;
+        let store = &self.store.clone();
         let discard = |tree: &mut Option<Tree>| tree.take().map(|tree| tree.discard(store)).is_some();
         if !self.is_built_on {
             discard(&mut tree);
@@ -172,7 +171,8 @@ impl Active {
         committed
     }
 
-    fn commit_changes(&self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
+    fn commit_changes(&mut self, created: SystemTime) -> Result<Snapshot, SnapshotError> {
+        self.place_shared()?;
         let no_change =
             normal::no_change(&self.store, self.upper.as_fd(), &self.chain, "the changes of a step")
                 .map_err(|error| self.error("compare", io::Error::other(error)))?;

@@ -265,6 +265,8 @@ impl Opener<'_> {
             let report = transfer_events(vertex, self.progress);
             images.pull(&image.identifier, &report).map_err(|error| self.source_failure(reference, error))
         })?;
+        // A step may be shown it.
+        store.part_shared(&chain).map_err(|error| prepare_failure(&error))?;
         let root = store.view(&chain).map_err(|error| prepare_failure(&error))?;
         let context = LocalContext::private(Path::new(reference), root, store.setup().ids);
         Ok(Opened { context, dockerfile: None, modified_s: None })

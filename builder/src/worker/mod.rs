@@ -11,7 +11,7 @@ pub(crate) mod sandbox_files;
 pub(crate) mod spec;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
@@ -495,7 +495,7 @@ impl Worker<'_> {
             // Later actions could not see, and would write to, files that are shared.
             let is_last = number + 1 == op.actions.len();
             let mut sharing = match &source {
-                Some(source) if is_last => self.sharing(vertex, active, source)?,
+                Some(source) if is_last => self.sharing(digest, vertex, active, source)?,
                 _ => None,
             };
             let shared = sharing.as_mut().map(|sharing| Shared { sharing, known: &self.known_files });
@@ -512,15 +512,17 @@ impl Worker<'_> {
         Ok(chain.with(self.finish(digest, active)?.id))
     }
 
-    /// What a copy of files of the host can share with the snapshot that it gave before.
+    /// What a copy of files of the host can share with the snapshot that it gave before: nothing where that would be parted
+    /// again at once.
     fn sharing(
         &self,
+        digest: &VertexDigest,
         vertex: &Vertex,
         active: &Active,
         source: &Input<'_>,
     ) -> Result<Option<Sharing>, WorkerError> {
         let Input::Local(context) = source else { return Ok(None) };
-        if context.is_private() {
+        if context.is_private() || self.is_shown(digest) {
             return Ok(None);
         }
         let stat = wharf_cache::walk::stat_at(context.tree().root, OsStr::new("."));
@@ -550,14 +552,31 @@ impl Worker<'_> {
                 Op::Exec(exec) => {
                     exec.mounts.iter().any(|mount| mount.target == "/" && mount.input.is_some_and(is_it))
                 }
-                Op::File(file) => {
-                    let is_base =
-                        |base: ActionInput| matches!(base, ActionInput::Input(input) if is_it(input));
-                    file.actions.iter().any(|action| is_base(action.base))
-                }
+                Op::File(file) => changes(file, is_it),
                 Op::Source(_) | Op::Merge(_) | Op::Diff(_) => false,
             }
         })
+    }
+
+    /// Whether a process is shown the files that this vertex gives, as they are or with others on top of them.
+    fn is_shown(&self, digest: &VertexDigest) -> bool {
+        let mut with_them = HashSet::from([*digest]);
+        for (other, vertex) in self.definition.iter() {
+            let has =
+                |input: usize| vertex.inputs.get(input).is_some_and(|edge| with_them.contains(&edge.vertex));
+            let is_with_them = match &vertex.op {
+                Op::Exec(exec) if exec.mounts.iter().any(|mount| mount.input.is_some_and(has)) => {
+                    return true;
+                }
+                Op::File(file) => changes(file, has),
+                Op::Merge(_) | Op::Diff(_) => (0..vertex.inputs.len()).any(has),
+                Op::Source(_) | Op::Exec(_) => false,
+            };
+            if is_with_them {
+                with_them.insert(*other);
+            }
+        }
+        false
     }
 }
 
@@ -611,6 +630,11 @@ impl Input<'_> {
     fn source(&self) -> Source<'_> {
         Source { tree: self.tree(), local: self.is_local() }
     }
+}
+
+/// Whether an operation changes one of these inputs.
+fn changes(file: &FileOp, is_it: impl Fn(usize) -> bool) -> bool {
+    file.actions.iter().any(|action| matches!(action.base, ActionInput::Input(input) if is_it(input)))
 }
 
 fn merge(inputs: &[ResultRef]) -> Result<Chain, WorkerError> {

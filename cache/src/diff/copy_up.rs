@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::SeekFrom;
+use rustix::fs::{AtFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::unpack::{Metadata, create_file, make_node, make_symlink, set_metadata, timestamps};
@@ -53,6 +53,11 @@ pub(crate) fn set_dir(dir: BorrowedFd<'_>, stat: &Stat, xattrs: &Xattrs, ids: Id
 /// Gives a directory in which nothing changes any more the time of another.
 pub(crate) fn set_dir_time(dir: BorrowedFd<'_>, stat: &Stat) -> io::Result<()> {
     Ok(rustix::fs::futimens(dir, &timestamps(stat.mtime))?)
+}
+
+/// The same for what is no directory, and may be nothing that can be opened.
+pub(crate) fn set_time_at(dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> io::Result<()> {
+    Ok(rustix::fs::utimensat(dir, name, &timestamps(stat.mtime), AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
 /// Fills the empty file `to`.

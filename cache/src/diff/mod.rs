@@ -310,7 +310,7 @@ pub use layers::{EntryChange, EntryDifference, ReadableLayer, layer_differences}
 pub use trees::{Difference, Kind as DifferenceKind, differences};
 
 pub(crate) use compare::Lower;
-pub(crate) use copy_up::{copy_file, set_dir, set_dir_time};
+pub(crate) use copy_up::{copy_file, set_dir, set_dir_time, set_time_at};
 pub(crate) use mount::{empty_dir, extract_mount, write_mount};
 pub(crate) use root::open_dir_below;
 pub(crate) use whiteout::{OPAQUE_XATTR, make_whiteout};

@@ -208,6 +208,18 @@ impl Store {
         })
     }
 
+    /// Has the size of a snapshot that has grown be measured again.
+    pub(crate) fn forget_snapshot_size(&self, id: SnapshotId) -> Result<(), StoreError> {
+        const OPERATION: &str = "forget the size of a snapshot";
+        self.write_soon(OPERATION, |transaction| {
+            transaction
+                .prepare_cached("UPDATE uses SET disk = NULL WHERE snapshot = ?1")
+                .and_then(|mut update| update.execute([id.row_id()]))
+                .map(drop)
+                .map_err(StoreError::database(OPERATION))
+        })
+    }
+
     /// A cache mount's size is kept with the time when somebody last took it or gave it back.
     fn measure_mounts(&self, measured: &mut Measured) -> Result<(), StoreError> {
         let failed = |errno| self.failed("mounts", errno);

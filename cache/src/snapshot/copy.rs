@@ -9,6 +9,7 @@
 //! links to the files of the snapshots. It stays as long as the process.
 
 mod changes;
+mod exact;
 mod merge;
 mod table;
 mod writer;
@@ -28,6 +29,7 @@ use crate::store::remove_tree;
 use crate::walk::{self, Walk};
 use crate::{Store, diff};
 use changes::write_changes;
+pub(super) use exact::copy_exactly;
 use merge::{Files, merge};
 use table::{Table, Time, changes};
 use writer::split;

@@ -13,9 +13,10 @@
 //! - An inode gets one name in a snapshot, and always the same: files that are only equal never become hard links of each other,
 //!   neither in a snapshot nor in a chain of several. What has several names is copied.
 //! - An overlay shows the link count of a file below it, and that count would tell a step what else is in the store. So a
-//!   snapshot that a process has seen shares nothing, and what it shares is parted before ([`Store::part_shared`]). Both
-//!   sides hold a `flock` on the list. Parting begins by emptying the list, after which nothing is taken from the
-//!   snapshot, and ends by removing it. So whatever has taken files has a list, be it an empty one.
+//!   snapshot is *parted* before a process sees it ([`Store::part_shared`]): a copy of all its files takes the place of
+//!   `fs`, at once, and the list goes. Whatever has taken files has a list, be it an empty one.
+//! - No published directory is changed: who reads the files that were there reads on, or takes some. They stay beside the
+//!   copy as long as the snapshot, and no process sees them any more.
 //!
 //! Without a list, or with one that is damaged, files are copied.
 
@@ -25,21 +26,26 @@ use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::OptionalExtension;
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
-use super::{Active, SnapshotError, SnapshotId};
+use super::copy::copy_exactly;
+use super::{Active, DIRECTORY, SnapshotError, SnapshotId, missing};
 use crate::contenthash::{hash_file, is_content_xattr};
 use crate::gc::lease::Leased;
 use crate::state::Record;
-use crate::walk::{self, FileKind, Stat, Walk};
-use crate::{Chain, ContentDigest, Ids, Key, Stacking, Store, StoreError, diff};
+use crate::walk::{self, FileKind, Stat};
+use crate::{Chain, ContentDigest, Ids, Key, Stacking, Store, StoreError, diff, store};
 
 /// The name of a list, beside the files.
 const LIST: &str = "files";
+
+/// What the names of files begin with that processes must not see any more.
+const BEFORE: &str = "before-";
 
 /// What a list begins with; the number changes with its form.
 const FORMAT: &[u8; 8] = b"wharf-f1";
@@ -99,8 +105,7 @@ pub struct Wanted {
 /// An earlier snapshot and its list.
 #[derive(Debug)]
 struct Earlier {
-    /// Its list, to be locked.
-    list: File,
+    id: SnapshotId,
     dir: Directories,
     files: HashMap<OsString, Listed>,
 }
@@ -150,10 +155,13 @@ impl Active {
 
     /// Gives the files that are shared their names. The working tree has ended.
     pub(super) fn place_shared(&mut self) -> Result<(), SnapshotError> {
-        let Some(mut sharing) = self.sharing.take() else { return Ok(()) };
-        let placed = sharing.place().map_err(|source| self.error("link the files of", source));
-        self.sharing = Some(sharing);
-        placed
+        let Some(sharing) = &mut self.sharing else { return Ok(()) };
+        let (placed, earlier) = (sharing.place(), sharing.earlier.as_ref().map(|earlier| earlier.id));
+        placed.map_err(|source| match earlier {
+            // Somebody has dropped it.
+            Some(id) if source.kind() == io::ErrorKind::NotFound => missing(id).into(),
+            _ => self.error("link the files of", source),
+        })
     }
 
     /// Puts the list beside the files, if there are as many as are worth it; an empty one if there are not and
@@ -190,67 +198,44 @@ impl Store {
         chain.0.iter().try_for_each(|id| self.part(*id))
     }
 
+    /// Who is killed leaves a directory of the process, or a list, for which everything is done again.
     fn part(&self, id: SnapshotId) -> Result<(), SnapshotError> {
         let failed =
             |source| SnapshotError::Io { operation: "part the files of", object: id.to_string(), source };
-        let list = match open_list(self, id, OFlags::RDWR) {
+        let list = match open_list(self, id) {
             Err(Errno::NOENT) => return Ok(()),
             list => list.map_err(|errno| failed(errno.into()))?,
         };
+        let lock = rustix::io::retry_on_intr(|| rustix::fs::flock(&list, FlockOperation::LockExclusive));
+        lock.map_err(|errno| failed(errno.into()))?;
+        if list.metadata().map_err(failed)?.nlink() == 0 {
+            // Somebody else has done it meanwhile.
+            return Ok(());
+        }
         let files = self.open_snapshot(id)?;
-        let part = || -> io::Result<()> {
-            lock(&list, FlockOperation::LockExclusive)?;
-            list.set_len(0)?;
-            self.part_files(files)?;
-            match rustix::fs::unlinkat(self.snapshots_dir(), format!("{id}/{LIST}"), AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => Ok(()),
-                Err(errno) => Err(errno.into()),
-            }
-        };
-        part().map_err(failed)
+        let copy = self.process().unique_name();
+        self.replace_by_copy(id, &files, &copy).map_err(failed).inspect_err(|_| self.discard(&copy))?;
+        // It takes more of the disk now.
+        self.forget_snapshot_size(id)?;
+        match rustix::fs::unlinkat(self.snapshots_dir(), format!("{id}/{LIST}"), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(failed(errno.into())),
+        }
     }
 
-    /// Puts copies in the place of files that have names elsewhere. Directories keep their times.
-    fn part_files(&self, root: OwnedFd) -> io::Result<()> {
-        let ids = self.setup().ids;
-        let mut linked = Vec::new();
-        let mut names: HashMap<u64, u32> = HashMap::new();
-        for visited in Walk::new(root.as_fd(), ids)? {
-            let visited = visited?;
-            let stat = visited.entry.stat;
-            if stat.kind == FileKind::File && stat.nlink > 1 {
-                linked.push((PathBuf::from(visited.path), stat));
-                *names.entry(stat.ino).or_default() += 1;
-            }
-        }
-        // What has several names in a snapshot has none in another.
-        linked.retain(|(_, stat)| names[&stat.ino] == 1);
-        linked.sort_unstable_by(|(a, _), (b, _)| a.parent().cmp(&b.parent()));
-        let mut directories = Directories::below(root);
-        for files in linked.chunk_by(|(a, _), (b, _)| a.parent() == b.parent()) {
-            let Some(parent) = files[0].0.parent() else { continue };
-            let dir = directories.open(parent)?;
-            let before = walk::stat_of(dir)?;
-            let parted = files.iter().try_for_each(|(path, stat)| match path.file_name() {
-                Some(name) => self.replace_by_copy(dir, name, stat),
-                None => Ok(()),
-            });
-            diff::set_dir_time(dir, &before)?;
-            parted?;
-        }
-        Ok(())
-    }
-
-    /// Puts a copy in the place of a file, at once.
-    fn replace_by_copy(&self, dir: BorrowedFd<'_>, name: &OsStr, stat: &Stat) -> io::Result<()> {
-        let (process, copy) = (self.process(), self.process().unique_name());
-        let replaced =
-            diff::copy_file(dir, name, stat, process.fd().as_fd(), OsStr::new(&copy), self.setup().ids)
-                .and_then(|()| Ok(rustix::fs::renameat(process.fd(), &copy, dir, name)?));
-        if replaced.is_err() {
-            self.discard(&copy);
-        }
-        replaced
+    /// Puts a copy in the place of `files`, those of the snapshot, which stay beside it. Until it is whole it is `copy` in the
+    /// directory of the process.
+    fn replace_by_copy(&self, id: SnapshotId, files: &OwnedFd, copy: &str) -> io::Result<()> {
+        let (process, snapshots) = (self.process().fd(), self.snapshots_dir());
+        rustix::fs::mkdirat(process, copy, Mode::RWXU)?;
+        let root = rustix::fs::openat(process, copy, DIRECTORY, Mode::empty())?;
+        copy_exactly(files.as_fd(), root.as_fd(), self.setup().ids)?;
+        self.process().leases().note_growth();
+        // No power cut leaves less than was there.
+        rustix::fs::syncfs(&root)?;
+        let beside = format!("{id}/{BEFORE}{:016x}", store::random_u64()?);
+        rustix::fs::renameat(process, copy, &snapshots, &beside)?;
+        Ok(renameat_with(&snapshots, &beside, &snapshots, format!("{id}/fs"), RenameFlags::EXCHANGE)?)
     }
 }
 
@@ -277,31 +262,22 @@ impl Sharing {
         is_shared
     }
 
-    /// Links what waits for it, or copies it if a process has seen the earlier snapshot by now. Directories keep their times.
+    /// Gives what waits for it a name in the new snapshot. Directories keep their times. After a failure it can be tried again.
     fn place(&mut self) -> io::Result<()> {
         let Some(earlier) = &mut self.earlier else { return Ok(()) };
-        lock(&earlier.list, FlockOperation::LockShared)?;
-        let is_seen = earlier.list.metadata()?.len() == 0;
-        if is_seen {
-            // Other files may have the inodes.
-            self.shared.clear();
-        }
         // Those of a directory may have been copied before and after what is in a directory in it.
         self.waiting.sort_unstable_by(|a, b| a.parent().cmp(&b.parent()));
         for paths in self.waiting.chunk_by(|a, b| a.parent() == b.parent()) {
             let Some(parent) = paths[0].parent() else { continue };
             let (from, to) = (earlier.dir.open(parent)?, self.upper.open(parent)?);
             let before = walk::stat_of(to)?;
-            for name in paths.iter().filter_map(|path| path.file_name()) {
-                if is_seen || rustix::fs::linkat(from, name, to, name, AtFlags::empty()).is_err() {
-                    let stat = self.ids.stat_at(from, name)?;
-                    diff::copy_file(from, name, &stat, to, name, self.ids)?;
-                }
-            }
+            let mut names = paths.iter().filter_map(|path| path.file_name());
+            let placed = names.try_for_each(|name| link_or_copy(from, to, name, self.ids, &mut self.shared));
             diff::set_dir_time(to, &before)?;
+            placed?;
         }
         self.waiting.clear();
-        lock(&earlier.list, FlockOperation::Unlock)
+        Ok(())
     }
 
     /// What the files hold that were shared, by inode.
@@ -323,6 +299,29 @@ impl Sharing {
     }
 }
 
+/// Makes the file `name` of `from` one of `to`: the same, or a copy where it can have no further name.
+fn link_or_copy(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    name: &OsStr,
+    ids: Ids,
+    shared: &mut HashMap<u64, ContentDigest>,
+) -> io::Result<()> {
+    match rustix::fs::linkat(from, name, to, name, AtFlags::empty()) {
+        // There may have been an attempt before, or a later source had another file for the same place.
+        Ok(()) | Err(Errno::EXIST) => return Ok(()),
+        Err(errno) if errno == Errno::NOENT || store::is_disk_full(&errno.into()) => return Err(errno.into()),
+        Err(_) => {}
+    }
+    let stat = ids.stat_at(from, name)?;
+    shared.remove(&stat.ino);
+    let copied = diff::copy_file(from, name, &stat, to, name, ids);
+    if copied.is_err() {
+        rustix::fs::unlinkat(to, name, AtFlags::empty())?;
+    }
+    copied
+}
+
 impl Earlier {
     /// The last snapshot of `op` with a list, if there is one from the same `place` that. It is kept as long as the process lives.
     fn find(
@@ -336,10 +335,12 @@ impl Earlier {
             return Ok(None);
         };
         // What cannot be read is no reason to fail.
-        let Ok(list) = open_list(store, id, OFlags::RDONLY) else { return Ok(None) };
-        let Some(files) = read_list(&list, boot) else { return Ok(None) };
+        let Some(files) = open_list(store, id).ok().and_then(|list| read_list(&list, boot)) else {
+            return Ok(None);
+        };
+        // Of files that were parted meanwhile none has an inode of the list.
         let Ok(dir) = store.open_snapshot(id) else { return Ok(None) };
-        Ok(Some(Self { list, dir: Directories::below(dir), files }))
+        Ok(Some(Self { id, dir: Directories::below(dir), files }))
     }
 
     /// Whether the file that was listed is there, and what is wanted.
@@ -434,13 +435,8 @@ impl List {
     }
 }
 
-/// Locks a list against other processes and other openings of it.
-fn lock(list: &File, operation: FlockOperation) -> io::Result<()> {
-    Ok(rustix::io::retry_on_intr(|| rustix::fs::flock(list, operation))?)
-}
-
-fn open_list(store: &Store, id: SnapshotId, access: OFlags) -> rustix::io::Result<File> {
-    let flags = access | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+fn open_list(store: &Store, id: SnapshotId) -> rustix::io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     rustix::fs::openat(store.snapshots_dir(), format!("{id}/{LIST}"), flags, Mode::empty()).map(File::from)
 }
 
@@ -482,7 +478,7 @@ fn choose(store: &Store, op: &Key, place: &Key) -> Result<Option<SnapshotId>, St
     let mut last = None;
     for id in earlier_snapshots(store, op)? {
         let mut head = [0; HEAD_BYTES];
-        let read = open_list(store, id, OFlags::RDONLY).ok().map(|mut file| file.read_exact(&mut head));
+        let read = open_list(store, id).ok().map(|mut file| file.read_exact(&mut head));
         if !matches!(read, Some(Ok(()))) || !head.starts_with(FORMAT) {
             continue;
         }

@@ -5,6 +5,7 @@ use std::error::Error;
 use std::fmt::Write;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -42,8 +43,11 @@ fn look(root: &Path) -> Result<String, Box<dyn Error>> {
     for (number, key) in KEYS.iter().enumerate() {
         let Some(record) = store.record(key)? else { continue };
         for id in record.outputs.iter().flat_map(|chain| &chain.0) {
-            let file = fs::read_to_string(root.join(format!("snapshots/{id}/fs/file")))?;
-            writeln!(text, "record {number}: {file}")?;
+            let snapshot = root.join(format!("snapshots/{id}"));
+            let file = fs::read_to_string(snapshot.join("fs/file"))?;
+            let names = fs::metadata(snapshot.join("fs/file"))?.nlink();
+            require(names == 1 || snapshot.join("files").exists(), format!("{id} shares without a list"))?;
+            writeln!(text, "record {number}: {file}, {names} names")?;
         }
     }
     snapshots(root, &mut text)?;

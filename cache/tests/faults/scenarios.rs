@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use wharf_cache::gc::Goal;
 use wharf_cache::history::{BuildId, BuildLogs, BuildRow, BuildStatus, LogStream, NewGraph};
 use wharf_cache::mounts::{MountName, MountRequest, Sharing};
-use wharf_cache::snapshot::Layer;
+use wharf_cache::snapshot::{Layer, Wanted};
 use wharf_cache::state::{FileStamp, Image, Pin, Record};
 use wharf_cache::{Chain, ChainId, ContentDigest, DiffId, Digest, Key, Store, StoreError};
 
@@ -67,6 +67,7 @@ pub(crate) const SCENARIOS: &[Scenario] = &[
     Scenario { name: "collect-all", prepare: fill_dispensable, act: collect_all, after_opening: true },
     Scenario { name: "remove-builds", prepare: fill_builds, act: remove_builds, after_opening: true },
     Scenario { name: "drop-snapshot", prepare: fill, act: drop_snapshot, after_opening: true },
+    Scenario { name: "part-files", prepare: share_files, act: part_files, after_opening: true },
     Scenario { name: "lock", prepare: fill, act: lock, after_opening: true },
     Scenario { name: "make-cache-mount", prepare: fill, act: |root| mount(root, false), after_opening: true },
     Scenario {
@@ -244,6 +245,40 @@ fn drop_snapshot(root: &Path) -> Done {
         store.drop_snapshot(known.outputs[0].0[1])?;
     }
     Ok(())
+}
+
+/// Two snapshots that have a file in common; the second is recorded.
+fn share_files(root: &Path) {
+    fill(root);
+    let store = Store::open(root).unwrap();
+    for (key, files) in [(Key([8; 32]), 70), (KEYS[1], 1)] {
+        let mut active = store.prepare(&Chain::default()).unwrap();
+        let mut sharing = active.sharing(&Key([9; 32]), &Key([9; 32])).unwrap().unwrap();
+        for number in 0..files {
+            let name = if number == 0 { "file".to_owned() } else { number.to_string() };
+            let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+            let content = blake3::hash(name.as_bytes()).into();
+            let size = name.len() as u64;
+            let wanted = Wanted { content, size, mode: 0o600, owner, mtime: (1000, 0) };
+            if !sharing.share(Path::new(&name), &wanted) {
+                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+                let file =
+                    rustix::fs::openat(active.upper(), &*name, flags, Mode::RUSR | Mode::WUSR).unwrap();
+                let mut file = fs::File::from(file);
+                file.write_all(name.as_bytes()).unwrap();
+                file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1000)).unwrap();
+            }
+        }
+        active.shares(sharing);
+        let outputs = vec![Chain(vec![active.commit(SystemTime::UNIX_EPOCH).unwrap().id])];
+        store.put_record(&[key], &Key([9; 32]), &Record { outputs }).unwrap();
+    }
+}
+
+fn part_files(root: &Path) -> Done {
+    let store = Store::open(root)?;
+    let known = store.record(&KEYS[1])?.ok_or("the record is gone")?;
+    Ok(store.part_shared(&known.outputs[0])?)
 }
 
 fn lock(root: &Path) -> Done {

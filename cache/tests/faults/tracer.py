@@ -24,10 +24,10 @@ CALLS = {
     91: "fchmod", 92: "chown", 93: "fchown", 94: "lchown", 133: "mknod", 188: "setxattr", 189: "lsetxattr",
     190: "fsetxattr", 258: "mkdirat", 259: "mknodat", 260: "fchownat", 263: "unlinkat", 264: "renameat",
     265: "linkat", 266: "symlinkat", 268: "fchmodat", 280: "utimensat", 285: "fallocate", 316: "renameat2",
-    452: "fchmodat2", 2: "open", 257: "openat",
+    452: "fchmodat2", 2: "open", 257: "openat", 306: "syncfs", 326: "copy_file_range",
 }
 NEED_SPACE = {"write", "pwrite64", "writev", "ftruncate", "mkdir", "creat", "symlink", "mknod", "mkdirat", "mknodat",
-              "symlinkat", "fallocate", "open", "openat"}
+              "symlinkat", "fallocate", "open", "openat", "copy_file_range"}
 TORN = {"write", "pwrite64"}
 REGISTERS = ("r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base "
              "ds es fs gs").split()

@@ -44,14 +44,19 @@ impl Writer {
 
     /// Marks a directory: nothing below it shines through.
     pub(super) fn opaque(&mut self, path: &OsStr) -> io::Result<()> {
-        let (parent, name) = self.place(path)?;
-        let dir = walk::open_dir_at(parent, name)?;
+        let dir = diff::open_dir_below(self.root.as_fd(), path.as_bytes())?.ok_or(io::ErrorKind::NotFound)?;
         Ok(rustix::fs::fsetxattr(&dir, OPAQUE_XATTR, b"y", XattrFlags::empty())?)
     }
 
     pub(super) fn whiteout(&mut self, path: &OsStr) -> io::Result<()> {
         let (parent, name) = self.place(path)?;
         diff::make_whiteout(parent, name)
+    }
+
+    /// Sets the time of what is no directory.
+    pub(super) fn time(&mut self, path: &OsStr, stat: &Stat) -> io::Result<()> {
+        let (parent, name) = self.place(path)?;
+        diff::set_time_at(parent, name, stat)
     }
 
     /// Copies the file `name` of `from`.
