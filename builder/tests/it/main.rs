@@ -53,7 +53,6 @@ mod offline;
 mod owners;
 mod platforms;
 mod pods;
-mod project;
 mod readback;
 mod records;
 mod registry;
