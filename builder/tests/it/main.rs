@@ -53,6 +53,7 @@ mod offline;
 mod owners;
 mod platforms;
 mod pods;
+mod project;
 mod readback;
 mod records;
 mod registry;
