@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// After this long something has gone wrong. No test is about how long things take.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Says that a test could not run, in the form that `testdata/test.sh` counts.
 pub(crate) fn skip(reason: impl fmt::Display) {
