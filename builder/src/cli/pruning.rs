@@ -69,6 +69,17 @@ impl Filters {
     }
 }
 
+/// What a command has removed.
+#[derive(Debug)]
+pub(super) struct Pruned {
+    /// What it was called.
+    pub(super) names: Vec<String>,
+    /// The bytes that it took.
+    pub(super) bytes: u64,
+    /// What went wrong with the rest.
+    pub(super) done: Result<(), Failure>,
+}
+
 /// Asks whoever sits at the terminal, unless `force`. What is not wanted, or cannot be asked, is a failure.
 pub(super) fn confirm(force: bool, what: &str) -> Result<(), Failure> {
     if force {

@@ -193,16 +193,16 @@ fn prune(args: &PruneArgs, wanted: &Wanted, _: &Config) -> Result<(), Failure> {
                 text.push_str(&format!("Deleted {title}:\n{}\n\n", names.join("\n")));
             }
         };
-        let (removed, _, done) = prune_containers(&engine, &filters)?;
-        section("Containers", &removed);
-        failures.extend(done.err());
+        let pruned = prune_containers(&engine, &filters)?;
+        section("Containers", &pruned.names);
+        failures.extend(pruned.done.err());
         let (removed, done) = prune_networks(store, &filters)?;
         section("Networks", &removed);
         failures.extend(done.err());
         if args.volumes {
-            let (removed, _, done) = prune_volumes(store, false, &filters)?;
-            section("Volumes", &removed);
-            failures.extend(done.err());
+            let pruned = prune_volumes(store, false, &filters)?;
+            section("Volumes", &pruned.names);
+            failures.extend(pruned.done.err());
         }
         if args.all {
             let (removed, done) = prune_images(store, &filters)?;

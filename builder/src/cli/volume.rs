@@ -10,7 +10,7 @@ use wharf_cache::{Store, from_nanos};
 use super::image::template::{Column, Format, Template};
 use super::image::{pretty, told};
 use super::place::{Place, Wanted};
-use super::pruning::{Filters, confirm};
+use super::pruning::{Filters, Pruned, confirm};
 use super::with_store;
 use crate::csv::boolean;
 use crate::error::{Failure, Kind};
@@ -257,19 +257,15 @@ fn prune(args: &PruneArgs, store: &Store) -> Result<(), Failure> {
             "all volumes that no container has and that were given no name"
         },
     )?;
-    let (removed, freed, done) = prune_volumes(store, all, &filters)?;
+    let Pruned { names: removed, bytes: freed, done } = prune_volumes(store, all, &filters)?;
     let deleted = removed.iter().map(|name| format!("\n{name}")).collect::<String>();
     let deleted = if removed.is_empty() { String::new() } else { format!("Deleted Volumes:{deleted}\n\n") };
     print_result(&format!("{deleted}Total reclaimed space: {}", bytes(freed)))?;
     done
 }
 
-/// Removes volumes that no container has: their names, the bytes that they took, and what went wrong.
-pub(super) fn prune_volumes(
-    store: &Store,
-    all: bool,
-    filters: &Filters,
-) -> Result<(Vec<String>, u64, Result<(), Failure>), Failure> {
+/// Removes volumes that no container has.
+pub(super) fn prune_volumes(store: &Store, all: bool, filters: &Filters) -> Result<Pruned, Failure> {
     let volumes = Volumes::new(store);
     let (users, sizes) = (volumes.all_users()?, volumes.sizes()?);
     let (mut removed, mut freed, mut failures) = (Vec::new(), 0, Vec::new());
@@ -286,7 +282,7 @@ pub(super) fn prune_volumes(
             Err(failure) => failures.push(failure),
         }
     }
-    Ok((removed, freed, told(failures)))
+    Ok(Pruned { names: removed, bytes: freed, done: told(failures) })
 }
 
 fn truth(key: &str, value: &str) -> Result<bool, Failure> {

@@ -556,7 +556,6 @@ pub(super) fn unanswered(doing: &str, id: &ContainerId, error: &io::Error) -> Fa
     Failure::from_error(Kind::Environment, &doing, error)
 }
 
-#[expect(clippy::disallowed_methods, reason = "a container says when it was made")]
 fn now() -> i64 {
     to_nanos(SystemTime::now())
 }

@@ -1,3 +1,5 @@
+//! What each form of a mount means, and what is refused.
+
 use super::*;
 
 /// An ask in a line.
@@ -61,9 +63,9 @@ fn volumes_are_read_as_docker_reads_them() {
         ("my_app.v-1:/data", "volume my_app.v-1 at /data"),
         ("/srv:/data", "bind /srv create at /data"),
         ("/:/host:ro", "bind / create at /host ro"),
-        (".:/src", "bind /work/dir create at /src"),
-        ("./a:/src", "bind /work/dir/a create at /src"),
-        ("../a:/src", "bind /work/a create at /src"),
+        (".:/src", "bind /here/dir create at /src"),
+        ("./a:/src", "bind /here/dir/a create at /src"),
+        ("../a:/src", "bind /here/a create at /src"),
         ("/srv:/data:rslave,ro,Z", "bind /srv create rslave at /data ro"),
         ("/srv:/data:cached", "bind /srv create at /data"),
         ("", "! it says no place in the container"),
@@ -89,7 +91,7 @@ fn volumes_are_read_as_docker_reads_them() {
         ("größe:/data", "! `größe` is no name of a volume:…"),
         ("a:b:c:d", "! it is [SOURCE:]TARGET[:OPTIONS]"),
     ] {
-        check(parse_volume(text, Path::new("/work/dir")), text, expected);
+        check(parse_volume(text, Path::new("/here/dir")), text, expected);
     }
 }
 
@@ -106,7 +108,7 @@ fn mounts_are_read_as_docker_reads_them() {
             "volume db by local o=addr=1,rw type=nfs #a=b #c= at /d",
         ),
         ("TYPE=Bind,Source=/a:b,Target=/c", "bind /a:b at /c"),
-        ("type=bind,src=./x,dst=/c", "bind /work/dir/x at /c"),
+        ("type=bind,src=./x,dst=/c", "bind /here/dir/x at /c"),
         (
             "type=bind,src=/a,dst=/c,bind-propagation=rshared,bind-nonrecursive=true",
             "bind /a flat rshared at /c",
@@ -150,7 +152,7 @@ fn mounts_are_read_as_docker_reads_them() {
         ("type=tmpfs,dst=/t,tmpfs-mode=17777", "! `17777` is no mode, as 1777 is"),
         ("src=db,\"dst=/c", "! a quote is not closed"),
     ] {
-        check(parse_mount(text, Path::new("/work/dir")), text, expected);
+        check(parse_mount(text, Path::new("/here/dir")), text, expected);
     }
 }
 

@@ -77,7 +77,7 @@ fn a_killed_monitor_leaves_nothing_and_is_told_of() {
     let error = field(&wharf, "one", "{{.State.Error}}");
     assert!(error.contains("monitor was killed"), "{error}");
     assert_eq!(wharf.leftovers("store"), Vec::<String>::new());
-    wharf.run(&["exec", "one", "true"]).fails_with(2, &["not running"]);
+    wharf.run(&["exec", "one", "true"]).fails_with(125, &["not running"]);
     // It can be started again, with the files that it had.
     wharf.run(&["start", "one"]).success();
     assert_eq!(wharf.run(&["exec", "one", "cat", "/file"]).success().text(), "kept\n");

@@ -147,8 +147,8 @@ fn a_step_that_writes_changes_no_earlier_copy() {
         for number in 0..3 {
             change(&world, &format!("echo {number} >f0"));
             // They are shared, and then a step writes on top of them.
-            build(&world.dockerfile(copies), builder);
-            build(&world.dockerfile(&format!("{copies}{WRITING}")), builder);
+            build(world.dockerfile(copies), builder);
+            build(world.dockerfile(&format!("{copies}{WRITING}")), builder);
         }
         let texts: Vec<_> = in_snapshots(&world, builder, "tree/f1")
             .iter()

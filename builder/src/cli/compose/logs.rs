@@ -94,7 +94,7 @@ fn show(
         let join = |thread: thread::ScopedJoinHandle<'_, _>| {
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         };
-        threads.into_iter().map(join).collect::<Result<(), Failure>>()
+        threads.into_iter().try_for_each(join)
     })
 }
 

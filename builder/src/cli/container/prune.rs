@@ -9,7 +9,7 @@ use super::Session;
 use crate::cli::config::Config;
 use crate::cli::image::told;
 use crate::cli::place::Wanted;
-use crate::cli::pruning::{Filters, confirm};
+use crate::cli::pruning::{Filters, Pruned, confirm};
 use crate::containers::engine::{Engine, Remove};
 use crate::containers::state::Status;
 use crate::error::Failure;
@@ -30,7 +30,7 @@ pub(super) fn prune(args: &PruneArgs, wanted: &Wanted, config: &Config) -> Resul
     Session::enter(wanted, config)?
         .with_engine(|engine| {
             confirm(args.force, "all containers that do not run")?;
-            let (removed, freed, done) = prune_containers(engine, &filters)?;
+            let Pruned { names: removed, bytes: freed, done } = prune_containers(engine, &filters)?;
             let deleted = removed.iter().map(|id| format!("\n{id}")).collect::<String>();
             let deleted =
                 if removed.is_empty() { String::new() } else { format!("Deleted Containers:{deleted}\n\n") };
@@ -40,11 +40,8 @@ pub(super) fn prune(args: &PruneArgs, wanted: &Wanted, config: &Config) -> Resul
         .map(|()| ExitCode::SUCCESS)
 }
 
-/// Removes containers that do not run: their identifiers, the bytes that they took, and what went wrong.
-pub(in crate::cli) fn prune_containers(
-    engine: &Engine,
-    filters: &Filters,
-) -> Result<(Vec<String>, u64, Result<(), Failure>), Failure> {
+/// Removes containers that do not run.
+pub(in crate::cli) fn prune_containers(engine: &Engine, filters: &Filters) -> Result<Pruned, Failure> {
     let items = engine.store().items().map_err(|error| {
         Failure::from_error(crate::error::Kind::Environment, "cannot look through the store", &error)
     })?;
@@ -66,5 +63,5 @@ pub(in crate::cli) fn prune_containers(
             Err(failure) => failures.push(failure),
         }
     }
-    Ok((removed, freed, told(failures)))
+    Ok(Pruned { names: removed, bytes: freed, done: told(failures) })
 }

@@ -460,7 +460,7 @@ mod tests {
         assert_eq!(extra_host("a:::1").unwrap(), ("a".to_owned(), "::1".to_owned()));
         assert_eq!(extra_host("a=host-gateway").unwrap().1, "host-gateway");
         assert!(extra_host("a").is_err() && extra_host("a:b").is_err() && extra_host(":1.2.3.4").is_err());
-        assert_eq!(log(Some("none"), &[]).unwrap().none, true);
+        assert!(log(Some("none"), &[]).unwrap().none);
         let options = [("max-size".to_owned(), "10k".to_owned()), ("max-file".to_owned(), "3".to_owned())];
         assert_eq!(
             log(None, &options).unwrap(),

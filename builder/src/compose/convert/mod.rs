@@ -8,7 +8,6 @@ mod resources;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use wharf_frontend::compose::Environment;
@@ -120,7 +119,6 @@ pub fn ask(
         dns: network::addresses(&service.dns, &key("dns"))?,
         dns_search: service.dns_search.clone(),
         dns_options: service.dns_opt.clone(),
-        ..Ask::default()
     })
 }
 
@@ -230,7 +228,7 @@ fn health(service: &Service) -> HealthAsk {
     if check.disable || is_none {
         return HealthAsk::Disabled;
     }
-    let time = |it: Option<wharf_frontend::compose::model::Duration>| it.map(|it| Duration::from(it.0));
+    let time = |it: Option<wharf_frontend::compose::model::Duration>| it.map(|it| it.0);
     HealthAsk::Given {
         test: check.test.clone().filter(|test| !test.is_empty()),
         interval: time(check.interval),

@@ -77,10 +77,10 @@ impl Hub {
     fn write(&self, stream: Stream, time: SystemTime, line: &[u8]) {
         let mut log = lock(&self.log);
         let Some(log) = log.as_mut() else { return };
-        if let Err(error) = log.write(stream, time, line) {
-            if !self.is_broken.swap(true, Ordering::SeqCst) {
-                *lock(&self.broken) = Some(error.to_string());
-            }
+        if let Err(error) = log.write(stream, time, line)
+            && !self.is_broken.swap(true, Ordering::SeqCst)
+        {
+            *lock(&self.broken) = Some(error.to_string());
         }
     }
 

@@ -87,6 +87,7 @@ impl<'g> Within<'g> {
 }
 
 /// What was started.
+#[expect(clippy::large_enum_variant, reason = "there is one, on the stack of the thread that waits for it")]
 enum Started<'a, 'g> {
     Whole(Container<'a, 'g>),
     Confined(ChrootContainer<'a, 'g>),
