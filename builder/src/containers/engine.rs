@@ -117,6 +117,11 @@ impl Engine {
         &self.store
     }
 
+    /// What containers are confined with.
+    pub fn sandbox(&self) -> Sandbox {
+        self.sandbox
+    }
+
     /// Where the container's files are.
     pub fn directory(&self, id: &ContainerId) -> Result<Directory, Failure> {
         self.containers.get(id).ok_or_else(|| {

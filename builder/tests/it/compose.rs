@@ -269,6 +269,44 @@ services:
 }
 
 #[test]
+fn what_two_builds_have_in_common_runs_once() {
+    let Some(project) = Project::new(
+        "
+services:
+  one: {build: {dockerfile_inline: \"FROM bb\\nRUN sleep 1; cat /proc/sys/kernel/random/uuid > /id\"}}
+  two: {build: {dockerfile_inline: \"FROM bb\\nRUN sleep 1; cat /proc/sys/kernel/random/uuid > /id\"}}
+",
+    ) else {
+        return;
+    };
+    project.run(&["build"]).success();
+    let id = |service: &str| project.wharf.run(&["run", "--rm", service, "cat", "/id"]).success().text();
+    assert_eq!(id("p-one"), id("p-two"));
+    project.end();
+}
+
+#[test]
+fn files_are_copied_and_use_is_shown_by_service() {
+    let Some(project) = Project::new(CHAIN) else { return };
+    project.run(&["up", "-d", "--wait"]).success();
+    fs::write(project.wharf.path("p/here"), "from here").unwrap();
+    project.run(&["cp", "here", "web:/there"]).success();
+    assert_eq!(project.run(&["exec", "-T", "web", "cat", "/there"]).success().text(), "from here");
+    project.run(&["cp", "web:/there", "back"]).success();
+    assert_eq!(fs::read_to_string(project.wharf.path("p/back")).unwrap(), "from here");
+    project.run(&["cp", "--index", "2", "web:/there", "back"]).fails_with(2, &["no container number 2"]);
+    project.run(&["cp", "here", "wbe:/there"]).fails_with(2, &["wbe"]);
+    let shown = project.run(&["stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}}"]).success().text();
+    let mut shown: Vec<&str> = shown.lines().collect();
+    shown.sort_unstable();
+    assert!(
+        shown.len() == 2 && shown[0].starts_with("p-db-1 ") && shown[1].starts_with("p-web-1 "),
+        "{shown:?}"
+    );
+    project.end();
+}
+
+#[test]
 fn two_ups_at_once_make_one_project() {
     let Some(project) = Project::new(CHAIN) else { return };
     let outcomes: Vec<Outcome> = thread::scope(|scope| {

@@ -90,8 +90,6 @@ impl Project {
             // There is nobody who could give them to it.
             assert!(!outcome.stderr.contains("Setting up"), "{}", outcome.stderr);
         }
-        // What is up is what was built here: a build by compose would ask for the packages again.
-        island.wharf(&["tag", "window-app", "window-migrate"]).success();
         Some(Self { island: island.started() })
     }
 
@@ -132,7 +130,7 @@ impl Project {
 #[track_caller]
 fn check(who: Who) {
     let Some(project) = Project::new(who) else { return };
-    project.compose(&["up", "-d", "--wait"]);
+    project.compose(&["up", "-d", "--build", "--wait"]);
     // The one that ends has ended well, the others are.
     for (service, expected) in [
         ("migrate", "exited 0"),

@@ -1,4 +1,4 @@
-//! `wharf compose exec` and `attach`.
+//! `wharf compose exec`, `attach` and `cp`.
 
 use std::io::{IsTerminal as _, Write};
 use std::os::fd::OwnedFd;
@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::session::Cx;
+use crate::cli::container::files;
 use crate::containers::protocol::{ExecConfig, Streams};
 use crate::containers::streams::{Collected, DetachKeys, Ended, Ends, Stream, terminal_size};
 use crate::error::{Failure, Kind};
@@ -49,6 +50,15 @@ pub(super) struct ExecArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CopyArgs {
+    /// The number of the container [default: the first]
+    #[arg(long, value_name = "N")]
+    index: Option<u32>,
+    #[command(flatten)]
+    copy: files::CpArgs,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct AttachArgs {
     /// The number of the container [default: the first]
     #[arg(long, value_name = "N")]
@@ -82,6 +92,12 @@ pub(super) fn exec(cx: &Cx<'_>, args: &ExecArgs) -> Result<ExitCode, Failure> {
             None => Ok(ExitCode::SUCCESS),
             Some(stream) => follow(stream, tty, true, DetachKeys::none()),
         }
+    })
+}
+
+pub(super) fn cp(cx: &Cx<'_>, args: &CopyArgs) -> Result<ExitCode, Failure> {
+    cx.with_project(false, |session| {
+        files::copy(&args.copy, session.engine, &|service| session.container(service, args.index))
     })
 }
 

@@ -11,6 +11,7 @@ use wharf_cache::{Digest, from_nanos};
 
 use super::session::Cx;
 use crate::build::call::table;
+use crate::cli::container::stats::{StatsArgs, show};
 use crate::cli::image::age;
 use crate::cli::image::template::{Column, Format};
 use crate::compose::{labels, observe};
@@ -316,6 +317,17 @@ fn print_table(headings: &[&str], rows: Vec<Vec<String>>) -> Result<ExitCode, Fa
     let all: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
     let cells: Vec<Vec<&str>> = all.iter().map(|row| row.iter().map(String::as_str).collect()).collect();
     print_result(table(&cells, 3).trim_end()).map(|()| ExitCode::SUCCESS)
+}
+
+/// What containers of the named services, or of all, take.
+pub(super) fn stats(cx: &Cx<'_>, args: &StatsArgs) -> Result<ExitCode, Failure> {
+    cx.with_project(false, |session| {
+        show(session.engine, args, &|| {
+            let mut containers = session.containers_of(&args.containers)?;
+            containers.retain(|it| args.all || it.state.status.is_up());
+            Ok(containers)
+        })
+    })
 }
 
 pub(super) fn top(cx: &Cx<'_>, args: &TopArgs) -> Result<ExitCode, Failure> {

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::config::Config;
+use super::container::stats::StatsArgs;
 use super::place::Wanted;
 use crate::compose::talk::Style;
 use crate::error::Failure;
@@ -123,6 +124,10 @@ enum Command {
     Port(list::PortArgs),
     /// Show what containers have printed
     Logs(logs::LogsArgs),
+    /// Copy between a container of a service and this host: SERVICE:PATH
+    Cp(inside::CopyArgs),
+    /// Show what containers take of the machine; names are services
+    Stats(StatsArgs),
     /// Run a command in a container that runs
     Exec(inside::ExecArgs),
     /// Attach to the streams of a container that runs
@@ -171,6 +176,8 @@ pub(super) fn compose(args: ComposeArgs, wanted: &Wanted, config: &Config) -> Re
         Command::Top(args) => list::top(&cx, &args),
         Command::Port(args) => list::port(&cx, &args),
         Command::Logs(args) => logs::logs(&cx, &args),
+        Command::Cp(args) => inside::cp(&cx, &args),
+        Command::Stats(args) => list::stats(&cx, &args),
         Command::Exec(args) => inside::exec(&cx, &args),
         Command::Attach(args) => inside::attach(&cx, &args),
         Command::Run(args) => one_off::run(&cx, &args),

@@ -14,7 +14,7 @@ use crate::cli::image::{destination, name_with_tag};
 use crate::cli::place::Wanted;
 use crate::containers::commit::Commit;
 use crate::containers::copy::{self, How};
-use crate::containers::engine::Engine;
+use crate::containers::engine::{Container, Engine};
 use crate::error::{Failure, Kind};
 use crate::exporter::{self, tar};
 use crate::progress::{print_result, print_warning, printable, results};
@@ -83,52 +83,59 @@ impl<'a> Side<'a> {
 }
 
 pub(in crate::cli) fn cp(args: &CpArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    let session = Session::enter(wanted, config)?;
+    session.with_engine(|engine| copy(args, engine, &|name| engine.find(name)))
+}
+
+/// Copies between a container, which `find` knows by what stands before the colon, and this host.
+pub(in crate::cli) fn copy(
+    args: &CpArgs,
+    engine: &Engine,
+    find: &dyn Fn(&str) -> Result<Container, Failure>,
+) -> Result<ExitCode, Failure> {
     let base = std::env::current_dir().map_err(|error| {
         Failure::from_error(Kind::Environment, "cannot find the current directory", &error)
     })?;
-    let session = Session::enter(wanted, config)?;
     let how = How {
         archive: args.archive,
         follow: args.follow_link,
-        host_devices: session.place.sandbox == Sandbox::Root,
+        host_devices: engine.sandbox() == Sandbox::Root,
     };
-    session.with_engine(|engine| {
-        let open = |name: &str| engine.open_files(&engine.find(name)?);
-        let copied = match (Side::parse(&args.source), Side::parse(&args.dest)) {
-            (Side::In(name, path), Side::Here(to)) => {
-                require_path(path)?;
-                copy::out(&open(name)?, path, to, &base, how)?
-            }
-            (Side::In(name, path), Side::Stream) => {
-                require_path(path)?;
-                let mut out = std::io::BufWriter::new(results().map_err(|error| {
-                    Failure::from_error(Kind::Environment, "cannot write to standard output", &error)
-                })?);
-                let copied = copy::out_as_tar(&open(name)?, path, args.follow_link, &mut out)?;
-                out.flush().map_err(|error| {
-                    Failure::from_error(Kind::Environment, "cannot write to standard output", &error)
-                })?;
-                copied
-            }
-            (Side::Here(from), Side::In(name, path)) => {
-                require_path(path)?;
-                copy::into(&open(name)?, from, &base, path, how)?
-            }
-            (Side::Stream, Side::In(name, path)) => {
-                require_path(path)?;
-                copy::into_from_tar(&open(name)?, std::io::stdin().lock(), path)?
-            }
-            (Side::In(..), Side::In(..)) => {
-                return Err(Failure::new(Kind::Usage, "nothing is copied from one container to another")
-                    .hint("`wharf cp ONE:PATH - | wharf cp - OTHER:PATH` does it"));
-            }
-            _ => {
-                return Err(Failure::new(Kind::Usage, "one side is to be in a container: CONTAINER:PATH"));
-            }
-        };
-        tell(&copied);
-        Ok(ExitCode::SUCCESS)
-    })
+    let open = |name: &str| engine.open_files(&find(name)?);
+    let copied = match (Side::parse(&args.source), Side::parse(&args.dest)) {
+        (Side::In(name, path), Side::Here(to)) => {
+            require_path(path)?;
+            copy::out(&open(name)?, path, to, &base, how)?
+        }
+        (Side::In(name, path), Side::Stream) => {
+            require_path(path)?;
+            let mut out = std::io::BufWriter::new(results().map_err(|error| {
+                Failure::from_error(Kind::Environment, "cannot write to standard output", &error)
+            })?);
+            let copied = copy::out_as_tar(&open(name)?, path, args.follow_link, &mut out)?;
+            out.flush().map_err(|error| {
+                Failure::from_error(Kind::Environment, "cannot write to standard output", &error)
+            })?;
+            copied
+        }
+        (Side::Here(from), Side::In(name, path)) => {
+            require_path(path)?;
+            copy::into(&open(name)?, from, &base, path, how)?
+        }
+        (Side::Stream, Side::In(name, path)) => {
+            require_path(path)?;
+            copy::into_from_tar(&open(name)?, std::io::stdin().lock(), path)?
+        }
+        (Side::In(..), Side::In(..)) => {
+            return Err(Failure::new(Kind::Usage, "nothing is copied from one container to another")
+                .hint("`wharf cp ONE:PATH - | wharf cp - OTHER:PATH` does it"));
+        }
+        _ => {
+            return Err(Failure::new(Kind::Usage, "one side is to be in a container: CONTAINER:PATH"));
+        }
+    };
+    tell(&copied);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn require_path(path: &Path) -> Result<(), Failure> {

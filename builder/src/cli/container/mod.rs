@@ -1,7 +1,7 @@
 //! Container commands: `wharf container …`, and the same without that word.
 
 mod change;
-mod files;
+pub(super) mod files;
 mod filter;
 mod flags;
 mod inspect;
@@ -9,7 +9,7 @@ mod list;
 pub(super) mod prune;
 mod run;
 mod show;
-mod stats;
+pub(super) mod stats;
 mod values;
 mod wanted;
 

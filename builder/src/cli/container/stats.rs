@@ -21,7 +21,7 @@ use crate::progress::bytes;
 pub(in crate::cli) struct StatsArgs {
     /// Show those too that do not run
     #[arg(short, long)]
-    all: bool,
+    pub(in crate::cli) all: bool,
     /// table, json, or a template: `{{.Name}} {{.CPUPerc}}`
     #[arg(long, value_name = "FORMAT")]
     format: Option<String>,
@@ -33,7 +33,7 @@ pub(in crate::cli) struct StatsArgs {
     no_trunc: bool,
     /// Names, or first digits of identifiers [default: all that run]
     #[arg(value_name = "CONTAINER")]
-    containers: Vec<String>,
+    pub(in crate::cli) containers: Vec<String>,
 }
 
 /// The fields of a line, with their headings.
@@ -56,22 +56,29 @@ const INTERVAL: Duration = Duration::from_secs(1);
 const CLEAR: &str = "\x1b[2J\x1b[H";
 
 pub(super) fn stats(args: &StatsArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
+    Session::enter(wanted, config)?.with_engine(|engine| show(engine, args, &|| chosen(engine, args)))
+}
+
+/// Shows what the containers take that `chosen` names each time.
+pub(in crate::cli) fn show(
+    engine: &Engine,
+    args: &StatsArgs,
+    chosen: &dyn Fn() -> Result<Vec<Container>, Failure>,
+) -> Result<ExitCode, Failure> {
     let format = Format::parse(args.format.as_deref())?;
     format.require_fields(&COLUMNS)?;
-    Session::enter(wanted, config)?.with_engine(|engine| {
-        let clears = !args.no_stream && args.format.is_none() && std::io::stdout().is_terminal();
-        loop {
-            let rows = measure(engine, args)?;
-            if clears {
-                crate::progress::print_text(CLEAR)?;
-            }
-            let columns = ["ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs"];
-            format.print(&rows, &columns, &COLUMNS)?;
-            if args.no_stream {
-                return Ok(ExitCode::SUCCESS);
-            }
+    let clears = !args.no_stream && args.format.is_none() && std::io::stdout().is_terminal();
+    loop {
+        let rows = measure(engine, args, chosen()?);
+        if clears {
+            crate::progress::print_text(CLEAR)?;
         }
-    })
+        let columns = ["ID", "Name", "CPUPerc", "MemUsage", "MemPerc", "NetIO", "BlockIO", "PIDs"];
+        format.print(&rows, &columns, &COLUMNS)?;
+        if args.no_stream {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
 }
 
 /// The containers that are asked for.
@@ -85,8 +92,7 @@ fn chosen(engine: &Engine, args: &StatsArgs) -> Result<Vec<Container>, Failure> 
 }
 
 /// A row a container, from two looks with some time between them.
-fn measure(engine: &Engine, args: &StatsArgs) -> Result<Vec<Value>, Failure> {
-    let containers = chosen(engine, args)?;
+fn measure(engine: &Engine, args: &StatsArgs, containers: Vec<Container>) -> Vec<Value> {
     // One that ends meanwhile takes nothing.
     let look = |container: &Container| match container.state.status.is_up() {
         true => engine.stats(&container.config.id).ok().map(|usage| (Instant::now(), usage)),
@@ -106,7 +112,7 @@ fn measure(engine: &Engine, args: &StatsArgs) -> Result<Vec<Value>, Failure> {
             }),
         )
     });
-    Ok(rows.collect())
+    rows.collect()
 }
 
 fn row(container: &Container, args: &StatsArgs, used: Option<(f64, Usage)>) -> Value {
