@@ -1,3 +1,5 @@
+//! Volumes of a store: made, found, listed, removed.
+
 use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};

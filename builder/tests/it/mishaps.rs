@@ -205,7 +205,7 @@ fn a_full_disk_for_logs() {
     island.wharf(&["create", "--name", "talks", "bb", "sh", "-c", script]).success();
     let id = field(&island, "talks", "{{.Id}}");
     let log = format!("{}/containers/{id}/log", island.store().display());
-    island.shell(&format!("mkdir -p {log}; mount -t tmpfs -o size=64k none {log}; yes >{log}/full || true"));
+    island.shell(&format!("mkdir -p {log}; mount -t tmpfs -o size=4m none {log}; yes >{log}/full || true"));
     island.wharf(&["start", "talks"]).success();
     wait_until("it is past its first line", || island.shell("ps -e -o args=").contains("sleep 0.1"));
     // It has gone on; once there is room again, what is lost is told.
