@@ -23,6 +23,7 @@ pub(super) fn base(store: &Store, name: &str, platform: Option<&Platform>) -> Re
         Failure::from_error(kind, &format!("{doing} of `{name}`"), error)
     };
     let images = ImageSources::new(store.clone(), Arc::new(OciRegistry::new(RegistryOptions::default())));
+    let is_asked = platform.is_some();
     let platform = platform.cloned().unwrap_or_else(host_platform);
     let manifest = manifest_in_store(store, image.digest, &platform)
         .map_err(|error| unusable("cannot read the manifest", &error))?;
@@ -43,6 +44,12 @@ pub(super) fn base(store: &Store, name: &str, platform: Option<&Platform>) -> Re
         variant: config.variant.clone(),
         ..Platform::default()
     };
+    // An image without an index is of one platform, whatever was asked for.
+    if is_asked && (of_image.os != platform.os || of_image.architecture != platform.architecture) {
+        let message = format!("`{name}` is an image for {of_image}, not for {platform}");
+        return Err(Failure::new(Kind::Usage, message)
+            .hint("`--pull always` brings the one for that platform, if there is one"));
+    }
     Ok(Base {
         image: ImageUse {
             name: name.to_owned(),

@@ -12,6 +12,7 @@ use super::engine::{Engine, hung_up, refused, unanswered};
 use super::protocol::{Answer, Request, Streams};
 use super::streams::Stream;
 use crate::error::{Failure, Kind};
+use crate::progress::print_warning;
 
 /// The command of this program that is a monitor.
 pub const MONITOR: &str = "monitor";
@@ -40,8 +41,12 @@ impl Engine {
         });
         let waiting = waiting.map_err(failed)?;
         let connection = Connection::from(ours);
-        let answer =
+        let mut answer =
             connection.request(&Request::Start { streams }).and_then(|()| connection.receive_answer());
+        if let Ok(Some((Answer::Warnings(warnings), _))) = &answer {
+            warnings.iter().for_each(|warning| print_warning(warning));
+            answer = connection.receive_answer();
+        }
         match answer {
             Ok(Some((Answer::Started, _))) if streams.is_some() => {
                 Ok(Some(Stream::new(connection, Some(waiting))))

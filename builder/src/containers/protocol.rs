@@ -127,6 +127,8 @@ pub struct ExecConfig {
 pub enum Answer {
     /// It is done.
     Done,
+    /// Before `Started` of a `Start`: what cannot be had here, in words.
+    Warnings(Vec<String>),
     /// The process runs; the stream begins.
     Started,
     /// The process has ended: its exit status, or 128 and the signal.

@@ -92,7 +92,12 @@ fn spawn(root: &Path, start: Start) -> Result<(), Failure> {
     let mut said = String::new();
     // It goes on by itself; who was started ends at once.
     let read = child.stdout.take().map_or(Ok(0), |mut stdout| stdout.read_to_string(&mut said));
-    let ended = child.wait().map_err(cannot)?;
+    let ended = match child.wait() {
+        Ok(status) => status.to_string(),
+        // Whoever ignores SIGCHLD hears of no end.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => "nobody knows how".to_owned(),
+        Err(error) => return Err(cannot(error)),
+    };
     read.map_err(cannot)?;
     match serde_json::from_str(&said) {
         Ok(Answer::Done) => Ok(()),

@@ -1,6 +1,7 @@
 //! `wharf stop`, `restart`, `kill`, `rm`, `rename`, `pause`, `unpause` and `wait`.
 
 use std::process::ExitCode;
+use std::thread;
 
 use clap::Args;
 
@@ -143,15 +144,30 @@ pub(super) fn wait(args: &NamesArgs, wanted: &Wanted, config: &Config) -> Result
 fn change(
     names: &[String],
     session: &Session<'_>,
-    work: impl Fn(&Engine, &ContainerId) -> Result<(), Failure>,
+    work: impl Fn(&Engine, &ContainerId) -> Result<(), Failure> + Sync,
 ) -> Result<ExitCode, Failure> {
+    let one = |engine: &Engine, name: &String| -> Result<(), Failure> {
+        work(engine, &engine.resolve(name)?)?;
+        print_result(name)
+    };
     session.with_engine(|engine| {
-        each(names, |name| {
-            work(engine, &engine.resolve(name)?)?;
-            print_result(name)
-        })
+        let mut failures = Vec::new();
+        // They wait for one another's end no longer than for the slowest.
+        for some in names.chunks(AT_ONCE_MAX) {
+            thread::scope(|scope| {
+                let threads: Vec<_> = some.iter().map(|name| scope.spawn(|| one(engine, name))).collect();
+                for thread in threads {
+                    let done = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    failures.extend(done.err());
+                }
+            });
+        }
+        told(failures).map(|()| ExitCode::SUCCESS)
     })
 }
+
+/// Containers that are changed at once.
+const AT_ONCE_MAX: usize = 32;
 
 fn optional_signal(text: Option<&str>) -> Result<Option<i32>, Failure> {
     text.map(a_signal).transpose()

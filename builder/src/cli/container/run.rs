@@ -208,11 +208,10 @@ fn create_one(
     }
     if let Some(file) = &flags.cidfile {
         write_new(file, &container.config.id.0).map_err(|error| {
-            Failure::from_error(
-                Kind::Environment,
-                &format!("cannot write --cidfile {}", file.display()),
-                &error,
-            )
+            // Nobody would know of it.
+            let _ = engine.remove(&container.config.id, Remove { force: false, volumes: true });
+            let doing = format!("cannot write --cidfile {}", file.display());
+            Failure::from_error(Kind::Environment, &doing, &error)
         })?;
     }
     Ok(container)

@@ -12,6 +12,7 @@ use crate::containers::ask::{NamespaceAsk, NetworkAsk};
 use crate::containers::config::{Attachment, LogConfig, PortUse, Protocol, RestartPolicy, Rights};
 use crate::csv;
 use crate::error::{Failure, Kind};
+use crate::worker::spec::LIMITS;
 
 /// Ports that one flag names at most.
 const PORTS_MAX: usize = 1 << 16;
@@ -248,6 +249,10 @@ pub(super) fn ulimit(text: &str) -> Result<(String, i64, i64), Failure> {
     let (Some(soft), Some(hard)) = (number(soft), number(hard)) else {
         return Err(bad("a limit is a number, or -1 for none"));
     };
+    if !LIMITS.iter().any(|(known, _)| *known == name) {
+        let known: Vec<&str> = LIMITS.iter().map(|(name, _)| *name).collect();
+        return Err(bad(&format!("there are {}", known.join(", "))));
+    }
     let rank = |limit: i64| u64::try_from(limit).unwrap_or(u64::MAX);
     if rank(soft) > rank(hard) {
         return Err(bad("the soft limit is above the hard one"));

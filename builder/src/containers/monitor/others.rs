@@ -4,8 +4,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::LinuxNamespaceType;
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use wharf_runtime::{Bind, Sandbox};
+use wharf_runtime::Sandbox;
 
 use super::Task;
 use super::describe::Shared;
@@ -23,12 +22,16 @@ pub(super) const KINDS: [(&str, LinuxNamespaceType); 4] = [
     ("uts", LinuxNamespaceType::Uts),
 ];
 
-/// Collects what the container shares. Memory that is shared comes as a mount.
+/// A mount of another mount namespace cannot be bound in this one.
+const OWN_SHARED_MEMORY: &str =
+    "System V memory, semaphores and message queues are those of the other container; /dev/shm is its own";
+
+/// Collects what the container shares, and says what of it is not.
 pub(super) fn join(
     task: &Task<'_>,
     config: &ContainerConfig,
     own_network: Option<OwnedFd>,
-) -> Result<(Shared, Vec<Bind>), Failure> {
+) -> Result<(Shared, Vec<String>), Failure> {
     if config.pid == NamespaceUse::Host {
         return Err(Failure::new(
             Kind::Environment,
@@ -52,7 +55,7 @@ pub(super) fn join(
         (LinuxNamespaceType::Ipc, of(&config.ipc)),
         (LinuxNamespaceType::Uts, of(&config.uts)),
     ];
-    let mut binds = Vec::new();
+    let mut warnings = Vec::new();
     for (kind, id) in wanted {
         let Some(id) = id else { continue };
         if task.sandbox == Sandbox::Chroot {
@@ -62,10 +65,10 @@ pub(super) fn join(
         let namespace = namespace_of(task, &id, kind)?;
         shared.joined.push((kind, namespace));
         if kind == LinuxNamespaceType::Ipc {
-            binds.extend(shared_memory_of(task, &id)?);
+            warnings.push(OWN_SHARED_MEMORY.to_owned());
         }
     }
-    Ok((shared, binds))
+    Ok((shared, warnings))
 }
 
 /// The directory of another container that this one needs.
@@ -87,17 +90,6 @@ fn namespace_of(task: &Task<'_>, id: &ContainerId, kind: LinuxNamespaceType) -> 
         let message = format!("the container {} has no namespace of type `{kind}` of its own", id.short());
         Failure::new(Kind::Usage, message)
     })
-}
-
-fn shared_memory_of(task: &Task<'_>, id: &ContainerId) -> Result<Option<Bind>, Failure> {
-    let (answer, mut descriptors) = ask(task, id, &Request::Root)?;
-    let (Answer::Done, Some(root)) = (&answer, descriptors.pop()) else {
-        return Err(not_given(id, LinuxNamespaceType::Ipc, answer));
-    };
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let opened = rustix::fs::openat2(&root, "dev/shm", flags, Mode::empty(), ResolveFlags::IN_ROOT);
-    // Without one there, nothing is shared.
-    Ok(opened.ok().map(|tree| Bind { target: "/dev/shm".into(), tree, read_only: false, no_exec: true }))
 }
 
 fn ask(task: &Task<'_>, id: &ContainerId, request: &Request) -> Result<(Answer, Vec<OwnedFd>), Failure> {

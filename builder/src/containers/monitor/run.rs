@@ -237,8 +237,10 @@ impl<'g> Monitor<'g> {
     ) where
         'g: 'e,
     {
+        let warnings = lock(&self.state).warnings.clone();
         // Who has gone meanwhile is no reason to end it.
-        let told = starter.answer(&Answer::Started).is_ok();
+        let warned = warnings.is_empty() || starter.answer(&Answer::Warnings(warnings)).is_ok();
+        let told = warned && starter.answer(&Answer::Started).is_ok();
         let Some(streams) = streams.filter(|_| told) else { return starter.hang_up() };
         self.hub.add(Arc::clone(&starter), streams);
         let thread = thread::Builder::new().name("client".to_owned());
@@ -435,21 +437,21 @@ impl<'g> Monitor<'g> {
     fn prepare(&self, config: &ContainerConfig, attached: &Attached) -> Result<Outline, Failure> {
         let directory = self.held.directory();
         let own_network = lock(&self.network).namespace()?;
-        let (shared, mut binds) = others::join(self.task, config, own_network)?;
+        let (shared, not_shared) = others::join(self.task, config, own_network)?;
         let hostname = hostname(config);
         let surroundings =
             Surroundings { endpoints: &attached.endpoints, dns: &attached.dns, host: attached.host };
         files::write(&directory.path().join("files"), config, &hostname, &surroundings)
             .map_err(|error| self.failed("write the files of", &error))?;
         let mut warnings = self.ground.warnings.clone();
+        warnings.extend(not_shared);
         warnings.extend(attached.notes.iter().cloned());
         if !config.ports.is_empty() && !matches!(config.network, NetworkUse::Networks { .. }) {
             warnings.push("ports are not published: the container is on no network of its own".to_owned());
         }
         let mounts = self.mounts(config, &mut warnings)?;
-        let Prepared { binds: volumes, mounts, warnings: more } = mounts;
+        let Prepared { binds, mounts, warnings: more } = mounts;
         warnings.extend(more);
-        binds.extend(volumes);
         let mut all = describe::spec(config, self.root(), &hostname, &shared)?;
         spec::make_room(&mut all, &binds);
         if self.task.sandbox == Sandbox::Chroot {
