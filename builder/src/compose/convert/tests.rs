@@ -206,7 +206,12 @@ secrets: {t: {environment: TOKEN}}
 configs: {c: {content: hello}}
 ";
     expect!["[/run/secrets/t: 6 bytes of 0:0, 444, /run/secrets/other: 6 bytes of 5:6, 400, /c: 5 bytes of 0:0, 444]"].assert_eq(&of(text));
-    check(text, &expect!["files: [ /run/secrets/t: 6 bytes of 0:0, 444, /run/secrets/other: 6 bytes of 5:6, 400, /c: 5 bytes of 0:0, 444, ],"]);
+    check(
+        text,
+        &expect![
+            "files: [ /run/secrets/t: 6 bytes of 0:0, 444, /run/secrets/other: 6 bytes of 5:6, 400, /c: 5 bytes of 0:0, 444, ],"
+        ],
+    );
     let text = "{services: {a: {image: i, secrets: [t]}}, secrets: {t: {environment: NONE}}}";
     expect![[r#"
         ERROR: secrets.t comes from the variable NONE, which is not set

@@ -37,6 +37,7 @@ fn the_status_is_the_processes_or_says_that_wharf_failed() {
         ("--log-opt", "x=y"),
         ("--restart", "sometimes"),
         ("--ulimit", "nofile"),
+        ("--ulimit", "nosuch=1"),
         ("--device", "null"),
         ("--sysctl", "x"),
         ("--security-opt", "selinux"),
@@ -53,6 +54,9 @@ fn the_status_is_the_processes_or_says_that_wharf_failed() {
     ] {
         check(&["run", flag, value, "app"], 125, &[flag]);
     }
+    let other = if cfg!(target_arch = "x86_64") { "linux/arm64" } else { "linux/amd64" };
+    check(&["run", "--platform", other, "app"], 125, &["is an image for", &format!("not for {other}")]);
+    check(&["run", "--rm", "--cidfile", "/no/such/file", "app"], 125, &["--cidfile /no/such/file"]);
     assert_eq!(world.text(&["ps", "-aq"]), "", "nothing was made");
 
     world.run(&["create", "--name", "taken", "app"]).success();
