@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use wharf_frontend::dockerfile2llb::parse_size;
+
 use crate::containers::ask::{MountAsk, MountKindAsk};
 use crate::csv;
 use crate::error::{Failure, Kind};
@@ -461,25 +463,7 @@ fn insert(map: &mut BTreeMap<String, String>, text: &str) {
 
 /// Bytes of memory as Docker reads them: units are powers of 1024, with or without `b` or `ib`.
 pub fn memory_size(text: &str) -> Option<u64> {
-    let lower = text.trim().to_ascii_lowercase();
-    let digits = lower.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(lower.len());
-    let (number, unit) = lower.split_at(digits);
-    let power = match unit.trim_start() {
-        "" | "b" => 0,
-        "k" | "kb" | "kib" => 1,
-        "m" | "mb" | "mib" => 2,
-        "g" | "gb" | "gib" => 3,
-        "t" | "tb" | "tib" => 4,
-        "p" | "pb" | "pib" => 5,
-        _ => return None,
-    };
-    let unit = 1024_u64.pow(power);
-    if let Ok(whole) = number.parse::<u64>() {
-        return whole.checked_mul(unit);
-    }
-    let size = number.parse::<f64>().ok()? * unit as f64;
-    // Below 2^53 every whole number of bytes is exact.
-    (size < 9_007_199_254_740_992.0).then_some(size as u64)
+    parse_size(text.trim())
 }
 
 #[cfg(test)]
