@@ -10,7 +10,7 @@ trap 'rm -f "$log"' EXIT
 # `sh` has no pipefail: the status comes back through a file.
 {
     status=0
-    "$cargo" test --release --workspace -- --show-output 2>&1 || status=$?
+    "$cargo" test --release --workspace --no-fail-fast -- --show-output 2>&1 || status=$?
     echo "$status" >"$log.status"
 } | tee "$log" | awk '
     # A passing test says nothing but what it skipped.

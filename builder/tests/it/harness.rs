@@ -184,6 +184,15 @@ pub(crate) fn processes(marker: &str) -> Vec<String> {
     found
 }
 
+/// Kills a process and waits until nothing is left of it: what it has locked or listens at is its own for a moment more.
+#[track_caller]
+pub(crate) fn kill_at_once(pid: &str) {
+    assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+    wait_until("it has died", || {
+        fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    });
+}
+
 /// Waits until `done`.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {

@@ -14,7 +14,7 @@ use wharf::networks::client::{Connection, Holder, Start};
 use wharf::networks::protocol::{AttachRequest, Attached};
 use wharf_runtime::{NetworkNamespace, Sandbox, make_within};
 
-use crate::harness::{Wharf, have, processes, wait_until};
+use crate::harness::{Wharf, have, kill_at_once, processes, wait_until};
 use crate::network::{ELSEWHERE, HOST, Running};
 
 /// Long enough for an answer that comes at all.
@@ -430,7 +430,7 @@ fn a_killed_process_is_followed_by_another() {
     let connection = world.connect();
     let attached = connection.attach(&first, web.as_fd()).unwrap();
     let pid = world.process().unwrap();
-    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+    kill_at_once(&pid.to_string());
     assert!(connection.detach().unwrap_err().message.contains("does not answer"));
     world.start();
     first.previous = attached.endpoints.clone();

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::harness::{Outcome, Wharf, busybox_layout, processes, skip, wait_until};
+use crate::harness::{Outcome, Wharf, busybox_layout, kill_at_once, processes, skip, wait_until};
 
 /// A store with an image `bb`.
 fn wharf() -> Option<Wharf> {
@@ -65,13 +65,38 @@ fn nothing_is_left(wharf: &Wharf, ids: &[&str]) {
 }
 
 #[test]
+fn who_follows_a_log_is_given_all_of_it() {
+    let Some(wharf) = wharf() else { return };
+    let script = "timeout -s KILL 1 yes; exit 3";
+    let arguments = ["run", "--network", "none", "--name", "talker", "bb", "sh", "-c", script];
+    // Whoever is attached does not read, so that a pipe is full when it ends.
+    let mut attached = wharf.command("store", &arguments).spawn().unwrap();
+    wait_until("it runs", || wharf.run(&["container", "inspect", "talker"]).code == Some(0));
+    wait_until("it runs", || status(&wharf, "talker") == "running 0");
+    let pid = field(&wharf, "talker", "{{.State.Pid}}");
+    let log = fs::File::create(wharf.path("log")).unwrap();
+    let mut follower = wharf.command("store", &["logs", "-f", "talker"]).stdout(log).spawn().unwrap();
+    wait_until("it has ended", || !Path::new("/proc").join(&pid).exists());
+    // Whoever follows has time to believe it.
+    thread::sleep(Duration::from_millis(300));
+    let mut printed = Vec::new();
+    attached.stdout.take().unwrap().read_to_end(&mut printed).unwrap();
+    assert!(follower.wait().unwrap().success());
+    assert_eq!(fs::metadata(wharf.path("log")).unwrap().len(), printed.len() as u64);
+    assert_eq!(attached.wait().unwrap().code(), Some(3));
+    let id = field(&wharf, "talker", "{{.Id}}");
+    wharf.run(&["rm", "talker"]).success();
+    nothing_is_left(&wharf, &[&id]);
+}
+
+#[test]
 fn a_killed_monitor_leaves_nothing_and_is_told_of() {
     let Some(wharf) = wharf() else { return };
     let marker = format!("wharf-killed-{}", std::process::id());
     let script = format!("echo kept > /file; echo up; exec sleep 1000 # {marker}");
     let id = begin(&wharf, "one", &["--restart", "always", "-e", &format!("MARKER={marker}")], &script);
     wait_until("it is up", || wharf.run(&["logs", "one"]).text() == "up\n");
-    Command::new("kill").args(["-9", &monitor_of(&id)]).status().unwrap();
+    kill_at_once(&monitor_of(&id));
     wait_until("all of it has ended", || processes(&marker).is_empty());
     assert_eq!(status(&wharf, "one"), "exited 137");
     let error = field(&wharf, "one", "{{.State.Error}}");
@@ -81,7 +106,7 @@ fn a_killed_monitor_leaves_nothing_and_is_told_of() {
     // It can be started again, with the files that it had.
     wharf.run(&["start", "one"]).success();
     assert_eq!(wharf.run(&["exec", "one", "cat", "/file"]).success().text(), "kept\n");
-    Command::new("kill").args(["-9", &monitor_of(&id)]).status().unwrap();
+    kill_at_once(&monitor_of(&id));
     wait_until("all of it has ended", || processes(&marker).is_empty());
     wharf.run(&["rm", "one"]).success();
     nothing_is_left(&wharf, &[&id]);

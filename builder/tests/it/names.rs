@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Outcome, Wharf, busybox_layout, have, processes, skip, wait_until};
+use crate::harness::{Outcome, Wharf, busybox_layout, have, kill_at_once, processes, skip, wait_until};
 use crate::network::Running;
 
 /// The ordinary user.
@@ -225,7 +225,7 @@ fn published_ports_lead_to_containers() {
             let found = host.processes();
             let line = found.iter().find(is_process).unwrap();
             let pid = line.strip_prefix("/proc/").unwrap().split(':').next().unwrap();
-            assert!(Command::new("kill").args(["-9", pid]).status().unwrap().success());
+            kill_at_once(pid);
             wait_until("it answers again", || ask(8080) == "web");
             assert_eq!(host.exec("web", ADDRESS).success().text(), before);
         }

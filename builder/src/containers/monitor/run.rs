@@ -37,7 +37,10 @@ use crate::volumes::prepare::{Prepared, Request as Mounts};
 use crate::worker::foreign::Execution;
 use crate::worker::{ownership, spec};
 
-/// How long those who are attached have to take what is left, when somebody waits for the end.
+/// How long the end of a container is not told of, because those who are attached have not taken what it has printed: Docker's.
+const TELLING_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long they have altogether, when somebody waits for the end.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container that runs.
@@ -261,29 +264,27 @@ impl<'g> Monitor<'g> {
         let over = Cancel::new().map_err(|error| self.failed("watch over", &error))?;
         let drained = Cancel::new().map_err(|error| self.failed("watch over", &error))?;
         let ended = thread::scope(|scope| {
-            let pumps: Vec<_> = ends
-                .output
-                .iter()
-                .map(|(stream, from)| {
-                    scope.spawn(|| self.hub.pump(*stream, from, &|| _ = self.update(|_| {})))
-                })
-                .collect();
+            let pumps = scope.spawn(|| {
+                thread::scope(|scope| {
+                    for (stream, from) in &ends.output {
+                        scope.spawn(|| self.hub.pump(*stream, from, &|| _ = self.update(|_| {})));
+                    }
+                });
+                drained.cancel();
+            });
             if let Some(check) = &config.health {
                 scope.spawn(|| self.look_after(alive, check, begun, &over));
             }
             let status = self.supervise(config, process, alive);
             over.cancel();
+            // Who hears of the end finds everything in the log.
+            drained.wait(TELLING_PATIENCE);
             let ended = self.note_end(config, status, oom_before);
-            scope.spawn(|| {
-                if lock(&self.state).stopped_by_hand && !drained.wait(DRAIN_PATIENCE) {
-                    self.hub.hang_up();
-                }
-            });
-            for pump in pumps {
-                // It panics no more than it returns something.
-                let _ = pump.join();
+            if lock(&self.state).stopped_by_hand && !drained.wait(DRAIN_PATIENCE) {
+                self.hub.hang_up();
             }
-            drained.cancel();
+            // It panics no more than it returns something.
+            let _ = pumps.join();
             ended
         });
         let (code, again) = ended?;
