@@ -50,7 +50,7 @@ fn keys_sizes_and_hanging_up_reach_the_command() {
     everywhere("terminals::keys_sizes_and_hanging_up_reach_the_command", || {
         let Some(world) = World::new() else { return };
         let cancel = Cancel::new().unwrap();
-        let script = "trap 'stty size; exit 3' WINCH; trap 'echo key' INT; echo ready; read x; echo $x; sleep 1000 & wait; wait";
+        let script = "trap 'stty size; exit 3' WINCH; trap 'echo key' INT; echo ready; read x; echo $x; while :; do sleep 0.05; done";
         let spec = shell(script, &[]);
         let mut container = world.start(&spec, terminal(), None, &cancel).unwrap();
         let mut master = master(&mut container.process);
