@@ -350,6 +350,25 @@ services:
 }
 
 #[test]
+fn the_first_build_that_fails_ends_the_others_and_nothing_else() {
+    let Some(project) = Project::new(
+        "
+services:
+  runs: {image: bb, network_mode: none, command: sleep 1000, stop_grace_period: 0s}
+  fails: {build: {dockerfile_inline: \"FROM bb\\nRUN exit 3\\n\"}}
+  lasts: {build: {dockerfile_inline: \"FROM bb\\nRUN sleep 1000\\n\"}}
+",
+    ) else {
+        return;
+    };
+    project.run(&["up", "-d", "runs"]).success();
+    let built = project.run(&["up"]).fails_with(1, &["fails: [2/2] RUN exit 3", "exit code: 3"]);
+    assert!(!built.stderr.contains("stopping"), "nobody has interrupted it: {}", built.stderr);
+    project.check_states(&["p-runs-1 running"]);
+    project.end();
+}
+
+#[test]
 fn files_are_copied_and_use_is_shown_by_service() {
     let Some(project) = Project::new(CHAIN) else { return };
     project.run(&["up", "-d", "--wait"]).success();

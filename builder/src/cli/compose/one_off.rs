@@ -118,10 +118,11 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
         };
         let dependencies: Vec<String> = needed.keys().cloned().collect();
         if !dependencies.is_empty() {
-            converge(session, opened, &dependencies, &all, &More { start: true, ..More::default() })?;
+            let more = More { start: true, ..More::default() };
+            converge(session, opened, &dependencies, &all, &more, &signals)?;
         }
         let when = When { build: args.build, no_build: false, pull: args.pull, quiet: args.quiet_pull };
-        let images = prepare(session, opened, &project, when)?;
+        let images = prepare(session, opened, &project, when, &signals)?;
         // The networks and volumes of the service itself, and nobody's containers.
         shared_only(session, &project)?;
         let work = Work {
