@@ -7,10 +7,13 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Process};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
@@ -26,7 +29,7 @@ use crate::rootfs::{self, MountPoints};
 use crate::seccomp::{self, Filter};
 use crate::spec::plan::{self, Host, ProcessPlan};
 use crate::supervisor::Supervisor;
-use crate::{Cancel, Ownership, RuntimeError, Stdio, supervisor};
+use crate::{Cancel, Ownership, RuntimeError, Stdio, supervisor, sys};
 
 /// A process for a container that runs.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
@@ -136,6 +139,29 @@ impl<'a> Inside<'a> {
     /// out of it unless they are opened with `RESOLVE_IN_ROOT`.
     pub fn root(&self) -> Option<BorrowedFd<'_>> {
         self.root.as_ref().map(OwnedFd::as_fd)
+    }
+
+    /// A detached mount of what the container has at `path`, a directory without links on the way, to be bound in another
+    /// container.
+    pub fn mount_at(&self, path: &Path) -> Result<OwnedFd, RuntimeError> {
+        let step = || format!("share {} of the container", path.display());
+        let (Some(root), Some(namespace)) = (&self.root, self.namespace(LinuxNamespaceType::Mount)) else {
+            return Err(failed(step())(io::Error::from(io::ErrorKind::NotFound)));
+        };
+        let clone = || {
+            // A mount is copied only by who is in its namespace, which takes a thread that shares no directory with others.
+            sys::unshare(libc::CLONE_FS)?;
+            sys::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS as u64)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+            let place = openat2(root, path, flags, Mode::empty(), resolve)?;
+            sys::open_tree(place.as_fd(), c"", false)
+        };
+        let cloned = thread::scope(|scope| {
+            let thread = thread::Builder::new().name("mount".to_owned()).spawn_scoped(scope, clone)?;
+            thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+        });
+        cloned.map_err(failed(step()))
     }
 
     fn prepare(&self, parts: Parts) -> Result<Prepared, RuntimeError> {
