@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::child::{Container, Init, Rest};
+use super::descendants::Descendants;
 use super::launch;
 use super::members::Members;
 use super::prepare::{self, Descriptors, Prepared, Supervised};
@@ -90,7 +91,8 @@ impl<'a> Inside<'a> {
     }
 
     /// Starts a process in the container and returns when its command is being executed. What it leaves when it ends
-    /// stays, as part of the container; when its [`Cancel`] ends it, so do those in its process group.
+    /// stays, as part of the container; when its [`Cancel`] ends it, so do those in its process group. In a container that
+    /// shares this process's pid namespace nothing stays.
     ///
     /// What [`Running`] says of threads holds for the one that calls this.
     pub fn exec<'b>(&self, request: ExecRequest<'b>) -> Result<Running<'b>, RuntimeError> {
@@ -173,12 +175,15 @@ impl<'a> Inside<'a> {
         let group = self.members.group();
         let mut setup =
             group.map_or_else(|| Ok(Vec::new()), |group| prepare::enter_group(group, &mut descriptors))?;
+        let mut rest = Rest::Stays;
         for (namespace, (path, kind)) in self.namespaces.iter().zip(NAMESPACES) {
-            if let Some(namespace) = namespace
-                && !is_own(namespace, path)?
-            {
+            let Some(namespace) = namespace else { continue };
+            if !is_own(namespace, path)? {
                 let fd = descriptors.keep(duplicate(namespace.as_fd())?)?;
                 setup.push(Step::EnterNamespace { fd, kind });
+            } else if kind == LinuxNamespaceType::Pid as u64 {
+                // Nobody else would end what it leaves.
+                rest = Rest::Descendants(Descendants::new(false));
             }
         }
 
@@ -199,7 +204,7 @@ impl<'a> Inside<'a> {
             new_session,
             trees: Vec::new(),
             setup,
-            rest: Rest::Stays,
+            rest,
         };
         let command = prepare::command(process, launch, report);
         Ok(Prepared {

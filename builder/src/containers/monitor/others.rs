@@ -36,15 +36,15 @@ pub(super) fn join(
     config: &ContainerConfig,
     own_network: Option<OwnedFd>,
 ) -> Result<(Shared, Vec<String>), Failure> {
-    if config.pid == NamespaceUse::Host {
-        return Err(Failure::new(
-            Kind::Environment,
-            "a container cannot be among this host's processes (`--pid host`)",
-        )
-        .hint("it can be among those of another container: `--pid container:NAME`"));
-    }
     let mut shared = Shared { host_network: config.network == NetworkUse::Host, ..Shared::default() };
     shared.joined.extend(own_network.map(|network| (LinuxNamespaceType::Network, network)));
+    // In the sandbox `chroot` there is no other one.
+    if config.pid == NamespaceUse::Host && task.sandbox != Sandbox::Chroot {
+        let own = File::open("/proc/self/ns/pid").map_err(|error| {
+            Failure::from_error(Kind::Environment, "cannot share the processes of this host", &error)
+        })?;
+        shared.joined.push((LinuxNamespaceType::Pid, own.into()));
+    }
     let network_of = match &config.network {
         NetworkUse::Container { id } => Some(id),
         _ => None,
