@@ -379,6 +379,8 @@ impl Engine {
     pub fn connect_network(&self, id: &ContainerId, attachment: Attachment) -> Result<(), Failure> {
         create::check_attachment(&attachment)?;
         let directory = self.directory(id)?;
+        // Nobody is to write what was read before.
+        let change = self.containers.change()?;
         let mut config = directory.config()?;
         let NetworkUse::Networks { attached } = &mut config.network else {
             return Err(wrong_state(
@@ -393,12 +395,13 @@ impl Engine {
         }
         attached.push(attachment.clone());
         self.tell(&directory, &Request::Connect(attachment))?;
-        self.containers.change()?.write_config(&config)
+        change.write_config(&config)
     }
 
     /// Takes a container out of a network.
     pub fn disconnect_network(&self, id: &ContainerId, network: &str) -> Result<(), Failure> {
         let directory = self.directory(id)?;
+        let change = self.containers.change()?;
         let mut config = directory.config()?;
         let count = |config: &ContainerConfig| match &config.network {
             NetworkUse::Networks { attached } => attached.len(),
@@ -412,7 +415,7 @@ impl Engine {
             return Err(wrong_state("disconnect", id, &format!("it is not in the network `{network}`")));
         }
         self.tell(&directory, &Request::Disconnect { network: network.to_owned() })?;
-        self.containers.change()?.write_config(&config)
+        change.write_config(&config)
     }
 
     /// The root of a container that runs, with all that is mounted in it; none of one that does not.
