@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::{Handle, Signals};
@@ -11,16 +11,58 @@ use wharf_runtime::Cancel;
 
 use crate::progress::print_note;
 
-/// Listens for signals until it is dropped.
+/// Listens for signals until it is dropped, and all that were made [`beside`](Self::beside) it.
 #[derive(Debug)]
 pub struct Listening {
-    handle: Handle,
-    interrupted: Arc<AtomicBool>,
-    /// What signals trigger.
-    target: Arc<Mutex<Option<Cancel>>>,
+    told: Arc<Told>,
+    handle: Arc<Closing>,
+    /// What is triggered for this one.
+    target: Target,
+}
+
+type Target = Arc<Mutex<Option<Cancel>>>;
+
+/// What is known of signals.
+#[derive(Debug, Default)]
+struct Told {
+    has_signal: AtomicBool,
+    interrupted: AtomicBool,
+    targets: Mutex<Vec<Weak<Mutex<Option<Cancel>>>>>,
+}
+
+impl Told {
+    /// Triggers everything; also what is redirected later.
+    fn interrupt(&self) {
+        self.interrupted.store(true, Ordering::SeqCst);
+        for target in self.targets.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            if let Some(target) = target.upgrade() {
+                trigger(&target);
+            }
+        }
+    }
+}
+
+fn trigger(target: &Mutex<Option<Cancel>>) {
+    if let Some(cancel) = &*target.lock().unwrap_or_else(PoisonError::into_inner) {
+        cancel.cancel();
+    }
+}
+
+/// Ends the thread that listens.
+#[derive(Debug)]
+struct Closing(Handle);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Listening {
+    fn new(handle: Handle, told: Arc<Told>) -> Self {
+        Self { told, handle: Arc::new(Closing(handle)), target: Target::default() }
+    }
+
     /// Lets signals trigger `cancel` from now on; one that came before does so at once.
     pub fn redirect(&self, cancel: &Cancel) {
         *self.target.lock().unwrap_or_else(PoisonError::into_inner) = Some(cancel.clone());
@@ -29,15 +71,36 @@ impl Listening {
         }
     }
 
-    /// Whether a signal came.
-    pub fn interrupted(&self) -> bool {
-        self.interrupted.load(Ordering::Relaxed)
+    /// The same signals trigger `cancel`, too.
+    pub fn beside(&self, cancel: &Cancel) -> Self {
+        let beside = Self {
+            told: Arc::clone(&self.told),
+            handle: Arc::clone(&self.handle),
+            target: Target::default(),
+        };
+        beside.listen(cancel);
+        beside
     }
-}
 
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.handle.close();
+    /// The first one's.
+    fn listen(&self, cancel: &Cancel) {
+        self.told.targets.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&self.target));
+        self.redirect(cancel);
+    }
+
+    /// Does what a signal would: triggers all, without a word.
+    pub fn interrupt(&self) {
+        self.told.interrupt();
+    }
+
+    /// Whether a signal came.
+    pub fn has_signal(&self) -> bool {
+        self.told.has_signal.load(Ordering::SeqCst)
+    }
+
+    /// Whether a signal came, or somebody did as if.
+    pub fn interrupted(&self) -> bool {
+        self.told.interrupted.load(Ordering::SeqCst)
     }
 }
 
@@ -56,7 +119,7 @@ pub fn pass_on() -> io::Result<(Listening, OwnedFd)> {
             }
         }
     })?;
-    Ok((Listening { handle, interrupted: Arc::default(), target: Arc::default() }, read.into()))
+    Ok((Listening::new(handle, Arc::default()), read.into()))
 }
 
 /// Triggers `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once (its steps die with
@@ -64,20 +127,20 @@ pub fn pass_on() -> io::Result<(Listening, OwnedFd)> {
 pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
     let handle = signals.handle();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let target = Arc::new(Mutex::new(Some(cancel.clone())));
-    let (seen, triggered) = (Arc::clone(&interrupted), Arc::clone(&target));
+    let told = Arc::new(Told::default());
+    let listening = Listening::new(handle, Arc::clone(&told));
+    listening.listen(cancel);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut is_second = false;
         for signal in signals.forever() {
-            if seen.swap(true, Ordering::Relaxed) {
+            if std::mem::replace(&mut is_second, true) {
                 // Nothing can be done about a handler that cannot be emulated; the signal was for us anyway.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
             print_note("stopping; the same signal again ends wharf at once");
-            if let Some(cancel) = &*triggered.lock().unwrap_or_else(PoisonError::into_inner) {
-                cancel.cancel();
-            }
+            told.has_signal.store(true, Ordering::SeqCst);
+            told.interrupt();
         }
     })?;
-    Ok(Listening { handle, interrupted, target })
+    Ok(listening)
 }

@@ -45,9 +45,9 @@ pub use host::{
     take_given_descriptor,
 };
 pub use network::{
-    Bridge, Forward, NameServer, Names, Network, NetworkError, NetworkNamespace, Plug, Published, Router,
-    destinations, enter as enter_network, make_within, name_server, remove_interfaces, remove_wire,
-    set_gateways,
+    Bridge, Forward, Known, NameServer, Names, Network, NetworkError, NetworkNamespace, Plug, Published,
+    Router, Servers, destinations, enter as enter_network, make_within, name_server, remove_interfaces,
+    remove_wire, set_gateways,
 };
 pub use oci_spec::runtime::Spec;
 pub use process::{

@@ -93,6 +93,21 @@ pub struct ContainerConfig {
     pub dns_options: Vec<String>,
 }
 
+impl ContainerConfig {
+    /// The containers that it shares something with, and cannot be started without.
+    pub fn needs(&self) -> impl Iterator<Item = &ContainerId> {
+        let of_network = match &self.network {
+            NetworkUse::Container { id } => Some(id),
+            _ => None,
+        };
+        let shared = [&self.pid, &self.ipc, &self.uts].into_iter().filter_map(|usage| match usage {
+            NamespaceUse::Container { id } => Some(id),
+            _ => None,
+        });
+        of_network.into_iter().chain(shared)
+    }
+}
+
 /// The image of a container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageUse {

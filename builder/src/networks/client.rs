@@ -59,7 +59,7 @@ impl Holder {
         let root = std::fs::canonicalize(root).map_err(|error| failed("find the store of", error))?;
         let end = Instant::now() + PATIENCE;
         loop {
-            match Connection::open(&root) {
+            match Connection::open(&root.join("networks")) {
                 Ok(connection) => return Ok(connection),
                 Err(error) if Instant::now() >= end => return Err(failed("reach", error)),
                 Err(_) => {}
@@ -68,6 +68,15 @@ impl Holder {
             // It may have found another one that was just ending.
             thread::sleep(PAUSE);
         }
+    }
+}
+
+/// Has the network process of this directory of networks, if there is one, take those away whose records are gone: their
+/// subnets can be had again.
+pub(super) fn forget(dir: &Path) {
+    // Who cannot be asked does so later, or ends.
+    if let Ok(connection) = Connection::open(dir) {
+        let _ = connection.ask(&Request::Forget, &[]);
     }
 }
 
@@ -118,9 +127,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to one that listens.
-    fn open(root: &Path) -> io::Result<Self> {
-        let dir = File::open(root.join("networks"))?;
+    /// Connects to one that listens in this directory of networks.
+    fn open(dir: &Path) -> io::Result<Self> {
+        let dir = File::open(dir)?;
         let stream = UnixStream::connect(socket_path(&dir))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let connection = connect::Connection::from(stream.try_clone()?);

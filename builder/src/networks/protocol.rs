@@ -29,6 +29,8 @@ pub enum Request {
     },
     /// Takes everything away.
     Detach,
+    /// Takes networks away that nobody is on and whose records are gone.
+    Forget,
 }
 
 /// A container that is to be on networks.
@@ -42,6 +44,8 @@ pub struct AttachRequest {
     pub attachments: Vec<Attachment>,
     /// The ports that this host is to answer on.
     pub ports: Vec<PortUse>,
+    /// Name servers that are asked for it in place of this host's, if there are any.
+    pub dns: Vec<IpAddr>,
     /// What it had before, which it has again where that is free.
     pub previous: Vec<Endpoint>,
     /// The same.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -11,7 +11,9 @@ use std::time::SystemTime;
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
+use super::client;
 use super::subnet::{self, Subnet};
+use crate::csv::boolean;
 use crate::error::{Failure, Kind};
 
 /// The network of containers that are put on none.
@@ -23,6 +25,19 @@ pub const NONE: &str = "none";
 
 /// The driver of networks that wharf makes.
 pub const DRIVER: &str = "bridge";
+
+/// How long packets are at most.
+const OPTION_MTU: &str = "com.docker.network.driver.mtu";
+/// Whether containers on it reach each other.
+const OPTION_TALK: &str = "com.docker.network.bridge.enable_icc";
+/// On which address ports are published where none is named.
+const OPTION_ADDRESS: &str = "com.docker.network.bridge.host_binding_ipv4";
+
+/// Options of networks that do something.
+pub const OPTIONS: [&str; 3] = [OPTION_MTU, OPTION_TALK, OPTION_ADDRESS];
+
+/// How long packets can be.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
 
 /// Bytes of a record at most.
 const RECORD_BYTES_MAX: u64 = 1 << 20;
@@ -104,6 +119,21 @@ impl Network {
     /// Its subnet of a protocol.
     pub fn subnet(&self, ipv6: bool) -> Option<&SubnetUse> {
         self.subnets.iter().find(|it| it.subnet.is_ipv6() == ipv6)
+    }
+
+    /// How long packets are at most, if that was said.
+    pub fn mtu(&self) -> Option<u32> {
+        self.options.get(OPTION_MTU).and_then(|text| read_mtu(text))
+    }
+
+    /// Whether containers on it do not reach each other.
+    pub fn is_isolated(&self) -> bool {
+        self.options.get(OPTION_TALK).and_then(|text| boolean(text)) == Some(false)
+    }
+
+    /// On which address ports are published where none is named, if that was said.
+    pub fn default_address(&self) -> Option<IpAddr> {
+        self.options.get(OPTION_ADDRESS).and_then(|text| text.parse::<Ipv4Addr>().ok()).map(IpAddr::from)
     }
 
     fn standing_for(name: &str, driver: &str) -> Self {
@@ -206,7 +236,9 @@ impl Networks {
             return Err(Failure::new(Kind::Usage, message));
         }
         let path = self.path(&network.name);
-        fs::remove_file(&path).map_err(|error| failed("remove", &path, &error))
+        fs::remove_file(&path).map_err(|error| failed("remove", &path, &error))?;
+        client::forget(&self.dir);
+        Ok(())
     }
 
     /// The network of containers that are put on none. It is made when it is first asked for.
@@ -305,6 +337,10 @@ pub fn is_name(name: &str) -> bool {
         && name.len() <= NAME_LENGTH_MAX
 }
 
+fn read_mtu(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|mtu| MTU.contains(mtu))
+}
+
 /// What can be said without looking at other networks.
 fn check(new: &NewNetwork) -> Result<(), Failure> {
     let refuse = |message: String| Err(Failure::new(Kind::Usage, message));
@@ -320,6 +356,15 @@ fn check(new: &NewNetwork) -> Result<(), Failure> {
         return refuse(format!(
             "there is no network driver `{driver}` here: networks have the driver {DRIVER}"
         ));
+    }
+    for (option, text) in &new.options {
+        let expected = match option.as_str() {
+            OPTION_MTU if read_mtu(text).is_none() => "a number of bytes from 68 to 65535",
+            OPTION_TALK if boolean(text).is_none() => "true or false",
+            OPTION_ADDRESS if text.parse::<Ipv4Addr>().is_err() => "an address of IPv4",
+            _ => continue,
+        };
+        return refuse(format!("the option `{option}` is {expected}, and not `{text}`"));
     }
     for ipv6 in [false, true] {
         if new.subnets.iter().filter(|subnet| subnet.is_ipv6() == ipv6).count() > 1 {
@@ -471,6 +516,17 @@ mod tests {
         }
         check(network("host"), "always there");
         check(NewNetwork { driver: Some("macvlan".to_owned()), ..network("a") }, "macvlan");
+        for (option, text) in [
+            (OPTION_MTU, "67"),
+            (OPTION_MTU, "large"),
+            (OPTION_TALK, "no"),
+            (OPTION_ADDRESS, "127.0.0.300"),
+            (OPTION_ADDRESS, "::1"),
+            (OPTION_ADDRESS, ""),
+        ] {
+            let options = BTreeMap::from([(option.to_owned(), text.to_owned())]);
+            check(NewNetwork { options, ..network("a") }, option);
+        }
         let of = |texts: &[&str]| NewNetwork { subnets: subnets(texts), ..network("a") };
         check(of(&["192.168.1.0/24", "192.168.2.0/24"]), "at most");
         check(of(&["10.1.0.0/16"]), "another network: 10.0.0.0/8");
@@ -481,6 +537,20 @@ mod tests {
         check(NewNetwork { gateways, ..of(&["192.168.1.0/24"]) }, "no room for a gateway");
         let ip_ranges = subnets(&["192.168.0.0/16"]);
         check(NewNetwork { ip_ranges, ..of(&["192.168.1.0/24"]) }, "range 192.168.0.0/16");
+    }
+
+    #[test]
+    fn options_are_read() {
+        let mut network = Network::standing_for("a", DRIVER);
+        assert_eq!((network.mtu(), network.is_isolated(), network.default_address()), (None, false, None));
+        for (option, text) in [(OPTION_MTU, "1400"), (OPTION_TALK, "0"), (OPTION_ADDRESS, "127.0.0.1")] {
+            network.options.insert(option.to_owned(), text.to_owned());
+        }
+        let address = Some(Ipv4Addr::LOCALHOST.into());
+        assert_eq!(
+            (network.mtu(), network.is_isolated(), network.default_address()),
+            (Some(1400), true, address)
+        );
     }
 
     #[test]

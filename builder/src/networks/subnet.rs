@@ -89,11 +89,17 @@ impl Subnet {
 
     /// The addresses that somebody can have, in order; of a large one the first of them.
     pub fn members(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let this = *self;
+        self.addresses().filter(move |it| this.can_be_had(*it))
+    }
+
+    /// Its addresses, in order; of a large one the first of them.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
         /// More members than this no network has.
-        const MEMBERS_MAX: u128 = 1 << 16;
+        const ADDRESSES_MAX: u128 = 1 << 16;
         let (this, length) = (*self, if self.is_ipv6() { 128 } else { 32 });
         let count = 1u128.checked_shl(length - u32::from(self.bits)).unwrap_or(u128::MAX);
-        (0..count.min(MEMBERS_MAX)).map(move |number| this.nth(number)).filter(move |it| this.can_be_had(*it))
+        (0..count.min(ADDRESSES_MAX)).map(move |number| this.nth(number))
     }
 
     fn nth(&self, number: u128) -> IpAddr {

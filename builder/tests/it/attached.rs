@@ -7,7 +7,7 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Outcome, Wharf, wait_until};
+use crate::harness::{Wharf, wait_until};
 use crate::monitors::{begin, field, nothing_is_left, status, wharf};
 
 /// A client that is stopped; it is killed when this is dropped.
@@ -171,34 +171,6 @@ fn one_that_is_just_started_can_be_killed_and_removed() {
         });
         nothing_is_left(&wharf, &[&id]);
     }
-}
-
-#[test]
-fn networks_that_are_given_at_once_are_all_kept() {
-    const NAMES: [&str; 4] = ["n1", "n2", "n3", "n4"];
-    let Some(wharf) = wharf() else { return };
-    for name in NAMES {
-        wharf.run(&["network", "create", name]).success();
-    }
-    wharf.run(&["create", "--name", "it", "bb"]).success();
-    let at_once = |verb: &str| {
-        let all: Vec<Outcome> = thread::scope(|scope| {
-            let wharf = &wharf;
-            let each = NAMES.map(|name| scope.spawn(move || wharf.run(&["network", verb, name, "it"])));
-            each.map(|it| it.join().unwrap()).into()
-        });
-        all.into_iter().for_each(|outcome| drop(outcome.success()));
-        let networks = field(&wharf, "it", "{{json .NetworkSettings.Networks}}");
-        let networks: serde_json::Value = serde_json::from_str(&networks).unwrap();
-        networks.as_object().unwrap().keys().cloned().collect::<Vec<String>>()
-    };
-    assert_eq!(at_once("connect"), ["bridge", "n1", "n2", "n3", "n4"]);
-    assert_eq!(at_once("disconnect"), ["bridge"]);
-    wharf.run(&["rm", "it"]).success();
-    for name in NAMES {
-        wharf.run(&["network", "rm", name]).success();
-    }
-    nothing_is_left(&wharf, &[]);
 }
 
 #[test]

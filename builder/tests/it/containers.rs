@@ -3,6 +3,7 @@
 mod flags;
 mod life;
 mod output;
+mod sharing;
 mod shells;
 mod statuses;
 mod terminal;

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -41,20 +41,10 @@ impl World {
             return None;
         }
         let wharf = Wharf::new()?;
-        let (host, elsewhere) = (Running::machine(), Running::machine());
-        host.shell(&format!(
-            "ip link set lo up; ip link add up0 type veth peer name up0 netns {}
-             ip address add {HOST}/24 dev up0; ip link set up0 up",
-            elsewhere.0.id()
-        ));
-        elsewhere.shell(&format!("ip address add {ELSEWHERE}/24 dev up0; ip link set up0 up"));
-        host.shell(&format!("ip route add default via {ELSEWHERE}"));
-        let world = Self { wharf, host, elsewhere };
+        let (host, elsewhere) = Running::host_and_elsewhere();
         // What the host asks for other names is nobody.
-        std::fs::write(world.wharf.path("resolv.conf"), "nameserver 127.0.0.99\n").unwrap();
-        let resolv = world.wharf.path("resolv.conf");
-        world.host.shell(&format!("mount --bind {} $(readlink -f /etc/resolv.conf)", resolv.display()));
-        Some(world)
+        host.resolv_conf(&wharf.path("resolv.conf"), "nameserver 127.0.0.99\n");
+        Some(Self { wharf, host, elsewhere })
     }
 
     fn create(&self, arguments: &[&str]) {
@@ -96,12 +86,8 @@ impl World {
         found.first()?.strip_prefix("/proc/")?.split(':').next()?.parse().ok()
     }
 
-    /// Interfaces, rules, routes and settings that are not the host's.
     fn leftovers(&self) -> String {
-        let forwarding = self.host.shell("cat /proc/sys/net/ipv4/conf/up0/forwarding");
-        let links = self.host.shell("ip -brief link | grep wharf || true; ip route | grep wharf || true");
-        let rules = if have(&["nft"]) { self.host.shell("nft list ruleset") } else { String::new() };
-        format!("{}{links}{rules}", forwarding.replace("0\n", ""))
+        self.host.leftovers()
     }
 }
 
@@ -252,7 +238,7 @@ fn networks_are_kept_apart_and_have_names() {
     let (lone, other) = (world.guest("lone", &["bridge"], &[]), world.guest("other", &["bridge"], &[]));
     let servers = [&web, &app, &db, &lone, &other].map(|guest| guest.serve(80));
 
-    assert_eq!(db.address("back"), Ipv4Addr::new(10, 77, 0, 66));
+    assert_eq!(db.address("back"), Ipv4Addr::new(10, 77, 0, 65));
     assert!(web.reaches((app.address("front"), 80)) && db.reaches((app.address("back"), 80)));
     assert!(lone.reaches((other.address("bridge"), 80)));
     for (from, to) in
@@ -420,6 +406,81 @@ fn who_is_on_networks_comes_and_goes() {
 }
 
 #[test]
+fn a_container_may_be_a_name_server() {
+    let Some(world) = World::new() else { return };
+    world.create(&["front"]);
+    world.start();
+    let knower = world.guest("knower", &["front"], &[]);
+    let own = knower.within(|| UdpSocket::bind("0.0.0.0:53")).unwrap();
+    let _own_too = knower.within(|| TcpListener::bind("0.0.0.0:53")).unwrap();
+    own.set_read_timeout(Some(LONG)).unwrap();
+    let thread = thread::spawn(move || {
+        let mut buffer = [0; 512];
+        let (length, peer) = own.recv_from(&mut buffer).unwrap();
+        let mut answer = buffer[..length].to_vec();
+        (answer[2], answer[3], answer[7]) = (0x81, 0x80, 1);
+        answer.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 5, 0, 4, 192, 0, 2, 77]);
+        own.send_to(&answer, peer).unwrap();
+        peer.ip()
+    });
+    // Whoever chooses it asks it from where it is, and still finds others by name; it finds names as before.
+    let connection = world.connect();
+    let namespace = NetworkNamespace::new().unwrap();
+    let dns = vec![knower.address("front").into(), "127.0.0.11".parse().unwrap()];
+    let asked = AttachRequest { dns, ..request("asker", &["front"], &[]) };
+    let attached = connection.attach(&asked, namespace.as_fd()).unwrap();
+    let asker = Guest { connection, namespace, attached };
+    assert_eq!(asker.find("somebody.example"), [Ipv4Addr::new(192, 0, 2, 77)]);
+    assert_eq!(thread.join().unwrap(), IpAddr::V4(asker.address("front")));
+    assert_eq!(asker.find("knower"), [knower.address("front")]);
+    assert_eq!(knower.find("asker"), [asker.address("front")]);
+}
+
+#[test]
+fn a_network_that_is_removed_goes_while_others_stay() {
+    let Some(world) = World::new() else { return };
+    world.create(&["one", "--subnet", "10.77.0.0/24"]);
+    world.create(&["two", "--subnet", "10.78.0.0/24"]);
+    world.start();
+    let (stays, one, two) =
+        (world.guest("stays", &["bridge"], &[]), world.guest("one", &["one"], &[]), world.connect());
+    let namespace = NetworkNamespace::new().unwrap();
+    two.attach(&request("two", &["two"], &[]), namespace.as_fd()).unwrap();
+    let routes = || world.host.shell("ip route");
+    assert!(routes().contains("10.77.0.0/24") && routes().contains("10.78.0.0/24"));
+    // Left before it is removed, and after.
+    one.connection.detach().unwrap();
+    assert!(routes().contains("10.77.0.0/24"), "it may be wanted again");
+    for name in ["one", "two"] {
+        world.wharf.run(&["network", "rm", name]).success();
+    }
+    assert!(!routes().contains("10.77.0.0/24") && routes().contains("10.78.0.0/24"));
+    two.detach().unwrap();
+    assert!(!routes().contains("10.78.0.0/24"));
+    drop((stays, one, two));
+}
+
+#[test]
+fn who_is_kept_apart_does_not_meet_by_way_of_the_gateway() {
+    let Some(world) = World::new() else { return };
+    world.create(&["apart", "--opt", "com.docker.network.bridge.enable_icc=0"]);
+    world.start();
+    let (one, other) = (world.guest("one", &["apart"], &[]), world.guest("other", &["apart"], &[]));
+    let (from, to) = (one.address("apart"), other.address("apart"));
+    let gateway = one.attached.endpoints[0].gateway.unwrap();
+    for (guest, to) in [(&one, to), (&other, from)] {
+        let descriptor = guest.namespace.as_fd().as_raw_fd();
+        let path = format!("/proc/{}/fd/{descriptor}", std::process::id());
+        let script = format!("nsenter --net={path} ip route add {to} via {gateway}");
+        let output = Command::new("sh").args(["-ec", &script]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    let _server = other.serve(80);
+    assert!(!one.reaches((to, 80)));
+    assert!(world.on(&world.host, || TcpStream::connect_timeout(&SocketAddr::from((to, 80)), LONG)).is_ok());
+}
+
+#[test]
 fn a_killed_process_is_followed_by_another() {
     let Some(world) = World::new() else { return };
     world.create(&["front"]);
@@ -431,6 +492,12 @@ fn a_killed_process_is_followed_by_another() {
     let attached = connection.attach(&first, web.as_fd()).unwrap();
     let pid = world.process().unwrap();
     kill_at_once(&pid.to_string());
+    // What it has forked ends a moment later, and has the lock and the socket until then.
+    let lock = std::fs::File::open(world.wharf.path("store/networks/lock")).unwrap();
+    wait_until("nobody holds the networks", || {
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
+    drop(lock);
     assert!(connection.detach().unwrap_err().message.contains("does not answer"));
     world.start();
     first.previous = attached.endpoints.clone();

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::groups::Groups;
 use crate::harness::{DEADLINE, Outcome, Scratch, busybox_layout, have, skip, tool, wait_until};
 
 /// The ordinary user, whom only an island knows.
@@ -48,6 +49,8 @@ pub(crate) struct Island {
     scratch: Scratch,
     /// What there was before the first command.
     before: Option<Traces>,
+    /// What its commands run in. Removed when its processes have ended.
+    groups: Groups,
 }
 
 /// What an island consists of, apart from the images and records of builds in its store.
@@ -58,6 +61,7 @@ pub(crate) struct Traces {
     network: BTreeSet<String>,
     rules: String,
     files: BTreeSet<String>,
+    groups: BTreeSet<String>,
 }
 
 impl Island {
@@ -106,7 +110,7 @@ impl Island {
         assert_eq!(line, "ready\n", "there is no island");
         let children = format!("/proc/{0}/task/{0}/children", unshare.id());
         let first = fs::read_to_string(children).unwrap().trim().to_owned();
-        let island = Self { who, unshare, first, scratch, before: None };
+        let island = Self { who, unshare, first, scratch, before: None, groups: Groups::new() };
         island.shell(
             "ip link set lo up
              # A way out, on which nobody answers. The kernel would give it more addresses at some later time.
@@ -187,8 +191,12 @@ impl Island {
 
     /// `program ARGUMENTS`, by root, in the island.
     pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--mount", "--pid", "--target", &self.first, "--wd=.", "--", program]);
+        const ENTER: &str =
+            r#"for entry in $ENTRIES; do echo 0 > "$entry"; done; unset ENTRIES; exec nsenter "$@""#;
+        let entries: Vec<String> = self.groups.entries().map(|entry| entry.display().to_string()).collect();
+        let mut command = Command::new("sh");
+        command.args(["-c", ENTER, "sh", "--net", "--mount", "--pid", "--target", &self.first, "--wd=."]);
+        command.args(["--", program]).env("ENTRIES", entries.join(" "));
         command.args(arguments).current_dir(self.scratch.path(""));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
@@ -258,11 +266,12 @@ impl Island {
             network: lines(self.shell(network)),
             rules: self.shell("nft list ruleset"),
             files: lines(files),
+            groups: self.groups.made(),
         }
     }
 
     /// Waits until nothing is left that was not there before the first command: processes, mounts, interfaces and addresses, rules of
-    /// the packet filter, files of containers, volumes and networks.
+    /// the packet filter, control groups, files of containers, volumes and networks.
     #[track_caller]
     pub(crate) fn check_nothing_left(&self) {
         self.check_nothing_left_but(&[]);
@@ -279,8 +288,8 @@ impl Island {
             now.processes.retain(|process| !before.processes.contains(process));
             now.files.retain(|file| !STAYS.contains(&file.as_str()) && !before.files.contains(file));
             now.files.retain(|file| !files.iter().any(|allowed| file.starts_with(allowed)));
-            let is_as_before =
-                (&now.mounts, &now.network, &now.rules) == (&before.mounts, &before.network, &before.rules);
+            let is_as_before = (&now.mounts, &now.network, &now.rules, &now.groups)
+                == (&before.mounts, &before.network, &before.rules, &before.groups);
             if now.processes.is_empty() && now.files.is_empty() && is_as_before {
                 return;
             }
@@ -321,12 +330,16 @@ fn a_container_leaves_nothing() {
 #[test]
 fn what_is_left_is_seen() {
     let Some(island) = Island::new(Who::Root) else { return };
+    // Where no group can be made, a file is one more that is seen.
+    let group = island.groups.any().map_or("home/store/volumes/left".into(), |group| group.join("left"));
+    let (make, remove) = (format!("mkdir {}", group.display()), format!("rmdir {}", group.display()));
     for (what, undo) in [
         ("sleep 1000 >/dev/null 2>&1 &", "kill $(pidof sleep)"),
         ("mount -t tmpfs none home", "umount home"),
         ("ip link add left type bridge", "ip link del left"),
         ("nft add table ip left", "nft delete table ip left"),
         ("touch home/store/volumes/left", "rm home/store/volumes/left"),
+        (&make, &remove),
     ] {
         let before = island.traces();
         island.shell(what);

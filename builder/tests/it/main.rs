@@ -30,6 +30,7 @@ mod full_hit;
 mod gc;
 mod git;
 mod git_fixture;
+mod groups;
 mod harness;
 mod history;
 mod holder;

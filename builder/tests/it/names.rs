@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::thread;
 
 use crate::harness::{Outcome, Wharf, busybox_layout, have, kill_at_once, processes, skip, wait_until};
 use crate::network::Running;
@@ -187,6 +188,32 @@ fn containers_find_each_other_by_name() {
         host.run(&["network", "rm", "front"]).fails_with(2, &["in use by the container `web`"]);
         host.end(&["web", "db", "lone"]);
     });
+}
+
+#[test]
+fn a_container_comes_to_many_networks_at_once_and_leaves_them() {
+    const NETWORKS: [&str; 5] = ["one", "two", "three", "four", "five"];
+    let Some(host) = Host::new(false) else { return };
+    for network in NETWORKS {
+        host.print(&["network", "create", network]);
+    }
+    host.serve("runs", &[]);
+    host.print(&["create", "--name", "waits", "box"]);
+    for container in ["runs", "waits"] {
+        for (verb, expected) in [("connect", true), ("disconnect", false)] {
+            thread::scope(|scope| {
+                for network in NETWORKS {
+                    let host = &host;
+                    scope.spawn(move || host.print(&["network", verb, network, container]));
+                }
+            });
+            let shown = host.print(&["inspect", "--format", "{{json .NetworkSettings.Networks}}", container]);
+            for network in NETWORKS {
+                assert_eq!(shown.contains(&format!("\"{network}\":")), expected, "{verb} {network}: {shown}");
+            }
+        }
+    }
+    host.end(&["runs", "waits"]);
 }
 
 #[test]

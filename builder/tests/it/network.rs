@@ -1,6 +1,7 @@
 //! The network of steps, on machines that are network namespaces: a host, and somebody elsewhere who is its way out.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use crate::harness::{Outcome, Scratch, Wharf, busybox_layout, have, skip, wait_until};
@@ -73,6 +74,33 @@ impl Running {
         ]))
     }
 
+    /// A host, and somebody elsewhere who is its way out.
+    pub(crate) fn host_and_elsewhere() -> (Self, Self) {
+        let (host, elsewhere) = (Self::machine(), Self::machine());
+        host.shell(&format!(
+            "ip link set lo up; ip link add up0 type veth peer name up0 netns {}
+             ip address add {HOST}/24 dev up0; ip link set up0 up",
+            elsewhere.0.id()
+        ));
+        elsewhere.shell(&format!("ip address add {ELSEWHERE}/24 dev up0; ip link set up0 up"));
+        host.shell(&format!("ip route add default via {ELSEWHERE}"));
+        (host, elsewhere)
+    }
+
+    /// Gives the host this `/etc/resolv.conf`, which is kept at `path`.
+    pub(crate) fn resolv_conf(&self, path: &Path, text: &str) {
+        fs::write(path, text).unwrap();
+        self.shell(&format!("mount --bind {} $(readlink -f /etc/resolv.conf)", path.display()));
+    }
+
+    /// The interfaces, routes, rules and settings of the host that wharf leaves there.
+    pub(crate) fn leftovers(&self) -> String {
+        let forwarding = self.shell("cat /proc/sys/net/ipv4/conf/up0/forwarding");
+        let links = self.shell("ip -brief link | grep wharf || true; ip route | grep wharf || true");
+        let rules = if have(&["nft"]) { self.shell("nft list ruleset") } else { String::new() };
+        format!("{}{links}{rules}", forwarding.replace("0\n", ""))
+    }
+
     /// `program`, run there.
     pub(crate) fn inside(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -103,14 +131,7 @@ impl Host {
             return None;
         }
         let (Some(_), Some(wharf)) = (busybox_layout(), Wharf::new()) else { return None };
-        let (host, elsewhere) = (Running::machine(), Running::machine());
-        host.shell(&format!(
-            "ip link set lo up; ip link add up0 type veth peer name up0 netns {}
-             ip address add {HOST}/24 dev up0; ip link set up0 up",
-            elsewhere.0.id()
-        ));
-        elsewhere.shell(&format!("ip address add {ELSEWHERE}/24 dev up0; ip link set up0 up"));
-        host.shell(&format!("ip route add default via {ELSEWHERE}"));
+        let (host, elsewhere) = Running::host_and_elsewhere();
         let scratch = Scratch::for_everybody();
         fs::write(scratch.path("serve.py"), SERVE).unwrap();
         fs::write(scratch.path("names.py"), NAMES).unwrap();
@@ -121,9 +142,7 @@ impl Host {
 
     /// What the host has for `/etc/resolv.conf`.
     fn resolv_conf(&self, text: &str) {
-        let path = self.scratch.path("resolv.conf");
-        fs::write(&path, text).unwrap();
-        self.host.shell(&format!("mount --bind {} $(readlink -f /etc/resolv.conf)", path.display()));
+        self.host.resolv_conf(&self.scratch.path("resolv.conf"), text);
     }
 
     fn python(&self, machine: &Running, script: &str, arguments: &[&str]) -> Running {
@@ -144,12 +163,8 @@ impl Host {
         Outcome::of(self.on_host(&self.wharf.build_command("store", arguments)))
     }
 
-    /// The interfaces, rules and settings that builds leave.
     fn leftovers(&self) -> String {
-        let forwarding = self.host.shell("cat /proc/sys/net/ipv4/conf/up0/forwarding");
-        let links = self.host.shell("ip -brief link | grep ^wharf || true");
-        let rules = if have(&["nft"]) { self.host.shell("nft list ruleset") } else { String::new() };
-        format!("{}{links}{rules}", forwarding.replace("0\n", ""))
+        self.host.leftovers()
     }
 
     fn has_no_leftovers(&self) -> bool {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -14,11 +14,16 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::filter::{Action, Family, Hook, Match, Table};
+use super::netlink::Netlink;
 use super::{NetworkError, failed, within};
 use crate::{Cancel, RuntimeError};
 
 /// Where those inside ask.
 pub(super) const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
+/// The table of the rules that lead there, in the namespace inside.
+const TABLE: &str = "wharf-names";
 
 /// The port of name servers.
 pub(super) const PORT: u16 = 53;
@@ -43,8 +48,19 @@ const HEADER: usize = 12;
 
 /// Who knows some names better than any server.
 pub trait Names: std::fmt::Debug + Send + Sync {
-    /// The answer to a question, both as messages of the protocol; none if a server is to be asked. What asks is hostile.
-    fn answer(&self, question: &[u8], by_tcp: bool) -> Option<Vec<u8>>;
+    /// The answer to a question, which is a message of the protocol, or is not: what asks is hostile.
+    fn answer(&self, question: &[u8], by_tcp: bool) -> Known;
+}
+
+/// What is known of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// The answer, as a message of the protocol.
+    Answer(Vec<u8>),
+    /// Nothing: servers are to be asked.
+    Nothing,
+    /// Nothing, and nobody is to be asked: not a byte of it leaves.
+    Secret,
 }
 
 /// Answers those in a network namespace who ask [`ADDRESS`], until it is dropped.
@@ -57,16 +73,38 @@ impl NameServer {
     /// What those in `namespace` ask first, as nobody else can be there.
     pub const ADDRESS: Ipv4Addr = ADDRESS;
 
-    /// Answers what `names` knows, and asks `servers`, in this order, what it does not know.
+    /// Answers what `names` knows, and asks `servers` what it does not know. Whoever is inside may have a name server of its own
+    /// on the port that it is asked at.
     pub fn start(
         namespace: BorrowedFd<'_>,
         names: Arc<dyn Names>,
-        servers: Vec<SocketAddr>,
+        servers: Servers,
     ) -> Result<Self, NetworkError> {
-        let bind = || Sockets::bind().map_err(failed("open a socket for name servers"));
+        let bind = || {
+            let bound = Sockets::bind_aside().or_else(|_| Sockets::bind());
+            bound.map_err(failed("open a socket for name servers"))
+        };
         let sockets = within(namespace, bind)?;
-        Ok(Self { _forwarder: Forwarder::start(sockets, servers, Some(names))? })
+        let (servers, inside) = match servers {
+            Servers::OfHost(servers) => (servers, None),
+            Servers::OfThoseInside(mut servers) => {
+                // It would ask itself.
+                servers.retain(|server| server.ip() != ADDRESS);
+                let inside = namespace.try_clone_to_owned();
+                (servers, Some(inside.map_err(failed("duplicate a descriptor"))?))
+            }
+        };
+        Ok(Self { _forwarder: Forwarder::start_within(inside, sockets, servers, Some(names))? })
     }
+}
+
+/// The name servers of others, in the order in which they are asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Servers {
+    /// Those of this host, which asks them itself.
+    OfHost(Vec<SocketAddr>),
+    /// Those that somebody inside has chosen, who are asked from there.
+    OfThoseInside(Vec<SocketAddr>),
 }
 
 /// Where those inside ask, before somebody answers.
@@ -79,7 +117,28 @@ pub(super) struct Sockets {
 impl Sockets {
     /// Makes the sockets in the network namespace of the calling thread.
     pub(super) fn bind() -> io::Result<Self> {
-        let (udp, tcp) = (UdpSocket::bind((ADDRESS, PORT))?, TcpListener::bind((ADDRESS, PORT))?);
+        Self::bind_to(PORT)
+    }
+
+    /// The same, but on other ports, to which rules lead what is sent to the usual one: that is free for others.
+    fn bind_aside() -> io::Result<Self> {
+        const LEAVE: &str = "leave";
+        let this = Self::bind_to(0)?;
+        let mut table = Table::anew(Family::Ip4, TABLE);
+        table.chain(LEAVE, Hook::Leave);
+        for (udp, own) in [(true, this.udp.local_addr()?.port()), (false, this.tcp.local_addr()?.port())] {
+            let protocol = Match::Protocol { udp };
+            let asked = [Match::Destination(ADDRESS.into()), protocol, Match::ToPort(PORT)];
+            table.rule(LEAVE, &asked, Action::SetToPort { udp, port: own });
+            let answered = [Match::Source(ADDRESS.into()), protocol, Match::FromPort(own)];
+            table.rule(LEAVE, &answered, Action::SetFromPort { udp, port: PORT });
+        }
+        table.make(&mut Netlink::netfilter()?)?;
+        Ok(this)
+    }
+
+    fn bind_to(port: u16) -> io::Result<Self> {
+        let (udp, tcp) = (UdpSocket::bind((ADDRESS, port))?, TcpListener::bind((ADDRESS, port))?);
         udp.set_nonblocking(true)?;
         tcp.set_nonblocking(true)?;
         Ok(Self { udp, tcp })
@@ -100,13 +159,29 @@ impl Forwarder {
         servers: Vec<SocketAddr>,
         names: Option<Arc<dyn Names>>,
     ) -> Result<Self, RuntimeError> {
+        Self::start_within(None, sockets, servers, names)
+    }
+
+    /// The same, asking from a network namespace, if there is one, in place of this one.
+    fn start_within(
+        namespace: Option<OwnedFd>,
+        sockets: Sockets,
+        servers: Vec<SocketAddr>,
+        names: Option<Arc<dyn Names>>,
+    ) -> Result<Self, RuntimeError> {
         let stop = Cancel::new()?;
         let (questions, connections) = (VecDeque::new(), Arc::default());
         let mut work = Work { sockets, names, servers, questions, connections };
         let stopped = stop.clone();
         let thread = thread::Builder::new()
             .name("dns".to_owned())
-            .spawn(move || work.run(&stopped))
+            .spawn(move || {
+                if namespace.is_some_and(|namespace| super::enter(namespace.as_fd()).is_err()) {
+                    // They are asked from nowhere else.
+                    work.servers.clear();
+                }
+                work.run(&stopped);
+            })
             .map_err(|source| RuntimeError::Step { step: "start a thread".to_owned(), source })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -211,10 +286,13 @@ impl Work {
             if length < HEADER {
                 continue;
             }
-            match self.names.as_ref().and_then(|names| names.answer(&buffer[..length], false)) {
-                // Who does not take the answer asks again.
-                Some(answer) => _ = self.sockets.udp.send_to(&answer, client),
-                None => self.ask(client, buffer[..length].to_vec(), 0),
+            let known =
+                self.names.as_ref().map_or(Known::Nothing, |names| names.answer(&buffer[..length], false));
+            // Who does not take the answer asks again.
+            match known {
+                Known::Answer(answer) => _ = self.sockets.udp.send_to(&answer, client),
+                Known::Secret => _ = self.sockets.udp.send_to(&failure(&buffer[..length]), client),
+                Known::Nothing => self.ask(client, buffer[..length].to_vec(), 0),
             }
         }
     }
@@ -296,7 +374,12 @@ fn pass_on(mut client: TcpStream, names: Option<&dyn Names>, servers: &[SocketAd
     let mut asked = None;
     loop {
         let question = read_message(&mut client)?;
-        if let Some(answer) = names.and_then(|names| names.answer(&question[2..], true)) {
+        let answer = match names.map_or(Known::Nothing, |names| names.answer(&question[2..], true)) {
+            Known::Answer(answer) => Some(answer),
+            Known::Secret => Some(failure(&question[2..])),
+            Known::Nothing => None,
+        };
+        if let Some(answer) = answer {
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
             client.write_all(&[&length.to_be_bytes(), answer.as_slice()].concat())?;
             continue;

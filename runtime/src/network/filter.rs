@@ -49,6 +49,13 @@ const REGISTER_2: u32 = 2;
 const NETWORK_HEADER: u32 = 1;
 const TRANSPORT_HEADER: u32 = 2;
 
+/// Where in the headers of TCP and UDP their ports are.
+const FROM_PORT: u32 = 0;
+const TO_PORT: u32 = 2;
+
+/// The checksum of the protocols of the internet, for `payload`.
+const CHECKSUM_INET: u32 = 1;
+
 /// What `fib` is asked: of what kind an address is, and of which address.
 const FIB_KIND_OF_ADDRESS: u32 = 3;
 const FIB_OF_DESTINATION: u32 = 2;
@@ -116,6 +123,8 @@ pub(super) enum Hook {
     Forward,
     /// When they arrive, where it can be changed who they are for.
     Arrive,
+    /// When they leave the process that sends them.
+    Leave,
     /// On their way out, where addresses are translated.
     Translate,
 }
@@ -148,6 +157,8 @@ pub(super) enum Match<'a> {
     },
     /// It is for this port; only after [`Self::Protocol`].
     ToPort(u16),
+    /// It is from this port; only after [`Self::Protocol`].
+    FromPort(u16),
     /// It belongs to a connection that was redirected.
     Redirected,
     /// It belongs to a connection that somebody on the other side began.
@@ -163,6 +174,18 @@ pub(super) enum Action {
     Masquerade,
     /// It goes to this address, and to this port, if there is one.
     Redirect(IpAddr, Option<u16>),
+    /// It is for another port, and what was sent back would be from that one; only after [`Match::Protocol`].
+    SetToPort {
+        /// Of UDP.
+        udp: bool,
+        port: u16,
+    },
+    /// It is from another port.
+    SetFromPort {
+        /// Of UDP.
+        udp: bool,
+        port: u16,
+    },
 }
 
 /// A table under construction.
@@ -207,6 +230,7 @@ impl<'a> Table<'a> {
             Hook::Input => (libc::NF_INET_LOCAL_IN, 0, "filter"),
             Hook::Forward => (libc::NF_INET_FORWARD, 0, "filter"),
             Hook::Arrive => (libc::NF_INET_PRE_ROUTING, libc::NF_IP_PRI_NAT_DST, "nat"),
+            Hook::Leave => (libc::NF_INET_LOCAL_OUT, libc::NF_IP_PRI_MANGLE, "filter"),
             Hook::Translate => (libc::NF_INET_POST_ROUTING, libc::NF_IP_PRI_NAT_SRC, "nat"),
         };
         let mut chain = Message::new(NEW_CHAIN, CREATE, &header(self.family));
@@ -406,7 +430,11 @@ impl Match<'_> {
                 compare(list, true, &[number as u8]);
             }
             Self::ToPort(port) => {
-                load(list, "payload", &[(2, TRANSPORT_HEADER), (3, 2), (4, 2)]);
+                load(list, "payload", &[(2, TRANSPORT_HEADER), (3, TO_PORT), (4, 2)]);
+                compare(list, true, &port.to_be_bytes());
+            }
+            Self::FromPort(port) => {
+                load(list, "payload", &[(2, TRANSPORT_HEADER), (3, FROM_PORT), (4, 2)]);
                 compare(list, true, &port.to_be_bytes());
             }
             Self::Redirected => has_bits(list, libc::NFT_CT_STATUS as u32, IS_REDIRECTED),
@@ -434,6 +462,8 @@ impl Action {
         let verdict = match self {
             Self::Masquerade => return expression(list, "masq", |_| {}),
             Self::Redirect(address, port) => return redirect(list, address, port),
+            Self::SetToPort { udp, port } => return set_port(list, TO_PORT, udp, port),
+            Self::SetFromPort { udp, port } => return set_port(list, FROM_PORT, udp, port),
             Self::Accept => libc::NF_ACCEPT,
             Self::Drop => libc::NF_DROP,
         };
@@ -446,6 +476,22 @@ impl Action {
             });
         });
     }
+}
+
+/// Changes a port of a packet, and its checksum.
+fn set_port(list: &mut Message, offset: u32, udp: bool, port: u16) {
+    expression(list, "immediate", |data| {
+        data.attribute(1, &REGISTER.to_be_bytes());
+        value(data, 2, &port.to_be_bytes());
+    });
+    let checksum: u32 = if udp { 6 } else { 16 };
+    let numbers =
+        [(5, REGISTER), (2, TRANSPORT_HEADER), (3, offset), (4, 2), (6, CHECKSUM_INET), (7, checksum)];
+    expression(list, "payload", |data| {
+        for (kind, number) in numbers {
+            data.attribute(kind, &number.to_be_bytes());
+        }
+    });
 }
 
 /// Sends a connection to somebody else.

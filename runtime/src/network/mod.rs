@@ -27,7 +27,7 @@ use std::thread;
 use rustix::fs::{CWD, Mode, OFlags};
 
 use self::dns::{Forwarder, Sockets};
-pub use self::dns::{NameServer, Names};
+pub use self::dns::{Known, NameServer, Names, Servers};
 pub use self::namespace::NetworkNamespace;
 use self::netlink::Netlink;
 use self::pasta::Pasta;

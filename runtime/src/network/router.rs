@@ -278,8 +278,11 @@ impl Router {
             table.rule(FORWARD, &[Match::Answer], Action::Accept);
             for bridge in &self.bridges {
                 let name = bridge.name.as_str();
-                // Where bridged packets pass here (br_netfilter).
-                table.rule(FORWARD, &[Match::In(name), Match::Out(name)], Action::Accept);
+                // Where bridged packets pass here (br_netfilter). Those that are kept apart are not to meet by way of the
+                // gateway.
+                if !bridge.isolated {
+                    table.rule(FORWARD, &[Match::In(name), Match::Out(name)], Action::Accept);
+                }
                 if bridge.internal {
                     continue;
                 }

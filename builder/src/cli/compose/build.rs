@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use crate::compose::work::interrupted;
 use crate::error::{Failure, Kind};
 use crate::images::find::find;
 use crate::progress::{Mode, Progress, print_note, print_warning};
-use crate::signals;
+use crate::signals::Listening;
 
 #[derive(Debug, Args)]
 pub(super) struct BuildArgs {
@@ -119,6 +120,7 @@ enum Need {
 
 pub(super) fn build(cx: &Cx<'_>, args: &BuildArgs) -> Result<ExitCode, Failure> {
     cx.with_files(true, |session, opened| {
+        let signals = session.until_signal()?;
         let project = opened.select(&args.services, args.with_dependencies)?;
         opened.warn(&project);
         let named: Vec<&str> = project
@@ -139,7 +141,7 @@ pub(super) fn build(cx: &Cx<'_>, args: &BuildArgs) -> Result<ExitCode, Failure> 
             ssh: &args.ssh,
             quiet: args.quiet,
         };
-        build_all(session, opened, &named, common).map(|()| ExitCode::SUCCESS)
+        build_all(session, opened, &named, common, &signals).map(|()| ExitCode::SUCCESS)
     })
 }
 
@@ -149,6 +151,7 @@ pub(super) fn prepare(
     opened: &Opened,
     project: &Project,
     when: When,
+    signals: &Listening,
 ) -> Result<BTreeMap<String, String>, Failure> {
     let store = session.engine.store();
     let mut built = Vec::new();
@@ -175,7 +178,7 @@ pub(super) fn prepare(
     bring(session, &pulled, when.quiet)?;
     if !built.is_empty() {
         let common = Common { pull: when.pull == PullWhen::Build, ..Common::default() };
-        build_all(session, opened, &built, common)?;
+        build_all(session, opened, &built, common, signals)?;
     }
     let mut images = BTreeMap::new();
     for (name, service) in &project.services {
@@ -337,12 +340,13 @@ fn end(done: Vec<Result<(), Failure>>, ignore: bool) -> Result<ExitCode, Failure
 }
 
 /// Builds the images of services: at once, but each after those whose images are among its contexts. What several of them
-/// need is made once: steps are known by their keys, in one store.
+/// need is made once: steps are known by their keys, in one store. The first failure ends all.
 fn build_all(
     session: &Session<'_>,
     opened: &Opened,
     services: &[&str],
     common: Common<'_>,
+    signals: &Listening,
 ) -> Result<(), Failure> {
     let project = &opened.origin.project;
     let mut left: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
@@ -365,47 +369,45 @@ fn build_all(
     let mode = if common.quiet { Mode::Quiet } else { session.cx.project.progress.mode() };
     let several = left.len() > 1;
     let progress = Progress::start(mode, std::io::stderr());
-    let mut done: BTreeSet<String> = BTreeSet::new();
-    let mut built: Result<(), Failure> = Ok(());
-    while !left.is_empty() && built.is_ok() {
-        let ready: Vec<&str> =
-            left.iter().filter(|(_, needs)| needs.is_subset(&done)).map(|(name, _)| *name).collect();
+    let mut done: BTreeSet<&str> = BTreeSet::new();
+    let failed: Mutex<Option<Failure>> = Mutex::default();
+    let fail = |failure: Failure| {
+        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
+        signals.interrupt();
+    };
+    while !left.is_empty() && !signals.interrupted() {
+        let ready: Vec<&str> = left
+            .iter()
+            .filter(|(_, needs)| needs.iter().all(|need| done.contains(need.as_str())))
+            .map(|(name, _)| *name)
+            .collect();
         if ready.is_empty() {
             let names: Vec<&str> = left.keys().copied().collect();
             let message = format!("the services {} are each built from the other", names.join(", "));
-            built = Err(Failure::new(Kind::Dockerfile, message));
-            break;
+            fail(Failure::new(Kind::Dockerfile, message));
         }
-        let results: Vec<Result<(), Failure>> = thread::scope(|scope| {
-            let threads: Vec<_> = ready
-                .iter()
-                .map(|name| {
-                    let part = progress.part(if several { name } else { "" });
-                    scope.spawn(move || build_one(session, opened, name, common, &part))
-                })
-                .collect();
-            let join = |thread: thread::ScopedJoinHandle<'_, Result<(), Failure>>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            threads.into_iter().map(join).collect()
+        thread::scope(|scope| {
+            for name in &ready {
+                let (part, fail) = (progress.part(if several { name } else { "" }), &fail);
+                scope.spawn(move || {
+                    if let Err(mut failure) = build_one(session, opened, name, common, &part, signals) {
+                        failure.message = format!("{name}: {}", failure.message);
+                        fail(failure);
+                    }
+                });
+            }
         });
-        for (name, result) in ready.iter().zip(results) {
+        for name in ready {
             left.remove(name);
-            done.insert((*name).to_owned());
-            let result = result.map_err(|mut failure| {
-                failure.message = format!("{name}: {}", failure.message);
-                failure
-            });
-            built = match (built, result) {
-                // One failure ends the others: what it was comes first.
-                (Err(first), Err(other)) if first.kind == Kind::Cancelled => Err(other),
-                (Err(first), _) => Err(first),
-                (Ok(()), result) => result,
-            };
+            done.insert(name);
         }
     }
     progress.finish();
-    built?;
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(failure) => return Err(failure),
+        None if !left.is_empty() => return Err(interrupted()),
+        None => {}
+    }
     if !common.quiet {
         services.iter().for_each(|name| session.talk.say("Service", name, "Built"));
     }
@@ -418,11 +420,12 @@ fn build_one(
     name: &str,
     common: Common<'_>,
     progress: &Progress,
+    signals: &Listening,
 ) -> Result<(), Failure> {
     let project = &opened.origin.project;
     let Some(service) = project.services.get(name) else { return Ok(()) };
     let Some(build) = &service.build else { return Ok(()) };
-    if session.cancel.is_cancelled() {
+    if signals.interrupted() {
         return Err(interrupted());
     }
     let image = project.image_of(name, service).unwrap_or_default();
@@ -439,7 +442,7 @@ fn build_one(
     }
     let request = request(Flags::from_flags(flags)?, session.cx.config, &[])?;
     let cancel = wharf_runtime::Cancel::new().map_err(|error| cannot_start(&error))?;
-    let signals = signals::cancel_on_termination(&cancel).map_err(|error| cannot_start(&error))?;
+    let signals = signals.beside(&cancel);
     build::build_with(session.engine.store(), session.place.sandbox, request, progress, cancel, signals)
         .map(drop)
 }

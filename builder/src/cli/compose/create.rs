@@ -15,6 +15,7 @@ use crate::compose::plan::{self, Observed, Recreate, Up};
 use crate::compose::work::Work;
 use crate::error::{Failure, Kind};
 use crate::progress::print_warning;
+use crate::signals::Listening;
 
 /// Flags of `up` and `create`.
 #[derive(Debug, Args)]
@@ -76,8 +77,8 @@ pub(super) struct More {
 
 pub(super) fn create(cx: &Cx<'_>, args: &CreateArgs) -> Result<ExitCode, Failure> {
     cx.with_files(true, |session, opened| {
-        let _signals = session.until_signal()?;
-        converge(session, opened, &args.services, &args.converge, &More::default())?;
+        let signals = session.until_signal()?;
+        converge(session, opened, &args.services, &args.converge, &More::default(), &signals)?;
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -98,6 +99,7 @@ pub(super) fn converge(
     services: &[String],
     args: &ConvergeArgs,
     more: &More,
+    signals: &Listening,
 ) -> Result<Converged, Failure> {
     let project = opened.select(services, !more.no_deps)?;
     opened.warn(&project);
@@ -105,7 +107,7 @@ pub(super) fn converge(
     require_external(session, &project)?;
     let _lock = session.lock()?;
     let when = When { build: args.build, no_build: args.no_build, pull: args.pull, quiet: args.quiet_pull };
-    let images = build::prepare(session, opened, &project, when)?;
+    let images = build::prepare(session, opened, &project, when, signals)?;
     let wanted = session.wanted(opened, &project, &images, &scale)?;
     let networks = project.networks.iter().map(|(key, it)| (key.clone(), convert::hash_of(it))).collect();
     let before = observe::observe(session.engine, session.name)?;

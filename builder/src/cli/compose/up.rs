@@ -106,11 +106,11 @@ pub(super) fn up(cx: &Cx<'_>, args: &UpArgs) -> Result<ExitCode, Failure> {
         };
         let begun = to_nanos(std::time::SystemTime::now());
         let signals = session.until_signal()?;
-        let converged = converge(session, opened, &args.services, &args.converge, &more);
+        let converged = converge(session, opened, &args.services, &args.converge, &more, &signals);
         let is_foreground = !args.detach && !args.wait && !args.no_start;
         let converged = match converged {
             // What it has started goes on only with `--detach`.
-            Err(failure) if is_foreground && signals.interrupted() => {
+            Err(failure) if is_foreground && signals.has_signal() => {
                 drop(signals);
                 return Err(failure).inspect_err(|_| stop_quietly(session, args));
             }

@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::config::Config;
-use super::image::{self, told};
+use super::image;
 use super::place::{Place, Wanted};
 use super::prune::settle;
 use super::with_store;
@@ -215,10 +215,4 @@ impl<'c> Session<'c> {
     fn bring(&self, engine: &Engine, name: &str, platform: Option<&str>, quiet: bool) -> Result<(), Failure> {
         image::bring(engine.store(), self.place.sandbox, name, platform, quiet, self.config)
     }
-}
-
-/// Does `work` for each name; what fails is told, and keeps nothing else from being done.
-fn each(names: &[String], mut work: impl FnMut(&str) -> Result<(), Failure>) -> Result<ExitCode, Failure> {
-    let failures: Vec<Failure> = names.iter().filter_map(|name| work(name).err()).collect();
-    told(failures).map(|()| ExitCode::SUCCESS)
 }

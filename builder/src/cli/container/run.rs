@@ -9,7 +9,7 @@ use clap::Args;
 
 use super::flags::{Attached, CreateFlags, Pull};
 use super::values::file_lines;
-use super::{Session, each};
+use super::{Session, change};
 use crate::cli::config::Config;
 use crate::cli::image;
 use crate::cli::place::Wanted;
@@ -234,10 +234,10 @@ pub(super) fn start(args: &StartArgs, wanted: &Wanted, config: &Config) -> Resul
                 "with --attach or --interactive one container is started at a time",
             ));
         }
-        return start_all(&args.containers, wanted, config);
+        return change::start(&args.containers, wanted, config);
     };
     if !follows {
-        return start_all(&args.containers, wanted, config);
+        return change::start(&args.containers, wanted, config);
     }
     let signals = Collected::begin();
     let session = Session::to_start(wanted, config)?;
@@ -252,17 +252,6 @@ pub(super) fn start(args: &StartArgs, wanted: &Wanted, config: &Config) -> Resul
             }
             None => engine.wait(&config.id).map(ExitCode::from),
         }
-    })
-}
-
-fn start_all(names: &[String], wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
-    let session = Session::to_start(wanted, config)?;
-    session.with_engine(|engine| {
-        each(names, |name| {
-            let id = engine.find(name)?.config.id;
-            engine.start(&id, None)?;
-            print_result(name)
-        })
     })
 }
 

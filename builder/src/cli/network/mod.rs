@@ -14,8 +14,8 @@ use super::with_store;
 use crate::containers::config::{Attachment, NetworkUse};
 use crate::containers::engine::{Container, Engine};
 use crate::error::{Failure, Kind};
-use crate::networks::process::{self, OPTIONS};
-use crate::networks::record::{Network, Networks, NewNetwork};
+use crate::networks::process;
+use crate::networks::record::{Network, Networks, NewNetwork, OPTIONS};
 use crate::networks::subnet::Subnet;
 use crate::progress::{ask, print_note, print_result, print_warning};
 

@@ -86,7 +86,7 @@ fn own_hosts() -> io::Result<String> {
 }
 
 /// The host's settings with those of the container in their place. On a network of its own that answers for names, that is
-/// asked, and asks the servers that were given itself.
+/// asked, and asks the servers that were given itself ([`super::network`]).
 fn resolv_conf(own: &str, config: &ContainerConfig, network: &[IpAddr]) -> String {
     let servers = if network.is_empty() { &config.dns } else { network };
     let replaced = |line: &str| {

@@ -146,6 +146,8 @@ fn watch_for(task: &Task<'_>, id: &ContainerId, starter: &Arc<Connection>) -> Re
         let _ = accepting.join();
         monitor.dismiss();
     });
+    // Whoever comes now finds nobody, and does not wait.
+    drop(listener);
     let (held, is_removed) = monitor.end();
     drop(ground);
     if is_removed {

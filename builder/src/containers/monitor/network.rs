@@ -53,6 +53,7 @@ impl OwnNetwork {
         let request = AttachRequest {
             attachments: attached.clone(),
             ports: config.ports.clone(),
+            dns: config.dns.clone(),
             previous: self.attached.endpoints.clone(),
             previous_ports: self.attached.ports.clone(),
             ..AttachRequest::new(&config.id, &config.name)

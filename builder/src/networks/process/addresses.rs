@@ -28,7 +28,7 @@ pub(super) fn choose(
         return Ok(asked);
     }
     let is_free = |address: &IpAddr| can_be_had(address) && !taken.contains(address);
-    before.filter(is_free).or_else(|| of.ip_range.unwrap_or(subnet).members().find(is_free)).ok_or_else(
+    before.filter(is_free).or_else(|| of.ip_range.unwrap_or(subnet).addresses().find(is_free)).ok_or_else(
         || {
             let range = of.ip_range.unwrap_or(subnet);
             Failure::new(Kind::Environment, format!("every address of {range} is in use"))
@@ -88,7 +88,13 @@ mod tests {
         check(&plain, "10.0.0.77", "", &["10.0.0.77"], "in use");
         check(&plain, "10.0.0.1", "", &[], "cannot have");
         check(&plain, "10.0.1.1", "", &[], "cannot have");
-        check(&of("10.0.0.0/24", Some("10.0.0.128/30")), "", "", &["10.0.0.129"], "10.0.0.130");
+        let range = of("10.0.0.0/24", Some("10.0.0.128/30"));
+        check(&range, "", "", &[], "10.0.0.128");
+        check(&range, "", "", &["10.0.0.128", "10.0.0.129"], "10.0.0.130");
+        check(&range, "", "", &["10.0.0.128", "10.0.0.129", "10.0.0.130"], "10.0.0.131");
+        check(&of("10.0.0.0/24", Some("10.0.0.0/30")), "", "", &[], "10.0.0.2");
+        check(&of("10.0.0.0/24", Some("10.0.0.7/32")), "", "", &[], "10.0.0.7");
+        check(&of("10.0.0.0/24", Some("10.0.0.255/32")), "", "", &[], "every address");
         check(&of("10.0.0.0/30", None), "", "", &["10.0.0.2"], "every address");
     }
 

@@ -56,16 +56,6 @@ const WIRE: &str = "wire";
 /// Connections at most.
 const CONNECTIONS_MAX: usize = 4096;
 
-/// Options of a network.
-const OPTION_MTU: &str = "com.docker.network.driver.mtu";
-const OPTION_TALK: &str = "com.docker.network.bridge.enable_icc";
-
-/// What packets can be long.
-const MTU: std::ops::RangeInclusive<u32> = 68..=65535;
-
-/// Options of networks that do something.
-pub const OPTIONS: [&str; 3] = [OPTION_MTU, OPTION_TALK, tenant::DEFAULT_ADDRESS];
-
 /// Starts the process and goes on without it: it says on standard output whether it listens.
 pub fn start(root: &Path, sandbox: Option<Sandbox>, here: bool) -> io::Result<()> {
     wharf_runtime::in_background(|| match begin(root, sandbox, here) {
@@ -305,6 +295,10 @@ impl Holder {
                 *tenant = None;
                 return Ok(Answer::Done);
             }
+            Request::Forget => {
+                self.lock().forget(&self.networks);
+                return Ok(Answer::Done);
+            }
         }
         let attached = tenant.as_ref().ok_or_else(nobody)?.attached();
         Ok(Answer::Attached(Box::new(attached)))
@@ -377,15 +371,27 @@ impl State {
             );
             return Err(Failure::new(Kind::Environment, message).hint("stop them"));
         }
+        self.take_away(meets);
+        Ok(())
+    }
+
+    /// Takes networks away that nobody is on and whose records are gone.
+    fn forget(&mut self, networks: &Networks) {
+        self.take_away(|live| {
+            let is_gone = |found: Option<Network>| found.is_none_or(|found| found.id != live.network.id);
+            live.members.is_empty() && networks.named(&live.network.name).is_ok_and(is_gone)
+        });
+    }
+
+    fn take_away(&mut self, which: impl Fn(&Live) -> bool) {
         let router = &mut self.router;
         self.live.retain(|_, live| {
-            let stays = !meets(live);
+            let stays = !which(live);
             if let (false, Some(router)) = (stays, router.as_mut()) {
                 router.remove_bridge(&live.bridge);
             }
             stays
         });
-        Ok(())
     }
 
     /// Somebody has these addresses of a network.
@@ -397,10 +403,11 @@ impl State {
     }
 
     /// Somebody has left a network.
-    fn give_back(&mut self, network: &str, tenant: u64) {
+    fn give_back(&mut self, networks: &Networks, network: &str, tenant: u64) {
         if let Some(live) = self.live.get_mut(network) {
             live.members.remove(&tenant);
         }
+        self.forget(networks);
         if !self.live.values().any(|live| live.members.contains_key(&tenant)) {
             self.names.remove(&tenant);
         }
@@ -427,14 +434,12 @@ impl State {
 
 /// The bridge of a network.
 fn describe(network: &Network) -> Bridge {
-    let option = |name| network.options.get(name).map(String::as_str);
-    let mtu = option(OPTION_MTU).and_then(|text| text.parse().ok()).filter(|mtu| MTU.contains(mtu));
     Bridge {
         name: format!("br-{}", network.id.get(..8).unwrap_or(&network.id)),
         addresses: network.subnets.iter().map(|it| (it.gateway, it.subnet.bits())).collect(),
         internal: network.internal,
-        isolated: option(OPTION_TALK) == Some("false"),
-        mtu,
+        isolated: network.is_isolated(),
+        mtu: network.mtu(),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use hickory_proto::op::{Message, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, PTR};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use wharf_runtime::Known;
 
 use super::super::subnet::Subnet;
 
@@ -153,10 +154,11 @@ impl Answers {
         Self { registry, tenant }
     }
 
+    /// None where it is not known.
     fn reply(&self, question: &Message) -> Option<Message> {
         let [query] = question.queries.as_slice() else { return None };
         if question.metadata.op_code != OpCode::Query || query.query_class() != DNSClass::IN {
-            return self.leads_out_or(question, ResponseCode::Refused);
+            return None;
         }
         let name = query.name().to_ascii().to_ascii_lowercase();
         let name = name.trim_end_matches('.');
@@ -181,28 +183,35 @@ impl Answers {
                     }
                 }
             }
-            // A name that is no name of this system cannot be said.
-            Found::Name(name) => add(RData::PTR(PTR(Name::from_str(&format!("{name}.")).ok()?))),
+            Found::Name(name) => match Name::from_str(&format!("{name}.")) {
+                Ok(name) => add(RData::PTR(PTR(name))),
+                // A name that is no name of this system cannot be said.
+                Err(_) => reply.metadata.response_code = ResponseCode::NXDomain,
+            },
             Found::Nothing => reply.metadata.response_code = ResponseCode::NXDomain,
-            Found::Unknown => return self.leads_out_or(question, ResponseCode::ServFail),
+            Found::Unknown => return None,
         }
         Some(reply)
     }
 
-    /// Nothing, so that others are asked; but who has no way out is told so.
-    fn leads_out_or(&self, question: &Message, code: ResponseCode) -> Option<Message> {
-        if self.registry.lock().leads_out(self.tenant) { None } else { Some(begin(question, code)) }
-    }
-}
-
-impl wharf_runtime::Names for Answers {
-    fn answer(&self, question: &[u8], by_tcp: bool) -> Option<Vec<u8>> {
+    fn find(&self, question: &[u8], by_tcp: bool) -> Option<Vec<u8>> {
         let question = Message::from_vec(question).ok()?;
         let reply = self.reply(&question)?;
         let bytes = reply.to_vec().ok()?;
         let said = question.edns.as_ref().map_or(UDP_BYTES, |edns| edns.max_payload());
         let room = if by_tcp { u16::MAX } else { said.clamp(UDP_BYTES, UDP_BYTES_MAX) };
         if bytes.len() <= usize::from(room) { Some(bytes) } else { reply.truncate().to_vec().ok() }
+    }
+}
+
+impl wharf_runtime::Names for Answers {
+    fn answer(&self, question: &[u8], by_tcp: bool) -> Known {
+        match self.find(question, by_tcp) {
+            Some(answer) => Known::Answer(answer),
+            None if self.registry.lock().leads_out(self.tenant) => Known::Nothing,
+            // Who has no way out has none by way of name servers either, whatever is sent to them.
+            None => Known::Secret,
+        }
     }
 }
 
@@ -280,8 +289,10 @@ mod tests {
         question.metadata.id = 77;
         question.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
         let answers = Answers::new(registry(), tenant);
-        let Some(answer) = answers.answer(&question.to_vec().unwrap(), false) else {
-            return "others".to_owned();
+        let answer = match answers.answer(&question.to_vec().unwrap(), false) {
+            Known::Answer(answer) => answer,
+            Known::Nothing => return "others".to_owned(),
+            Known::Secret => return "nobody".to_owned(),
         };
         let answer = Message::from_vec(&answer).unwrap();
         assert_eq!((answer.metadata.id, &answer.queries), (77, &question.queries));
@@ -307,10 +318,10 @@ mod tests {
         check(1, "app.", RecordType::MX, "No Error");
         check(1, "db.", RecordType::A, "others");
         check(1, "example.com.", RecordType::A, "others");
-        check(3, "example.com.", RecordType::A, "Server Failure");
+        check(3, "example.com.", RecordType::A, "nobody");
         check(3, "app_1.", RecordType::A, "No Error 10.2.0.3");
         check(4, "lone.", RecordType::A, "others");
-        check(9, "web.", RecordType::A, "Server Failure");
+        check(9, "web.", RecordType::A, "nobody");
     }
 
     #[test]
@@ -339,10 +350,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_is_not_answered() {
-        let answers = Answers::new(registry(), 1);
-        for bytes in [&b""[..], &[0; 11], &[0xff; 40], &[0; 12]] {
-            assert_eq!(answers.answer(bytes, false), None);
+    fn what_is_no_question_is_not_answered_and_leaves_no_internal_network() {
+        let mut two = Message::query();
+        for name in ["web.", "secret.example."] {
+            two.add_query(Query::query(Name::from_ascii(name).unwrap(), RecordType::A));
+        }
+        let mut behind = two.clone();
+        behind.queries.truncate(1);
+        let [two, mut behind] = [two, behind].map(|message| message.to_vec().unwrap());
+        behind[11] = 1;
+        for bytes in [&b""[..], &[0; 11], &[0xff; 40], &[0; 12], &two, &behind] {
+            for (tenant, expected) in [(1, Known::Nothing), (3, Known::Secret)] {
+                assert_eq!(Answers::new(registry(), tenant).answer(bytes, false), expected, "{bytes:?}");
+            }
         }
     }
 
@@ -359,7 +379,9 @@ mod tests {
         question.add_query(Query::query(Name::from_ascii("many.").unwrap(), RecordType::A));
         let answers = Answers::new(shared, 1);
         let ask = |by_tcp| {
-            let bytes = answers.answer(&question.to_vec().unwrap(), by_tcp).unwrap();
+            let Known::Answer(bytes) = answers.answer(&question.to_vec().unwrap(), by_tcp) else {
+                panic!("many is not known")
+            };
             let answer = Message::from_vec(&bytes).unwrap();
             (answer.metadata.truncation, answer.answers.len())
         };

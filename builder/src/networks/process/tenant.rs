@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
-use wharf_runtime::{Forward, NameServer, Plug, Published, remove_interfaces, set_gateways};
+use wharf_runtime::{Forward, NameServer, Plug, Published, Servers, remove_interfaces, set_gateways};
 
 use super::addresses::{choose, mac_of, parse_mac, show_mac};
 use super::names::{Answers, Member};
@@ -18,8 +18,8 @@ use crate::error::{Failure, Kind};
 use crate::networks::protocol::{AttachRequest, Attached};
 use crate::networks::record::{HOST, NONE};
 
-/// The option of a network that says on which address ports are published where none is named.
-pub(super) const DEFAULT_ADDRESS: &str = "com.docker.network.bridge.host_binding_ipv4";
+/// The port of name servers.
+const NAMES_PORT: u16 = 53;
 
 /// Networks of one container at most.
 const NETWORKS_MAX: usize = 64;
@@ -86,7 +86,10 @@ impl<'a> Tenant<'a> {
         }
         tenant.lead_out()?;
         let answers = Arc::new(Answers::new(holder.registry.clone(), number));
-        let servers = holder.servers();
+        let servers = match tenant.request.dns.as_slice() {
+            [] => Servers::OfHost(holder.servers()),
+            own => Servers::OfThoseInside(own.iter().map(|server| (*server, NAMES_PORT).into()).collect()),
+        };
         let name_server = NameServer::start(tenant.namespace.as_fd(), answers, servers)
             .map_err(|error| failed("cannot answer the container's questions for names", &error))?;
         tenant.name_server = Some(name_server);
@@ -300,8 +303,7 @@ impl<'a> Tenant<'a> {
         let state = self.holder.lock();
         let live = state.live.get(&network);
         if kept.is_empty() {
-            let default = live.and_then(|live| live.network.options.get(DEFAULT_ADDRESS));
-            let default = default.and_then(|text| text.parse().ok());
+            let default = live.and_then(|live| live.network.default_address());
             let held_by = |protocol, port| state.holder_of(protocol, port);
             kept = keep(&self.request.ports, &self.request.previous_ports, default, &held_by)?;
         }
@@ -355,7 +357,7 @@ impl<'a> Tenant<'a> {
         if let Some(router) = &mut state.router {
             router.unplug(&place.port);
         }
-        state.give_back(network, self.number);
+        state.give_back(&self.holder.networks, network, self.number);
     }
 }
 

@@ -214,3 +214,41 @@ fn many_run_side_by_side() {
         }
     });
 }
+
+#[test]
+fn many_are_changed_at_once_and_told_of_in_order() {
+    let Some(world) = World::new() else { return };
+    let names: Vec<String> = (0..6).map(|number| format!("of{number}")).collect();
+    for name in &names {
+        world.text(&["create", "--name", name, "--network", "none", "app", "sleep", "1000"]);
+    }
+    // Who needs another one is started after it.
+    let leans = ["create", "--name", "leans", "--network", "container:of5", "--ipc", "container:of0", "app"];
+    world.text(&[&leans[..], &["sleep", "1000"]].concat());
+    let all: Vec<&str> = names.iter().map(String::as_str).chain(["leans"]).collect();
+    for (command, after) in [
+        (&["start"][..], "running"),
+        (&["restart", "-t", "0"], "running"),
+        (&["pause"], "paused"),
+        (&["unpause"], "running"),
+        (&["kill"], "exited"),
+        (&["start"], "running"),
+    ] {
+        assert_eq!(world.text(&[command, &all].concat()).lines().collect::<Vec<_>>(), all, "{command:?}");
+        for name in &all {
+            wait_until("all are so", || world.field(name, "{{.State.Status}}") == after);
+        }
+    }
+    world.run(&["stop", "-t", "0", "of3"]).success();
+
+    let removed = world.run(&["rm", "of1", "gone", "of3", "of3", "of2"]);
+    assert_eq!(String::from_utf8_lossy(&removed.stdout), "of3\n");
+    let told: Vec<&str> = removed.stderr.lines().filter(|line| line.starts_with("ERROR")).collect();
+    for (line, expected) in told.iter().zip(["it is running", "`gone`", "`of3`", "it is running"]) {
+        assert!(line.contains(expected), "{told:?}");
+    }
+    assert_eq!((told.len(), removed.code), (4, Some(2)));
+    let removed = world.run(&["rm", "-f", "of5", "gone", "of4", "of4", "leans", "of0", "of1", "of2"]);
+    assert_eq!(removed.success().text(), "of5\nof4\nleans\nof0\nof1\nof2\n");
+    assert_eq!(world.text(&["ps", "-aq"]), "");
+}
