@@ -232,6 +232,46 @@ fn a_project_is_known_by_its_labels() {
 }
 
 #[test]
+fn the_files_here_are_not_those_of_another_project() {
+    let here = "services: {a: {image: bb, network_mode: none, command: sleep 1000, stop_grace_period: 0s}}";
+    let Some(project) = Project::new(here) else { return };
+    fs::write(project.wharf.path("p/other.yaml"), here.replace("a:", "b:")).unwrap();
+    project.run(&["-f", "other.yaml", "-p", "other", "up", "-d"]).success();
+    let listed = ["-p", "other", "ps", "-a", "--format", "{{.Name}}"];
+    assert_eq!(project.run(&listed).success().text(), "other-b-1\n");
+    project.run(&["-p", "other", "down"]).success();
+    assert_eq!(project.run(&listed).success().text(), "");
+
+    // What ends containers needs no file of variables.
+    project.run(&["up", "-d"]).success();
+    project.write(&here.replace("command", "env_file: gone.env, command"));
+    project.run(&["up", "-d"]).fails_with(3, &["the env_file of a", "gone.env does not exist", "^^^^^^^^"]);
+    project.run(&["stop"]).success();
+    project.run(&["run", "--entrypoint", "sh -c 'x", "a"]).fails_with(3, &["gone.env does not exist"]);
+    project.run(&["down"]).success();
+
+    // The name of a directory is that by which it was entered; and a directory of the name `.env` is no file of variables.
+    project.write(here);
+    std::os::unix::fs::symlink("p", project.wharf.path("linked")).unwrap();
+    fs::create_dir(project.wharf.path("p/.env")).unwrap();
+    let check = |pwd: &str, name: &str| {
+        let mut command = project.command(&["config"]);
+        let told = Outcome::of({
+            command.env("PWD", project.wharf.path(pwd));
+            command
+        });
+        assert!(told.success().text().starts_with(&format!("name: {name}\n")), "{pwd}");
+    };
+    check("linked", "linked");
+    check("p", "p");
+    check("elsewhere", "p");
+    let ran = project.run(&["run", "--rm", "-T", "--entrypoint", "sh -c 'echo \"$0 and\" more'", "a"]);
+    assert_eq!(ran.success().text(), "sh and more\n");
+    project.run(&["run", "--entrypoint", "sh -c 'x", "a"]).fails_with(2, &["has a ' that is not closed"]);
+    project.end();
+}
+
+#[test]
 fn what_ends_with_a_container() {
     let text = "
 services:
