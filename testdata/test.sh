@@ -7,6 +7,10 @@ cargo=${CARGO:-cargo}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
+# Tests wait for others more than they compute.
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
+export RUST_TEST_THREADS
+
 # `sh` has no pipefail: the status comes back through a file.
 {
     status=0
@@ -16,7 +20,7 @@ trap 'rm -f "$log"' EXIT
     # A passing test says nothing but what it skipped.
     /^successes:$/ { quiet = 1 }
     /^(failures:|test result: )/ { quiet = 0 }
-    !quiet || /^SKIP: /
+    !quiet || /^SKIP: / { print; fflush() }
 '
 status=$(cat "$log.status")
 rm -f "$log.status"

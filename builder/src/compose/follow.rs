@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::containers::config::ContainerId;
 use crate::containers::engine::Engine;
@@ -27,7 +28,8 @@ pub struct Look {
 #[derive(Debug)]
 pub struct Printer {
     look: Look,
-    width: usize,
+    /// Of the longest name so far.
+    width: AtomicUsize,
     out: Mutex<std::fs::File>,
 }
 
@@ -49,7 +51,13 @@ impl Printer {
     /// For these.
     pub fn new<'a>(look: Look, labels: impl Iterator<Item = &'a str>) -> Result<Self, Failure> {
         let out = results().map_err(|error| cannot_write(&error))?;
-        Ok(Self { look, width: labels.map(str::len).max().unwrap_or(0), out: Mutex::new(out) })
+        let width = AtomicUsize::new(labels.map(str::len).max().unwrap_or(0));
+        Ok(Self { look, width, out: Mutex::new(out) })
+    }
+
+    /// Makes room for another name.
+    pub fn widen(&self, label: &str) {
+        self.width.fetch_max(label.len(), Ordering::Relaxed);
     }
 
     /// Hands on what one has printed, and with `query.follow` what it prints, until it has ended. Gives the time of the last
@@ -93,7 +101,7 @@ impl Printer {
         if !self.look.prefix {
             return format!("{text}\n");
         }
-        let (label, width) = (&speaker.label, self.width);
+        let (label, width) = (&speaker.label, self.width.load(Ordering::Relaxed));
         if self.look.color {
             let color = COLORS[speaker.color % COLORS.len()];
             return format!("\x1b[{color}m{label:width$}  |\x1b[0m {text}\n");

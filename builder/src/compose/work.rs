@@ -314,7 +314,8 @@ impl Work<'_> {
         removed
     }
 
-    fn await_dependency(
+    /// Waits for what a service depends on. Without `required` it goes on whatever becomes of that.
+    pub fn await_dependency(
         &self,
         service: &str,
         condition: Condition,

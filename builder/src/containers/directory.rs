@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wharf_cache::Store;
+use wharf_runtime::cgroup::StepGroups;
 
 use super::config::{ContainerConfig, ContainerId};
 use super::names;
@@ -407,6 +408,9 @@ impl Directory {
         let state = self.written_state();
         if needs_monitor(state.status) {
             held.write_state(&self.abandoned(state))?;
+            // Its files went with it; its control groups stay.
+            let parent = self.config().ok().and_then(|config| config.resources.cgroup_parent);
+            StepGroups::clear(parent.as_deref());
         }
         Ok(held)
     }

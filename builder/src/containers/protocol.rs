@@ -146,7 +146,7 @@ pub enum Answer {
     Stats(Usage),
     /// The processes.
     Top(Vec<Process>),
-    /// The kinds of the descriptors that come along: `net`, `pid`, `ipc`, `uts`.
+    /// The kinds of the descriptors that come along: `net`, `pid`, `ipc`, `uts`; and `/dev/shm`, a detached mount.
     Namespaces(Vec<String>),
 }
 

@@ -157,6 +157,70 @@ fn up_waits_changes_what_has_changed_and_down_leaves_nothing() {
 }
 
 #[test]
+fn who_wants_to_be_restarted_with_another_runs_again() {
+    let text = "
+services:
+  web: {image: bb, network_mode: none, command: sleep 1000, stop_grace_period: 0s, depends_on: {db: {condition: service_started, restart: true}}}
+  db: {image: bb, network_mode: none, command: sleep 1000, stop_grace_period: 0s, labels: {version: first}}
+";
+    let Some(project) = Project::new(text) else { return };
+    project.run(&["up", "-d"]).success();
+    let (web, db) = (project.id("p-web-1"), project.id("p-db-1"));
+    project.write(&text.replace("first", "second"));
+    project.run(&["up", "-d"]).success();
+    project.check_states(&["p-db-1 running", "p-web-1 running"]);
+    assert_eq!(project.id("p-web-1"), web);
+    assert_ne!(project.id("p-db-1"), db);
+    project.end();
+}
+
+#[test]
+fn logs_are_followed_until_nothing_runs() {
+    let text = "services: {a: {image: bb, network_mode: none, command: \"sh -c 'echo up; sleep 1000'\", stop_grace_period: 0s}}";
+    let Some(project) = Project::new(text) else { return };
+    project.run(&["up", "-d"]).success();
+    let path = project.wharf.path("followed");
+    let lines = || fs::read_to_string(&path).unwrap_or_default();
+    wait_until("it has printed", || project.run(&["logs"]).text() == "a-1  | up\n");
+    let mut child =
+        project.command(&["logs", "-f"]).stdout(fs::File::create(&path).unwrap()).spawn().unwrap();
+    wait_until("what was printed before is shown", || lines() == "a-1  | up\n");
+    // All that it follows stands still for a moment.
+    project.run(&["restart"]).success();
+    wait_until("it goes on after a restart", || lines() == "a-1  | up\n".repeat(2));
+    project.run(&["up", "-d", "--force-recreate"]).success();
+    wait_until("it goes on with what is made anew", || lines() == "a-1  | up\n".repeat(3));
+    project.run(&["up", "-d", "--scale", "a=2"]).success();
+    wait_until("it goes on with another", || lines() == "a-1  | up\n".repeat(3) + "a-2  | up\n");
+    project.run(&["stop"]).success();
+    assert!(child.wait().unwrap().success());
+    assert_eq!(lines().lines().count(), 4);
+    // Nothing runs: there is nothing to wait for.
+    let ended = project.run(&["logs", "-f", "--tail", "1", "a"]).success().text();
+    assert_eq!(ended.lines().count(), 2, "{ended}");
+    let none = project.run(&["logs", "--since", "4000000000.5"]).success().text();
+    assert_eq!(none, "");
+    project.end();
+}
+
+#[test]
+fn run_goes_on_without_what_it_can_do_without() {
+    let text = "
+services:
+  main: {image: bb, network_mode: none, command: echo done, depends_on: {broken: {condition: service_completed_successfully, required: false}, other: {condition: service_started, required: false}}}
+  broken: {image: bb, network_mode: none, command: 'false'}
+  other: {image: bb, network_mode: none, profiles: [p], env_file: nowhere.env}
+";
+    let Some(project) = Project::new(text) else { return };
+    let ran = project.run(&["run", "--rm", "-T", "main"]).success();
+    assert_eq!(ran.text(), "done\n");
+    assert!(ran.stderr.contains("an optional dependency did not come up"), "{}", ran.stderr);
+    project.check_states(&["p-broken-1 exited"]);
+    project.run(&["up", "other"]).fails_with(3, &["the env_file of other", "nowhere.env does not exist"]);
+    project.end();
+}
+
+#[test]
 fn a_project_is_known_by_its_labels() {
     let Some(project) = Project::new(CHAIN) else { return };
     project.run(&["up", "-d"]).success();

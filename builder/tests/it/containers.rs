@@ -3,8 +3,10 @@
 mod flags;
 mod life;
 mod output;
+mod sharing;
 mod shells;
 mod statuses;
+mod templates;
 mod terminal;
 
 use std::process::{Child, Command};

@@ -544,6 +544,12 @@ fn a_killed_process_is_followed_by_another() {
     let attached = connection.attach(&first, web.as_fd()).unwrap();
     let pid = world.process().unwrap();
     kill_at_once(&pid.to_string());
+    // What it has forked ends a moment later, and has the lock and the socket until then.
+    let lock = std::fs::File::open(world.wharf.path("store/networks/lock")).unwrap();
+    wait_until("nobody holds the networks", || {
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok()
+    });
+    drop(lock);
     assert!(connection.detach().unwrap_err().message.contains("does not answer"));
     world.start();
     first.previous = attached.endpoints.clone();

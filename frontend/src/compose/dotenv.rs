@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::interpolate::Environment;
+use super::interpolate::{self, Environment};
+use super::limits;
 use super::template::{self, Unset};
 use crate::diagnostic::{Diagnostic, excerpt};
 
@@ -19,8 +20,15 @@ pub enum Format {
 /// `${NAME}` before the file's own, and a line that is a name alone takes its value from there.
 pub fn parse(text: &str, format: Format, outer: &Environment) -> (Environment, Vec<Diagnostic>) {
     let start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-    let mut reader =
-        Reader { text, at: start, format, outer, found: Environment::new(), problems: Vec::new() };
+    let mut reader = Reader {
+        text,
+        at: start,
+        format,
+        outer,
+        found: Environment::new(),
+        problems: Vec::new(),
+        budget: limits::INTERPOLATED_BYTES_MAX,
+    };
     while reader.skip_to_statement() {
         if let Err(problem) = reader.statement() {
             reader.problems.push(problem);
@@ -43,6 +51,8 @@ struct Reader<'a> {
     outer: &'a Environment,
     found: Environment,
     problems: Vec<Diagnostic>,
+    /// Bytes that values may still have.
+    budget: usize,
 }
 
 impl Reader<'_> {
@@ -99,6 +109,12 @@ impl Reader<'_> {
             }
             Format::Compose => self.value(end)?,
         };
+        let Some(left) = self.budget.checked_sub(value.len()) else {
+            // Nothing after it is read.
+            self.text = &self.text[..end];
+            return Err(Diagnostic::error(start..end, interpolate::too_much()));
+        };
+        self.budget = left;
         self.found.insert(name, value);
         Ok(())
     }
@@ -111,7 +127,9 @@ impl Reader<'_> {
             Some(quote @ ('"' | '\'')) => self.quoted(quote),
             _ => {
                 let from = self.at;
-                let value = without_comment(body).trim_end().to_owned();
+                // A `#` right behind the `=` is a value: a color.
+                let bare = body.len() == line.len();
+                let value = without_comment(body, bare).trim_end().to_owned();
                 self.at = line_end;
                 self.expand(&value, from..from + value.len())
             }
@@ -132,7 +150,8 @@ impl Reader<'_> {
             let line_end = self.line_end();
             return Err(Diagnostic::error(start..line_end, "a quoted value without its closing quote"));
         };
-        let inner = &inner[..end];
+        // Lines end alike, whoever wrote the file.
+        let inner = inner[..end].replace("\r\n", "\n");
         self.at = start + 1 + end + 1;
         let line_end = self.line_end();
         let after = self.text[self.at..line_end].trim();
@@ -142,8 +161,8 @@ impl Reader<'_> {
         }
         self.at = line_end;
         match quote {
-            '"' => self.expand(&unescape(inner), start..start + end + 2),
-            _ => Ok(inner.to_owned()),
+            '"' => self.expand(&unescape(&inner), start..start + end + 2),
+            _ => Ok(inner),
         }
     }
 
@@ -173,9 +192,9 @@ fn check_name(name: &str, at: Range<usize>) -> Result<(), Diagnostic> {
     }
 }
 
-/// A value without quotes ends at ` #`.
-fn without_comment(value: &str) -> &str {
-    if value.starts_with('#') {
+/// A value without quotes ends at ` #`. With `bare` it stands right behind the `=`.
+fn without_comment(value: &str, bare: bool) -> &str {
+    if value.starts_with('#') && !bare {
         return "";
     }
     let comment = value

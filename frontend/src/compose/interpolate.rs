@@ -16,20 +16,11 @@ pub(super) struct Interpolation<'a> {
     /// Variables of which was said already that they are not set.
     pub(super) said: &'a mut BTreeSet<String>,
     pub(super) problems: &'a mut Problems,
-    /// Bytes that the file may still grow by.
-    pub(super) budget: usize,
+    /// Bytes that variables may still make.
+    pub(super) budget: &'a mut usize,
 }
 
-impl<'a> Interpolation<'a> {
-    pub(super) fn new(
-        environment: &'a Environment,
-        sources: &'a Sources,
-        said: &'a mut BTreeSet<String>,
-        problems: &'a mut Problems,
-    ) -> Self {
-        Self { environment, sources, said, problems, budget: limits::INTERPOLATED_BYTES_MAX }
-    }
-
+impl Interpolation<'_> {
     pub(super) fn node(&mut self, node: &mut Node, path: &Path<'_>) {
         match &mut node.value {
             Value::String(text) if text.contains('$') => self.string(text, node.place, path),
@@ -61,16 +52,12 @@ impl<'a> Interpolation<'a> {
                     }
                 }
                 let growth = done.text.len();
-                if growth > self.budget {
-                    let message = format!(
-                        "variables make more than {} bytes of this file",
-                        limits::INTERPOLATED_BYTES_MAX
-                    );
-                    self.problems.error(place, message);
+                let Some(left) = self.budget.checked_sub(growth) else {
+                    self.problems.error(place, too_much());
                     text.clear();
                     return;
-                }
-                self.budget -= growth;
+                };
+                *self.budget = left;
                 *text = done.text;
             }
             Err(TemplateError { message, hint, at }) => {
@@ -92,4 +79,9 @@ impl<'a> Interpolation<'a> {
             _ => place,
         }
     }
+}
+
+/// What is said when variables make too much.
+pub(super) fn too_much() -> String {
+    format!("variables make more than {} bytes of the project", limits::INTERPOLATED_BYTES_MAX)
 }

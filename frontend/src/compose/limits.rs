@@ -24,8 +24,11 @@ pub const SUBSTITUTION_DEPTH_MAX: usize = 32;
 /// Bytes that interpolation makes of one value.
 pub const SUBSTITUTION_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes that interpolation makes of one file.
+/// Bytes that variables make of a project: in its files, in those of variables, and in what takes its value from outside.
 pub const INTERPOLATED_BYTES_MAX: usize = 64 << 20;
 
-/// Ports that ranges of one service stand for.
+/// Ports of a project, those that ranges stand for counted each.
 pub const PORTS_MAX: usize = 65_536;
+
+/// Values that services of a project have by what they extend, each counted in every service.
+pub const EXTENDED_NODES_MAX: usize = 500_000;

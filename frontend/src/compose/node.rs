@@ -204,6 +204,15 @@ impl Node {
         }
     }
 
+    /// How many nodes it is made of.
+    pub(super) fn count(&self) -> usize {
+        match &self.value {
+            Value::List(items) => items.iter().map(Self::count).sum::<usize>() + 1,
+            Value::Map(map) => map.iter().map(|(_, entry)| entry.value.count()).sum::<usize>() + 1,
+            _ => 1,
+        }
+    }
+
     /// Whether both say the same, wherever they were written.
     pub(super) fn same(&self, other: &Self) -> bool {
         self.to_json() == other.to_json()

@@ -121,6 +121,11 @@ impl Problems {
         &mut self.0[at].diagnostic
     }
 
+    /// What is no warning.
+    pub(super) fn into_errors(self) -> impl Iterator<Item = Problem> {
+        self.0.into_iter().filter(|problem| problem.diagnostic.is_error())
+    }
+
     pub(super) fn has_errors(&self) -> bool {
         self.0.iter().any(|problem| problem.diagnostic.severity == Severity::Error)
     }

@@ -15,7 +15,7 @@ pub struct Unsupported {
 }
 
 /// On the right, why nothing follows from a key; on the left, where it stands. `*` is any name or item of a list, and
-/// `=` a value that is meant alone. A key that is in no row is acted on.
+/// `=` a value that is meant alone, or what it begins with before `=` or `:`. A key that is in no row is acted on.
 pub const NOT_ACTED_ON: &[(&str, &str)] = &[
     ("services.*.deploy.mode=global", CLUSTER),
     ("services.*.deploy.mode=global-job", CLUSTER),
@@ -70,6 +70,12 @@ pub const NOT_ACTED_ON: &[(&str, &str)] = &[
     ("services.*.volumes.*.bind.selinux", "labels of SELinux are not set"),
     ("services.*.ports.*.protocol=sctp", "ports of SCTP are not published"),
     ("services.*.build.privileged", "RUN --security=insecure asks for rights, and entitlements give them"),
+    ("services.*.build.secrets.*.uid", BUILD_SECRET),
+    ("services.*.build.secrets.*.gid", BUILD_SECRET),
+    ("services.*.build.secrets.*.mode", BUILD_SECRET),
+    ("services.*.security_opt.*=apparmor", "profiles of AppArmor are not set"),
+    ("services.*.security_opt.*=label", "labels of SELinux are not set"),
+    ("services.*.ipc=none", "a container always has a /dev/shm"),
     ("services.*.build.provenance", "attestations are not made"),
     ("services.*.build.sbom", "attestations are not made"),
     ("services.*.networks.*.interface_name", "interfaces have the names eth0, eth1, …"),
@@ -77,9 +83,12 @@ pub const NOT_ACTED_ON: &[(&str, &str)] = &[
     ("services.*.networks.*.link_local_ips", "addresses of the link are not set"),
     ("services.*.networks.*.driver_opts", "networks have one driver, without options"),
     ("networks.*.attachable", CLUSTER),
+    ("networks.*.enable_ipv4=false", "every network has IPv4"),
     ("networks.*.driver_opts", "networks have one driver, without options"),
     ("networks.*.ipam.driver", "addresses are given by the network itself"),
     ("networks.*.ipam.options", "addresses are given by the network itself"),
+    ("secrets.*.labels", STORES),
+    ("configs.*.labels", STORES),
     ("secrets.*.driver", STORES),
     ("secrets.*.driver_opts", STORES),
     ("secrets.*.template_driver", STORES),
@@ -92,6 +101,7 @@ const CLUSTER: &str = "it is for a cluster, and this is one machine";
 const WINDOWS: &str = "it is for Windows";
 const GPU: &str = "devices are not found by what they can do: name them in devices";
 const MODELS: &str = "language models are not run";
+const BUILD_SECRET: &str = "RUN --mount=type=secret says who owns it";
 const STORES: &str = "there is no store of secrets and configs: they come from files and the environment";
 
 /// What of a project is not acted on.
@@ -104,7 +114,12 @@ pub(super) fn of(tree: &Node) -> Vec<Unsupported> {
         };
         let keys: Vec<&str> = keys.split('.').collect();
         find(tree, tree.place, &keys, String::new(), &mut |path, place, node| {
-            if value.is_none_or(|value| node.as_str() == Some(value)) {
+            let is_meant = match value {
+                Some(value) => says(node, value),
+                // What says nothing asks for nothing.
+                None => !node.is_null() && node.as_bool() != Some(false),
+            };
+            if is_meant {
                 found.push(Unsupported { path, place, why });
             }
         });
@@ -113,13 +128,20 @@ pub(super) fn of(tree: &Node) -> Vec<Unsupported> {
     found
 }
 
+/// Whether a value is this one, or this one with more behind `=` or `:`.
+fn says(node: &Node, value: &str) -> bool {
+    match &node.value {
+        Value::Bool(is_true) => is_true.to_string() == value,
+        Value::String(text) => {
+            text.strip_prefix(value).is_some_and(|rest| rest.is_empty() || rest.starts_with(['=', ':']))
+        }
+        _ => false,
+    }
+}
+
 fn find(node: &Node, place: Place, keys: &[&str], path: String, found: &mut dyn FnMut(String, Place, &Node)) {
     let Some((key, rest)) = keys.split_first() else {
-        // What says nothing asks for nothing.
-        if !node.is_null() && node.as_bool() != Some(false) {
-            found(path, place, node);
-        }
-        return;
+        return found(path, place, node);
     };
     match &node.value {
         Value::Map(map) => {

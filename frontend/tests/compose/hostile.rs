@@ -83,6 +83,41 @@ fn variables_that_multiply_are_refused() {
     assert!(loaded.problems[0].diagnostic.message.contains("grows beyond"), "{:?}", loaded.problems);
 }
 
+#[test]
+fn services_that_multiply_are_refused() {
+    let ports = "services: {a: {image: x, ports: [1-40000, 1-40000/udp]}}";
+    check_refused(ports, "more than 65536 ports");
+    let ports: String = (0..100).map(|it| format!("  s{it}: {{image: x, ports: [1-1000]}}\n")).collect();
+    check_refused(&format!("services:\n{ports}"), "more than 65536 ports");
+    let variables: String = (0..1_000).map(|it| format!("A{it}, ")).collect();
+    let extending: String = (0..600).map(|it| format!("  s{it}: {{extends: base}}\n")).collect();
+    let text = format!("services:\n  base: {{image: x, environment: [{variables}]}}\n{extending}");
+    check_refused(&text, "services extend others by more than 500000 values");
+}
+
+#[test]
+fn variables_of_files_that_multiply_are_refused() {
+    let large = "x".repeat(1 << 20);
+    let again: String = (0..70).map(|it| format!("A{it}=$A\n")).collect();
+    let files = Files(
+        [
+            ("/src/demo/compose.yaml".to_owned(), b"services: {a: {image: x, env_file: e.env}}".to_vec()),
+            ("/src/demo/e.env".to_owned(), format!("A={large}\n{again}").into_bytes()),
+        ]
+        .into(),
+    );
+    let loaded = open(&Invocation { directory: "/src/demo".to_owned(), ..Invocation::default() }, &files);
+    assert!(loaded.problems[0].diagnostic.message.contains("variables make more than"));
+
+    let services: String = (0..70).map(|it| format!("  s{it}: {{image: x, environment: [A]}}\n")).collect();
+    let files =
+        Files([("/src/demo/compose.yaml".to_owned(), format!("services:\n{services}").into_bytes())].into());
+    let environment = [("A".to_owned(), large)].into();
+    let loaded =
+        open(&Invocation { directory: "/src/demo".to_owned(), environment, ..Invocation::default() }, &files);
+    assert!(loaded.problems[0].diagnostic.message.contains("variables make more than"));
+}
+
 /// The compose files of all cases.
 fn seeds() -> Vec<String> {
     let texts = files_of_cases().into_iter().map(|path| std::fs::read_to_string(path).unwrap());

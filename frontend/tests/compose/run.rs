@@ -73,6 +73,10 @@ pub(crate) fn report(options: &Options, files: &Files) -> String {
     for unsupported in &loaded.unsupported {
         writeln!(out, "not acted on: {}: {}", unsupported.path, unsupported.why).unwrap();
     }
+    for (service, problem) in &loaded.inactive {
+        write!(out, "if {service} is active: ").unwrap();
+        show_problem(&mut out, problem, &loaded.sources);
+    }
     let Some(project) = &loaded.project else { return out };
     let selected = match &options.selection {
         None => project.clone(),

@@ -5,7 +5,7 @@
 //! the builder so holds for its steps. Where nothing can be made there is a sentence that says why.
 //!
 //! A [`Group`] lives as long as its step and is removed with its value. What a killed builder leaves is recognized by
-//! nobody holding its lock, and removed by the next one that makes groups there.
+//! nobody holding its lock, and removed by the next one that makes groups there, or by [`StepGroups::clear`].
 
 mod hierarchy;
 mod observe;
@@ -196,6 +196,12 @@ impl StepGroups {
             place.remove_leftovers();
         }
         Ok(Self { places, limits })
+    }
+
+    /// Removes what killed processes have left where groups would be made.
+    pub fn clear(parent: Option<&str>) {
+        // Where no groups can be made there are none.
+        let _ = Self::find_observed(Limits::default(), parent, Effort::Passing);
     }
 
     /// The limits that every group gets.

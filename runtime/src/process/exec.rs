@@ -7,14 +7,18 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use oci_spec::runtime::{LinuxNamespaceType, LinuxSeccomp, Process};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::child::{Container, Init, Rest};
+use super::descendants::Descendants;
 use super::launch;
 use super::members::Members;
 use super::prepare::{self, Descriptors, Prepared, Supervised};
@@ -26,7 +30,7 @@ use crate::rootfs::{self, MountPoints};
 use crate::seccomp::{self, Filter};
 use crate::spec::plan::{self, Host, ProcessPlan};
 use crate::supervisor::Supervisor;
-use crate::{Cancel, Ownership, RuntimeError, Stdio, supervisor};
+use crate::{Cancel, Ownership, RuntimeError, Stdio, supervisor, sys};
 
 /// A process for a container that runs.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
@@ -87,7 +91,8 @@ impl<'a> Inside<'a> {
     }
 
     /// Starts a process in the container and returns when its command is being executed. What it leaves when it ends
-    /// stays, as part of the container; when its [`Cancel`] ends it, so do those in its process group.
+    /// stays, as part of the container; when its [`Cancel`] ends it, so do those in its process group. In a container that
+    /// shares this process's pid namespace nothing stays.
     ///
     /// What [`Running`] says of threads holds for the one that calls this.
     pub fn exec<'b>(&self, request: ExecRequest<'b>) -> Result<Running<'b>, RuntimeError> {
@@ -138,6 +143,29 @@ impl<'a> Inside<'a> {
         self.root.as_ref().map(OwnedFd::as_fd)
     }
 
+    /// A detached mount of what the container has at `path`, a directory without links on the way, to be bound in another
+    /// container.
+    pub fn mount_at(&self, path: &Path) -> Result<OwnedFd, RuntimeError> {
+        let step = || format!("share {} of the container", path.display());
+        let (Some(root), Some(namespace)) = (&self.root, self.namespace(LinuxNamespaceType::Mount)) else {
+            return Err(failed(step())(io::Error::from(io::ErrorKind::NotFound)));
+        };
+        let clone = || {
+            // A mount is copied only by who is in its namespace, which takes a thread that shares no directory with others.
+            sys::unshare(libc::CLONE_FS)?;
+            sys::setns(namespace.as_raw_fd(), libc::CLONE_NEWNS as u64)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+            let place = openat2(root, path, flags, Mode::empty(), resolve)?;
+            sys::open_tree(place.as_fd(), c"", false)
+        };
+        let cloned = thread::scope(|scope| {
+            let thread = thread::Builder::new().name("mount".to_owned()).spawn_scoped(scope, clone)?;
+            thread.join().unwrap_or_else(|_| Err(io::ErrorKind::Other.into()))
+        });
+        cloned.map_err(failed(step()))
+    }
+
     fn prepare(&self, parts: Parts) -> Result<Prepared, RuntimeError> {
         let Parts { process, host, filter, supervised, streams, report } = parts;
         let mut descriptors = Descriptors::default();
@@ -147,12 +175,15 @@ impl<'a> Inside<'a> {
         let group = self.members.group();
         let mut setup =
             group.map_or_else(|| Ok(Vec::new()), |group| prepare::enter_group(group, &mut descriptors))?;
+        let mut rest = Rest::Stays;
         for (namespace, (path, kind)) in self.namespaces.iter().zip(NAMESPACES) {
-            if let Some(namespace) = namespace
-                && !is_own(namespace, path)?
-            {
+            let Some(namespace) = namespace else { continue };
+            if !is_own(namespace, path)? {
                 let fd = descriptors.keep(duplicate(namespace.as_fd())?)?;
                 setup.push(Step::EnterNamespace { fd, kind });
+            } else if kind == LinuxNamespaceType::Pid as u64 {
+                // Nobody else would end what it leaves.
+                rest = Rest::Descendants(Descendants::new(false));
             }
         }
 
@@ -173,7 +204,7 @@ impl<'a> Inside<'a> {
             new_session,
             trees: Vec::new(),
             setup,
-            rest: Rest::Stays,
+            rest,
         };
         let command = prepare::command(process, launch, report);
         Ok(Prepared {

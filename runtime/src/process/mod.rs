@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use self::child::Rest;
 pub(crate) use self::chroot::Confined;
 pub(crate) use self::descendants::{Family, family_of};
 pub use self::exec::{ExecRequest, Inside};
@@ -126,7 +127,9 @@ fn launch<'a>(
         host,
     };
     let prepared = prepare::prepare(plan, parts, &mut points)?;
-    let (cancel, orphans) = (cancel.clone(), None);
+    let ends_them = matches!(prepared.container.init.rest, Rest::Descendants(_));
+    let orphans = ends_them.then(|| Orphans::adopt(group)).transpose()?;
+    let cancel = cancel.clone();
     let launch = Launch { prepared, report, ends, command, cancel, points, supervisor, group, orphans };
     Ok(Launched { process: Running::start(launch)?, terminals })
 }

@@ -11,6 +11,7 @@ use oci_spec::runtime::LinuxNamespaceType;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 
 use super::child::{Command, Container, Init, Rest};
+use super::descendants::Descendants;
 use super::launch;
 use super::step::{Step, Target};
 use super::streams::{Streams, stream_steps};
@@ -107,8 +108,7 @@ pub(super) fn prepare(
         trees: Vec::new(),
         descriptors: Descriptors::default(),
         user_namespace: host.user_namespace,
-        shares_pids: false,
-        pid_namespace: None,
+        pids: Pids::Own,
     };
     let report = builder.descriptors.keep(report)?;
     let caller = builder.descriptors.keep(own_pidfd()?)?;
@@ -150,14 +150,22 @@ pub(super) fn prepare(
         new_session,
         trees: builder.trees,
         setup: builder.setup,
-        rest: if builder.shares_pids { Rest::Session } else { Rest::Namespace },
+        rest: match builder.pids {
+            Pids::Own => Rest::Namespace,
+            // What is left ends with that namespace, at the latest.
+            Pids::Of(_) => Rest::Session,
+            Pids::Callers => Rest::Descendants(Descendants::new(false)),
+        },
     };
     let command = command(plan.process, launch, report);
     Ok(Prepared {
         container: Container { init, command, stack: command_stack() },
         // Made in the parent's name, a namespace of control groups would begin at the parent's group.
         namespaces: plan.namespaces & if group.is_some() { !GROUP_NAMESPACE } else { !0 },
-        pid_namespace: builder.pid_namespace,
+        pid_namespace: match builder.pids {
+            Pids::Of(namespace) => Some(namespace),
+            Pids::Own | Pids::Callers => None,
+        },
         group: group.and_then(Group::v2_entry),
         descriptors: builder.descriptors,
     })
@@ -223,9 +231,17 @@ struct Builder {
     descriptors: Descriptors,
     /// The one that the container is made in, unless it is the machine's first one.
     user_namespace: Option<UserNamespace>,
-    /// Whether the container has no pid namespace of its own, and the other one that it joins.
-    shares_pids: bool,
-    pid_namespace: Option<OwnedFd>,
+    pids: Pids,
+}
+
+/// The pid namespace of a container.
+enum Pids {
+    /// A new one.
+    Own,
+    /// Another container's.
+    Of(OwnedFd),
+    /// That of this process.
+    Callers,
 }
 
 const GROUP_NAMESPACE: u64 = libc::CLONE_NEWCGROUP as u64;
@@ -251,8 +267,7 @@ impl Builder {
                 let other =
                     rustix::fs::fstat(&namespace).map_err(failed("look at the pid namespace to join"))?;
                 let is_own = crate::rootfs::identity(&own) == crate::rootfs::identity(&other);
-                self.shares_pids = true;
-                self.pid_namespace = Some(namespace).filter(|_| !is_own);
+                self.pids = if is_own { Pids::Callers } else { Pids::Of(namespace) };
                 continue;
             }
             let fd = self.descriptors.keep(namespace)?;
@@ -301,7 +316,10 @@ impl Builder {
                     let devices = plan.devices.as_deref().filter(|_| target == Path::new("/dev"));
                     let nodes = self.device_nodes(devices.unwrap_or_default(), plan.all_devices)?;
                     let target = path_string(target)?;
-                    let stand_in = instead.as_deref().map(|tree| self.stand_in(tree)).transpose()?.flatten();
+                    // What processes it shows are the container's own to set; the kernel lets it set no others.
+                    let is_writable = filesystem.as_c_str() == c"proc" && matches!(self.pids, Pids::Callers);
+                    let stand_in = instead.as_deref().map(|tree| self.stand_in(tree, is_writable));
+                    let stand_in = stand_in.transpose()?.flatten();
                     self.setup.push(match stand_in {
                         Some(tree) => {
                             // A user namespace gets a procfs or sysfs of its own only while it can see one.
@@ -368,14 +386,14 @@ impl Builder {
         Ok(())
     }
 
-    /// A tree of the host to be bound, read-only, where a new file system is refused; none where the host has no such
-    /// tree. What lies beneath comes along: what the host hides there stays hidden.
-    fn stand_in(&mut self, source: &Path) -> Result<Option<usize>, RuntimeError> {
+    /// A tree of the host to be bound, read-only unless it is the container's own too, where a new file system is refused;
+    /// none where the host has no such tree. What lies beneath comes along: what the host hides there stays hidden.
+    fn stand_in(&mut self, source: &Path, is_writable: bool) -> Result<Option<usize>, RuntimeError> {
         let Ok(tree) = host_tree(source, true) else { return Ok(None) };
-        let set = libc::MOUNT_ATTR_RDONLY
-            | libc::MOUNT_ATTR_NOSUID
+        let set = libc::MOUNT_ATTR_NOSUID
             | libc::MOUNT_ATTR_NODEV
-            | libc::MOUNT_ATTR_NOEXEC;
+            | libc::MOUNT_ATTR_NOEXEC
+            | if is_writable { 0 } else { libc::MOUNT_ATTR_RDONLY };
         sys::mount_setattr(tree.as_raw_fd(), true, set, 0, libc::MS_PRIVATE)
             .map_err(failed(format!("prepare {} of this machine", source.display())))?;
         self.tree(Some(tree)).map(Some)

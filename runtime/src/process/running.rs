@@ -85,7 +85,7 @@ impl<'a> Running<'a> {
             Rest::Namespace => libc::SIGKILL,
             _ => child::END,
         };
-        let rest_ends = !matches!(prepared.container.init.rest, Rest::Session);
+        let rest_ends = !matches!(prepared.container.init.rest, Rest::Session | Rest::Descendants(_));
         let Cloned { prepared, pidfd, pid, origin } = clone(prepared)?;
         let mut running = Self {
             pidfd,

@@ -13,7 +13,7 @@ use super::session::Cx;
 use crate::build::call::table;
 use crate::cli::container::stats::{StatsArgs, show};
 use crate::cli::image::age;
-use crate::cli::image::template::{Column, Format};
+use crate::cli::template::{Column, Format};
 use crate::compose::{labels, observe};
 use crate::containers::config::Protocol;
 use crate::containers::engine::Container;

@@ -1,15 +1,18 @@
 //! `wharf compose run`.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use wharf_frontend::compose::model::Condition;
 
 use super::build::{When, prepare};
 use super::create::{ConvergeArgs, More, PullWhen, converge, shared_only};
 use super::inside::{follow, has_terminal};
 use super::session::Cx;
 use crate::compose::convert;
+use crate::compose::observe;
 use crate::compose::work::Work;
 use crate::containers::ask::NetworkAsk;
 use crate::containers::config::{PortUse, Protocol, RestartPolicy};
@@ -103,10 +106,17 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             remove_orphans: args.remove_orphans,
             scale: Vec::new(),
         };
-        let dependencies: Vec<String> = match args.no_deps {
-            true => Vec::new(),
-            false => opened.origin.project.services[&args.service].depends_on.keys().cloned().collect(),
+        // Without those that it can do without and that are not active.
+        let needed = match args.no_deps {
+            true => BTreeMap::new(),
+            false => opened
+                .select(std::slice::from_ref(&args.service), true)?
+                .services
+                .remove(&args.service)
+                .map(|service| service.depends_on)
+                .unwrap_or_default(),
         };
+        let dependencies: Vec<String> = needed.keys().cloned().collect();
         if !dependencies.is_empty() {
             let more = More { start: true, ..More::default() };
             converge(session, opened, &dependencies, &all, &more, &signals)?;
@@ -120,15 +130,11 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             hashes: [(args.service.clone(), convert::hash(&opened.origin, &args.service)?)].into(),
             ..session.work()
         };
-        for (target, dependency) in &opened.origin.project.services[&args.service].depends_on {
-            if args.no_deps {
-                break;
-            }
-            for container in session.containers_of(std::slice::from_ref(target))? {
-                if dependency.condition != wharf_frontend::compose::model::Condition::Started {
-                    work.await_one(target, &container.config.name, dependency.condition, None)?;
-                }
-            }
+        for (target, dependency) in needed.iter().filter(|(_, it)| it.condition != Condition::Started) {
+            let containers = session.containers_of(std::slice::from_ref(target))?;
+            let own = containers.into_iter().filter(|it| !observe::is_one_off(it));
+            let names: Vec<String> = own.map(|it| it.config.name).collect();
+            work.await_dependency(target, dependency.condition, &names, dependency.required)?;
         }
         let mut random = [0; 6];
         getrandom::fill(&mut random)

@@ -6,11 +6,11 @@ use std::io::Read as _;
 use wharf_frontend::Diagnostic;
 use wharf_frontend::compose::limits::FILE_BYTES_MAX;
 use wharf_frontend::compose::{
-    Invocation, Loaded, Outside, Problem, Project, ReadError, Selection, Source, open, profiles,
+    Invocation, Loaded, Outside, Place, Problem, Project, ReadError, Selection, Source, open, profiles,
 };
 
 use super::ProjectArgs;
-use crate::compose::convert::{Origin, logging_warnings};
+use crate::compose::convert::{Origin, warnings};
 use crate::error::{Evidence, Failure, Kind, SourceText, render_warnings};
 use crate::progress::{color, print_talk, print_warning};
 
@@ -21,6 +21,8 @@ pub(super) struct Opened {
     pub(super) profiles: Vec<String>,
     /// What is not acted on: where it stands, and a sentence.
     unsupported: Vec<(String, String)>,
+    /// What is wrong with services of profiles, and no matter unless these are active: the service, and a sentence.
+    inactive: Vec<(String, String)>,
 }
 
 /// This machine.
@@ -66,20 +68,34 @@ impl Opened {
             (it.path.clone(), format!("{place}: {} is not acted on: {}", it.path, it.why))
         });
         let unsupported = unsupported.collect();
+        let inactive = loaded.inactive.iter().map(|(service, problem)| {
+            let said = &problem.diagnostic;
+            let at = problem.source.zip(said.place()).map(|(source, span)| {
+                let place = Place { source, start: span.start as u32, end: span.end as u32 };
+                format!("{}: ", loaded.sources.locate(place))
+            });
+            (service.clone(), format!("{}{}", at.unwrap_or_default(), said.message))
+        });
+        let inactive = inactive.collect();
         let Loaded { project, environment, directory, files, .. } = loaded;
         let origin = Origin { project: project.unwrap_or_default(), environment, directory, files };
-        Ok(Self { origin, profiles, unsupported })
+        Ok(Self { origin, profiles, unsupported, inactive })
     }
 
     /// The services that a command is about, and what they use.
     pub(super) fn select(&self, services: &[String], with_dependencies: bool) -> Result<Project, Failure> {
         let selection =
             Selection { profiles: self.profiles.clone(), services: services.to_vec(), with_dependencies };
-        self.origin.project.select(&selection).map_err(|problems| {
+        let selected = self.origin.project.select(&selection).map_err(|problems| {
             let messages: Vec<&str> = problems.iter().map(|it| it.diagnostic.message.as_str()).collect();
             let failure = Failure::new(Kind::Usage, messages.join("; "));
             problems.iter().filter_map(|it| it.diagnostic.hint.clone()).fold(failure, Failure::hint)
-        })
+        })?;
+        let wrong = self.inactive.iter().find(|(service, _)| selected.services.contains_key(service));
+        match wrong {
+            Some((_, message)) => Err(Failure::new(Kind::Dockerfile, message.clone())),
+            None => Ok(selected),
+        }
     }
 
     /// Tells what of these services, and of what they share, is not acted on.
@@ -99,9 +115,7 @@ impl Opened {
             }
         }
         for (name, service) in &project.services {
-            logging_warnings(service)
-                .iter()
-                .for_each(|text| print_warning(&format!("services.{name}.{text}")));
+            warnings(service).iter().for_each(|text| print_warning(&format!("services.{name}.{text}")));
         }
     }
 }

@@ -125,11 +125,6 @@ impl<'s> Session<'s> {
 
     /// Keeps others from changing the project meanwhile; waits until nobody does.
     pub(super) fn lock(&self) -> Result<KeyLock, Failure> {
-        let key = Key(*blake3::hash(format!("compose project {}", self.name).as_bytes()).as_bytes());
-        let store = self.engine.store();
-        let cannot = |error: wharf_cache::StoreError| {
-            Failure::from_error(Kind::Environment, "cannot lock the project", &error)
-        };
         let told = std::cell::Cell::new(false);
         let is_cancelled = || {
             if !told.replace(true) {
@@ -140,7 +135,20 @@ impl<'s> Session<'s> {
             }
             self.cancel.is_cancelled()
         };
-        store.lock_key_unless(&key, &is_cancelled).map_err(cannot)?.ok_or_else(interrupted)
+        self.lock_unless(&is_cancelled)?.ok_or_else(interrupted)
+    }
+
+    /// Whether another command is at work on the project.
+    pub(super) fn is_worked_at(&self) -> Result<bool, Failure> {
+        Ok(self.lock_unless(&|| true)?.is_none())
+    }
+
+    fn lock_unless(&self, is_cancelled: &dyn Fn() -> bool) -> Result<Option<KeyLock>, Failure> {
+        let key = Key(*blake3::hash(format!("compose project {}", self.name).as_bytes()).as_bytes());
+        self.engine
+            .store()
+            .lock_key_unless(&key, is_cancelled)
+            .map_err(|error| Failure::from_error(Kind::Environment, "cannot lock the project", &error))
     }
 
     /// The project's containers.

@@ -11,9 +11,9 @@ use super::filter::health_name;
 use super::list::port_text;
 use crate::cli::config::Config;
 use crate::cli::image::inspect::{InspectArgs as ImageInspectArgs, inspect as inspect_images};
-use crate::cli::image::template::Format;
 use crate::cli::image::{pretty, told};
 use crate::cli::place::Wanted;
+use crate::cli::template::Format;
 use crate::containers::config::{
     ContainerConfig, MountConfig, MountKind, NamespaceUse, NetworkUse, RestartPolicy,
 };

@@ -10,8 +10,8 @@ use wharf_cache::Store;
 use wharf_cache::state::Image;
 use wharf_frontend::instructions::parse_duration;
 
-use super::template::{Column, Format};
 use super::{Place, Wanted, age, all, familiar, find, look, short};
+use crate::cli::template::{Column, Format};
 use crate::cli::with_store;
 use crate::csv::boolean;
 use crate::error::{Failure, Kind};
@@ -287,14 +287,25 @@ pub(super) fn created(stored: &Stored) -> Option<SystemTime> {
 
 /// A duration ago, seconds since 1970, or a time.
 pub(in crate::cli) fn until(text: &str) -> Option<SystemTime> {
-    if let Ok(seconds) = text.parse::<u64>() {
-        return SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+    if let Some(since_epoch) = seconds(text) {
+        return SystemTime::UNIX_EPOCH.checked_add(since_epoch);
     }
     if let Some(time) = rfc3339::parse(text) {
         return Some(time);
     }
     let nanos = u64::try_from(parse_duration(text).ok()?).ok()?;
     SystemTime::now().checked_sub(Duration::from_nanos(nanos))
+}
+
+/// `1700000000`, or `1700000000.123456789`; what is finer than that is left out.
+fn seconds(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(whole) || !is_number(fraction) {
+        return None;
+    }
+    let nanos = format!("{:0<9}", &fraction[..fraction.len().min(9)]);
+    Some(Duration::new(whole.parse().ok()?, nanos.parse().ok()?))
 }
 
 /// Whether a pattern can be read: what a `[` opens is closed, and something follows a `\`.
@@ -408,6 +419,8 @@ mod tests {
     #[test]
     fn times_are_read() {
         assert_eq!(until("60"), SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(60)));
+        assert_eq!(until("60.5000000009"), SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(60_500)));
+        assert!(until("60.").is_none() && until(".5").is_none() && until("6e1").is_none());
         assert_eq!(until("1970-01-01T00:01:00Z"), until("60"));
         assert!(until("1h").is_some() && until("-1h").is_none() && until("soon").is_none());
         assert_eq!(at(SystemTime::UNIX_EPOCH), "1970-01-01 00:00:00 +0000 UTC");

@@ -112,9 +112,15 @@ pub fn ask(
         ports: network::ports(service, &key)?,
         publish_all: false,
         expose: service.expose.clone(),
-        pid: namespace(service.pid.as_deref(), of_service)?,
-        ipc: namespace(service.ipc.as_deref(), of_service)?,
-        uts: namespace(service.uts.as_deref(), of_service)?,
+        pid: namespace(service.pid.as_deref(), &["private"], &key("pid"), of_service)?,
+        ipc: namespace(
+            service.ipc.as_deref(),
+            // Each can be shared, and has a `/dev/shm`: that is in the warnings.
+            &["private", "shareable", "none"],
+            &key("ipc"),
+            of_service,
+        )?,
+        uts: namespace(service.uts.as_deref(), &["private"], &key("uts"), of_service)?,
         extra_hosts: service.extra_hosts.iter().map(|it| (it.host.clone(), it.address.clone())).collect(),
         dns: network::addresses(&service.dns, &key("dns"))?,
         dns_search: service.dns_search.clone(),
@@ -204,21 +210,21 @@ fn labels_of(origin: &Origin, service: &Service, which: &Which<'_>) -> BTreeMap<
     all
 }
 
-/// `restart`, or else the policy of `deploy`: its condition, and how often.
+/// The policy of `deploy`: its condition, and how often; or else `restart`.
 fn restart(said: Option<&str>, deploy: Option<(Option<&str>, Option<u64>)>) -> RestartPolicy {
     let often = |times: Option<u64>| RestartPolicy::OnFailure {
         times: times.map(|times| u32::try_from(times).unwrap_or(u32::MAX)),
     };
-    match (said, deploy) {
-        (Some("always"), _) => RestartPolicy::Always,
-        (Some("unless-stopped"), _) => RestartPolicy::UnlessStopped,
-        (Some(said), _) => match said.strip_prefix("on-failure") {
+    match (deploy, said) {
+        (Some((Some("none"), _)), _) => RestartPolicy::No,
+        (Some((Some("on-failure"), times)), _) => often(times),
+        (Some(_), _) | (None, Some("always")) => RestartPolicy::Always,
+        (None, Some("unless-stopped")) => RestartPolicy::UnlessStopped,
+        (None, Some(said)) => match said.strip_prefix("on-failure") {
             Some(times) => often(times.strip_prefix(':').and_then(|times| times.parse().ok())),
             None => RestartPolicy::No,
         },
-        (None, Some((Some("none"), _)) | None) => RestartPolicy::No,
-        (None, Some((Some("on-failure"), times))) => often(times),
-        (None, Some(_)) => RestartPolicy::Always,
+        (None, None) => RestartPolicy::No,
     }
 }
 
@@ -259,8 +265,19 @@ fn log(service: &Service) -> Result<LogConfig, String> {
     Ok(log)
 }
 
+/// What of a service is not acted on, but for what a key alone tells.
+pub fn warnings(service: &Service) -> Vec<String> {
+    let policy = service.deploy.as_ref().and_then(|deploy| deploy.restart_policy.as_ref());
+    let counts = policy
+        .is_some_and(|it| it.max_attempts.is_some() && matches!(it.condition.as_deref(), None | Some("any")));
+    let counts = counts.then(|| {
+        "deploy.restart_policy.max_attempts is not acted on: only the condition on-failure counts".to_owned()
+    });
+    logging_warnings(service).into_iter().chain(counts).collect()
+}
+
 /// What of a service's logging is not acted on.
-pub fn logging_warnings(service: &Service) -> Vec<String> {
+fn logging_warnings(service: &Service) -> Vec<String> {
     let Some(logging) = &service.logging else { return Vec::new() };
     match logging.driver.as_deref() {
         None | Some("json-file" | "local" | "none" | "") => {
@@ -282,15 +299,21 @@ pub fn logging_warnings(service: &Service) -> Vec<String> {
     }
 }
 
+/// `own` are the words for a namespace of the container's own.
 fn namespace(
     mode: Option<&str>,
+    own: &[&str],
+    key: &str,
     of_service: &dyn Fn(&str) -> Result<String, Failure>,
 ) -> Result<NamespaceAsk, Failure> {
-    let Some(mode) = mode else { return Ok(NamespaceAsk::Private) };
-    Ok(match mode.split_once(':') {
-        Some(("service", name)) => NamespaceAsk::Container(of_service(name)?),
-        Some(("container", name)) => NamespaceAsk::Container(name.to_owned()),
-        _ if mode == "host" => NamespaceAsk::Host,
-        _ => NamespaceAsk::Private,
+    Ok(match mode.map(|mode| (mode, mode.split_once(':'))) {
+        None | Some(("", _)) => NamespaceAsk::Private,
+        Some((_, Some(("service", name)))) => NamespaceAsk::Container(of_service(name)?),
+        Some((_, Some(("container", name)))) => NamespaceAsk::Container(name.to_owned()),
+        Some(("host", _)) => NamespaceAsk::Host,
+        Some((mode, _)) if own.contains(&mode) => NamespaceAsk::Private,
+        Some((mode, _)) => {
+            return Err(wrong(format!("{key}: {mode} is none of host, service:NAME, container:NAME")));
+        }
     })
 }

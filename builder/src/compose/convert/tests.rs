@@ -68,6 +68,8 @@ fn restarts() {
     check("services: {a: {image: i, network_mode: none, restart: 'no'}}", &expect![[r#""#]]);
     let deploy = "services: {a: {image: i, network_mode: none, deploy: {restart_policy: {condition: on-failure, max_attempts: 2}}}}";
     check(deploy, &expect!["restart: OnFailure { times: Some( 2, ),"]);
+    let both = "services: {a: {image: i, network_mode: none, restart: always, deploy: {restart_policy: {condition: none}}}}";
+    check(both, &expect![[r#""#]]);
     check(
         "services: {a: {image: i, network_mode: none, deploy: {restart_policy: {}}}}",
         &expect!["restart: Always,"],

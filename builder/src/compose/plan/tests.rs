@@ -222,6 +222,7 @@ fn who_depends_on_what_is_made_anew_follows() {
         0 stop p-web-1
         1 recreate p-db-1 for db1 (after 0)
         2 start p-db-1 (after 1)
+        3 start p-web-1 (after 0 2)
     "#]],
     );
     check_up(
@@ -233,7 +234,7 @@ fn who_depends_on_what_is_made_anew_follows() {
         1 recreate p-web-1 for web1 (after 0)
         2 recreate p-proxy-1 for proxy1 (after 1)
         3 start p-web-1 (after 1)
-        4 start p-proxy-1 (after 2 3)
+        4 start p-proxy-1 (after 0 2 3)
     "#]],
     );
 }

@@ -208,7 +208,8 @@ impl<'a> Planner<'a> {
         };
         // Whoever lives in another one's namespaces has to follow when that is made anew.
         let follows = borrowed(service).any(|target| self.of.get(target).is_some_and(|it| it.recreated));
-        let mut containers = Containers::default();
+        // What restarts with a service that it depends on is stopped for that already.
+        let mut containers = self.of.remove(name).unwrap_or_default();
         let mut kept = self.ranked(name);
         kept.truncate(self.count(name));
         kept.sort_by_key(|it| it.number);

@@ -2,13 +2,14 @@
 
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use wharf_cache::to_nanos;
 use wharf_runtime::{Member, resize};
 
 use super::orders::Order;
-use super::others::KINDS;
+use super::others::{KINDS, MEMORY};
 use super::output::{lock, now, read_small};
 use super::run::{Alive, Within};
 use super::{Monitor, refusal};
@@ -245,7 +246,13 @@ impl<'g> Monitor<'g> {
             return connection.answer(&refused(Reason::Environment, message));
         };
         let found = KINDS.iter().filter_map(|(name, kind)| Some((*name, inside.namespace(*kind)?)));
-        let (names, descriptors): (Vec<&str>, Vec<BorrowedFd<'_>>) = found.unzip();
+        let (mut names, mut descriptors): (Vec<&str>, Vec<BorrowedFd<'_>>) = found.unzip();
+        // Whoever misses it says so.
+        let memory = inside.mount_at(Path::new(MEMORY)).ok();
+        if let Some(memory) = &memory {
+            names.push(MEMORY);
+            descriptors.push(memory.as_fd());
+        }
         let names = names.into_iter().map(str::to_owned).collect();
         connection.answer_with(&Answer::Namespaces(names), &descriptors)
     }

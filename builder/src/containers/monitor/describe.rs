@@ -31,6 +31,8 @@ pub(super) struct Shared {
     pub(super) joined: Joined,
     /// Whether its network is the host's.
     pub(super) host_network: bool,
+    /// The `/dev/shm` of another container.
+    pub(super) memory: Option<OwnedFd>,
 }
 
 /// Describes the container. What a spec cannot say of mounts is the caller's.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use oci_spec::runtime::LinuxNamespaceType;
 use wharf_runtime::Sandbox;
@@ -22,7 +23,10 @@ pub(super) const KINDS: [(&str, LinuxNamespaceType); 4] = [
     ("uts", LinuxNamespaceType::Uts),
 ];
 
-/// A mount of another mount namespace cannot be bound in this one.
+/// Where POSIX shared memory is, and what its mount is called on the way to who shares it.
+pub(super) const MEMORY: &str = "/dev/shm";
+
+/// What is said where that cannot be had.
 const OWN_SHARED_MEMORY: &str =
     "System V memory, semaphores and message queues are those of the other container; /dev/shm is its own";
 
@@ -32,15 +36,15 @@ pub(super) fn join(
     config: &ContainerConfig,
     own_network: Option<OwnedFd>,
 ) -> Result<(Shared, Vec<String>), Failure> {
-    if config.pid == NamespaceUse::Host {
-        return Err(Failure::new(
-            Kind::Environment,
-            "a container cannot be among this host's processes (`--pid host`)",
-        )
-        .hint("it can be among those of another container: `--pid container:NAME`"));
-    }
     let mut shared = Shared { host_network: config.network == NetworkUse::Host, ..Shared::default() };
     shared.joined.extend(own_network.map(|network| (LinuxNamespaceType::Network, network)));
+    // In the sandbox `chroot` there is no other one.
+    if config.pid == NamespaceUse::Host && task.sandbox != Sandbox::Chroot {
+        let own = File::open("/proc/self/ns/pid").map_err(|error| {
+            Failure::from_error(Kind::Environment, "cannot share the processes of this host", &error)
+        })?;
+        shared.joined.push((LinuxNamespaceType::Pid, own.into()));
+    }
     let network_of = match &config.network {
         NetworkUse::Container { id } => Some(id),
         _ => None,
@@ -62,13 +66,19 @@ pub(super) fn join(
             let message = format!("the sandbox `chroot` has no namespace of type `{kind}` to share");
             return Err(Failure::new(Kind::Environment, message));
         }
-        let namespace = namespace_of(task, &id, kind)?;
-        shared.joined.push((kind, namespace));
-        if kind == LinuxNamespaceType::Ipc {
-            warnings.push(OWN_SHARED_MEMORY.to_owned());
+        let mut given = given_by(task, &id, kind)?;
+        shared.joined.push((kind, given.namespace(&id, kind)?));
+        if kind == LinuxNamespaceType::Ipc && !has_own_memory(config) {
+            shared.memory = given.take(MEMORY);
+            warnings.extend(shared.memory.is_none().then(|| OWN_SHARED_MEMORY.to_owned()));
         }
     }
     Ok((shared, warnings))
+}
+
+/// Whether something was asked to be mounted there.
+fn has_own_memory(config: &ContainerConfig) -> bool {
+    config.mounts.iter().any(|mount| mount.target == Path::new(MEMORY))
 }
 
 /// The directory of another container that this one needs.
@@ -81,15 +91,30 @@ pub(super) fn directory(task: &Task<'_>, id: &ContainerId) -> Result<Directory, 
     })
 }
 
-fn namespace_of(task: &Task<'_>, id: &ContainerId, kind: LinuxNamespaceType) -> Result<OwnedFd, Failure> {
+/// What another container gives on, by name.
+struct Given(Vec<(String, OwnedFd)>);
+
+impl Given {
+    fn take(&mut self, name: &str) -> Option<OwnedFd> {
+        let place = self.0.iter().position(|(given, _)| given == name)?;
+        Some(self.0.swap_remove(place).1)
+    }
+
+    fn namespace(&mut self, id: &ContainerId, kind: LinuxNamespaceType) -> Result<OwnedFd, Failure> {
+        let name = KINDS.iter().find(|(_, known)| *known == kind).map(|(name, _)| *name);
+        name.and_then(|name| self.take(name)).ok_or_else(|| {
+            let message =
+                format!("the container {} has no namespace of type `{kind}` of its own", id.short());
+            Failure::new(Kind::Usage, message)
+        })
+    }
+}
+
+/// What a container gives to one that shares the namespace of type `kind` with it.
+fn given_by(task: &Task<'_>, id: &ContainerId, kind: LinuxNamespaceType) -> Result<Given, Failure> {
     let (answer, descriptors) = ask(task, id, &Request::Namespaces)?;
     let Answer::Namespaces(names) = answer else { return Err(not_given(id, kind, answer)) };
-    let wanted = KINDS.iter().find(|(_, known)| *known == kind).map(|(name, _)| *name);
-    let place = names.iter().position(|name| Some(name.as_str()) == wanted);
-    place.and_then(|place| descriptors.into_iter().nth(place)).ok_or_else(|| {
-        let message = format!("the container {} has no namespace of type `{kind}` of its own", id.short());
-        Failure::new(Kind::Usage, message)
-    })
+    Ok(Given(names.into_iter().zip(descriptors).collect()))
 }
 
 fn ask(task: &Task<'_>, id: &ContainerId, request: &Request) -> Result<(Answer, Vec<OwnedFd>), Failure> {

@@ -438,7 +438,7 @@ impl<'g> Monitor<'g> {
     fn prepare(&self, config: &ContainerConfig, attached: &Attached) -> Result<Outline, Failure> {
         let directory = self.held.directory();
         let own_network = lock(&self.network).namespace()?;
-        let (shared, not_shared) = others::join(self.task, config, own_network)?;
+        let (mut shared, not_shared) = others::join(self.task, config, own_network)?;
         let hostname = hostname(config);
         let surroundings =
             Surroundings { endpoints: &attached.endpoints, dns: &attached.dns, host: attached.host };
@@ -451,8 +451,15 @@ impl<'g> Monitor<'g> {
             warnings.push("ports are not published: the container is on no network of its own".to_owned());
         }
         let mounts = self.mounts(config, &mut warnings)?;
-        let Prepared { binds, mounts, warnings: more } = mounts;
+        let Prepared { mut binds, mounts, warnings: more } = mounts;
         warnings.extend(more);
+        let memory = shared.memory.take();
+        binds.extend(memory.map(|tree| Bind {
+            target: others::MEMORY.into(),
+            tree,
+            read_only: false,
+            no_exec: true,
+        }));
         let mut all = describe::spec(config, self.root(), &hostname, &shared)?;
         spec::make_room(&mut all, &binds);
         if self.task.sandbox == Sandbox::Chroot {

@@ -6,6 +6,7 @@ pub(super) mod short;
 pub(super) mod values;
 mod words;
 
+use super::limits;
 use super::node::{Entry, Map, Node, Number, Path, Tag, Value};
 use super::schema::{Absent, List, Shape, Struct};
 use super::source::{Place, Problems};
@@ -17,6 +18,8 @@ pub(super) struct Cx<'a> {
     pub(super) base: &'a str,
     /// What `~` stands for.
     pub(super) home: Option<&'a str>,
+    /// How many ports the project may still have.
+    pub(super) ports: &'a mut usize,
     pub(super) problems: &'a mut Problems,
 }
 
@@ -270,7 +273,16 @@ fn items(node: Node, list: &List, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<No
         let path = path.index(index);
         let spread = match list.spread {
             _ if item.tag == Tag::Reset => vec![item],
-            Some(spread) => spread(item, &path, cx),
+            Some(spread) => {
+                let at = item.place;
+                let several = spread(item, &path, cx);
+                let Some(left) = cx.ports.checked_sub(several.len()) else {
+                    let message = format!("more than {} ports, those of ranges counted", limits::PORTS_MAX);
+                    return cx.refuse(at, &path, &message);
+                };
+                *cx.ports = left;
+                several
+            }
             None => vec![item],
         };
         done.extend(spread.into_iter().filter_map(|item| canonical(item, &list.item, &path, cx)));

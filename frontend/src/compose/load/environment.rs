@@ -1,38 +1,44 @@
 //! `.env`, `env_file`, `label_file`, and names whose value comes from the environment.
 
 use super::super::dotenv::{self, Format};
-use super::super::interpolate::Environment;
+use super::super::interpolate::{Environment, too_much};
 use super::super::node::{Map, Node, Value};
 use super::super::source::{Place, SourceId};
 use super::Loader;
 use crate::diagnostic::Severity;
 
-/// Gives `environment: [NAME]` and `build.args: [NAME]` their values, where there are any.
-pub(super) fn fill_in(tree: &mut Node, environment: &Environment) {
-    let Some(services) = tree.as_map_mut().and_then(|map| map.get_mut("services")).and_then(Node::as_map_mut)
-    else {
-        return;
-    };
-    for (_, service) in services.iter_mut() {
-        let Some(service) = service.value.as_map_mut() else { continue };
-        fill(service.get_mut("environment"), environment);
-        fill(
-            service.get_mut("build").and_then(Node::as_map_mut).and_then(|build| build.get_mut("args")),
-            environment,
-        );
-    }
-}
-
-fn fill(pairs: Option<&mut Node>, environment: &Environment) {
-    let Some(pairs) = pairs.and_then(Node::as_map_mut) else { return };
-    for (name, entry) in pairs.iter_mut() {
-        if let Some(value) = environment.get(name).filter(|_| entry.value.is_null()) {
-            entry.value = Node::string(value, entry.value.place);
-        }
-    }
-}
-
 impl Loader<'_> {
+    /// Gives `environment: [NAME]` and `build.args: [NAME]` their values, where there are any.
+    pub(super) fn fill_in(&mut self, tree: &mut Node, environment: &Environment) -> Option<()> {
+        let services = tree.as_map_mut().and_then(|map| map.get_mut("services")).and_then(Node::as_map_mut);
+        for (_, service) in services.into_iter().flat_map(Map::iter_mut) {
+            let Some(service) = service.value.as_map_mut() else { continue };
+            self.fill(service.get_mut("environment"), environment)?;
+            let build = service.get_mut("build").and_then(Node::as_map_mut);
+            self.fill(build.and_then(|build| build.get_mut("args")), environment)?;
+        }
+        Some(())
+    }
+
+    fn fill(&mut self, pairs: Option<&mut Node>, environment: &Environment) -> Option<()> {
+        for (name, entry) in pairs.and_then(Node::as_map_mut).into_iter().flat_map(Map::iter_mut) {
+            if let Some(value) = environment.get(name).filter(|_| entry.value.is_null()) {
+                self.grow(value.len(), entry.value.place)?;
+                entry.value = Node::string(value, entry.value.place);
+            }
+        }
+        Some(())
+    }
+
+    /// Takes note of bytes that variables make.
+    fn grow(&mut self, bytes: usize, at: Place) -> Option<()> {
+        match self.growth.checked_sub(bytes) {
+            Some(left) => self.growth = left,
+            None => return self.fail(Some(at), too_much()),
+        }
+        Some(())
+    }
+
     /// Adds the variables of a file to those that are not yet there.
     pub(super) fn add_env_file(
         &mut self,
@@ -79,6 +85,8 @@ impl Loader<'_> {
             };
             said.hint = problem.hint;
         }
+        let bytes = variables.values().map(String::len).sum();
+        self.grow(bytes, Place { source, start: 0, end: 0 })?;
         good.then_some(variables)
     }
 
@@ -91,6 +99,9 @@ impl Loader<'_> {
         };
         for (name, entry) in services.iter_mut() {
             let Some(service) = entry.value.as_map_mut() else { continue };
+            let profiles = service.get("profiles").and_then(Node::as_list).unwrap_or_default();
+            // What is wrong with a service of profiles is said when they are active.
+            let before = (!profiles.is_empty()).then(|| std::mem::take(&mut self.problems));
             if let Some(files) = service.remove("env_file") {
                 let below = self.env_files(&files, name, environment);
                 put_below(service, "environment", below);
@@ -98,6 +109,10 @@ impl Loader<'_> {
             if let Some(files) = service.remove("label_file") {
                 let below = self.label_files(&files, name);
                 put_below(service, "labels", below);
+            }
+            if let Some(before) = before {
+                let found = std::mem::replace(&mut self.problems, before);
+                self.inactive.extend(found.into_errors().map(|problem| (name.clone(), problem)));
             }
         }
     }

@@ -87,6 +87,12 @@ impl Loader<'_> {
         chain.pop();
         let merged = merge(base, Node { tag: Tag::None, ..service }, service_shape())?;
         let merged = Node { tag, ..merged };
+        let Some(left) = self.extended.checked_sub(merged.count()) else {
+            let message =
+                format!("services extend others by more than {} values", limits::EXTENDED_NODES_MAX);
+            return self.fail(Some(place), message);
+        };
+        self.extended = left;
         state.done.insert(id, merged.clone());
         Some(merged)
     }

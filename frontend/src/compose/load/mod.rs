@@ -16,7 +16,7 @@ use super::interpolate::{Environment, Interpolation};
 use super::merge::{merge, settle};
 use super::node::{Node, Path, Value};
 use super::schema::{PROJECT, Shape};
-use super::source::{Place, Problems, SourceId, Sources};
+use super::source::{Place, Problem, Problems, SourceId, Sources};
 use super::{limits, yaml};
 
 /// What a file is read within.
@@ -32,9 +32,17 @@ struct Loader<'a> {
     outside: &'a dyn Outside,
     sources: Sources,
     problems: Problems,
+    /// Errors of services that may not be active.
+    inactive: Vec<(String, Problem)>,
     /// Variables of which was said that they are not set.
     said: BTreeSet<String>,
     bytes: usize,
+    /// Bytes that variables may still make.
+    growth: usize,
+    /// How many ports there may still be.
+    ports: usize,
+    /// How many values services may still have by what they extend.
+    extended: usize,
 }
 
 /// The shape of a whole file.
@@ -46,8 +54,12 @@ impl<'a> Loader<'a> {
             outside,
             sources: Sources::default(),
             problems: Problems::default(),
+            inactive: Vec::new(),
             said: BTreeSet::new(),
             bytes: 0,
+            growth: limits::INTERPOLATED_BYTES_MAX,
+            ports: limits::PORTS_MAX,
+            extended: limits::EXTENDED_NODES_MAX,
         }
     }
 
@@ -124,13 +136,19 @@ impl<'a> Loader<'a> {
             let message = "version means nothing any more: every file is of the specification's one format";
             self.problems.warning(version.key, message).hint = Some("leave it out".into());
         }
-        Interpolation::new(&scope.environment, &self.sources, &mut self.said, &mut self.problems)
-            .node(&mut document, &Path::Root);
+        Interpolation {
+            environment: &scope.environment,
+            sources: &self.sources,
+            said: &mut self.said,
+            problems: &mut self.problems,
+            budget: &mut self.growth,
+        }
+        .node(&mut document, &Path::Root);
         if self.problems.has_errors() {
             return None;
         }
         let home = scope.environment.get("HOME").map(String::as_str);
-        let mut cx = Cx { base: &scope.base, home, problems: &mut self.problems };
+        let mut cx = Cx { base: &scope.base, home, ports: &mut self.ports, problems: &mut self.problems };
         canonical(document, &FILE, &Path::Root, &mut cx)
     }
 
@@ -155,7 +173,7 @@ impl<'a> Loader<'a> {
             return self.fail(None, message);
         }
         let mut whole = whole.filter(|_| !self.problems.has_errors())?;
-        environment::fill_in(&mut whole, &scope.environment);
+        self.fill_in(&mut whole, &scope.environment)?;
         Some(whole)
     }
 }

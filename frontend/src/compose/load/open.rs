@@ -63,6 +63,9 @@ pub struct Loaded {
     pub project: Option<Project>,
     /// Errors and warnings, in order.
     pub problems: Vec<Problem>,
+    /// Errors of services that have profiles, and are no matter as long as these are not active: the service, and what is
+    /// wrong with a file of its variables or labels.
+    pub inactive: Vec<(String, Problem)>,
     /// What is valid and not acted on.
     pub unsupported: Vec<Unsupported>,
     /// The files that were read; problems point into them.
@@ -95,7 +98,7 @@ pub fn open(invocation: &Invocation, outside: &dyn Outside) -> Loaded {
     let mut loader = Loader::new(outside);
     let mut environment = invocation.environment.clone();
     let opened = loader.project(invocation, &mut environment);
-    let Loader { sources, mut problems, .. } = loader;
+    let Loader { sources, mut problems, inactive, .. } = loader;
     let (files, directory, tree) = match opened {
         Some((files, directory, tree)) => (files, directory, Some(tree)),
         None => (Vec::new(), invocation.directory.clone(), None),
@@ -104,7 +107,7 @@ pub fn open(invocation: &Invocation, outside: &dyn Outside) -> Loaded {
     let project = tree.as_ref().and_then(|tree| decode(tree, &mut problems));
     let unsupported = tree.as_ref().map(unsupported::of).unwrap_or_default();
     let problems = problems.into_sorted();
-    Loaded { project, problems, unsupported, sources, environment, files, directory, tree }
+    Loaded { project, problems, inactive, unsupported, sources, environment, files, directory, tree }
 }
 
 /// The typed project. The tree has been checked, so what fails here is a key that the types do not have.
