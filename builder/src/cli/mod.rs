@@ -21,6 +21,7 @@ mod registries;
 mod size;
 mod steps;
 mod system;
+mod template;
 mod volume;
 
 use std::ffi::OsString;

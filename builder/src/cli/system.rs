@@ -10,10 +10,10 @@ use wharf_cache::gc::{Goal, Item, Kind as What, State};
 
 use super::config::Config;
 use super::container::prune::prune_containers;
-use super::image::template::{Column, Format};
 use super::image::told;
 use super::place::{Place, Wanted};
 use super::pruning::{Filters, confirm};
+use super::template::{Column, Format};
 use super::volume::prune_volumes;
 use super::{du, with_store};
 use crate::containers::engine::Engine;

@@ -7,10 +7,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use wharf_cache::{Store, from_nanos};
 
-use super::image::template::{Column, Format, Template};
 use super::image::{pretty, told};
 use super::place::{Place, Wanted};
 use super::pruning::{Filters, Pruned, confirm};
+use super::template::{Column, Format, Template};
 use super::with_store;
 use crate::csv::boolean;
 use crate::error::{Failure, Kind};

@@ -7,6 +7,7 @@ mod output;
 mod sharing;
 mod shells;
 mod statuses;
+mod templates;
 mod terminal;
 
 use std::process::{Child, Command};

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::Session;
 use crate::cli::config::Config;
-use crate::cli::image::template::{Column, Format};
 use crate::cli::place::Wanted;
+use crate::cli::template::{Column, Format};
 use crate::containers::engine::{Container, Engine};
 use crate::containers::protocol::Usage;
 use crate::error::Failure;

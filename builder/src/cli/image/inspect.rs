@@ -10,9 +10,9 @@ use wharf_frontend::image::ContainerConfig;
 use wharf_solver::llb::Platform;
 
 use super::list::at;
-use super::template::{Column, Format};
 use super::{Place, Wanted, age, all, familiar, find, look, one_platform, pretty, short, told};
 use crate::build::host_platform;
+use crate::cli::template::{Column, Format};
 use crate::cli::with_store;
 use crate::error::{Failure, Kind};
 use crate::exporter::rfc3339;

@@ -10,8 +10,8 @@ use wharf_cache::Store;
 use wharf_cache::state::Image;
 use wharf_frontend::instructions::parse_duration;
 
-use super::template::{Column, Format};
 use super::{Place, Wanted, age, all, familiar, find, look, short};
+use crate::cli::template::{Column, Format};
 use crate::cli::with_store;
 use crate::csv::boolean;
 use crate::error::{Failure, Kind};

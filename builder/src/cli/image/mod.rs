@@ -6,7 +6,6 @@ pub(super) mod list;
 mod manifest;
 mod remove;
 mod session;
-pub(super) mod template;
 mod together;
 mod transfer;
 mod verify;

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::cli::image::template::{Column, Format, Template};
 use crate::cli::image::{pretty, until};
+use crate::cli::template::{Column, Format, Template};
 use crate::containers::engine::{Container, Engine};
 use crate::error::{Failure, Kind};
 use crate::exporter::rfc3339;
