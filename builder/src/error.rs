@@ -9,6 +9,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use wharf_cache::StoreError;
 use wharf_cache::content::ContentError;
 use wharf_frontend::{Diagnostic, Rule, Severity};
+use wharf_runtime::RuntimeError;
 
 use crate::exporter::ExportError;
 use crate::registry::push::PushError;
@@ -333,6 +334,10 @@ fn hint(error: &(dyn Error + 'static)) -> Option<String> {
         "try again: what was lost or damaged is brought or made anew"
     } else if !io_kinds(error).any(|kind| kind == ErrorKind::PermissionDenied) {
         return None;
+    } else if chain(error).any(|it| matches!(it.downcast_ref(), Some(RuntimeError::Exec { .. }))) {
+        "the file has to be a program that its user may execute: `chmod +x` makes it one"
+    } else if chain(error).any(|it| it.downcast_ref::<RuntimeError>().is_some()) {
+        "`wharf doctor` says what this place allows"
     } else {
         "give a `--root` that this user may write; `wharf doctor` says what this place allows"
     };

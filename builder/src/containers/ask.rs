@@ -35,6 +35,8 @@ pub struct Ask {
     pub tty: bool,
     /// Its standard input is open.
     pub open_stdin: bool,
+    /// That ends with the input of the first who is attached.
+    pub stdin_once: bool,
     /// An init was asked for.
     pub init: bool,
     /// Host name.

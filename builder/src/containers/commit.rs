@@ -1,17 +1,18 @@
 //! `commit`: a container's files and settings become an image.
 
 use std::collections::BTreeMap;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use wharf_cache::diff::{Variant, commit_container, make_layer};
 use wharf_cache::snapshot::Layer;
 use wharf_cache::{ChainId, DiffId, Digest};
-use wharf_frontend::image::{ContainerConfig as ImageSettings, Empty, History, ImageConfig};
+use wharf_frontend::image::{ContainerConfig as ImageSettings, Empty, HealthConfig, History, ImageConfig};
 use wharf_solver::llb::Platform;
 
-use super::config::ContainerConfig;
+use super::config::{ContainerConfig, HealthCheck, MountKind};
 use super::engine::{Container, Engine};
 use super::files::{chain_of, hidden_in};
+use super::signal;
 use super::state::Status;
 use crate::error::{Failure, Kind};
 use crate::exporter::{Artifact, Built, assemble, form::ImageForm, store as store_exporter};
@@ -165,6 +166,36 @@ fn settings_of(image: &mut ImageSettings, config: &ContainerConfig) {
     let ports: BTreeMap<String, Empty> =
         config.exposed.iter().map(|port| (port.clone(), Empty::default())).collect();
     image.exposed_ports = Some(ports);
+    let volumes = config.mounts.iter().filter_map(|mount| match &mount.kind {
+        MountKind::Volume { anonymous: true, .. } => {
+            Some((mount.target.to_string_lossy().into_owned(), Empty::default()))
+        }
+        _ => None,
+    });
+    image.volumes.get_or_insert_default().extend(volumes);
+    if !image.stop_signal.is_empty() || config.stop_signal != libc::SIGTERM {
+        image.stop_signal = signal::name(config.stop_signal);
+    }
+    image.healthcheck = match &config.health {
+        Some(check) => Some(health_of(check)),
+        // What the container does without, its image does, too.
+        None => image
+            .healthcheck
+            .take()
+            .map(|_| HealthConfig { test: vec!["NONE".to_owned()], ..HealthConfig::default() }),
+    };
+}
+
+fn health_of(check: &HealthCheck) -> HealthConfig {
+    let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+    HealthConfig {
+        test: check.as_image_has_it(),
+        interval: nanos(check.interval),
+        timeout: nanos(check.timeout),
+        start_period: nanos(check.start_period),
+        start_interval: nanos(check.start_interval),
+        retries: check.retries.into(),
+    }
 }
 
 /// What `--change` says wins; variables, labels, ports and volumes come to those that are there.

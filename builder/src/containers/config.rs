@@ -140,6 +140,9 @@ pub struct ProcessConfig {
     pub tty: bool,
     /// Whether its standard input is open.
     pub open_stdin: bool,
+    /// Whether that ends when whoever gives it input hangs up or has no more.
+    #[serde(default)]
+    pub stdin_once: bool,
     /// Whether a small init is PID 1. (wharf always has one: this decides what `inspect` says.)
     pub init: bool,
 }
@@ -167,6 +170,9 @@ pub enum RestartPolicy {
 pub struct HealthCheck {
     /// The command; a shell form is `["/bin/sh", "-c", …]` already.
     pub test: Vec<String>,
+    /// Whether the last of it was given as a line for a shell.
+    #[serde(default)]
+    pub is_line: bool,
     /// From the end of one to the begin of the next.
     pub interval: Duration,
     /// How long one may take.
@@ -177,6 +183,16 @@ pub struct HealthCheck {
     pub start_interval: Duration,
     /// How many failures in a row make it unhealthy.
     pub retries: u32,
+}
+
+impl HealthCheck {
+    /// The command in the form that images have it in.
+    pub fn as_image_has_it(&self) -> Vec<String> {
+        match self.test.last() {
+            Some(line) if self.is_line => vec!["CMD-SHELL".to_owned(), line.clone()],
+            _ => std::iter::once("CMD".to_owned()).chain(self.test.iter().cloned()).collect(),
+        }
+    }
 }
 
 /// Where output goes.

@@ -127,7 +127,7 @@ impl Connection {
         }
         let mut payload = vec![0; length];
         if length > 0 && !self.fill(&mut payload, &mut descriptors)? {
-            return Err(broken("it is cut off"));
+            return Err(cut_off());
         }
         Ok(Some(Frame { kind, payload, descriptors }))
     }
@@ -156,6 +156,12 @@ impl Connection {
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
+    /// Receives what has come by now, and then the end.
+    pub fn receive_no_more(&self) {
+        // The other side may have hung up.
+        let _ = self.socket.shutdown(Shutdown::Read);
+    }
+
     /// Fills `buffer`, and collects descriptors. False if the other side has hung up before the first byte.
     fn fill(&self, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<bool> {
         let mut filled = 0;
@@ -173,7 +179,7 @@ impl Connection {
             }
             match received.bytes {
                 0 if filled == 0 => return Ok(false),
-                0 => return Err(broken("it is cut off")),
+                0 => return Err(cut_off()),
                 count => filled += count,
             }
         }
@@ -198,10 +204,16 @@ fn socket_path(directory: &File) -> String {
 }
 
 fn broken(why: &str) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidData,
-        format!("a message between wharf's processes is broken: {why}"),
-    )
+    unreadable(io::ErrorKind::InvalidData, why)
+}
+
+/// The other side has hung up in the middle.
+fn cut_off() -> io::Error {
+    unreadable(io::ErrorKind::UnexpectedEof, "it is cut off")
+}
+
+fn unreadable(kind: io::ErrorKind, why: &str) -> io::Error {
+    io::Error::new(kind, format!("a message between wharf's processes is broken: {why}"))
 }
 
 #[cfg(test)]

@@ -193,6 +193,7 @@ fn process(
         group_add: ask.group_add.clone(),
         tty: ask.tty,
         open_stdin: ask.open_stdin,
+        stdin_once: ask.open_stdin && ask.stdin_once,
         init: ask.init,
     })
 }
@@ -253,7 +254,9 @@ fn health(ask: &HealthAsk, defaults: &ImageDefaults) -> Result<Option<HealthChec
     let HealthConfig { test: image_test, .. } = &of_image;
     let shell = defaults.shell.clone().filter(|shell| !shell.is_empty());
     let shell = shell.unwrap_or_else(|| SHELL.map(str::to_owned).to_vec());
-    let test = match test.as_ref().unwrap_or(image_test).split_first() {
+    let asked = test.as_ref().unwrap_or(image_test);
+    let is_line = asked.first().is_some_and(|form| form == "CMD-SHELL");
+    let test = match asked.split_first() {
         None => return Ok(None),
         Some((form, rest)) => match (form.as_str(), rest) {
             ("NONE", _) => return Ok(None),
@@ -273,6 +276,7 @@ fn health(ask: &HealthAsk, defaults: &ImageDefaults) -> Result<Option<HealthChec
     let of_image_retries = u32::try_from(of_image.retries).ok();
     Ok(Some(HealthCheck {
         test,
+        is_line,
         interval: said(interval, of_image.interval, HEALTH_INTERVAL),
         timeout: said(timeout, of_image.timeout, HEALTH_INTERVAL),
         start_period: said(start_period, of_image.start_period, Duration::ZERO),

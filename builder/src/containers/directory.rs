@@ -253,11 +253,16 @@ impl Change<'_> {
         rename().map_err(|error| self.containers.failed("rename the container", &directory.path, &error))
     }
 
-    /// Writes what a container is made of; its name stays.
-    pub fn write_config(&self, config: &ContainerConfig) -> Result<(), Failure> {
-        let directory = self.containers.directory(&config.id);
-        let mut config = config.clone();
-        config.name = directory.config()?.name;
+    /// Changes what a container is made of; its name stays.
+    pub fn change_config(
+        &self,
+        directory: &Directory,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> Result<(), Failure> {
+        let mut config = directory.config()?;
+        let name = config.name.clone();
+        change(&mut config);
+        config.name = name;
         directory
             .write("config.json", &config, true)
             .map_err(|error| self.containers.failed("change the container", &directory.path, &error))

@@ -206,6 +206,7 @@ impl Engine {
             if !directory.is_held() {
                 return Ok(false);
             }
+            hurry(directory);
             if Instant::now() > until {
                 return Err(wrong_state("start", directory.id(), "another process is at work on it"));
             }
@@ -217,7 +218,17 @@ impl Engine {
     /// that is negative. Nothing happens to one that does not run.
     pub fn stop(&self, id: &ContainerId, timeout: Option<i64>, signal: Option<i32>) -> Result<(), Failure> {
         let directory = self.directory(id)?;
-        match self.ask(&directory, "stop", &Request::Stop { timeout, signal }) {
+        self.stop_in(&directory, timeout, signal, false)
+    }
+
+    fn stop_in(
+        &self,
+        directory: &Directory,
+        timeout: Option<i64>,
+        signal: Option<i32>,
+        stays: bool,
+    ) -> Result<(), Failure> {
+        match self.ask(directory, "stop", &Request::Stop { timeout, signal, stays }) {
             Err(_) if !is_watched(directory.state().status) => Ok(()),
             answered => answered.map(drop),
         }
@@ -228,14 +239,14 @@ impl Engine {
         self.ask(&self.directory(id)?, "send a signal to", &Request::Signal(signal)).map(drop)
     }
 
-    /// Stops a container, as [`Self::stop`] does, and starts it.
+    /// Stops a container, as [`Self::stop`] does, and starts it. One that is removed at its end is not meanwhile.
     pub fn restart(
         &self,
         id: &ContainerId,
         timeout: Option<i64>,
         signal: Option<i32>,
     ) -> Result<(), Failure> {
-        self.stop(id, timeout, signal)?;
+        self.stop_in(&self.directory(id)?, timeout, signal, true)?;
         self.start(id, None).map(drop)
     }
 
@@ -262,7 +273,9 @@ impl Engine {
                 Ok(None) | Err(_) => {}
             }
         }
-        Ok(directory.state().exit_code)
+        let status = directory.state().exit_code;
+        // Nobody knows how one has ended that is not there any more.
+        self.directory(id).map(|_| status)
     }
 
     /// Removes a container.
@@ -275,13 +288,9 @@ impl Engine {
                 return Err(wrong_state("remove", id, &format!("it is {status}"))
                     .hint("stop it first, or use `--force`, which kills it"));
             }
-            let request = Request::Stop { timeout: Some(0), signal: Some(signal_hook::consts::SIGKILL) };
-            match self.ask(&directory, "kill", &request) {
-                Err(_) if !is_watched(directory.state().status) => {}
-                answered => drop(answered?),
-            }
+            self.kill_for_good(&directory)?;
         }
-        let held = match self.hold(&directory, "remove") {
+        let held = match self.hold_after(&directory, "remove", how.force) {
             Ok(held) => held,
             // It was to be removed at its end.
             Err(_) if self.containers.get(id).is_none() => return Ok(()),
@@ -293,6 +302,10 @@ impl Engine {
         };
         self.containers.remove(held, &self.store)?;
         self.remove_volumes(&volumes)
+    }
+
+    fn kill_for_good(&self, directory: &Directory) -> Result<(), Failure> {
+        self.stop_in(directory, Some(0), Some(signal_hook::consts::SIGKILL), false)
     }
 
     /// Gives a container another name.
@@ -312,7 +325,7 @@ impl Engine {
         let streams = process.streams;
         let connection = self.require_monitor(&directory, "run anything in")?;
         self.begin(&connection, id, "run anything in", &Request::Exec(Box::new(process)))?;
-        Ok(streams.map(|_| Stream::new(connection, None)))
+        Ok(streams.map(|_| Stream::of_further(connection)))
     }
 
     /// Streams of a container's first process from now on.
@@ -320,7 +333,7 @@ impl Engine {
         let directory = self.directory(id)?;
         let connection = self.require_monitor(&directory, "attach to")?;
         self.begin(&connection, id, "attach to", &Request::Attach(streams))?;
-        Ok(Stream::new(connection, None))
+        Ok(Stream::of_first(connection, &directory, None))
     }
 
     /// Hands on what a container has printed, entry by entry, until `sink` has had enough or there is no more; with `follow`,
@@ -379,10 +392,8 @@ impl Engine {
     pub fn connect_network(&self, id: &ContainerId, attachment: Attachment) -> Result<(), Failure> {
         create::check_attachment(&attachment)?;
         let directory = self.directory(id)?;
-        // Nobody is to write what was read before.
-        let change = self.containers.change()?;
-        let mut config = directory.config()?;
-        let NetworkUse::Networks { attached } = &mut config.network else {
+        let config = directory.config()?;
+        let NetworkUse::Networks { attached } = &config.network else {
             return Err(wrong_state(
                 "connect",
                 id,
@@ -393,29 +404,32 @@ impl Engine {
         if attached.iter().any(|other| other.network == network) {
             return Err(wrong_state("connect", id, &format!("it is in the network `{network}` already")));
         }
-        attached.push(attachment.clone());
-        self.tell(&directory, &Request::Connect(attachment))?;
-        change.write_config(&config)
+        self.tell(&directory, &Request::Connect(attachment.clone()))?;
+        self.containers.change()?.change_config(&directory, |config| {
+            if let NetworkUse::Networks { attached } = &mut config.network
+                && attached.iter().all(|other| other.network != network)
+            {
+                attached.push(attachment);
+            }
+        })
     }
 
     /// Takes a container out of a network.
     pub fn disconnect_network(&self, id: &ContainerId, network: &str) -> Result<(), Failure> {
         let directory = self.directory(id)?;
-        let change = self.containers.change()?;
-        let mut config = directory.config()?;
-        let count = |config: &ContainerConfig| match &config.network {
-            NetworkUse::Networks { attached } => attached.len(),
-            _ => 0,
+        let is_in = match &directory.config()?.network {
+            NetworkUse::Networks { attached } => attached.iter().any(|it| it.network == network),
+            _ => false,
         };
-        let before = count(&config);
-        if let NetworkUse::Networks { attached } = &mut config.network {
-            attached.retain(|attachment| attachment.network != network);
-        }
-        if count(&config) == before {
+        if !is_in {
             return Err(wrong_state("disconnect", id, &format!("it is not in the network `{network}`")));
         }
         self.tell(&directory, &Request::Disconnect { network: network.to_owned() })?;
-        change.write_config(&config)
+        self.containers.change()?.change_config(&directory, |config| {
+            if let NetworkUse::Networks { attached } = &mut config.network {
+                attached.retain(|attachment| attachment.network != network);
+            }
+        })
     }
 
     /// The root of a container that runs, with all that is mounted in it; none of one that does not.
@@ -433,10 +447,20 @@ impl Engine {
 
     /// The lock of a container that nobody watches over; whoever has just stopped doing so is waited for.
     pub fn hold(&self, directory: &Directory, doing: &str) -> Result<Held, Failure> {
+        self.hold_after(directory, doing, false)
+    }
+
+    /// The same; if `force`, one that was started meanwhile is killed.
+    fn hold_after(&self, directory: &Directory, doing: &str, force: bool) -> Result<Held, Failure> {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(held) = directory.hold()? {
                 return Ok(held);
+            }
+            match is_watched(directory.state().status) {
+                true if force => self.kill_for_good(directory)?,
+                true => {}
+                false => hurry(directory),
             }
             if Instant::now() > until {
                 let why = match directory.state().status {
@@ -530,6 +554,13 @@ fn is_watched(status: Status) -> bool {
     matches!(status, Status::Running | Status::Paused | Status::Restarting)
 }
 
+/// Asks the monitor of a container that has ended, if there is still one, to let go.
+fn hurry(directory: &Directory) {
+    let asked = File::open(directory.path()).and_then(|directory| Connection::open(&directory));
+    // One that does not answer has gone, or is about to.
+    let _ = asked.and_then(|connection| exchange(&connection, &Request::Finish));
+}
+
 fn exchange(connection: &Connection, request: &Request) -> io::Result<Option<(Answer, Vec<OwnedFd>)>> {
     connection.request(request)?;
     connection.receive_answer()
@@ -546,6 +577,11 @@ pub(super) fn refused(doing: &str, id: &ContainerId, answer: Answer) -> Failure 
         Reason::CommandNotExecutable => Kind::CommandNotExecutable,
         Reason::WrongState | Reason::NotFound | Reason::Usage => Kind::Usage,
         Reason::Environment => Kind::Environment,
+    };
+    let message = match reason {
+        Reason::WrongState => format!("cannot {doing} the container {}: {message}", id.short()),
+        // Its words say it all.
+        _ => message,
     };
     Failure { hints, ..Failure::new(kind, message) }
 }

@@ -76,6 +76,7 @@ mod tests {
     fn check(start_period: u64) -> HealthCheck {
         HealthCheck {
             test: vec!["true".to_owned()],
+            is_line: false,
             interval: Duration::from_secs(30),
             timeout: Duration::from_secs(30),
             start_period: Duration::from_secs(start_period),

@@ -49,7 +49,7 @@ impl Engine {
         }
         match answer {
             Ok(Some((Answer::Started, _))) if streams.is_some() => {
-                Ok(Some(Stream::new(connection, Some(waiting))))
+                Ok(Some(Stream::of_first(connection, directory, Some(waiting))))
             }
             Ok(Some((Answer::Started, _))) => Ok(None),
             Ok(Some((answer, _))) => {

@@ -63,7 +63,12 @@ pub enum Request {
         timeout: Option<i64>,
         /// In place of the container's own signal.
         signal: Option<i32>,
+        /// It is not removed at its end, even if it was to be: it is started again.
+        stays: bool,
     },
+    /// Of one that has ended, whose monitor is still there because somebody who is attached has not taken what it has
+    /// printed: waits no longer for that than a while.
+    Finish,
     /// Stops all processes in the middle.
     Pause,
     /// Lets them go on.

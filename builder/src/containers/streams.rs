@@ -14,7 +14,8 @@ use signal_hook::consts::{
 use signal_hook::iterator::{Handle, Signals};
 
 use super::connect::Connection;
-use super::protocol::{Answer, FrameKind};
+use super::directory::Directory;
+use super::protocol::{Answer, FrameKind, Request};
 use crate::error::{Failure, Kind};
 
 /// Input is passed on in pieces of this size.
@@ -109,13 +110,25 @@ impl Collected {
 #[derive(Debug)]
 pub struct Stream {
     connection: Arc<Connection>,
+    /// The container whose first process this is.
+    first_of: Option<Directory>,
     /// Waits for the end of a monitor that this process has started.
     monitor: Option<JoinHandle<()>>,
 }
 
 impl Stream {
-    pub(super) fn new(connection: Connection, monitor: Option<JoinHandle<()>>) -> Self {
-        Self { connection: Arc::new(connection), monitor }
+    /// Those of the first process of a container; `monitor` waits for the end of its monitor, if that is this process's child.
+    pub(super) fn of_first(
+        connection: Connection,
+        directory: &Directory,
+        monitor: Option<JoinHandle<()>>,
+    ) -> Self {
+        Self { connection: Arc::new(connection), first_of: Some(directory.clone()), monitor }
+    }
+
+    /// Those of a further process.
+    pub(super) fn of_further(connection: Connection) -> Self {
+        Self { connection: Arc::new(connection), first_of: None, monitor: None }
     }
 
     /// Follows the process until it ends, or until somebody types the keys that leave it alone. Of a container that is
@@ -171,7 +184,14 @@ impl Stream {
             let frame = match self.connection.receive() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(Ended::HungUp),
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Ended::HungUp),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+                    ) =>
+                {
+                    return Ok(Ended::HungUp);
+                }
                 Err(error) => return Err(error),
             };
             let out: &mut dyn Write = match frame.kind {
@@ -192,17 +212,22 @@ impl Stream {
                 // What would become of the process if it printed there itself.
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe && passes_signals => {
                     is_read = false;
-                    let _ = self.connection.send(FrameKind::Signal, &[SIGPIPE as u8]);
+                    let _ = self.messenger().send(SIGPIPE);
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
+    fn messenger(&self) -> Messenger {
+        Messenger { connection: Arc::clone(&self.connection), first_of: self.first_of.clone() }
+    }
+
     fn pass_signals(&self, collected: Collected) -> io::Result<Closing> {
         let Collected { mut signals } = collected;
         let closing = Closing(signals.handle());
         let connection = Arc::clone(&self.connection);
+        let messenger = self.messenger();
         thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in signals.forever() {
                 let sent = match (signal, terminal_size()) {
@@ -212,7 +237,7 @@ impl Stream {
                         connection.send(FrameKind::Resize, &[a, b, c, d])
                     }
                     (SIGWINCH, None) => Ok(()),
-                    (signal, _) => connection.send(FrameKind::Signal, &[signal as u8]),
+                    (signal, _) => messenger.send(signal),
                 };
                 if sent.is_err() {
                     return;
@@ -220,6 +245,29 @@ impl Stream {
             }
         })?;
         Ok(closing)
+    }
+}
+
+/// Sends signals to the process.
+struct Messenger {
+    connection: Arc<Connection>,
+    first_of: Option<Directory>,
+}
+
+impl Messenger {
+    fn send(&self, signal: i32) -> io::Result<()> {
+        match &self.first_of {
+            // By a way of its own: input that the process does not read is in the way of everything behind it.
+            Some(directory) => {
+                let asked = File::open(directory.path()).and_then(|place| Connection::open(&place));
+                // One that has ended needs none; the end comes with its output.
+                let Ok(asked) = asked else { return Ok(()) };
+                // What becomes of it is seen. The next one comes after this one.
+                let _ = asked.request(&Request::Signal(signal)).and_then(|()| asked.receive_answer());
+                Ok(())
+            }
+            None => self.connection.send(FrameKind::Signal, &[signal as u8]),
+        }
     }
 }
 

@@ -93,7 +93,8 @@ impl Volumes<'_> {
                 match subpath {
                     Some(subpath) => open_below(&root, subpath, name)?,
                     None => {
-                        if request.is_first && !no_copy {
+                        // What its options say cannot be written is not filled either.
+                        if request.is_first && !no_copy && !is_read_only {
                             self.fill(&volume, &root, request.root, &mount.target)?;
                         }
                         root

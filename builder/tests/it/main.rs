@@ -3,6 +3,7 @@
 
 mod add_url;
 mod asked;
+mod attached;
 mod build;
 mod cache;
 mod check;

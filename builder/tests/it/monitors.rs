@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::harness::{Outcome, Wharf, busybox_layout, kill_at_once, processes, skip, wait_until};
 
 /// A store with an image `bb`.
-fn wharf() -> Option<Wharf> {
+pub(crate) fn wharf() -> Option<Wharf> {
     let layout = busybox_layout()?;
     let wharf = Wharf::new()?;
     fill(&wharf, layout);
@@ -26,7 +26,7 @@ fn fill(wharf: &Wharf, layout: &Path) {
 
 /// `wharf run -d --network none FLAGS bb sh -c SCRIPT`: its identifier.
 #[track_caller]
-fn begin(wharf: &Wharf, name: &str, flags: &[&str], script: &str) -> String {
+pub(crate) fn begin(wharf: &Wharf, name: &str, flags: &[&str], script: &str) -> String {
     let mut arguments = vec!["run", "-d", "--network", "none", "--name", name];
     arguments.extend(flags);
     arguments.extend(["bb", "sh", "-c", script]);
@@ -35,11 +35,11 @@ fn begin(wharf: &Wharf, name: &str, flags: &[&str], script: &str) -> String {
 
 /// A field of `wharf inspect`, as a template has it.
 #[track_caller]
-fn field(wharf: &Wharf, name: &str, template: &str) -> String {
+pub(crate) fn field(wharf: &Wharf, name: &str, template: &str) -> String {
     wharf.run(&["container", "inspect", "--format", template, name]).success().text().trim().to_owned()
 }
 
-fn status(wharf: &Wharf, name: &str) -> String {
+pub(crate) fn status(wharf: &Wharf, name: &str) -> String {
     field(wharf, name, "{{.State.Status}} {{.State.ExitCode}}")
 }
 
@@ -54,7 +54,7 @@ fn monitor_of(id: &str) -> String {
 
 /// Nobody watches over anything any more, and the store holds no container.
 #[track_caller]
-fn nothing_is_left(wharf: &Wharf, ids: &[&str]) {
+pub(crate) fn nothing_is_left(wharf: &Wharf, ids: &[&str]) {
     for id in ids {
         wait_until("the monitor has ended", || processes(id).is_empty());
     }

@@ -28,6 +28,7 @@ mod tests;
 mod unsupported;
 mod yaml;
 
+pub use config::Written;
 pub use discovery::{FILES, OVERRIDES, normalised_name, profiles};
 pub use dotenv::{Format as EnvFileFormat, parse as parse_env_file};
 pub use interpolate::Environment;

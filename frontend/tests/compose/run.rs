@@ -45,6 +45,7 @@ impl Options {
                 "-f" => this.invocation.files.push(value()),
                 "-p" => this.invocation.project_name = Some(value()),
                 "-C" => this.invocation.directory = value(),
+                "--as-written" => this.invocation.as_written = true,
                 "--project-directory" => this.invocation.project_directory = Some(value()),
                 "--env-file" => this.invocation.env_files.push(value()),
                 "--env" => {
@@ -76,6 +77,9 @@ pub(crate) fn report(options: &Options, files: &Files) -> String {
     for (service, problem) in &loaded.inactive {
         write!(out, "if {service} is active: ").unwrap();
         show_problem(&mut out, problem, &loaded.sources);
+    }
+    if let Some(written) = &loaded.written {
+        out.push_str(&below(&written.to_yaml(), &options.show));
     }
     let Some(project) = &loaded.project else { return out };
     let selected = match &options.selection {

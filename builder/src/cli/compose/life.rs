@@ -149,7 +149,7 @@ fn bring_down(session: &Session<'_>, args: &DownArgs) -> Result<(), Failure> {
     let volumes: Vec<String> = volumes.map(|it| it.name).collect();
     let options = Down {
         named: args.services.clone(),
-        remove_orphans: args.remove_orphans,
+        remove_orphans: args.remove_orphans || session.says_yes("COMPOSE_REMOVE_ORPHANS"),
         known: project.map(|project| project.services.keys().cloned().collect()),
         images: images(session, args.rmi)?,
         networks,

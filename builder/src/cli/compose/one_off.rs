@@ -145,6 +145,7 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
         let mut ask = work.ask_for(&args.service, 1, &name, true)?;
         let tty = !args.no_tty && !args.detach && has_terminal();
         (ask.tty, ask.open_stdin) = (tty || (args.detach && service.tty), !args.detach || service.stdin_open);
+        ask.stdin_once = !args.detach;
         (ask.restart, ask.auto_remove) = (RestartPolicy::No, args.rm);
         if !args.service_ports {
             ask.ports.clear();

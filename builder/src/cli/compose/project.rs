@@ -6,7 +6,8 @@ use std::io::Read as _;
 use wharf_frontend::Diagnostic;
 use wharf_frontend::compose::limits::FILE_BYTES_MAX;
 use wharf_frontend::compose::{
-    Invocation, Loaded, Outside, Place, Problem, Project, ReadError, Selection, Source, open, profiles,
+    Invocation, Loaded, Outside, Place, Problem, Project, ReadError, Selection, Source, Written, open,
+    profiles,
 };
 
 use super::ProjectArgs;
@@ -52,17 +53,8 @@ impl Outside for Machine {
 impl Opened {
     /// Reads the project, tells warnings, and fails with everything that is wrong.
     pub(super) fn read(args: &ProjectArgs) -> Result<Self, Failure> {
-        let (loaded, profiles) = load(args)?;
-        let (errors, warnings): (Vec<&Problem>, Vec<&Problem>) =
-            loaded.problems.iter().partition(|problem| problem.diagnostic.is_error());
-        for (source, diagnostics) in by_source(&warnings) {
-            for text in render_warnings(&diagnostics, &text_of(&loaded, source), color()) {
-                print_talk(&format!("{text}\n"));
-            }
-        }
-        if !errors.is_empty() || loaded.project.is_none() {
-            return Err(failure(&loaded, &errors));
-        }
+        let (loaded, profiles) = load(args, false)?;
+        tell(&loaded)?;
         let unsupported = loaded.unsupported.iter().map(|it| {
             let place = loaded.sources.locate(it.place);
             (it.path.clone(), format!("{place}: {} is not acted on: {}", it.path, it.why))
@@ -120,7 +112,29 @@ impl Opened {
     }
 }
 
-fn load(args: &ProjectArgs) -> Result<(Loaded, Vec<String>), Failure> {
+/// The project with its variables as they are written.
+pub(super) fn as_written(args: &ProjectArgs) -> Result<Written, Failure> {
+    let (loaded, _) = load(args, true)?;
+    tell(&loaded)?;
+    Ok(loaded.written.unwrap_or_default())
+}
+
+/// Tells warnings, and fails with everything that is wrong.
+fn tell(loaded: &Loaded) -> Result<(), Failure> {
+    let (errors, warnings): (Vec<&Problem>, Vec<&Problem>) =
+        loaded.problems.iter().partition(|problem| problem.diagnostic.is_error());
+    for (source, diagnostics) in by_source(&warnings) {
+        for text in render_warnings(&diagnostics, &text_of(loaded, source), color()) {
+            print_talk(&format!("{text}\n"));
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(failure(loaded, &errors)),
+    }
+}
+
+fn load(args: &ProjectArgs, as_written: bool) -> Result<(Loaded, Vec<String>), Failure> {
     let directory = std::env::current_dir().map_err(|error| {
         Failure::from_error(Kind::Environment, "cannot find the current directory", &error)
     })?;
@@ -138,6 +152,7 @@ fn load(args: &ProjectArgs) -> Result<(Loaded, Vec<String>), Failure> {
         project_name: args.project_name.clone(),
         env_files: args.env_file.clone(),
         environment,
+        as_written,
     };
     let loaded = open(&invocation, &Machine);
     let profiles = profiles(&args.profile, &loaded.environment);

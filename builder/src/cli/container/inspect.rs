@@ -68,13 +68,18 @@ pub(in crate::cli) fn inspect(
             // What is wrong with one that is there is said of it.
             Err(of_container) if engine.resolve(name).is_ok() => Err(of_container),
             Err(_) if find_all(engine.store(), name).is_err_and(|failure| failure.kind == Kind::Usage) => {
-                Err(Failure::new(Kind::Usage, format!("there is no container or image `{name}`"))
-                    .hint("`wharf ps -a` lists containers, `wharf images` images"))
+                Err(neither(name))
             }
             Err(_) => args.image.describe(engine.store(), name),
         };
         print_found(&format, args.image.names().iter().map(find))
     })
+}
+
+/// Nothing is called so.
+pub(in crate::cli) fn neither(name: &str) -> Failure {
+    Failure::new(Kind::Usage, format!("there is no container or image `{name}`"))
+        .hint("`wharf ps -a` lists containers, `wharf images` images")
 }
 
 pub(super) fn inspect_containers(
@@ -221,7 +226,7 @@ fn config_of(config: &ContainerConfig) -> Value {
         "ExposedPorts": set(config.exposed.iter().map(String::as_str)),
         "Tty": process.tty,
         "OpenStdin": process.open_stdin,
-        "StdinOnce": process.open_stdin,
+        "StdinOnce": process.stdin_once,
         "Env": process.env,
         "Cmd": or_null(&process.command),
         "Image": config.image.name,
@@ -235,7 +240,7 @@ fn config_of(config: &ContainerConfig) -> Value {
     });
     if let (Some(health), Some(map)) = (&config.health, value.as_object_mut()) {
         let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let test: Vec<&str> = std::iter::once("CMD").chain(health.test.iter().map(String::as_str)).collect();
+        let test = health.as_image_has_it();
         let health = json!({
             "Test": test,
             "Interval": nanos(health.interval),

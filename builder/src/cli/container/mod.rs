@@ -27,7 +27,7 @@ use crate::error::{Failure, Kind};
 use crate::networks::client::Connection;
 use crate::progress::print_error;
 
-pub(super) use inspect::{InspectAnyArgs, inspect};
+pub(super) use inspect::{InspectAnyArgs, inspect, neither};
 
 /// What is a command by itself too.
 #[derive(Debug, Subcommand)]

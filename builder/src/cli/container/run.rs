@@ -17,6 +17,7 @@ use crate::containers::ask::Ask;
 use crate::containers::config::ContainerId;
 use crate::containers::engine::{Container, Engine, Remove};
 use crate::containers::protocol::{ExecConfig, Streams};
+use crate::containers::state::ContainerState;
 use crate::containers::state::Status;
 use crate::containers::streams::{Collected, DetachKeys, Ended, Ends, Stream, terminal_size};
 use crate::error::{Failure, Kind};
@@ -125,7 +126,9 @@ pub(super) fn run(args: &RunArgs, wanted: &Wanted, config: &Config) -> Result<Ex
     if args.detach && !flags.attach.is_empty() {
         return Err(Failure::new(Kind::Usage, "--attach and --detach contradict each other"));
     }
-    let ask = flags.ask(&current_dir()?)?;
+    let mut ask = flags.ask(&current_dir()?)?;
+    // Somebody may attach to it, and another one later.
+    ask.stdin_once &= !args.detach;
     let keys = detach_keys(args.following.detach_keys.as_deref())?;
     let named = |stream| flags.attach.contains(&stream);
     let chosen = match flags.attach.is_empty() {
@@ -351,8 +354,12 @@ fn follow(
             Ok(ExitCode::SUCCESS)
         }
         Ended::HungUp => {
-            let state = engine.get(id)?.state;
-            let why = state.error.unwrap_or_else(|| "its monitor has gone".to_owned());
+            let why = match engine.get(id).map(|container| container.state) {
+                Ok(ContainerState { error: Some(error), .. }) => error,
+                Ok(state) if state.status.is_up() => "its monitor has gone".to_owned(),
+                // Who does not read for a while is not waited for.
+                Ok(_) | Err(_) => "it has ended, and its last output was not taken in time".to_owned(),
+            };
             let message = format!("the container {} cannot be followed any more: {why}", id.short());
             Err(Failure::new(Kind::Environment, message))
         }

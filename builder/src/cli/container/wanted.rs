@@ -72,6 +72,7 @@ impl CreateFlags {
             group_add: self.group_add.clone(),
             tty: self.tty,
             open_stdin: self.interactive,
+            stdin_once: self.interactive,
             init: self.init,
             hostname: self.hostname.clone(),
             domainname: self.domainname.clone(),

@@ -136,7 +136,10 @@ pub(super) fn export(args: &ExportArgs, wanted: &Wanted, config: &Config) -> Res
         if !is_image && container::export(&engine, &args.image, args.output.as_deref(), &session.cancel)? {
             return Ok(());
         }
-        let image = find_leased(session.store, &args.image)?;
+        let image = find_leased(session.store, &args.image).map_err(|failure| match failure.kind {
+            Kind::Usage if !is_image => container::neither(&args.image),
+            _ => failure,
+        })?;
         let of_platform = image_of(session, &image, &args.image, platform.as_ref())?;
         session.step(&format!("exporting {}", args.image), |progress| {
             let root = files(session, &image, &of_platform, progress)?;

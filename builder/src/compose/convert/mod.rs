@@ -87,6 +87,7 @@ pub fn ask(
         group_add: service.group_add.clone(),
         tty: service.tty,
         open_stdin: service.stdin_open,
+        stdin_once: false,
         init: service.init == Some(true),
         hostname: service.hostname.clone(),
         domainname: service.domainname.clone(),

@@ -4,6 +4,8 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use wharf_cache::to_nanos;
 use wharf_runtime::{Member, resize};
@@ -12,7 +14,7 @@ use super::orders::Order;
 use super::others::{KINDS, MEMORY};
 use super::output::{lock, now, read_small};
 use super::run::{Alive, Within};
-use super::{Monitor, refusal};
+use super::{Life, Monitor, refusal};
 use crate::containers::config::{ContainerConfig, NetworkUse};
 use crate::containers::connect::{Connection, Frame};
 use crate::containers::protocol::{Answer, FrameKind, Process, Reason, Request, Streams, Usage};
@@ -20,40 +22,39 @@ use crate::containers::state::Status;
 use crate::error::{Failure, causes};
 use crate::networks::protocol::Attached;
 
+/// What is said to whoever wants something of a process that is not there.
+pub(super) const NOT_RUNNING: &str = "it is not running";
+
+/// How long somebody who kills a container waits for its end: Docker's.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
 impl<'g> Monitor<'g> {
     /// Serves one client to the end.
-    pub(super) fn serve(&self, connection: Arc<Connection>) {
-        lock(&self.idle).retain(|idle| idle.strong_count() > 0);
-        lock(&self.idle).push(Arc::downgrade(&connection));
-        // Whoever comes now is not hung up on by anybody else.
-        if self.closing.is_cancelled() {
-            return;
-        }
-        let request = connection.receive_request();
-        lock(&self.idle).retain(|idle| !std::ptr::eq(idle.as_ptr(), Arc::as_ptr(&connection)));
-        let Ok(Some(request)) = request else { return };
+    pub(super) fn serve(&self, connection: &Arc<Connection>) {
+        let Ok(Some(request)) = connection.receive_request() else { return };
         // Who has hung up is not answered.
         let _ = match request {
-            Request::Attach(streams) => return self.attach(&connection, streams),
-            Request::Exec(config) => return self.exec(&connection, *config),
-            Request::Root => self.give_root(&connection),
-            Request::Namespaces => self.give_namespaces(&connection),
+            Request::Attach(streams) => return self.attach(connection, streams),
+            Request::Exec(config) => return self.exec(connection, *config),
+            Request::Root => self.give_root(connection),
+            Request::Namespaces => self.give_namespaces(connection),
             request => connection.answer(&self.answer(request)),
         };
     }
 
     fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Signal(number) => match self.alive() {
-                None => not_running(),
-                Some(_) => match self.orders.signal(number) {
-                    Ok(()) => Answer::Done,
-                    Err(message) => refused(Reason::WrongState, message),
-                },
-            },
-            Request::Stop { timeout, signal } => {
+            Request::Signal(number) => self.send_signal(number),
+            Request::Stop { timeout, signal, stays } => {
+                if stays {
+                    self.is_removed.store(false, Ordering::SeqCst);
+                }
                 self.orders.push(Order::Stop { timeout, signal });
                 self.wait_for_rest();
+                Answer::Done
+            }
+            Request::Finish => {
+                self.orders.push(Order::Finish);
                 Answer::Done
             }
             Request::Pause => self.pause(),
@@ -85,6 +86,23 @@ impl<'g> Monitor<'g> {
         }
     }
 
+    /// Whoever kills it finds it ended, as with Docker; other signals it may take or leave.
+    fn send_signal(&self, number: i32) -> Answer {
+        if self.alive().is_none() {
+            return not_running();
+        }
+        let before = lock(&self.life).ends;
+        if let Err(message) = self.orders.signal(number) {
+            return refused(Reason::WrongState, message);
+        }
+        if number == libc::SIGKILL {
+            let lives = |life: &mut Life<'_>| life.ends == before && !life.rests;
+            // That it has not ended by then is seen in its state.
+            drop(self.changed.wait_timeout_while(lock(&self.life), KILL_PATIENCE, lives));
+        }
+        Answer::Done
+    }
+
     fn attach(&self, connection: &Arc<Connection>, streams: Streams) {
         {
             // Whoever is there when it ends is told so.
@@ -99,14 +117,17 @@ impl<'g> Monitor<'g> {
             self.resize(alive, streams.size);
             self.hub.add(Arc::clone(connection), streams);
         }
-        self.stream(connection);
+        self.stream(connection, streams);
     }
 
     /// Takes what comes from somebody who is attached, until they hang up.
-    pub(super) fn stream(&self, connection: &Arc<Connection>) {
+    pub(super) fn stream(&self, connection: &Arc<Connection>, streams: Streams) {
+        let ends_input = lock(&self.config).process.stdin_once;
         while let Ok(Some(Frame { kind, payload, .. })) = connection.receive() {
             let Some(alive) = self.alive() else { continue };
             match kind {
+                // Somebody else may have more.
+                FrameKind::Stdin if payload.is_empty() && !ends_input => {}
                 FrameKind::Stdin => alive.write(&payload),
                 FrameKind::Resize => self.resize(&alive, size(&payload)),
                 FrameKind::Signal => {
@@ -119,6 +140,12 @@ impl<'g> Monitor<'g> {
             }
         }
         self.hub.remove(connection);
+        if streams.stdin
+            && ends_input
+            && let Some(alive) = self.alive()
+        {
+            alive.write(&[]);
+        }
     }
 
     fn resize(&self, alive: &Alive<'_>, size: Option<(u16, u16)>) {
@@ -135,7 +162,7 @@ impl<'g> Monitor<'g> {
         }
         match alive.inside.members().pause() {
             Ok(()) => {
-                self.update(|state| state.status = Status::Paused);
+                self.note_pause(&alive, Status::Running, Status::Paused);
                 Answer::Done
             }
             Err(error) => refused(Reason::Environment, causes(&error)),
@@ -149,11 +176,20 @@ impl<'g> Monitor<'g> {
         }
         match alive.inside.members().unpause() {
             Ok(()) => {
-                self.update(|state| state.status = Status::Running);
+                self.note_pause(&alive, Status::Paused, Status::Running);
                 Answer::Done
             }
             Err(error) => refused(Reason::Environment, causes(&error)),
         }
+    }
+
+    /// Writes that it stands still or goes on, unless it has ended meanwhile.
+    fn note_pause(&self, alive: &Alive<'_>, before: Status, after: Status) {
+        self.update(|state| {
+            if state.pid == Some(alive.pid) && state.status == before {
+                state.status = after;
+            }
+        });
     }
 
     /// Waits until it has ended once more; says how.
@@ -283,7 +319,7 @@ pub(super) fn size(payload: &[u8]) -> Option<(u16, u16)> {
 }
 
 pub(super) fn not_running() -> Answer {
-    refused(Reason::WrongState, "it is not running".to_owned())
+    refused(Reason::WrongState, NOT_RUNNING.to_owned())
 }
 
 pub(super) fn refused(reason: Reason, message: String) -> Answer {

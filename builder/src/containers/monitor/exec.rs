@@ -74,11 +74,10 @@ impl<'g> Monitor<'g> {
             }
         };
         let _ = connection.answer(&Answer::Started);
-        let Some(streams) = config.streams else {
+        if config.streams.is_none() {
             connection.hang_up();
-            let _ = executed.process.wait();
-            return;
-        };
+        }
+        let streams = config.streams.unwrap_or_default();
         let output = std::mem::take(&mut executed.output);
         let stdin = Mutex::new(executed.stdin.take());
         let terminal = executed.terminal.take();
@@ -262,6 +261,7 @@ fn watch(process: &mut Running<'_>, orders: &Orders) -> Result<ExitStatus, Runti
                     let _ = reply.send(sent);
                 }
                 Order::Stop { .. } => process.kill(),
+                Order::Finish => {}
             }
         }
     }

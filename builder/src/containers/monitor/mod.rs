@@ -21,6 +21,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ use wharf_runtime::{Cancel, Sandbox};
 use super::config::{ContainerConfig, ContainerId};
 use super::connect::{self, Connection};
 use super::directory::{Containers, Held, boot_id};
+use super::health::Checks;
 use super::log::LogWriter;
 use super::protocol::{Answer, Reason, Request, Streams};
 use super::restart::Pauses;
@@ -41,10 +43,11 @@ use super::state::{ContainerState, Status};
 use crate::error::{Failure, Kind, causes};
 use crate::volumes::Volumes;
 use crate::worker::foreign::ForeignSteps;
+use clients::NOT_RUNNING;
 use network::OwnNetwork;
 use orders::{Order, Orders};
 use output::{Hub, lock, now};
-use run::Alive;
+use run::{Alive, PARTING_PATIENCE};
 
 /// The exit status of a container that could not be started, if nothing more is known.
 const NOT_STARTED: u8 = 128;
@@ -117,7 +120,7 @@ fn watch_for(task: &Task<'_>, id: &ContainerId, starter: &Arc<Connection>) -> Re
         ground: &ground,
         state: Mutex::new(directory.written_state()),
         held,
-        auto_remove: config.auto_remove,
+        is_removed: AtomicBool::new(config.auto_remove),
         config: Mutex::new(config),
         life: Mutex::default(),
         changed: Condvar::new(),
@@ -125,7 +128,7 @@ fn watch_for(task: &Task<'_>, id: &ContainerId, starter: &Arc<Connection>) -> Re
         orders,
         network: Mutex::new(OwnNetwork::new(task)?),
         closing: cancel()?,
-        idle: Mutex::default(),
+        clients: Mutex::default(),
     };
     let mut signals = signal_hook::iterator::Signals::new([signal_hook::consts::SIGTERM])
         .map_err(|error| failed("watch over", &error))?;
@@ -142,11 +145,13 @@ fn watch_for(task: &Task<'_>, id: &ContainerId, starter: &Arc<Connection>) -> Re
         monitor.closing.cancel();
         // It panics no more than it returns something.
         let _ = accepting.join();
-        monitor.hang_up();
+        monitor.dismiss();
     });
-    let (held, auto_remove) = monitor.end();
+    // Whoever comes now finds nobody, and does not wait.
+    drop(listener);
+    let (held, is_removed) = monitor.end();
     drop(ground);
-    if auto_remove {
+    if is_removed {
         let config = held.directory().config();
         containers.remove(held, task.store)?;
         Volumes::new(task.store).remove_anonymous(id, &config?.mounts)?;
@@ -233,7 +238,8 @@ struct Monitor<'g> {
     task: &'g Task<'g>,
     ground: &'g Ground,
     held: Held,
-    auto_remove: bool,
+    /// Whether the container is removed when it has ended.
+    is_removed: AtomicBool,
     config: Mutex<ContainerConfig>,
     state: Mutex<ContainerState>,
     life: Mutex<Life<'g>>,
@@ -244,8 +250,8 @@ struct Monitor<'g> {
     network: Mutex<OwnNetwork>,
     /// The end has come: no more clients.
     closing: Cancel,
-    /// Those who have connected and have not asked anything yet.
-    idle: Mutex<Vec<Weak<Connection>>>,
+    /// Those who have connected.
+    clients: Mutex<Vec<Weak<Connection>>>,
 }
 
 /// How far it has come.
@@ -260,6 +266,25 @@ struct Life<'g> {
     rests: bool,
     /// Threads that watch over further processes in it.
     executing: usize,
+    /// Threads that serve clients.
+    serving: usize,
+}
+
+/// That a client is served: the end of the monitor waits for it.
+struct Serving<'m, 'g>(&'m Monitor<'g>);
+
+impl<'m, 'g> Serving<'m, 'g> {
+    fn begin(monitor: &'m Monitor<'g>) -> Self {
+        lock(&monitor.life).serving += 1;
+        Self(monitor)
+    }
+}
+
+impl Drop for Serving<'_, '_> {
+    fn drop(&mut self) {
+        lock(&self.0.life).serving -= 1;
+        self.0.changed.notify_all();
+    }
 }
 
 impl<'g> Monitor<'g> {
@@ -358,18 +383,22 @@ impl<'g> Monitor<'g> {
                 match order {
                     Order::Signal { reply, .. } => {
                         // Who asked may have gone.
-                        let _ = reply.send(Err("it is not running".to_owned()));
+                        let _ = reply.send(Err(NOT_RUNNING.to_owned()));
                     }
                     Order::Stop { .. } => {
-                        self.update_at_last(|state| {
-                            (state.status, state.stopped_by_hand) = (Status::Exited, true);
-                        });
+                        self.note_rest();
                         return false;
                     }
+                    Order::Finish => {}
                 }
             }
         }
         true
+    }
+
+    /// Writes that somebody does not want it to be started again.
+    fn note_rest(&self) {
+        self.update_at_last(|state| (state.status, state.stopped_by_hand) = (Status::Exited, true));
     }
 
     /// Serves whoever connects, until the end.
@@ -385,31 +414,59 @@ impl<'g> Monitor<'g> {
             if poll(&mut polled, None).is_err() {
                 continue;
             }
-            if !polled[1].revents().is_empty() {
+            let is_last = !polled[1].revents().is_empty();
+            // Whoever has come by now is served.
+            if is_last && listener.set_nonblocking(true).is_err() {
                 return;
             }
-            let Ok((socket, _)) = listener.accept() else { continue };
-            let connection = Arc::new(Connection::from(socket));
-            let thread = thread::Builder::new().name("client".to_owned());
-            // Where there is no thread to be had, the client is hung up on.
-            let _ = thread.spawn_scoped(scope, move || self.serve(connection));
+            match listener.accept() {
+                Ok((socket, _)) => self.receive(scope, Connection::from(socket)),
+                Err(_) if is_last => return,
+                Err(_) => {}
+            }
         }
     }
 
-    /// Hangs up on those who have not asked anything.
-    fn hang_up(&self) {
-        for connection in lock(&self.idle).iter().filter_map(Weak::upgrade) {
-            connection.hang_up();
+    /// Serves a client with a thread of its own.
+    fn receive<'s, 'e>(&'e self, scope: &'s thread::Scope<'s, 'e>, connection: Connection)
+    where
+        'g: 'e,
+    {
+        let connection = Arc::new(connection);
+        let mut clients = lock(&self.clients);
+        clients.retain(|client| client.strong_count() > 0);
+        clients.push(Arc::downgrade(&connection));
+        drop(clients);
+        let serving = Serving::begin(self);
+        let thread = thread::Builder::new().name("client".to_owned());
+        // Where there is no thread to be had, the client is hung up on.
+        let _ = thread.spawn_scoped(scope, move || {
+            let _serving = serving;
+            self.serve(&connection);
+        });
+    }
+
+    /// Answers those who have asked something; hangs up on those who have not, and on those who do not take the answer.
+    fn dismiss(&self) {
+        let clients: Vec<Weak<Connection>> = std::mem::take(&mut *lock(&self.clients));
+        for client in clients.iter().filter_map(Weak::upgrade) {
+            client.receive_no_more();
+        }
+        let life = lock(&self.life);
+        drop(self.changed.wait_timeout_while(life, PARTING_PATIENCE, |life| life.serving > 0));
+        for client in clients.iter().filter_map(Weak::upgrade) {
+            client.hang_up();
         }
     }
 
-    /// Who was stopped is told.
+    /// What is left to be done: whether the container is to be removed.
     fn end(self) -> (Held, bool) {
-        (self.held, self.auto_remove)
+        (self.held, self.is_removed.into_inner())
     }
 
     /// What is true of a container that has just been started.
-    fn note_start(&self, alive: &Alive<'_>, warnings: Vec<String>) {
+    fn note_start(&self, config: &ContainerConfig, alive: &Alive<'_>, warnings: Vec<String>) {
+        let health = config.health.as_ref().map(|check| Checks::new(check).health().clone());
         self.update(|state| {
             *state = ContainerState {
                 status: Status::Running,
@@ -421,6 +478,7 @@ impl<'g> Monitor<'g> {
                 endpoints: std::mem::take(&mut state.endpoints),
                 ports: std::mem::take(&mut state.ports),
                 warnings,
+                health,
                 ..ContainerState::default()
             };
         });

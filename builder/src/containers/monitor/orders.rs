@@ -21,6 +21,8 @@ pub(super) enum Order {
     Signal { number: i32, reply: mpsc::Sender<Result<(), String>> },
     /// Ends it: as [`crate::containers::protocol::Request::Stop`] says.
     Stop { timeout: Option<i64>, signal: Option<i32> },
+    /// Of one that has ended: waits no longer for those who do not take what it has printed.
+    Finish,
 }
 
 /// Orders that wait to be carried out.

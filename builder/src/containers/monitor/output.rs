@@ -5,6 +5,7 @@ use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::SystemTime;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -97,13 +98,20 @@ impl Hub {
         }
     }
 
-    /// Tells everybody who is attached that the process has ended.
+    /// Tells everybody who is attached that the process has ended. Whoever does not listen keeps this waiting, but not the
+    /// others, until [`Self::hang_up`].
     pub(super) fn end(&self, status: u8) {
-        for Listener { connection, .. } in std::mem::take(&mut *lock(&self.listeners)) {
-            // Who has hung up is not told.
-            let _ = connection.answer(&Answer::Exited(status));
-            connection.hang_up();
-        }
+        let listeners = lock(&self.listeners).clone();
+        thread::scope(|scope| {
+            for Listener { connection, .. } in &listeners {
+                scope.spawn(move || {
+                    // Who has hung up is not told.
+                    let _ = connection.answer(&Answer::Exited(status));
+                    connection.hang_up();
+                });
+            }
+        });
+        lock(&self.listeners).clear();
     }
 
     /// Hangs up on everybody who is attached.

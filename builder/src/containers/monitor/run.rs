@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use wharf_runtime::{
 };
 use wharf_solver::llb::Platform;
 
+use super::clients::NOT_RUNNING;
 use super::describe;
 use super::files::{self, Surroundings};
 use super::network::OwnNetwork;
@@ -40,8 +41,8 @@ use crate::worker::{ownership, spec};
 /// How long the end of a container is not told of, because those who are attached have not taken what it has printed: Docker's.
 const TELLING_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long they have altogether, when somebody waits for the end.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+/// How long they have when they keep somebody waiting.
+pub(super) const PARTING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A container that runs.
 #[derive(Debug)]
@@ -216,7 +217,7 @@ impl<'g> Monitor<'g> {
             state.endpoints.clone_from(&attached.endpoints);
             state.ports.clone_from(&attached.ports);
         }
-        self.note_start(&alive, std::mem::take(warnings));
+        self.note_start(config, &alive, std::mem::take(warnings));
         lock(&self.life).alive = Some(Arc::clone(&alive));
         self.changed.notify_all();
         if let Some((starter, streams)) = first.take() {
@@ -247,7 +248,7 @@ impl<'g> Monitor<'g> {
         let Some(streams) = streams.filter(|_| told) else { return starter.hang_up() };
         self.hub.add(Arc::clone(&starter), streams);
         let thread = thread::Builder::new().name("client".to_owned());
-        let _ = thread.spawn_scoped(scope, move || self.stream(&starter));
+        let _ = thread.spawn_scoped(scope, move || self.stream(&starter, streams));
     }
 
     /// Reads what it prints and does what is ordered until it has ended; writes what became of it. Says whether it is started
@@ -263,14 +264,22 @@ impl<'g> Monitor<'g> {
     ) -> Result<bool, Failure> {
         let over = Cancel::new().map_err(|error| self.failed("watch over", &error))?;
         let drained = Cancel::new().map_err(|error| self.failed("watch over", &error))?;
-        let ended = thread::scope(|scope| {
-            let pumps = scope.spawn(|| {
+        let told = Cancel::new().map_err(|error| self.failed("watch over", &error))?;
+        let (drained, told) = (&drained, &told);
+        let (end, its_end) = mpsc::channel();
+        let again = thread::scope(|scope| {
+            scope.spawn(move || {
                 thread::scope(|scope| {
                     for (stream, from) in &ends.output {
                         scope.spawn(|| self.hub.pump(*stream, from, &|| _ = self.update(|_| {})));
                     }
                 });
                 drained.cancel();
+                // Nobody sends anything only if there was a panic.
+                if let Ok(code) = its_end.recv() {
+                    self.hub.end(code);
+                }
+                told.cancel();
             });
             if let Some(check) = &config.health {
                 scope.spawn(|| self.look_after(alive, check, begun, &over));
@@ -279,19 +288,44 @@ impl<'g> Monitor<'g> {
             over.cancel();
             // Who hears of the end finds everything in the log.
             drained.wait(TELLING_PATIENCE);
-            let ended = self.note_end(config, status, oom_before);
-            if lock(&self.state).stopped_by_hand && !drained.wait(DRAIN_PATIENCE) {
-                self.hub.hang_up();
-            }
-            // It panics no more than it returns something.
-            let _ = pumps.join();
-            ended
+            let (code, again) = self.note_end(config, status, oom_before);
+            // It is received unless there was a panic.
+            let _ = end.send(code);
+            self.part(again, told)
         });
-        let (code, again) = ended?;
-        self.hub.end(code);
         // Whether the log was written to the end.
         self.update(|_| {});
         Ok(again)
+    }
+
+    /// Waits until those who are attached have taken what it has printed and know how it has ended. Whoever keeps others
+    /// waiting with that is hung up on after a while. Says whether it is started again, as was to be if `again`.
+    fn part(&self, mut again: bool, told: &Cancel) -> bool {
+        let is_awaited = again || lock(&self.state).stopped_by_hand;
+        let mut until = is_awaited.then(|| Instant::now() + PARTING_PATIENCE);
+        while !told.is_cancelled() {
+            self.orders.wait(&[told.as_fd()], until);
+            for order in self.orders.take() {
+                match order {
+                    Order::Signal { reply, .. } => {
+                        // Who asked may have gone.
+                        let _ = reply.send(Err(NOT_RUNNING.to_owned()));
+                        continue;
+                    }
+                    Order::Stop { .. } if again => {
+                        self.note_rest();
+                        again = false;
+                    }
+                    Order::Stop { .. } | Order::Finish => {}
+                }
+                until = until.or_else(|| Some(Instant::now() + PARTING_PATIENCE));
+            }
+            if until.is_some_and(|until| Instant::now() >= until) {
+                self.hub.hang_up();
+                break;
+            }
+        }
+        again
     }
 
     /// Waits for the end of the first process, and does what is ordered meanwhile.
@@ -335,9 +369,13 @@ impl<'g> Monitor<'g> {
                             (before, until) => before.or(until),
                         };
                     }
+                    // It has not ended.
+                    Order::Finish => {}
                 }
             }
             if kill_at.is_some_and(|kill_at| Instant::now() >= kill_at) {
+                // Somebody may have paused it meanwhile.
+                self.unpause(alive);
                 process.kill();
                 kill_at = None;
             }
@@ -398,7 +436,7 @@ impl<'g> Monitor<'g> {
         config: &ContainerConfig,
         status: Result<ExitStatus, RuntimeError>,
         oom_before: u64,
-    ) -> Result<(u8, bool), Failure> {
+    ) -> (u8, bool) {
         // From now on nobody finds it running.
         lock(&self.life).alive = None;
         self.leave_networks();
@@ -431,7 +469,7 @@ impl<'g> Monitor<'g> {
         life.ends += 1;
         life.last = code;
         self.changed.notify_all();
-        Ok((code, again))
+        (code, again)
     }
 
     /// Decides everything that a start needs.

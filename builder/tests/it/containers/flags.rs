@@ -138,7 +138,7 @@ const INSPECTED: &[(&[&str], &str, &str)] = &[
             "500ms",
         ],
         "{{json .Config.Healthcheck}}",
-        "{\"Interval\":2000000000,\"Retries\":5,\"StartInterval\":500000000,\"StartPeriod\":4000000000,\"Test\":[\"CMD\",\"/bin/sh\",\"-c\",\"true\"],\"Timeout\":1000000000}",
+        "{\"Interval\":2000000000,\"Retries\":5,\"StartInterval\":500000000,\"StartPeriod\":4000000000,\"Test\":[\"CMD-SHELL\",\"true\"],\"Timeout\":1000000000}",
     ),
     (&["--no-healthcheck"], "{{len .Config.Env}}", "3"),
     (&["--log-driver", "none"], "{{.HostConfig.LogConfig.Type}}", "none"),

@@ -30,6 +30,8 @@ struct Scope {
 /// Everything that is read, and what is wrong with it.
 struct Loader<'a> {
     outside: &'a dyn Outside,
+    /// Whether variables stay as they are written.
+    as_written: bool,
     sources: Sources,
     problems: Problems,
     /// Errors of services that may not be active.
@@ -49,9 +51,10 @@ struct Loader<'a> {
 const FILE: Shape = Shape::Struct(&PROJECT);
 
 impl<'a> Loader<'a> {
-    fn new(outside: &'a dyn Outside) -> Self {
+    fn new(outside: &'a dyn Outside, as_written: bool) -> Self {
         Self {
             outside,
+            as_written,
             sources: Sources::default(),
             problems: Problems::default(),
             inactive: Vec::new(),
@@ -136,19 +139,27 @@ impl<'a> Loader<'a> {
             let message = "version means nothing any more: every file is of the specification's one format";
             self.problems.warning(version.key, message).hint = Some("leave it out".into());
         }
-        Interpolation {
-            environment: &scope.environment,
-            sources: &self.sources,
-            said: &mut self.said,
-            problems: &mut self.problems,
-            budget: &mut self.growth,
+        if !self.as_written {
+            let mut interpolation = Interpolation {
+                environment: &scope.environment,
+                sources: &self.sources,
+                said: &mut self.said,
+                problems: &mut self.problems,
+                budget: &mut self.growth,
+            };
+            interpolation.node(&mut document, &Path::Root);
         }
-        .node(&mut document, &Path::Root);
         if self.problems.has_errors() {
             return None;
         }
         let home = scope.environment.get("HOME").map(String::as_str);
-        let mut cx = Cx { base: &scope.base, home, ports: &mut self.ports, problems: &mut self.problems };
+        let mut cx = Cx {
+            base: &scope.base,
+            home,
+            as_written: self.as_written,
+            ports: &mut self.ports,
+            problems: &mut self.problems,
+        };
         canonical(document, &FILE, &Path::Root, &mut cx)
     }
 
@@ -173,7 +184,9 @@ impl<'a> Loader<'a> {
             return self.fail(None, message);
         }
         let mut whole = whole.filter(|_| !self.problems.has_errors())?;
-        self.fill_in(&mut whole, &scope.environment)?;
+        if !self.as_written {
+            self.fill_in(&mut whole, &scope.environment)?;
+        }
         Some(whole)
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::super::canonical::values;
+use super::super::config::Written;
 use super::super::dotenv::Format;
 use super::super::interpolate::Environment;
 use super::super::model::Project;
@@ -54,6 +55,8 @@ pub struct Invocation {
     pub env_files: Vec<String>,
     /// The environment of the shell.
     pub environment: Environment,
+    /// Whether variables stay as they are written: then there is no project, and what is written is [`Loaded::written`].
+    pub as_written: bool,
 }
 
 /// What came of a project's files.
@@ -61,6 +64,8 @@ pub struct Invocation {
 pub struct Loaded {
     /// The project with all its services, unless there are errors.
     pub project: Option<Project>,
+    /// Its files in one, where variables were to stay as they are written.
+    pub written: Option<Written>,
     /// Errors and warnings, in order.
     pub problems: Vec<Problem>,
     /// Errors of services that have profiles, and are no matter as long as these are not active: the service, and what is
@@ -95,7 +100,7 @@ impl Loaded {
 
 /// Finds, reads, merges and checks the files of a project.
 pub fn open(invocation: &Invocation, outside: &dyn Outside) -> Loaded {
-    let mut loader = Loader::new(outside);
+    let mut loader = Loader::new(outside, invocation.as_written);
     let mut environment = invocation.environment.clone();
     let opened = loader.project(invocation, &mut environment);
     let Loader { sources, mut problems, inactive, .. } = loader;
@@ -104,10 +109,14 @@ pub fn open(invocation: &Invocation, outside: &dyn Outside) -> Loaded {
         None => (Vec::new(), invocation.directory.clone(), None),
     };
     let tree = tree.filter(|_| !problems.has_errors());
-    let project = tree.as_ref().and_then(|tree| decode(tree, &mut problems));
+    let (project, written) = match &tree {
+        Some(tree) if invocation.as_written => (None, Some(Written(tree.to_json()))),
+        Some(tree) => (decode(tree, &mut problems), None),
+        None => (None, None),
+    };
     let unsupported = tree.as_ref().map(unsupported::of).unwrap_or_default();
     let problems = problems.into_sorted();
-    Loaded { project, problems, inactive, unsupported, sources, environment, files, directory, tree }
+    Loaded { project, written, problems, inactive, unsupported, sources, environment, files, directory, tree }
 }
 
 /// The typed project. The tree has been checked, so what fails here is a key that the types do not have.
@@ -157,12 +166,17 @@ impl Loader<'_> {
         environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
         let scope = Scope { base: directory, environment: environment.clone() };
         let mut tree = self.merged(&sources, &scope, &[])?;
-        self.read_service_files(&mut tree, environment);
+        if !self.as_written {
+            self.read_service_files(&mut tree, environment);
+        }
         if self.problems.has_errors() {
             return None;
         }
         normalise::normalise(&mut tree, &name, &scope.base);
-        check::check(&tree, &mut self.problems);
+        // What a variable stands for cannot be checked.
+        if !self.as_written {
+            check::check(&tree, &mut self.problems);
+        }
         Some((files, scope.base, tree))
     }
 
