@@ -116,6 +116,18 @@ impl Secrets {
         Ok(Some(value))
     }
 
+    /// Adds a secret that is known already.
+    pub fn add(&mut self, id: &str, value: Vec<u8>) -> Result<(), SecretError> {
+        let id = id.to_owned();
+        if value.len() as u64 > SECRET_BYTES_MAX {
+            return Err(SecretError::TooBig { id });
+        }
+        match self.0.insert(id.clone(), Secret(Mutex::new(Place::Value(value)))) {
+            Some(_) => Err(SecretError::Twice { id }),
+            None => Ok(()),
+        }
+    }
+
     /// The ids, sorted.
     pub fn ids(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)

@@ -56,6 +56,7 @@ pub use process::{
 pub use sandbox::{Sandbox, UnknownSandbox};
 pub use spec::{default_seccomp, default_spec, host_device, host_devices, insecure_spec};
 pub use supervisor::ownership::{Device, Ownership, Recorded};
+pub use sys::packet::{Local, Packet, receive_packet, send_packet, tell_where_packets_arrive};
 pub use user::{User, resolve_user};
 
 /// Which of the process's streams some output came from.

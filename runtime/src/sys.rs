@@ -59,6 +59,7 @@ macro_rules! syscall {
 
 mod confine;
 pub(crate) mod notify;
+pub(crate) mod packet;
 pub(crate) mod terminal;
 
 pub(crate) use confine::*;

@@ -232,6 +232,46 @@ fn a_project_is_known_by_its_labels() {
 }
 
 #[test]
+fn the_files_here_are_not_those_of_another_project() {
+    let here = "services: {a: {image: bb, network_mode: none, command: sleep 1000, stop_grace_period: 0s}}";
+    let Some(project) = Project::new(here) else { return };
+    fs::write(project.wharf.path("p/other.yaml"), here.replace("a:", "b:")).unwrap();
+    project.run(&["-f", "other.yaml", "-p", "other", "up", "-d"]).success();
+    let listed = ["-p", "other", "ps", "-a", "--format", "{{.Name}}"];
+    assert_eq!(project.run(&listed).success().text(), "other-b-1\n");
+    project.run(&["-p", "other", "down"]).success();
+    assert_eq!(project.run(&listed).success().text(), "");
+
+    // What ends containers needs no file of variables.
+    project.run(&["up", "-d"]).success();
+    project.write(&here.replace("command", "env_file: gone.env, command"));
+    project.run(&["up", "-d"]).fails_with(3, &["the env_file of a", "gone.env does not exist", "^^^^^^^^"]);
+    project.run(&["stop"]).success();
+    project.run(&["run", "--entrypoint", "sh -c 'x", "a"]).fails_with(3, &["gone.env does not exist"]);
+    project.run(&["down"]).success();
+
+    // The name of a directory is that by which it was entered; and a directory of the name `.env` is no file of variables.
+    project.write(here);
+    std::os::unix::fs::symlink("p", project.wharf.path("linked")).unwrap();
+    fs::create_dir(project.wharf.path("p/.env")).unwrap();
+    let check = |pwd: &str, name: &str| {
+        let mut command = project.command(&["config"]);
+        let told = Outcome::of({
+            command.env("PWD", project.wharf.path(pwd));
+            command
+        });
+        assert!(told.success().text().starts_with(&format!("name: {name}\n")), "{pwd}");
+    };
+    check("linked", "linked");
+    check("p", "p");
+    check("elsewhere", "p");
+    let ran = project.run(&["run", "--rm", "-T", "--entrypoint", "sh -c 'echo \"$0 and\" more'", "a"]);
+    assert_eq!(ran.success().text(), "sh and more\n");
+    project.run(&["run", "--entrypoint", "sh -c 'x", "a"]).fails_with(2, &["has a ' that is not closed"]);
+    project.end();
+}
+
+#[test]
 fn what_ends_with_a_container() {
     let text = "
 services:
@@ -329,6 +369,28 @@ services:
     assert!(built.stderr.contains("[app 2/2] RUN echo arg >> /made"), "{}", built.stderr);
     let ran = project.run(&["up", "--no-build", "--no-log-prefix", "app"]).success();
     assert_eq!(ran.text(), "made\narg\n", "{}", ran.stderr);
+    project.end();
+}
+
+#[test]
+fn variables_of_the_project_are_not_only_those_of_the_shell() {
+    let text = "
+services:
+  a: {build: {context: ., secrets: [t]}, network_mode: none}
+  gone: {image: bb, network_mode: none, command: 'true'}
+secrets: {t: {environment: OF_THE_FILE}}
+";
+    let Some(project) = Project::new(text) else { return };
+    let write = |name: &str, text: &str| fs::write(project.wharf.path("p").join(name), text).unwrap();
+    write("Dockerfile", "FROM bb\nRUN --mount=type=secret,id=t cat /run/secrets/t >/got\nCMD cat /got\n");
+    write(".env", "OF_THE_FILE=secret\nCOMPOSE_REMOVE_ORPHANS=true\n");
+    let up = project.run(&["up", "--attach", "a"]).success();
+    assert_eq!(up.text(), "a-1  | secret\n");
+    project.write(&text.lines().filter(|line| !line.contains("gone")).collect::<Vec<_>>().join("\n"));
+    project.run(&["up", "-d"]).success();
+    project.check_states(&["p-a-1 exited"]);
+    write(".env", "");
+    project.run(&["build"]).fails_with(3, &["variable OF_THE_FILE, which is not set"]);
     project.end();
 }
 
@@ -441,6 +503,18 @@ fn what_is_wrong_is_said() {
     check(one, &["up", "-d", "wep"], 2, &["there is no service wep", "did you mean web?"]);
     check(one, &["exec", "-T", "web", "true"], 2, &["has no container", "wharf compose up -d web"]);
     check(one, &["up", "-d", "--scale", "web"], 2, &["--scale web is not SERVICE=N"]);
+    check(
+        one,
+        &["up", "-d", "--scale", "web=20000"],
+        2,
+        &["web wants 20000 containers", "10000 is the most"],
+    );
+    check(
+        &one.replace("command", "pid: hosts, command"),
+        up,
+        3,
+        &["services.web.pid: hosts is none of host"],
+    );
     check("services: {a: {image: nowhere, pull_policy: never}}", up, 2, &["`nowhere`", "wharf pull nowhere"]);
     let external = "{services: {a: {image: bb, secrets: [s]}}, secrets: {s: {external: true}}}";
     check(external, up, 3, &["secrets.s is external"]);
@@ -493,6 +567,11 @@ networks: {default: , apart: }
     let address = project.run(&["port", "web", "80"]).success().text();
     let address = address.trim().to_owned();
     assert!(address.starts_with("127.0.0.1:"), "{address}");
+    let listed = project.run(&["ps", "web", "--format", "json"]).success().text();
+    let port = &address["127.0.0.1:".len()..];
+    let publisher =
+        format!(r#"{{"Protocol":"tcp","PublishedPort":{port},"TargetPort":80,"URL":"127.0.0.1"}}"#);
+    assert!(listed.contains(&publisher), "{listed}");
     // Who asks for a port that is in use is told, and the others stay.
     let taken = format!(
         "services: {{again: {{image: bb, command: sleep 1000, ports: ['{address}:80'], stop_grace_period: 0s}}}}"

@@ -54,8 +54,14 @@ impl World {
 
     /// Starts the network process on the host.
     fn start(&self) {
+        self.start_with_descriptors(4096);
+    }
+
+    /// The same, with no more than so many open files.
+    fn start_with_descriptors(&self, count: u32) {
         let root = self.wharf.path("store");
-        let mut command = self.host.inside(env!("CARGO_BIN_EXE_wharf"));
+        let mut command = self.host.inside("sh");
+        command.args(["-ec", &format!("ulimit -n {count}; exec \"$@\""), "sh", env!("CARGO_BIN_EXE_wharf")]);
         command.arg("--root").arg(root).arg("network-process").stdin(Stdio::null());
         let output = command.output().unwrap();
         assert!(output.status.success(), "{output:?}");
@@ -216,9 +222,11 @@ fn ask(to: SocketAddr) -> io::Result<String> {
 fn ask_udp(to: SocketAddr) -> io::Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
     socket.set_read_timeout(Some(SHORT))?;
+    // Nobody else is listened to.
+    socket.connect(to)?;
     let mut buffer = [0; 100];
     for _ in 0..10 {
-        socket.send_to(b"?", to)?;
+        socket.send(b"?")?;
         if let Ok(length) = socket.recv(&mut buffer) {
             return Ok(String::from_utf8_lossy(&buffer[..length]).into_owned());
         }
@@ -314,7 +322,10 @@ fn ports_are_published() {
     for to in [to, local("127.0.0.1:8080"), local("[::1]:8080"), SocketAddr::from(([127, 0, 0, 1], free))] {
         assert_eq!(world.on(&world.host, || ask(to)).unwrap(), gateway, "{to}");
     }
-    assert_eq!(world.on(&world.host, || ask_udp(local("127.0.0.1:8080"))).unwrap(), gateway);
+    // Whichever address of the host is asked, that one answers.
+    for to in ["127.0.0.1:8080", "127.0.0.2:8080", &format!("{HOST}:8080")] {
+        assert_eq!(world.on(&world.host, || ask_udp(local(to))).unwrap(), gateway, "{to}");
+    }
     assert!(world.on(&world.elsewhere, || ask(SocketAddr::from(([198, 51, 100, 1], free)))).is_err());
     // The host reaches it by its address, and those elsewhere do not even with a route.
     let inside = SocketAddr::from((web.address("front"), 80));
@@ -403,6 +414,47 @@ fn who_is_on_networks_comes_and_goes() {
     drop((web.connection, db.connection, connection));
     wait_until("the process has ended", || world.process().is_none());
     wait_until("nothing is left", || world.leftovers().is_empty());
+}
+
+#[test]
+fn clients_leave_room_for_containers() {
+    let Some(world) = World::new() else { return };
+    world.create(&["front"]);
+    world.start_with_descriptors(256);
+    let ports = [Protocol::Tcp, Protocol::Udp].map(|protocol| port(80, protocol, None, 8080, 8080));
+    let web = world.guest("web", &["front"], &ports);
+    // It takes connections, and says nothing.
+    let listener = web.within(|| TcpListener::bind("0.0.0.0:80")).unwrap();
+    let to = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let connect = || {
+        let clients: io::Result<Vec<_>> = (0..200).map(|_| TcpStream::connect_timeout(&to, LONG)).collect();
+        let talkers: io::Result<Vec<_>> = (0..200)
+            .map(|_| {
+                let talker = UdpSocket::bind("127.0.0.1:0")?;
+                talker.send_to(b"?", to).map(|_| talker)
+            })
+            .collect();
+        Ok((clients?, talkers?))
+    };
+    let clients = world.on(&world.host, connect).unwrap();
+    let established = || {
+        let table = world.host.shell("cat /proc/net/tcp");
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let rows = rows.filter(|row| row[1].ends_with(":1F90") && row[3] == "01");
+        rows.map(|row| row[5].to_owned()).collect::<Vec<_>>()
+    };
+    wait_until("those who have no place are sent away", || established().len() <= 64);
+    // It is asked from time to time whether they are still there.
+    wait_until("all are watched", || established().iter().all(|timer| timer.starts_with("02:")));
+    assert!(!established().is_empty());
+    let other = world.guest("other", &["front"], &[port(80, Protocol::Tcp, None, 8081, 8081)]);
+    assert_eq!(other.find("web"), [web.address("front")]);
+    drop((clients, listener));
+    let server = other.serve(80);
+    wait_until("there is room again", || {
+        world.on(&world.host, || ask(SocketAddr::from(([127, 0, 0, 1], 8081)))).is_ok_and(|it| !it.is_empty())
+    });
+    drop(server);
 }
 
 #[test]

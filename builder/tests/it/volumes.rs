@@ -57,6 +57,22 @@ fn volumes_begin_as_the_image_and_stay() {
 }
 
 #[test]
+fn a_directory_that_cannot_be_written_is_not_filled() {
+    let Some(wharf) = with_image() else { return };
+    for (name, o, expected) in [("kept", "bind,ro", 0), ("filled", "bind", 3)] {
+        let host = wharf.path(name);
+        fs::create_dir(&host).unwrap();
+        let device = format!("device={}", host.display());
+        wharf
+            .run(&["volume", "create", "-o", "type=none", "-o", &format!("o={o}"), "-o", &device, name])
+            .success();
+        run(&wharf, &["-v", &format!("{name}:/data")], "ls /data").success();
+        assert_eq!(fs::read_dir(&host).unwrap().count(), expected, "{o}");
+    }
+    nothing_is_left(&wharf);
+}
+
+#[test]
 fn parts_of_volumes_lead_nowhere_else() {
     let Some(wharf) = with_image() else { return };
     run(&wharf, &["-v", "vol:/data"], "ln -s /etc /data/etc; ln -s sub /data/link; ln -s ../.. /data/up")

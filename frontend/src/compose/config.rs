@@ -9,6 +9,24 @@ use sha2::{Digest, Sha256};
 use super::model::{Project, Service};
 use super::yaml;
 
+/// Files in one, in which variables stand as they are written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Written(pub(super) Value);
+
+impl Written {
+    /// As YAML. It can be read again.
+    pub fn to_yaml(&self) -> String {
+        yaml::write(&self.0)
+    }
+
+    /// The same as JSON.
+    pub fn to_json(&self) -> String {
+        let mut text = serde_json::to_string_pretty(&self.0).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
 impl Project {
     /// The project in its canonical form, as YAML. It can be read again: a `$` is written `$$`.
     pub fn to_yaml(&self) -> String {

@@ -45,6 +45,7 @@ impl Options {
                 "-f" => this.invocation.files.push(value()),
                 "-p" => this.invocation.project_name = Some(value()),
                 "-C" => this.invocation.directory = value(),
+                "--as-written" => this.invocation.as_written = true,
                 "--project-directory" => this.invocation.project_directory = Some(value()),
                 "--env-file" => this.invocation.env_files.push(value()),
                 "--env" => {
@@ -73,9 +74,12 @@ pub(crate) fn report(options: &Options, files: &Files) -> String {
     for unsupported in &loaded.unsupported {
         writeln!(out, "not acted on: {}: {}", unsupported.path, unsupported.why).unwrap();
     }
-    for (service, problem) in &loaded.inactive {
-        write!(out, "if {service} is active: ").unwrap();
+    for (service, problem) in &loaded.deferred {
+        write!(out, "to use {service}: ").unwrap();
         show_problem(&mut out, problem, &loaded.sources);
+    }
+    if let Some(written) = &loaded.written {
+        out.push_str(&below(&written.to_yaml(), &options.show));
     }
     let Some(project) = &loaded.project else { return out };
     let selected = match &options.selection {

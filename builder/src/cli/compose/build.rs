@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::process::ExitCode;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use clap::Args;
 use wharf_cache::Store;
 use wharf_frontend::compose::Project;
-use wharf_frontend::compose::model::{Build, Service};
+use wharf_frontend::compose::model::{Build, FileUse, Service};
 
 use super::create::PullWhen;
 use super::project::Opened;
@@ -440,7 +440,15 @@ fn build_one(
     if let Some(path) = &inline {
         flags.splice(0..0, [OsString::from("--file"), path.into()]);
     }
-    let request = request(Flags::from_flags(flags)?, session.cx.config, &[])?;
+    let mut request = request(Flags::from_flags(flags)?, session.cx.config, &[])?;
+    // Nobody else has the request yet.
+    if let Some(secrets) = Arc::get_mut(&mut request.secrets) {
+        for (id, value) in variables_as_secrets(opened, name, build)? {
+            secrets
+                .add(id, value)
+                .map_err(|error| Failure::new(Kind::Usage, format!("services.{name}.build: {error}")))?;
+        }
+    }
     let cancel = wharf_runtime::Cancel::new().map_err(|error| cannot_start(&error))?;
     let signals = signals.beside(&cancel);
     build::build_with(session.engine.store(), session.place.sandbox, request, progress, cancel, signals)
@@ -521,18 +529,18 @@ fn flags(
     build.entitlements.iter().for_each(|right| flag("allow", right.clone()));
     for used in &build.secrets {
         let secret = project.secrets.get(&used.source);
-        let id = if used.target.is_empty() { &used.source } else { &used.target };
-        let from = secret.and_then(|secret| match (&secret.file, &secret.environment) {
-            (Some(file), _) => Some(format!("src={file}")),
-            (None, Some(variable)) => Some(format!("env={variable}")),
-            (None, None) => None,
-        });
-        let Some(from) = from else {
-            let message =
-                format!("services.{name}.build.secrets: {} is neither a file nor a variable", used.source);
-            return Err(Failure::new(Kind::Dockerfile, message));
-        };
-        flag("secret", format!("id={id},{from}"));
+        match secret.map(|secret| (&secret.file, &secret.environment)) {
+            Some((Some(file), _)) => flag("secret", format!("id={},src={file}", secret_id(used))),
+            // The variables of the project are not those of this process.
+            Some((None, Some(_))) => {}
+            Some((None, None)) | None => {
+                let message = format!(
+                    "services.{name}.build.secrets: {} is neither a file nor a variable",
+                    used.source
+                );
+                return Err(Failure::new(Kind::Dockerfile, message));
+            }
+        }
     }
     let mut flags: Vec<OsString> = flags.into_iter().map(OsString::from).collect();
     let switches = [
@@ -543,6 +551,35 @@ fn flags(
     flags.extend(switches.iter().filter(|(_, is_on)| *is_on).map(|(name, _)| OsString::from(name)));
     flags.push(context.into());
     Ok(flags)
+}
+
+/// What a build calls a secret.
+fn secret_id(used: &FileUse) -> &str {
+    if used.target.is_empty() { &used.source } else { &used.target }
+}
+
+/// The secrets of a build that come from variables, which may be those of `.env`.
+fn variables_as_secrets<'a>(
+    opened: &Opened,
+    name: &str,
+    build: &'a Build,
+) -> Result<Vec<(&'a str, Vec<u8>)>, Failure> {
+    let mut found = Vec::new();
+    for used in &build.secrets {
+        let Some(secret) = opened.origin.project.secrets.get(&used.source) else { continue };
+        let Some(variable) = secret.environment.as_ref().filter(|_| secret.file.is_none()) else { continue };
+        let Some(value) = opened.origin.environment.get(variable) else {
+            let message = format!(
+                "services.{name}.build.secrets: {} comes from the variable {variable}, which is not set",
+                used.source
+            );
+            return Err(
+                Failure::new(Kind::Dockerfile, message).hint("set it in the environment or in `.env`")
+            );
+        };
+        found.push((secret_id(used), value.clone().into_bytes()));
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

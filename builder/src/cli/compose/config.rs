@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::project::Opened;
+use super::project::{self, Opened};
 use super::session::Cx;
+use crate::compose::convert;
 use crate::error::{Failure, Kind};
 use crate::progress::print_result;
 
@@ -16,6 +17,12 @@ pub(super) struct ConfigArgs {
     /// yaml or json
     #[arg(long, value_enum, default_value_t = Form::Yaml)]
     format: Form,
+    /// Leave variables as they are written
+    #[arg(
+        long,
+        conflicts_with_all = ["services", "volumes", "networks", "images", "profiles", "hash", "environment", "only"]
+    )]
+    no_interpolate: bool,
     /// Say only what is wrong
     #[arg(short, long)]
     quiet: bool,
@@ -55,10 +62,36 @@ enum Form {
 }
 
 pub(super) fn config(cx: &Cx<'_>, args: &ConfigArgs) -> Result<ExitCode, Failure> {
+    let text = match args.no_interpolate {
+        true => {
+            let written = project::as_written(&cx.project)?;
+            match args.format {
+                Form::Yaml => written.to_yaml(),
+                Form::Json => written.to_json(),
+            }
+        }
+        false => interpolated(cx, args)?,
+    };
+    if args.quiet {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let text = text.trim_end_matches('\n');
+    match &args.output {
+        Some(path) => std::fs::write(path, format!("{text}\n")).map_err(|error| {
+            Failure::from_error(Kind::Environment, &format!("cannot write `{}`", path.display()), &error)
+        })?,
+        None if text.is_empty() => {}
+        None => print_result(text)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is shown of a project with its variables replaced.
+fn interpolated(cx: &Cx<'_>, args: &ConfigArgs) -> Result<String, Failure> {
     let opened = Opened::read(&cx.project)?;
     let project = opened.select(&args.only, true)?;
     let lines = |names: Vec<String>| names.join("\n");
-    let text = if args.profiles {
+    Ok(if args.profiles {
         lines(opened.origin.project.profiles().into_iter().map(str::to_owned).collect())
     } else if args.services {
         lines(project.start_order().into_iter().flatten().map(str::to_owned).collect())
@@ -77,10 +110,11 @@ pub(super) fn config(cx: &Cx<'_>, args: &ConfigArgs) -> Result<ExitCode, Failure
         };
         let mut text = String::new();
         for name in names {
-            let service = project.services.get(name);
-            let service =
-                service.ok_or_else(|| Failure::new(Kind::Usage, format!("there is no service {name}")))?;
-            let _ = writeln!(text, "{name} {}", service.config_hash());
+            if !project.services.contains_key(name) {
+                return Err(Failure::new(Kind::Usage, format!("there is no service {name}")));
+            }
+            // As it stands in the label of containers.
+            let _ = writeln!(text, "{name} {}", convert::hash(&opened.origin, name)?);
         }
         text.trim_end().to_owned()
     } else {
@@ -89,17 +123,5 @@ pub(super) fn config(cx: &Cx<'_>, args: &ConfigArgs) -> Result<ExitCode, Failure
             Form::Yaml => project.to_yaml(),
             Form::Json => project.to_json(),
         }
-    };
-    if args.quiet {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let text = text.trim_end_matches('\n');
-    match &args.output {
-        Some(path) => std::fs::write(path, format!("{text}\n")).map_err(|error| {
-            Failure::from_error(Kind::Environment, &format!("cannot write `{}`", path.display()), &error)
-        })?,
-        None if text.is_empty() => {}
-        None => print_result(text)?,
-    }
-    Ok(ExitCode::SUCCESS)
+    })
 }

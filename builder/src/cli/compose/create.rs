@@ -112,7 +112,8 @@ pub(super) fn converge(
     let networks = project.networks.iter().map(|(key, it)| (key.clone(), convert::hash_of(it))).collect();
     let before = observe::observe(session.engine, session.name)?;
     let known: BTreeSet<String> = opened.origin.project.services.keys().cloned().collect();
-    tell_orphans(&before, &known, args.remove_orphans);
+    let remove_orphans = args.remove_orphans || session.says_yes("COMPOSE_REMOVE_ORPHANS");
+    tell_orphans(&before, &known, remove_orphans || session.says_yes("COMPOSE_IGNORE_ORPHANS"));
     tell_volumes(&before, &project);
     let recreate = match (args.force_recreate, args.no_recreate) {
         (true, _) => Recreate::Force,
@@ -128,7 +129,7 @@ pub(super) fn converge(
         named: services.to_vec(),
         recreate,
         recreate_dependencies,
-        remove_orphans: args.remove_orphans,
+        remove_orphans,
         start: more.start,
         known,
     };
@@ -198,10 +199,10 @@ fn require_external(session: &Session<'_>, project: &Project) -> Result<(), Fail
     Ok(())
 }
 
-fn tell_orphans(observed: &Observed, known: &BTreeSet<String>, removed: bool) {
+fn tell_orphans(observed: &Observed, known: &BTreeSet<String>, silent: bool) {
     let orphans = observed.containers.iter().filter(|it| !known.contains(&it.service) && !it.one_off);
     let names: Vec<&str> = orphans.map(|it| it.name.as_str()).collect();
-    if !names.is_empty() && !removed {
+    if !names.is_empty() && !silent {
         print_warning(&format!(
             "the project has no services for the containers {}; --remove-orphans removes them",
             names.join(", ")

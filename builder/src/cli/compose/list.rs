@@ -15,7 +15,7 @@ use crate::cli::container::stats::{StatsArgs, show};
 use crate::cli::image::age;
 use crate::cli::template::{Column, Format};
 use crate::compose::{labels, observe};
-use crate::containers::config::Protocol;
+use crate::containers::config::{NetworkUse, Protocol};
 use crate::containers::engine::Container;
 use crate::containers::state::{HealthStatus, Status};
 use crate::error::{Failure, Kind};
@@ -96,16 +96,20 @@ pub(super) struct PortArgs {
     port: u16,
 }
 
-const PS: [Column; 13] = [
+const PS: [Column; 17] = [
     ("Command", "COMMAND"),
     ("CreatedAt", "CREATED AT"),
     ("ExitCode", "EXIT CODE"),
     ("Health", "HEALTH"),
     ("ID", "CONTAINER ID"),
     ("Image", "IMAGE"),
+    ("Labels", "LABELS"),
     ("Name", "NAME"),
+    ("Names", "NAMES"),
+    ("Networks", "NETWORKS"),
     ("Ports", "PORTS"),
     ("Project", "PROJECT"),
+    ("Publishers", "PUBLISHERS"),
     ("RunningFor", "CREATED"),
     ("Service", "SERVICE"),
     ("State", "STATE"),
@@ -167,6 +171,11 @@ fn row(project: &str, container: &Container, in_full: bool) -> Value {
         false => command.chars().take(COMMAND_CHARS - 1).chain(['…']).collect(),
     };
     let health = state.health.as_ref().map_or("", |it| health_name(it.status));
+    let labels: Vec<String> = config.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let networks: Vec<&str> = match &config.network {
+        NetworkUse::Networks { attached } => attached.iter().map(|it| it.network.as_str()).collect(),
+        _ => Vec::new(),
+    };
     json!({
         "Command": format!("\"{command}\""),
         "CreatedAt": crate::exporter::rfc3339::format(from_nanos(config.created)),
@@ -175,8 +184,12 @@ fn row(project: &str, container: &Container, in_full: bool) -> Value {
         "ID": config.id.short(),
         "Image": config.image.name,
         "Name": config.name,
+        "Labels": labels.join(","),
+        "Names": config.name,
+        "Networks": networks.join(","),
         "Ports": ports(container),
         "Project": project,
+        "Publishers": publishers(container),
         "RunningFor": age(from_nanos(config.created)),
         "Service": observe::service(container),
         "State": state.status.name(),
@@ -227,18 +240,41 @@ fn ports(container: &Container) -> String {
     texts.join(", ")
 }
 
+/// The same for programs; one that is exposed alone has the host's port 0.
+fn publishers(container: &Container) -> Vec<Value> {
+    let publisher = |url: String, target: u16, published: u16, protocol: &str| json!({ "URL": url, "TargetPort": target, "PublishedPort": published, "Protocol": protocol });
+    let bound = &container.state.ports;
+    let mut all: Vec<Value> = bound
+        .iter()
+        .map(|it| publisher(it.address.to_string(), it.container, it.host, &it.protocol.to_string()))
+        .collect();
+    for exposed in &container.config.exposed {
+        let (port, protocol) = exposed.split_once('/').unwrap_or((exposed, "tcp"));
+        let is_bound =
+            |port: u16| bound.iter().any(|it| it.container == port && it.protocol.to_string() == protocol);
+        match port.parse() {
+            Ok(port) if !is_bound(port) => all.push(publisher(String::new(), port, 0, protocol)),
+            _ => {}
+        }
+    }
+    all
+}
+
 fn address(address: std::net::IpAddr, port: u16) -> String {
     std::net::SocketAddr::new(address, port).to_string()
 }
 
+/// `table` or `json`.
+fn is_json(format: Option<&str>) -> Result<bool, Failure> {
+    match format {
+        None | Some("table") => Ok(false),
+        Some("json") => Ok(true),
+        Some(other) => Err(Failure::new(Kind::Usage, format!("--format {other} is neither table nor json"))),
+    }
+}
+
 pub(super) fn ls(cx: &Cx<'_>, args: &LsArgs) -> Result<ExitCode, Failure> {
-    let is_json = match args.format.as_deref() {
-        None | Some("table") => false,
-        Some("json") => true,
-        Some(other) => {
-            return Err(Failure::new(Kind::Usage, format!("--format {other} is neither table nor json")));
-        }
-    };
+    let is_json = is_json(args.format.as_deref())?;
     cx.enter(false, None, "", |session| {
         let mut projects: BTreeMap<String, (BTreeMap<&'static str, usize>, String)> = BTreeMap::new();
         for container in session.engine.list()? {
@@ -272,7 +308,7 @@ pub(super) fn ls(cx: &Cx<'_>, args: &LsArgs) -> Result<ExitCode, Failure> {
 }
 
 pub(super) fn images(cx: &Cx<'_>, args: &ImagesArgs) -> Result<ExitCode, Failure> {
-    let is_json = args.format.as_deref() == Some("json");
+    let is_json = is_json(args.format.as_deref())?;
     cx.with_project(false, |session| {
         let containers = session.containers_of(&args.services)?;
         let short = |text: &str| match text.parse::<Digest>() {

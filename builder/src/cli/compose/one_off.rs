@@ -154,7 +154,9 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             ask.ports.push(published(text)?);
         }
         if let Some(entrypoint) = &args.entrypoint {
-            ask.entrypoint = Some(entrypoint.split_whitespace().map(str::to_owned).collect());
+            let words = wharf_frontend::compose::words(entrypoint);
+            let wrong = |reason| Failure::new(Kind::Usage, format!("--entrypoint {entrypoint}: it {reason}"));
+            ask.entrypoint = Some(words.map_err(wrong)?);
             ask.command = Some(Vec::new());
         }
         if !args.command.is_empty() {

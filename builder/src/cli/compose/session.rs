@@ -24,6 +24,9 @@ use crate::error::{Failure, Kind};
 use crate::progress::print_note;
 use crate::signals;
 
+/// Containers of one service at most.
+const CONTAINERS_MAX: u64 = 10_000;
+
 /// The command line of every compose command.
 #[derive(Debug)]
 pub(super) struct Cx<'c> {
@@ -52,11 +55,15 @@ impl Cx<'_> {
         Opened::read(&self.project)
     }
 
-    /// The project of the files, or, if there are none and it was named, its name.
+    /// The project of the files, or, if there are none and it was named, its name. The files here are not those of a project
+    /// that the command line names, unless it names them too.
     fn open_or_name(&self) -> Result<(Option<Opened>, String), Failure> {
         let named = self.project.project_name.clone();
         let named = named.or_else(|| std::env::var("COMPOSE_PROJECT_NAME").ok().filter(|it| !it.is_empty()));
         let says_files = !self.project.file.is_empty() || std::env::var_os("COMPOSE_FILE").is_some();
+        if let Some(name) = self.project.project_name.clone().filter(|_| !says_files) {
+            return Ok((None, name));
+        }
         match (Opened::read(&self.project), named) {
             (Ok(opened), _) => {
                 let name = opened.origin.project.name.clone();
@@ -207,9 +214,25 @@ impl<'s> Session<'s> {
         }
     }
 
+    /// A variable of the project's files, or of the environment where there are none.
+    fn variable(&self, name: &str) -> Option<String> {
+        match self.opened {
+            Some(opened) => opened.origin.environment.get(name).cloned(),
+            None => std::env::var(name).ok(),
+        }
+    }
+
+    /// Whether a variable says yes.
+    pub(super) fn says_yes(&self, name: &str) -> bool {
+        self.variable(name)
+            .is_some_and(|it| matches!(it.to_ascii_lowercase().as_str(), "1" | "t" | "true" | "yes" | "y"))
+    }
+
     /// Does steps; with `goes_on`, all that can be done.
     pub(super) fn perform(&self, work: &Work<'_>, steps: &Steps, goes_on: bool) -> Result<(), Failure> {
-        let at_once = usize::try_from(self.cx.project.parallel).ok().filter(|count| *count > 0);
+        let by_flag = usize::try_from(self.cx.project.parallel).ok();
+        let by_variable = || self.variable("COMPOSE_PARALLEL_LIMIT")?.parse().ok();
+        let at_once = by_flag.or_else(by_variable).filter(|count| *count > 0);
         let pace = Pace { at_once: at_once.unwrap_or(run::AT_ONCE), goes_on };
         run::run(steps, pace, &|action| work.perform(action))
     }
@@ -231,6 +254,11 @@ impl<'s> Session<'s> {
                     format!("services.{name} has the container_name {own}, so that it cannot have {count} containers"),
                 )
                 .hint("leave container_name out, or scale it to 1"));
+            }
+            if count > CONTAINERS_MAX {
+                let message =
+                    format!("services.{name} wants {count} containers: {CONTAINERS_MAX} is the most");
+                return Err(Failure::new(Kind::Usage, message));
             }
             let hash = convert::hash(&opened.origin, name)?;
             wanted.insert(name.clone(), WantedService { hash, image: images.get(name).cloned(), count });

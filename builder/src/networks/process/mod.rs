@@ -29,6 +29,7 @@ use wharf_runtime::{Bridge, Router, Sandbox};
 
 use self::names::Shared;
 use self::ports::Kept;
+use self::proxy::Room;
 use self::tenant::Tenant;
 use super::client::socket_path;
 use super::protocol::{Answer, Request};
@@ -47,7 +48,7 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How long a process that is just ending is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The pause between two tries to get the lock.
+/// The pause between two tries to get the lock, or a connection.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where the name is noted of what stands on the host for the router, in the directory of the networks.
@@ -120,6 +121,7 @@ fn begin(
         sandbox,
         user_namespace,
         registry: Shared::default(),
+        room: Room::of_process(),
         state: Mutex::default(),
         _lock: lock,
     };
@@ -155,6 +157,7 @@ struct Holder {
     user_namespace: Option<OwnedFd>,
     /// Who is called what; asked without waiting for what is made meanwhile.
     registry: Shared,
+    room: Room,
     state: Mutex<State>,
     _lock: File,
 }
@@ -229,7 +232,11 @@ impl Holder {
                 if !has_come {
                     continue;
                 }
-                let Ok((stream, _)) = listener.accept() else { continue };
+                let Ok((stream, _)) = listener.accept() else {
+                    // There may be too many open files; soon there may be fewer.
+                    thread::sleep(PAUSE);
+                    continue;
+                };
                 if connections >= CONNECTIONS_MAX || !is_ours(&stream) {
                     continue;
                 }

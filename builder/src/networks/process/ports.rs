@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use wharf_runtime::tell_where_packets_arrive;
 
 use super::proxy::Socket;
 use crate::containers::config::{PortUse, Protocol};
@@ -117,7 +118,12 @@ fn tcp(at: SocketAddr) -> rustix::io::Result<TcpListener> {
 fn udp(at: SocketAddr) -> rustix::io::Result<UdpSocket> {
     let socket = open(at, SocketType::DGRAM)?;
     bind(&socket, &at)?;
-    Ok(socket.into())
+    let socket = UdpSocket::from(socket);
+    if at.ip().is_unspecified() {
+        // Otherwise answers come from the address that the way to the client begins with.
+        let _ = tell_where_packets_arrive(&socket);
+    }
+    Ok(socket)
 }
 
 fn open(at: SocketAddr, kind: SocketType) -> rustix::io::Result<std::os::fd::OwnedFd> {

@@ -7,17 +7,26 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wharf_runtime::{Cancel, enter_network};
+use rustix::net::sockopt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use wharf_runtime::{Cancel, Local, Packet, enter_network, receive_packet, send_packet};
 
 use crate::error::{Failure, Kind};
 
 /// Connections to one container at most.
 const CONNECTIONS_MAX: usize = 2048;
+
+/// Descriptors that are left for all else that the process does, and at most half of what it may have.
+const DESCRIPTORS_ELSE: usize = 4096;
+
+/// How long a connection may be silent until it is seen whether the other side is still there.
+const QUESTION_TIME: Duration = Duration::from_secs(60);
 
 /// Those that one container's ports of UDP talk with at most; who was silent for the longest time is forgotten for a new one.
 const TALKS_MAX: usize = 512;
@@ -51,6 +60,45 @@ pub(super) struct Port {
     pub(super) to: SocketAddr,
 }
 
+/// How many descriptors all of this process may have open; clients are many, and others need some too.
+#[derive(Debug, Clone)]
+pub(super) struct Room(Arc<AtomicUsize>);
+
+/// A part of it, for as long as this is there.
+#[derive(Debug)]
+struct Taken {
+    room: Room,
+    count: usize,
+}
+
+impl Room {
+    /// Lets this process open as many as it may.
+    pub(super) fn of_process() -> Self {
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        // Without that it has those that it had.
+        let _ = setrlimit(Resource::Nofile, raised);
+        let count = getrlimit(Resource::Nofile).current.map_or(usize::MAX, |count| count as usize);
+        Self::of(count.saturating_sub(DESCRIPTORS_ELSE.min(count / 2)))
+    }
+
+    fn of(count: usize) -> Self {
+        Self(Arc::new(AtomicUsize::new(count)))
+    }
+
+    fn take(&self, count: usize) -> Option<Taken> {
+        let less = |left: usize| left.checked_sub(count);
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).ok()?;
+        Some(Taken { room: self.clone(), count })
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.room.0.fetch_add(self.count, Ordering::SeqCst);
+    }
+}
+
 /// Passes on until it is dropped.
 #[derive(Debug)]
 pub(super) struct Proxy {
@@ -59,23 +107,61 @@ pub(super) struct Proxy {
     connections: Arc<Mutex<Connections>>,
 }
 
-/// The connections that there are.
+/// The connections that there are, those too that the container has not taken yet.
 #[derive(Debug, Default)]
 struct Connections {
     next: u64,
-    open: BTreeMap<u64, [TcpStream; 2]>,
+    open: BTreeMap<u64, Vec<Arc<TcpStream>>>,
     closed: bool,
+}
+
+/// A place among them.
+#[derive(Debug)]
+struct Place {
+    connections: Arc<Mutex<Connections>>,
+    number: u64,
+    _taken: Taken,
+}
+
+impl Place {
+    /// A place for one who is there already, if there is room.
+    fn take(connections: &Arc<Mutex<Connections>>, room: &Room, client: Arc<TcpStream>) -> Option<Self> {
+        let taken = room.take(2)?;
+        let mut these = lock(connections);
+        if these.closed || these.open.len() >= CONNECTIONS_MAX {
+            return None;
+        }
+        these.next += 1;
+        let number = these.next;
+        these.open.insert(number, vec![client]);
+        Some(Self { connections: connections.clone(), number, _taken: taken })
+    }
+
+    /// The other one has come as well. Says whether the two may talk.
+    fn join(&self, server: Arc<TcpStream>) -> bool {
+        let mut these = lock(&self.connections);
+        let is_open = !these.closed;
+        these.open.entry(self.number).or_default().push(server);
+        is_open
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.connections).open.remove(&self.number);
+    }
 }
 
 impl Proxy {
     /// Passes on what comes to `ports`; containers are reached from the network namespace `router`.
-    pub(super) fn start(ports: Vec<Port>, router: OwnedFd) -> Result<Self, Failure> {
+    pub(super) fn start(ports: Vec<Port>, router: OwnedFd, room: &Room) -> Result<Self, Failure> {
         let cannot = |error: &(dyn std::error::Error + 'static)| {
             Failure::from_error(Kind::Environment, "cannot pass on what comes to published ports", error)
         };
         let stop = Cancel::new().map_err(|error| cannot(&error))?;
         let connections = Arc::<Mutex<Connections>>::default();
-        let work = Work { ports, talks: Vec::new(), connections: connections.clone(), stop: stop.clone() };
+        let (talks, room) = (Vec::new(), room.clone());
+        let work = Work { ports, talks, connections: connections.clone(), room, stop: stop.clone() };
         let thread = thread::Builder::new().name("ports".to_owned()).spawn(move || {
             // Whoever has made the namespace may enter it.
             if enter_network(router.as_fd()).is_ok() {
@@ -107,6 +193,7 @@ struct Work {
     ports: Vec<Port>,
     talks: Vec<Talk>,
     connections: Arc<Mutex<Connections>>,
+    room: Room,
     stop: Cancel,
 }
 
@@ -115,9 +202,12 @@ struct Talk {
     /// The number of the port.
     port: usize,
     client: SocketAddr,
+    /// The address of this host that it talks to.
+    at: Option<Local>,
     /// Hears of the container alone.
     socket: UdpSocket,
     last: Instant,
+    _taken: Taken,
 }
 
 impl Work {
@@ -167,14 +257,13 @@ impl Work {
     fn accept(&self, listener: &TcpListener, to: SocketAddr) {
         match listener.accept() {
             Ok((client, _)) => {
-                if lock(&self.connections).open.len() >= CONNECTIONS_MAX {
-                    return;
-                }
-                let connections = self.connections.clone();
+                let client = Arc::new(client);
+                let place = Place::take(&self.connections, &self.room, client.clone());
+                let Some(place) = place else { return };
                 // Where no thread can be had the connection is closed.
                 let _ = thread::Builder::new().name("connection".to_owned()).spawn(move || {
                     // Either side may go away at any time.
-                    let _ = connect(client, to, &connections);
+                    let _ = connect(&client, to, &place);
                 });
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -185,11 +274,11 @@ impl Work {
 
     fn take_packets(&mut self, number: usize, socket: &UdpSocket, buffer: &mut [u8], now: Instant) {
         for _ in 0..PACKETS_AT_ONCE {
-            let Ok((length, client)) = socket.recv_from(buffer) else { return };
-            let known = self.talks.iter().position(|talk| talk.port == number && talk.client == client);
-            let at = match known {
+            let Ok(Packet { length, from: client, at }) = receive_packet(socket, buffer) else { return };
+            let is_same = |talk: &Talk| (talk.port, talk.client, talk.at) == (number, client, at);
+            let at = match self.talks.iter().position(is_same) {
                 Some(at) => at,
-                None => match self.begin_talk(number, client, now) {
+                None => match self.begin_talk(number, client, at, now) {
                     Ok(at) => at,
                     // As on any network, packets may be lost.
                     Err(_) => continue,
@@ -200,21 +289,31 @@ impl Work {
         }
     }
 
-    fn begin_talk(&mut self, port: usize, client: SocketAddr, now: Instant) -> io::Result<usize> {
+    fn begin_talk(
+        &mut self,
+        port: usize,
+        client: SocketAddr,
+        at: Option<Local>,
+        now: Instant,
+    ) -> io::Result<usize> {
         let to = self.ports[port].to;
         let any: SocketAddr = match to {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
+        let mut taken = self.room.take(1);
+        if taken.is_none() || self.talks.len() >= TALKS_MAX {
+            let oldest = self.talks.iter().enumerate().min_by_key(|(_, talk)| talk.last);
+            if let Some((oldest, _)) = oldest {
+                self.talks.swap_remove(oldest);
+            }
+            taken = taken.or_else(|| self.room.take(1));
+        }
+        let taken = taken.ok_or(io::ErrorKind::QuotaExceeded)?;
         let socket = UdpSocket::bind(any)?;
         socket.set_nonblocking(true)?;
         socket.connect(to)?;
-        if self.talks.len() >= TALKS_MAX
-            && let Some((oldest, _)) = self.talks.iter().enumerate().min_by_key(|(_, talk)| talk.last)
-        {
-            self.talks.swap_remove(oldest);
-        }
-        self.talks.push(Talk { port, client, socket, last: now });
+        self.talks.push(Talk { port, client, at, socket, last: now, _taken: taken });
         Ok(self.talks.len() - 1)
     }
 }
@@ -226,37 +325,33 @@ fn answer(ports: &[Port], talk: &mut Talk, buffer: &mut [u8], now: Instant) {
         // A container that does not listen is an error of one packet.
         let Ok(length) = talk.socket.recv(buffer) else { return };
         talk.last = now;
-        let _ = socket.send_to(&buffer[..length], talk.client);
+        let _ = send_packet(socket, &buffer[..length], talk.client, talk.at);
     }
 }
 
 /// Connects a client to a container, until both have said all.
-fn connect(client: TcpStream, to: SocketAddr, connections: &Mutex<Connections>) -> io::Result<()> {
+fn connect(client: &TcpStream, to: SocketAddr, place: &Place) -> io::Result<()> {
     client.set_nonblocking(false)?;
-    let server = TcpStream::connect_timeout(&to, CONNECT_TIME)?;
-    // What waits for more to say is for the two ends to decide.
-    client.set_nodelay(true)?;
-    server.set_nodelay(true)?;
-    let number = {
-        let mut connections = lock(connections);
-        if connections.closed {
-            return Ok(());
-        }
-        connections.next += 1;
-        let number = connections.next;
-        connections.open.insert(number, [client.try_clone()?, server.try_clone()?]);
-        number
-    };
+    let server = Arc::new(TcpStream::connect_timeout(&to, CONNECT_TIME)?);
+    if !place.join(server.clone()) {
+        return Ok(());
+    }
+    for stream in [client, &server] {
+        // What waits for more to say is for the two ends to decide.
+        stream.set_nodelay(true)?;
+        // Who has gone without a word does not keep a place.
+        sockopt::set_socket_keepalive(stream, true)?;
+        sockopt::set_tcp_keepidle(stream, QUESTION_TIME)?;
+    }
     thread::scope(|scope| {
         let back = thread::Builder::new().name("connection".to_owned());
-        let back = back.spawn_scoped(scope, || pour(&server, &client));
+        let back = back.spawn_scoped(scope, || pour(&server, client));
         if back.is_err() {
             let _ = server.shutdown(Shutdown::Both);
             let _ = client.shutdown(Shutdown::Both);
         }
-        pour(&client, &server);
+        pour(client, &server);
     });
-    lock(connections).open.remove(&number);
     Ok(())
 }
 

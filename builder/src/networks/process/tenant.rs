@@ -342,7 +342,8 @@ impl<'a> Tenant<'a> {
             .iter()
             .filter_map(|kept| Some(Port { socket: kept.socket.clone(), to: target(kept)? }))
             .collect();
-        let proxy = namespace.map(|namespace| Proxy::start(ports, namespace)).transpose()?;
+        let room = &self.holder.room;
+        let proxy = namespace.map(|namespace| Proxy::start(ports, namespace, room)).transpose()?;
         self.holder.lock().tell_ports(self.number, &kept);
         self.publication = Publication { targets, _rules: rules, _proxy: proxy, kept };
         Ok(())

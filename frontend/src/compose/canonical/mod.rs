@@ -4,7 +4,7 @@ pub(super) mod mounts;
 pub(super) mod ports;
 pub(super) mod short;
 pub(super) mod values;
-mod words;
+pub(super) mod words;
 
 use super::limits;
 use super::node::{Entry, Map, Node, Number, Path, Tag, Value};
@@ -18,6 +18,8 @@ pub(super) struct Cx<'a> {
     pub(super) base: &'a str,
     /// What `~` stands for.
     pub(super) home: Option<&'a str>,
+    /// Whether variables are there still, of which nobody knows what they stand for.
+    pub(super) as_written: bool,
     /// How many ports the project may still have.
     pub(super) ports: &'a mut usize,
     pub(super) problems: &'a mut Problems,
@@ -41,6 +43,11 @@ impl Cx<'_> {
         None
     }
 
+    /// Whether a value is not known yet.
+    fn is_open(&self, node: &Node) -> bool {
+        self.as_written && node.as_str().is_some_and(|text| text.contains('$'))
+    }
+
     /// The absolute form of a path on this machine.
     pub(super) fn absolute(&self, path: &str) -> String {
         values::absolute(self.base, self.home, path)
@@ -49,7 +56,7 @@ impl Cx<'_> {
 
 /// The long form of `node`. What is wrong is said, and then there is none.
 pub(super) fn canonical(node: Node, shape: &Shape, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<Node> {
-    if node.tag == Tag::Reset {
+    if node.tag == Tag::Reset || cx.is_open(&node) {
         return Some(node);
     }
     let tag = node.tag;
@@ -272,7 +279,7 @@ fn items(node: Node, list: &List, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<No
     for (index, item) in written.into_iter().enumerate() {
         let path = path.index(index);
         let spread = match list.spread {
-            _ if item.tag == Tag::Reset => vec![item],
+            _ if item.tag == Tag::Reset || cx.is_open(&item) => vec![item],
             Some(spread) => {
                 let at = item.place;
                 let several = spread(item, &path, cx);

@@ -30,10 +30,12 @@ struct Scope {
 /// Everything that is read, and what is wrong with it.
 struct Loader<'a> {
     outside: &'a dyn Outside,
+    /// Whether variables stay as they are written.
+    as_written: bool,
     sources: Sources,
     problems: Problems,
-    /// Errors of services that may not be active.
-    inactive: Vec<(String, Problem)>,
+    /// Errors of services, for whoever uses these.
+    deferred: Vec<(String, Problem)>,
     /// Variables of which was said that they are not set.
     said: BTreeSet<String>,
     bytes: usize,
@@ -49,12 +51,13 @@ struct Loader<'a> {
 const FILE: Shape = Shape::Struct(&PROJECT);
 
 impl<'a> Loader<'a> {
-    fn new(outside: &'a dyn Outside) -> Self {
+    fn new(outside: &'a dyn Outside, as_written: bool) -> Self {
         Self {
             outside,
+            as_written,
             sources: Sources::default(),
             problems: Problems::default(),
-            inactive: Vec::new(),
+            deferred: Vec::new(),
             said: BTreeSet::new(),
             bytes: 0,
             growth: limits::INTERPOLATED_BYTES_MAX,
@@ -77,7 +80,7 @@ impl<'a> Loader<'a> {
         match self.outside.read(path) {
             Ok(bytes) => self.accept(path, what, bytes, at),
             Err(ReadError::NotFound) => self.fail(at, format!("{what} {path} does not exist")),
-            Err(ReadError::Other(reason)) => self.fail(at, format!("cannot read {what} {path}: {reason}")),
+            Err(reason) => self.fail(at, format!("cannot read {what} {path}: {reason}")),
         }
     }
 
@@ -86,7 +89,15 @@ impl<'a> Loader<'a> {
         match self.outside.read(path) {
             Err(ReadError::NotFound) => None,
             Ok(bytes) => self.accept(path, what, bytes, at),
-            Err(ReadError::Other(reason)) => self.fail(at, format!("cannot read {what} {path}: {reason}")),
+            Err(reason) => self.fail(at, format!("cannot read {what} {path}: {reason}")),
+        }
+    }
+
+    /// Reads the `.env` at `path`, if there is one; a directory of that name is somebody else's.
+    fn read_dotenv_file(&mut self, path: &str) -> Option<SourceId> {
+        match self.outside.read(path) {
+            Err(ReadError::Directory) => None,
+            _ => self.read_optional(path, "the file", None),
         }
     }
 
@@ -136,19 +147,27 @@ impl<'a> Loader<'a> {
             let message = "version means nothing any more: every file is of the specification's one format";
             self.problems.warning(version.key, message).hint = Some("leave it out".into());
         }
-        Interpolation {
-            environment: &scope.environment,
-            sources: &self.sources,
-            said: &mut self.said,
-            problems: &mut self.problems,
-            budget: &mut self.growth,
+        if !self.as_written {
+            let mut interpolation = Interpolation {
+                environment: &scope.environment,
+                sources: &self.sources,
+                said: &mut self.said,
+                problems: &mut self.problems,
+                budget: &mut self.growth,
+            };
+            interpolation.node(&mut document, &Path::Root);
         }
-        .node(&mut document, &Path::Root);
         if self.problems.has_errors() {
             return None;
         }
         let home = scope.environment.get("HOME").map(String::as_str);
-        let mut cx = Cx { base: &scope.base, home, ports: &mut self.ports, problems: &mut self.problems };
+        let mut cx = Cx {
+            base: &scope.base,
+            home,
+            as_written: self.as_written,
+            ports: &mut self.ports,
+            problems: &mut self.problems,
+        };
         canonical(document, &FILE, &Path::Root, &mut cx)
     }
 
@@ -173,7 +192,9 @@ impl<'a> Loader<'a> {
             return self.fail(None, message);
         }
         let mut whole = whole.filter(|_| !self.problems.has_errors())?;
-        self.fill_in(&mut whole, &scope.environment)?;
+        if !self.as_written {
+            self.fill_in(&mut whole, &scope.environment)?;
+        }
         Some(whole)
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::super::canonical::values;
+use super::super::config::Written;
 use super::super::dotenv::Format;
 use super::super::interpolate::Environment;
 use super::super::model::Project;
@@ -26,6 +27,8 @@ pub trait Outside {
 pub enum ReadError {
     /// There is none.
     NotFound,
+    /// It is a directory.
+    Directory,
     /// Anything else, in words.
     Other(String),
 }
@@ -34,6 +37,7 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str("no such file"),
+            Self::Directory => f.write_str("it is a directory"),
             Self::Other(reason) => f.write_str(reason),
         }
     }
@@ -54,6 +58,8 @@ pub struct Invocation {
     pub env_files: Vec<String>,
     /// The environment of the shell.
     pub environment: Environment,
+    /// Whether variables stay as they are written: then there is no project, and what is written is [`Loaded::written`].
+    pub as_written: bool,
 }
 
 /// What came of a project's files.
@@ -61,11 +67,13 @@ pub struct Invocation {
 pub struct Loaded {
     /// The project with all its services, unless there are errors.
     pub project: Option<Project>,
+    /// Its files in one, where variables were to stay as they are written.
+    pub written: Option<Written>,
     /// Errors and warnings, in order.
     pub problems: Vec<Problem>,
-    /// Errors of services that have profiles, and are no matter as long as these are not active: the service, and what is
-    /// wrong with a file of its variables or labels.
-    pub inactive: Vec<(String, Problem)>,
+    /// Errors that matter to whoever makes containers of a service: the service, and what is wrong with a file of its
+    /// variables or labels.
+    pub deferred: Vec<(String, Problem)>,
     /// What is valid and not acted on.
     pub unsupported: Vec<Unsupported>,
     /// The files that were read; problems point into them.
@@ -95,19 +103,23 @@ impl Loaded {
 
 /// Finds, reads, merges and checks the files of a project.
 pub fn open(invocation: &Invocation, outside: &dyn Outside) -> Loaded {
-    let mut loader = Loader::new(outside);
+    let mut loader = Loader::new(outside, invocation.as_written);
     let mut environment = invocation.environment.clone();
     let opened = loader.project(invocation, &mut environment);
-    let Loader { sources, mut problems, inactive, .. } = loader;
+    let Loader { sources, mut problems, deferred, .. } = loader;
     let (files, directory, tree) = match opened {
         Some((files, directory, tree)) => (files, directory, Some(tree)),
         None => (Vec::new(), invocation.directory.clone(), None),
     };
     let tree = tree.filter(|_| !problems.has_errors());
-    let project = tree.as_ref().and_then(|tree| decode(tree, &mut problems));
+    let (project, written) = match &tree {
+        Some(tree) if invocation.as_written => (None, Some(Written(tree.to_json()))),
+        Some(tree) => (decode(tree, &mut problems), None),
+        None => (None, None),
+    };
     let unsupported = tree.as_ref().map(unsupported::of).unwrap_or_default();
     let problems = problems.into_sorted();
-    Loaded { project, problems, inactive, unsupported, sources, environment, files, directory, tree }
+    Loaded { project, written, problems, deferred, unsupported, sources, environment, files, directory, tree }
 }
 
 /// The typed project. The tree has been checked, so what fails here is a key that the types do not have.
@@ -157,12 +169,17 @@ impl Loader<'_> {
         environment.insert("COMPOSE_PROJECT_NAME".to_owned(), name.clone());
         let scope = Scope { base: directory, environment: environment.clone() };
         let mut tree = self.merged(&sources, &scope, &[])?;
-        self.read_service_files(&mut tree, environment);
+        if !self.as_written {
+            self.read_service_files(&mut tree, environment);
+        }
         if self.problems.has_errors() {
             return None;
         }
         normalise::normalise(&mut tree, &name, &scope.base);
-        check::check(&tree, &mut self.problems);
+        // What a variable stands for cannot be checked.
+        if !self.as_written {
+            check::check(&tree, &mut self.problems);
+        }
         Some((files, scope.base, tree))
     }
 
@@ -193,7 +210,7 @@ impl Loader<'_> {
         });
         if listed.is_empty() && !disabled {
             let path = values::absolute(directory, None, ".env");
-            if let Some(source) = self.read_optional(&path, "the file", None) {
+            if let Some(source) = self.read_dotenv_file(&path) {
                 self.add_env_file(source, Format::Compose, environment)?;
             }
         }
