@@ -192,9 +192,14 @@ fn logs_are_followed_until_nothing_runs() {
     wait_until("it goes on with what is made anew", || lines() == "a-1  | up\n".repeat(3));
     project.run(&["up", "-d", "--scale", "a=2"]).success();
     wait_until("it goes on with another", || lines() == "a-1  | up\n".repeat(3) + "a-2  | up\n");
+    project.run(&["scale", "a=3"]).success();
+    wait_until("and with a third", || lines() == "a-1  | up\n".repeat(3) + "a-2  | up\na-3  | up\n");
+    project.run(&["scale", "a=2"]).success();
+    project.check_states(&["p-a-1 running", "p-a-2 running"]);
+    project.run(&["scale", "a"]).fails_with(2, &["a is not SERVICE=N"]);
     project.run(&["stop"]).success();
     assert!(child.wait().unwrap().success());
-    assert_eq!(lines().lines().count(), 4);
+    assert_eq!(lines().lines().count(), 5);
     // Nothing runs: there is nothing to wait for.
     let ended = project.run(&["logs", "-f", "--tail", "1", "a"]).success().text();
     assert_eq!(ended.lines().count(), 2, "{ended}");

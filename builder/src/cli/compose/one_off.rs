@@ -97,14 +97,8 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             return Err(Failure::new(Kind::Usage, format!("there is no service {}", args.service)));
         };
         let all = ConvergeArgs {
-            build: false,
-            no_build: false,
-            pull: args.pull,
-            quiet_pull: args.quiet_pull,
-            force_recreate: false,
-            no_recreate: false,
             remove_orphans: args.remove_orphans,
-            scale: Vec::new(),
+            ..ConvergeArgs::plain(args.pull, args.quiet_pull)
         };
         // Without those that it can do without and that are not active.
         let needed = match args.no_deps {
