@@ -35,6 +35,7 @@ use crate::{ContentDigest, DiffId, Digest, Stacking, Store, StoreError, contenth
 use copy::Tree;
 pub use kept::{Form, Kept, Lasting};
 pub use lazy::LazyLayer;
+pub use overlay::explain_mount;
 pub(crate) use share::List;
 pub use share::{Sharing, Wanted};
 use snapshotter::{Place, Snapshotter, Working};

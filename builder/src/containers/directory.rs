@@ -247,7 +247,10 @@ impl Change<'_> {
         let before = std::mem::replace(&mut config.name, name.to_owned());
         let rename = || {
             self.enter_name(name, &directory.id)?;
-            directory.write("config.json", &config, true)?;
+            directory.write("config.json", &config, true).inspect_err(|_| {
+                // Whatever cannot be removed now goes with the container.
+                let _ = remove_file(&self.containers.entry(name));
+            })?;
             remove_file(&self.containers.entry(&before))
         };
         rename().map_err(|error| self.containers.failed("rename the container", &directory.path, &error))
@@ -300,7 +303,10 @@ impl Change<'_> {
         // One that stands for nobody is in the way.
         remove_file(&entry)?;
         let mut file = File::options().write(true).create_new(true).mode(0o600).open(&entry)?;
-        file.write_all(id.0.as_bytes())
+        file.write_all(id.0.as_bytes()).inspect_err(|_| {
+            // On a full disk it would stay empty. One that cannot be removed is free.
+            let _ = fs::remove_file(&entry);
+        })
     }
 
     /// Removes what somebody who was killed had begun to make.

@@ -324,7 +324,7 @@ impl Engine {
         }
         let streams = process.streams;
         let connection = self.require_monitor(&directory, "run anything in")?;
-        self.begin(&connection, id, "run anything in", &Request::Exec(Box::new(process)))?;
+        self.begin(&connection, &directory, "run anything in", &Request::Exec(Box::new(process)))?;
         Ok(streams.map(|_| Stream::of_further(connection)))
     }
 
@@ -332,7 +332,7 @@ impl Engine {
     pub fn attach(&self, id: &ContainerId, streams: Streams) -> Result<Stream, Failure> {
         let directory = self.directory(id)?;
         let connection = self.require_monitor(&directory, "attach to")?;
-        self.begin(&connection, id, "attach to", &Request::Attach(streams))?;
+        self.begin(&connection, &directory, "attach to", &Request::Attach(streams))?;
         Ok(Stream::of_first(connection, &directory, None))
     }
 
@@ -486,8 +486,18 @@ impl Engine {
                 Err(refused(doing, directory.id(), answer))
             }
             Ok(Some(answered)) => Ok(answered),
-            Ok(None) => Err(hung_up(doing, directory.id())),
-            Err(error) => Err(unanswered(doing, directory.id(), &error)),
+            Ok(None) => Err(self.left(directory, hung_up(doing, directory.id()), doing)),
+            Err(error) => Err(self.left(directory, unanswered(doing, directory.id(), &error), doing)),
+        }
+    }
+
+    /// What is said of a container whose monitor has left: `failure`, unless it has ended in good order.
+    fn left(&self, directory: &Directory, failure: Failure, doing: &str) -> Failure {
+        match self.containers.get(directory.id()) {
+            Some(_) if !is_watched(directory.state().status) => {
+                wrong_state(doing, directory.id(), "it is not running")
+            }
+            _ => failure,
         }
     }
 
@@ -503,15 +513,15 @@ impl Engine {
     fn begin(
         &self,
         connection: &Connection,
-        id: &ContainerId,
+        directory: &Directory,
         doing: &str,
         request: &Request,
     ) -> Result<(), Failure> {
         match exchange(connection, request) {
             Ok(Some((Answer::Started, _))) => Ok(()),
-            Ok(Some((answer, _))) => Err(refused(doing, id, answer)),
-            Ok(None) => Err(hung_up(doing, id)),
-            Err(error) => Err(unanswered(doing, id, &error)),
+            Ok(Some((answer, _))) => Err(refused(doing, directory.id(), answer)),
+            Ok(None) => Err(self.left(directory, hung_up(doing, directory.id()), doing)),
+            Err(error) => Err(self.left(directory, unanswered(doing, directory.id(), &error), doing)),
         }
     }
 

@@ -214,6 +214,10 @@ impl Stream {
                     is_read = false;
                     let _ = self.messenger().send(SIGPIPE);
                 }
+                // That is no fault of the store's disk.
+                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+                    return Err(io::Error::other(format!("what it prints cannot be written: {error}")));
+                }
                 Err(error) => return Err(error),
             }
         }

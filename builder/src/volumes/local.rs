@@ -11,9 +11,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
     fsconfig_set_string, fsmount, fsopen, open_tree,
 };
-
-/// The kernel reports this many messages of one mount at most.
-const MESSAGES_MAX: usize = 8;
+use wharf_cache::snapshot::explain_mount;
 
 /// Options of mount(8) that say what may be done with the files: to set and to clear.
 const ATTRIBUTES: [(&str, MountAttrFlags, bool); 15] = [
@@ -178,7 +176,7 @@ pub(super) fn new(kind: &str, source: &str, options: &Options) -> io::Result<Own
         attributes.set(MountAttrFlags::MOUNT_ATTR_RDONLY, false);
         Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
     };
-    make().map_err(|error| explain(&context, error))
+    make().map_err(|error| explain_mount(&context, error))
 }
 
 /// NFS wants the address of its server as a number, and people write names.
@@ -192,20 +190,6 @@ fn resolve_address(options: &mut Options) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Adds what the kernel has to say.
-fn explain(context: &OwnedFd, error: io::Error) -> io::Error {
-    let mut messages = Vec::new();
-    let mut buffer = [0; 1024];
-    while messages.len() < MESSAGES_MAX {
-        let Ok(length) = rustix::io::read(context, &mut buffer) else { break };
-        messages.push(String::from_utf8_lossy(&buffer[..length]).trim().to_owned());
-    }
-    if messages.is_empty() {
-        return error;
-    }
-    io::Error::new(error.kind(), format!("{error}: {}", messages.join("; ")))
 }
 
 #[cfg(test)]

@@ -47,15 +47,40 @@ pub struct Prepared {
     pub warnings: Vec<String>,
 }
 
+/// Why there is no such mount in the sandbox `chroot`, and what does instead.
+fn not_in_chroot(mount: &MountConfig) -> Failure {
+    let target = mount.target.display();
+    let (what, instead) = match &mount.kind {
+        MountKind::Bind { source, .. } => {
+            let source = source.display();
+            let instead = format!(
+                "copy it: `COPY` in the Dockerfile, or `wharf create`, `wharf cp {source} CONTAINER:{target}` and \
+                 `wharf start`"
+            );
+            (format!("`{source}` cannot be bound at `{target}`"), instead)
+        }
+        MountKind::Volume { name, .. } => {
+            let instead = format!(
+                "without it `{target}` is part of the container: `wharf cp` copies what is there out of it, and into the next one"
+            );
+            (format!("the volume `{name}` cannot be mounted at `{target}`"), instead)
+        }
+        MountKind::Tmpfs { .. } => {
+            let instead = format!("without it `{target}` is part of the container, on the disk");
+            (format!("no memory file system can be mounted at `{target}`"), instead)
+        }
+    };
+    Failure::new(Kind::Environment, format!("{what}: the sandbox `chroot` has no mounts"))
+        .hint(instead)
+        .hint("`wharf doctor` says what would unlock the other sandboxes")
+}
+
 impl Volumes<'_> {
     /// Gets the mounts of a container ready.
     pub fn prepare(&self, request: &Request<'_>) -> Result<Prepared, Failure> {
         let mut prepared = Prepared::default();
-        if request.sandbox == Sandbox::Chroot && !request.mounts.is_empty() {
-            let target = request.mounts[0].target.display();
-            let message = format!("nothing can be mounted at `{target}`: the sandbox `chroot` has no mounts");
-            return Err(Failure::new(Kind::Environment, message)
-                .hint("`wharf doctor` says what would unlock the other sandboxes"));
+        if let (Sandbox::Chroot, Some(mount)) = (request.sandbox, request.mounts.first()) {
+            return Err(not_in_chroot(mount));
         }
         for mount in request.mounts {
             self.prepare_one(mount, request, &mut prepared).map_err(|mut failure| {

@@ -7,7 +7,7 @@ use std::thread;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Wharf, wait_until};
+use crate::harness::{Outcome, Wharf, wait_until};
 use crate::monitors::{begin, field, nothing_is_left, status, wharf};
 
 /// A client that is stopped; it is killed when this is dropped.
@@ -189,6 +189,11 @@ fn what_is_refused_names_the_container() {
     }
     // What cannot be executed has nothing to do with the place of the store.
     let said = wharf.run(&["exec", "it", "/etc/passwd"]).fails_with(126, &["cannot execute", "chmod +x"]);
+    assert!(!said.stderr.contains("--root"), "{}", said.stderr);
+    let mut command = wharf.command("store", &["exec", "it", "echo", "x"]);
+    command.stdout(std::fs::File::options().write(true).open("/dev/full").unwrap());
+    let said = Outcome::from_output(&wharf.command("store", &[]), command.output().unwrap());
+    let said = said.fails_with(125, &["what it prints cannot be written", "No space left"]);
     assert!(!said.stderr.contains("--root"), "{}", said.stderr);
     wharf.run(&["export", "nothing"]).fails_with(2, &["no container or image `nothing`"]);
     wharf.run(&["rm", "-f", "it"]).success();

@@ -192,9 +192,14 @@ fn logs_are_followed_until_nothing_runs() {
     wait_until("it goes on with what is made anew", || lines() == "a-1  | up\n".repeat(3));
     project.run(&["up", "-d", "--scale", "a=2"]).success();
     wait_until("it goes on with another", || lines() == "a-1  | up\n".repeat(3) + "a-2  | up\n");
+    project.run(&["scale", "a=3"]).success();
+    wait_until("and with a third", || lines() == "a-1  | up\n".repeat(3) + "a-2  | up\na-3  | up\n");
+    project.run(&["scale", "a=2"]).success();
+    project.check_states(&["p-a-1 running", "p-a-2 running"]);
+    project.run(&["scale", "a"]).fails_with(2, &["a is not SERVICE=N"]);
     project.run(&["stop"]).success();
     assert!(child.wait().unwrap().success());
-    assert_eq!(lines().lines().count(), 4);
+    assert_eq!(lines().lines().count(), 5);
     // Nothing runs: there is nothing to wait for.
     let ended = project.run(&["logs", "-f", "--tail", "1", "a"]).success().text();
     assert_eq!(ended.lines().count(), 2, "{ended}");
@@ -228,6 +233,46 @@ fn a_project_is_known_by_its_labels() {
     project.run(&["-p", "p", "stop", "-t", "0"]).success();
     project.run(&["-p", "p", "down", "-v"]).success();
     project.write(CHAIN);
+    project.end();
+}
+
+#[test]
+fn the_files_here_are_not_those_of_another_project() {
+    let here = "services: {a: {image: bb, network_mode: none, command: sleep 1000, stop_grace_period: 0s}}";
+    let Some(project) = Project::new(here) else { return };
+    fs::write(project.wharf.path("p/other.yaml"), here.replace("a:", "b:")).unwrap();
+    project.run(&["-f", "other.yaml", "-p", "other", "up", "-d"]).success();
+    let listed = ["-p", "other", "ps", "-a", "--format", "{{.Name}}"];
+    assert_eq!(project.run(&listed).success().text(), "other-b-1\n");
+    project.run(&["-p", "other", "down"]).success();
+    assert_eq!(project.run(&listed).success().text(), "");
+
+    // What ends containers needs no file of variables.
+    project.run(&["up", "-d"]).success();
+    project.write(&here.replace("command", "env_file: gone.env, command"));
+    project.run(&["up", "-d"]).fails_with(3, &["the env_file of a", "gone.env does not exist", "^^^^^^^^"]);
+    project.run(&["stop"]).success();
+    project.run(&["run", "--entrypoint", "sh -c 'x", "a"]).fails_with(3, &["gone.env does not exist"]);
+    project.run(&["down"]).success();
+
+    // The name of a directory is that by which it was entered; and a directory of the name `.env` is no file of variables.
+    project.write(here);
+    std::os::unix::fs::symlink("p", project.wharf.path("linked")).unwrap();
+    fs::create_dir(project.wharf.path("p/.env")).unwrap();
+    let check = |pwd: &str, name: &str| {
+        let mut command = project.command(&["config"]);
+        let told = Outcome::of({
+            command.env("PWD", project.wharf.path(pwd));
+            command
+        });
+        assert!(told.success().text().starts_with(&format!("name: {name}\n")), "{pwd}");
+    };
+    check("linked", "linked");
+    check("p", "p");
+    check("elsewhere", "p");
+    let ran = project.run(&["run", "--rm", "-T", "--entrypoint", "sh -c 'echo \"$0 and\" more'", "a"]);
+    assert_eq!(ran.success().text(), "sh and more\n");
+    project.run(&["run", "--entrypoint", "sh -c 'x", "a"]).fails_with(2, &["has a ' that is not closed"]);
     project.end();
 }
 

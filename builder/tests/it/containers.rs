@@ -1,5 +1,6 @@
 //! Containers through the command line: what flags change, what commands do, how they end, and what stays.
 
+mod chroot;
 mod flags;
 mod life;
 mod output;

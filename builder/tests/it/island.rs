@@ -284,13 +284,15 @@ impl Island {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let mut now = self.traces();
-            // What was just ending when they were looked at first may be gone.
+            // What was there at first may be gone by itself: a process that was just ending, a mount of the machine around.
             now.processes.retain(|process| !before.processes.contains(process));
+            now.mounts.retain(|mount| !before.mounts.contains(mount));
             now.files.retain(|file| !STAYS.contains(&file.as_str()) && !before.files.contains(file));
             now.files.retain(|file| !files.iter().any(|allowed| file.starts_with(allowed)));
-            let is_as_before = (&now.mounts, &now.network, &now.rules, &now.groups)
-                == (&before.mounts, &before.network, &before.rules, &before.groups);
-            if now.processes.is_empty() && now.files.is_empty() && is_as_before {
+            let nothing_new = now.processes.is_empty() && now.mounts.is_empty() && now.files.is_empty();
+            let is_as_before =
+                (&now.network, &now.rules, &now.groups) == (&before.network, &before.rules, &before.groups);
+            if nothing_new && is_as_before {
                 return;
             }
             assert!(Instant::now() < deadline, "this is left: {now:#?}\nand before there was: {before:#?}");

@@ -223,6 +223,36 @@ fn a_full_disk_for_logs() {
 }
 
 #[test]
+fn a_full_disk_for_names() {
+    let Some(island) = Island::new(Who::Root) else { return };
+    let place = format!("{}/containers", island.store().display());
+    island.shell(&format!("mkdir -p {place}; mount -t tmpfs -o size=1m none {place}"));
+    island.wharf(&["create", "--name", "first", "bb"]).success();
+    let names = || island.shell(&format!("ls {place}/names")).trim().to_owned();
+    // The name fits on the disk or does not, and so does what it is the name of.
+    let mut renamed = Vec::new();
+    for pages in 0..6 {
+        island.shell(&format!("yes >{place}/full 2>/dev/null || truncate -s -{} {place}/full", pages << 12));
+        renamed.push(island.wharf(&["rename", "first", "second"]).code == Some(0));
+        let now = if renamed[pages] { "second" } else { "first" };
+        assert_eq!((names().as_str(), field(&island, now, "{{.Name}}")), (now, format!("/{now}")), "{pages}");
+        if !renamed[pages] {
+            // That takes more.
+            assert_ne!(island.wharf(&["create", "--name", "other", "bb"]).code, Some(0), "{pages}");
+            assert_eq!(names(), "first", "{pages}");
+        }
+        island.shell(&format!("rm {place}/full"));
+        if renamed[pages] {
+            island.wharf(&["rename", "second", "first"]).success();
+        }
+        assert_eq!(names(), "first", "{pages}");
+    }
+    assert_eq!((renamed[0], renamed[1], renamed[5]), (false, false, true), "{renamed:?}");
+    island.shell(&format!("umount {place}"));
+    island.check_nothing_left();
+}
+
+#[test]
 fn two_ups_at_once() {
     let text = format!(
         "services:

@@ -174,7 +174,7 @@ fn mount_stack(lowers: &[PathBuf], bottom: Option<&OwnedFd>, upper: Option<&Uppe
                 if upper.is_some() { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
             fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes).map_err(io::Error::from)
         })
-        .map_err(|error| explain(&context, error))
+        .map_err(|error| explain_mount(&context, error))
 }
 
 fn configure(
@@ -232,8 +232,9 @@ fn fd_path(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// Adds what the kernel has to say: overlayfs answers nearly everything with `EINVAL`.
-fn explain(context: &OwnedFd, error: io::Error) -> io::Error {
+/// Adds what the kernel has to say of a mount that was being made in a file system context (fsopen(2)): overlayfs answers nearly
+/// everything with `EINVAL`, and others do no better.
+pub fn explain_mount(context: &OwnedFd, error: io::Error) -> io::Error {
     let mut messages = Vec::new();
     let mut buffer = [0; 1024];
     while messages.len() < MESSAGES_MAX {

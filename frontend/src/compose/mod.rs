@@ -38,3 +38,8 @@ pub use select::Selection;
 pub use source::{Place, Problem, Source, SourceId, Sources};
 pub use template::{Substituted, TemplateError, Unset, substitute};
 pub use unsupported::{NOT_ACTED_ON, Unsupported};
+
+/// The words of a command that is written as one string, split as a shell would and as nothing else of a shell.
+pub fn words(line: &str) -> Result<Vec<String>, String> {
+    canonical::words::split_words(line).map(|split| split.words)
+}

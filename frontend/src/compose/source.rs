@@ -121,9 +121,18 @@ impl Problems {
         &mut self.0[at].diagnostic
     }
 
-    /// What is no warning.
-    pub(super) fn into_errors(self) -> impl Iterator<Item = Problem> {
-        self.0.into_iter().filter(|problem| problem.diagnostic.is_error())
+    /// Errors and warnings.
+    pub(super) fn into_parts(self) -> (Vec<Problem>, Vec<Problem>) {
+        self.0.into_iter().partition(|problem| problem.diagnostic.is_error())
+    }
+
+    /// Adds what was found elsewhere.
+    pub(super) fn extend(&mut self, found: Vec<Problem>) {
+        for Problem { source, diagnostic } in found {
+            let span = diagnostic.span.clone();
+            let place = source.map(|source| Place { source, start: span.start as u32, end: span.end as u32 });
+            self.add(place, diagnostic);
+        }
     }
 
     pub(super) fn has_errors(&self) -> bool {

@@ -68,6 +68,10 @@ pub const NOT_ACTED_ON: &[(&str, &str)] = &[
     ("services.*.develop", "files are not watched: `compose up --build` builds anew"),
     ("services.*.volumes.*.type=image", "the files of an image are not mounted"),
     ("services.*.volumes.*.bind.selinux", "labels of SELinux are not set"),
+    (
+        "services.*.volumes.*.bind.recursive=writable",
+        "what is mounted below a directory that is only read is only read too",
+    ),
     ("services.*.ports.*.protocol=sctp", "ports of SCTP are not published"),
     ("services.*.build.privileged", "RUN --security=insecure asks for rights, and entitlements give them"),
     ("services.*.build.secrets.*.uid", BUILD_SECRET),

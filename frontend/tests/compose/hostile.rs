@@ -107,7 +107,7 @@ fn variables_of_files_that_multiply_are_refused() {
         .into(),
     );
     let loaded = open(&Invocation { directory: "/src/demo".to_owned(), ..Invocation::default() }, &files);
-    assert!(loaded.problems[0].diagnostic.message.contains("variables make more than"));
+    assert!(loaded.deferred[0].1.diagnostic.message.contains("variables make more than"));
 
     let services: String = (0..70).map(|it| format!("  s{it}: {{image: x, environment: [A]}}\n")).collect();
     let files =

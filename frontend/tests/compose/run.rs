@@ -74,8 +74,8 @@ pub(crate) fn report(options: &Options, files: &Files) -> String {
     for unsupported in &loaded.unsupported {
         writeln!(out, "not acted on: {}: {}", unsupported.path, unsupported.why).unwrap();
     }
-    for (service, problem) in &loaded.inactive {
-        write!(out, "if {service} is active: ").unwrap();
+    for (service, problem) in &loaded.deferred {
+        write!(out, "to use {service}: ").unwrap();
         show_problem(&mut out, problem, &loaded.sources);
     }
     if let Some(written) = &loaded.written {

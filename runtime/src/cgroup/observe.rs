@@ -52,6 +52,13 @@ impl Group {
         freezer.set(true)?;
         let last = Instant::now() + FREEZING_MAX;
         while !freezer.is_done() {
+            // Who has ended is let go, too.
+            if !freezer.is_set() {
+                return Err(io::Error::new(
+                    io::ErrorKind::Interrupted,
+                    "it was let go on, or has ended, meanwhile",
+                ));
+            }
             if Instant::now() > last {
                 freezer.set(false)?;
                 return Err(io::Error::new(

@@ -1,6 +1,7 @@
 //! Control groups of containers: the freezer, counts, lists.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use wharf_runtime::cgroup::{Effort, Limits, StepGroups};
@@ -38,6 +39,20 @@ fn a_container_is_paused_and_goes_on() {
     assert!(!members.is_paused() && until(|| beats() > stopped));
     // What is executed is stopped with the rest.
     assert_eq!(exec(&container.inside, "true", &[]).0, "Exited(0)");
+    // Whoever stops it while somebody lets it go on is told so, and does not wait.
+    let is_over = AtomicBool::new(false);
+    let other = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::SeqCst) {
+                let _ = members.unpause();
+            }
+        });
+        let said = (0..100).filter_map(|_| members.pause().err()).map(|error| words(&error));
+        let other = { said }.find(|said| !said.contains("meanwhile"));
+        is_over.store(true, Ordering::SeqCst);
+        other
+    });
+    assert_eq!(other, None);
     // It can be killed while it is stopped.
     members.pause().unwrap();
     container.process.kill();

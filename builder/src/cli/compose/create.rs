@@ -46,6 +46,22 @@ pub(super) struct ConvergeArgs {
     pub(super) scale: Vec<String>,
 }
 
+impl ConvergeArgs {
+    /// Nothing but when images are brought.
+    pub(super) fn plain(pull: PullWhen, quiet_pull: bool) -> Self {
+        Self {
+            build: false,
+            no_build: false,
+            pull,
+            quiet_pull,
+            force_recreate: false,
+            no_recreate: false,
+            remove_orphans: false,
+            scale: Vec::new(),
+        }
+    }
+}
+
 /// When images are brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum PullWhen {
@@ -65,6 +81,16 @@ pub(super) struct CreateArgs {
     services: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct ScaleArgs {
+    /// Start nothing that the services depend on
+    #[arg(long)]
+    no_deps: bool,
+    /// How many containers each service has
+    #[arg(required = true, value_name = "SERVICE=N")]
+    services: Vec<String>,
+}
+
 /// What else `up` says.
 #[derive(Debug, Default)]
 pub(super) struct More {
@@ -79,6 +105,23 @@ pub(super) fn create(cx: &Cx<'_>, args: &CreateArgs) -> Result<ExitCode, Failure
     cx.with_files(true, |session, opened| {
         let signals = session.until_signal()?;
         converge(session, opened, &args.services, &args.converge, &More::default(), &signals)?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+pub(super) fn scale_services(cx: &Cx<'_>, args: &ScaleArgs) -> Result<ExitCode, Failure> {
+    cx.with_files(true, |session, opened| {
+        let signals = session.until_signal()?;
+        let named = args.services.iter().map(|text| text.split_once('=').map_or(text.as_str(), |it| it.0));
+        let named: Vec<String> = named.map(str::to_owned).collect();
+        let scaled = ConvergeArgs {
+            // What is there stays as it is.
+            no_recreate: true,
+            scale: args.services.clone(),
+            ..ConvergeArgs::plain(PullWhen::Policy, false)
+        };
+        let more = More { start: true, no_deps: args.no_deps, ..More::default() };
+        converge(session, opened, &named, &scaled, &more, &signals)?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -177,10 +177,14 @@ fn images(session: &Session<'_>, which: Option<Rmi>) -> Result<Vec<String>, Fail
                 }
             }
         }
-        None if which == Rmi::All => {
-            images.extend(session.containers()?.into_iter().map(|it| it.config.image.name));
+        None => {
+            let containers = session.containers()?.into_iter().filter(|it| {
+                // What has no name of its own has that of the service.
+                let of_service = format!("{}-{}", session.name, observe::service(it));
+                which == Rmi::All || it.config.image.name == of_service
+            });
+            images.extend(containers.map(|it| it.config.image.name));
         }
-        None => print_note("without a compose file it is not known which images are local: none is removed"),
     }
     Ok(images.into_iter().collect())
 }

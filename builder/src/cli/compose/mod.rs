@@ -96,6 +96,8 @@ enum Command {
     Down(life::DownArgs),
     /// Make the project's containers without starting them
     Create(create::CreateArgs),
+    /// Make as many containers of services as are wanted
+    Scale(create::ScaleArgs),
     /// Start containers that are there
     Start(life::StartArgs),
     /// Stop containers
@@ -162,6 +164,7 @@ pub(super) fn compose(args: ComposeArgs, wanted: &Wanted, config: &Config) -> Re
         Command::Up(args) => up::up(&cx, &args),
         Command::Down(args) => life::down(&cx, &args),
         Command::Create(args) => create::create(&cx, &args),
+        Command::Scale(args) => create::scale_services(&cx, &args),
         Command::Start(args) => life::start(&cx, &args),
         Command::Stop(args) => life::stop(&cx, &args),
         Command::Restart(args) => life::restart(&cx, &args),

@@ -97,14 +97,8 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             return Err(Failure::new(Kind::Usage, format!("there is no service {}", args.service)));
         };
         let all = ConvergeArgs {
-            build: false,
-            no_build: false,
-            pull: args.pull,
-            quiet_pull: args.quiet_pull,
-            force_recreate: false,
-            no_recreate: false,
             remove_orphans: args.remove_orphans,
-            scale: Vec::new(),
+            ..ConvergeArgs::plain(args.pull, args.quiet_pull)
         };
         // Without those that it can do without and that are not active.
         let needed = match args.no_deps {
@@ -154,7 +148,9 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             ask.ports.push(published(text)?);
         }
         if let Some(entrypoint) = &args.entrypoint {
-            ask.entrypoint = Some(entrypoint.split_whitespace().map(str::to_owned).collect());
+            let words = wharf_frontend::compose::words(entrypoint);
+            let wrong = |reason| Failure::new(Kind::Usage, format!("--entrypoint {entrypoint}: it {reason}"));
+            ask.entrypoint = Some(words.map_err(wrong)?);
             ask.command = Some(Vec::new());
         }
         if !args.command.is_empty() {

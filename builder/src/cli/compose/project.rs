@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use wharf_frontend::Diagnostic;
 use wharf_frontend::compose::limits::FILE_BYTES_MAX;
 use wharf_frontend::compose::{
-    Invocation, Loaded, Outside, Place, Problem, Project, ReadError, Selection, Source, Written, open,
+    Invocation, Loaded, Outside, Problem, Project, ReadError, Selection, Source, Sources, Written, open,
     profiles,
 };
 
@@ -22,8 +24,9 @@ pub(super) struct Opened {
     pub(super) profiles: Vec<String>,
     /// What is not acted on: where it stands, and a sentence.
     unsupported: Vec<(String, String)>,
-    /// What is wrong with services of profiles, and no matter unless these are active: the service, and a sentence.
-    inactive: Vec<(String, String)>,
+    /// What is wrong for those who make containers of a service.
+    deferred: Vec<(String, Problem)>,
+    sources: Sources,
 }
 
 /// This machine.
@@ -40,8 +43,11 @@ impl Outside for Machine {
         };
         match read {
             Ok(_) => Ok(bytes),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(ReadError::NotFound),
-            Err(error) => Err(ReadError::Other(error.to_string())),
+            Err(error) => Err(match error.kind() {
+                std::io::ErrorKind::NotFound => ReadError::NotFound,
+                std::io::ErrorKind::IsADirectory => ReadError::Directory,
+                _ => ReadError::Other(error.to_string()),
+            }),
         }
     }
 
@@ -60,18 +66,9 @@ impl Opened {
             (it.path.clone(), format!("{place}: {} is not acted on: {}", it.path, it.why))
         });
         let unsupported = unsupported.collect();
-        let inactive = loaded.inactive.iter().map(|(service, problem)| {
-            let said = &problem.diagnostic;
-            let at = problem.source.zip(said.place()).map(|(source, span)| {
-                let place = Place { source, start: span.start as u32, end: span.end as u32 };
-                format!("{}: ", loaded.sources.locate(place))
-            });
-            (service.clone(), format!("{}{}", at.unwrap_or_default(), said.message))
-        });
-        let inactive = inactive.collect();
-        let Loaded { project, environment, directory, files, .. } = loaded;
+        let Loaded { project, environment, directory, files, deferred, sources, .. } = loaded;
         let origin = Origin { project: project.unwrap_or_default(), environment, directory, files };
-        Ok(Self { origin, profiles, unsupported, inactive })
+        Ok(Self { origin, profiles, unsupported, deferred, sources })
     }
 
     /// The services that a command is about, and what they use.
@@ -83,10 +80,11 @@ impl Opened {
             let failure = Failure::new(Kind::Usage, messages.join("; "));
             problems.iter().filter_map(|it| it.diagnostic.hint.clone()).fold(failure, Failure::hint)
         })?;
-        let wrong = self.inactive.iter().find(|(service, _)| selected.services.contains_key(service));
-        match wrong {
-            Some((_, message)) => Err(Failure::new(Kind::Dockerfile, message.clone())),
-            None => Ok(selected),
+        let wrong = self.deferred.iter().filter(|(service, _)| selected.services.contains_key(service));
+        let wrong: Vec<&Problem> = wrong.map(|(_, problem)| problem).collect();
+        match wrong.is_empty() {
+            true => Ok(selected),
+            false => Err(failure(&self.sources, &wrong)),
         }
     }
 
@@ -124,18 +122,18 @@ fn tell(loaded: &Loaded) -> Result<(), Failure> {
     let (errors, warnings): (Vec<&Problem>, Vec<&Problem>) =
         loaded.problems.iter().partition(|problem| problem.diagnostic.is_error());
     for (source, diagnostics) in by_source(&warnings) {
-        for text in render_warnings(&diagnostics, &text_of(loaded, source), color()) {
+        for text in render_warnings(&diagnostics, &text_of(&loaded.sources, source), color()) {
             print_talk(&format!("{text}\n"));
         }
     }
     match errors.is_empty() {
         true => Ok(()),
-        false => Err(failure(loaded, &errors)),
+        false => Err(failure(&loaded.sources, &errors)),
     }
 }
 
 fn load(args: &ProjectArgs, as_written: bool) -> Result<(Loaded, Vec<String>), Failure> {
-    let directory = std::env::current_dir().map_err(|error| {
+    let directory = current_directory().map_err(|error| {
         Failure::from_error(Kind::Environment, "cannot find the current directory", &error)
     })?;
     let Some(directory) = directory.to_str() else {
@@ -159,6 +157,16 @@ fn load(args: &ProjectArgs, as_written: bool) -> Result<(Loaded, Vec<String>), F
     Ok((loaded, profiles))
 }
 
+/// The current directory by the name that it was entered by: a link gives the project its own name.
+fn current_directory() -> std::io::Result<PathBuf> {
+    let real = std::env::current_dir()?;
+    let Some(named) = std::env::var_os("PWD").map(PathBuf::from).filter(|it| it.is_absolute()) else {
+        return Ok(real);
+    };
+    let place = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino()));
+    Ok(if place(&named).ok() == place(&real).ok() { named } else { real })
+}
+
 /// Problems by the file that they are in.
 fn by_source(problems: &[&Problem]) -> Vec<(Option<usize>, Vec<Diagnostic>)> {
     let mut groups: Vec<(Option<usize>, Vec<Diagnostic>)> = Vec::new();
@@ -172,20 +180,20 @@ fn by_source(problems: &[&Problem]) -> Vec<(Option<usize>, Vec<Diagnostic>)> {
     groups
 }
 
-fn text_of(loaded: &Loaded, source: Option<usize>) -> SourceText {
-    let source = source.and_then(|index| loaded.sources.all().get(index));
+fn text_of(sources: &Sources, source: Option<usize>) -> SourceText {
+    let source = source.and_then(|index| sources.all().get(index));
     let (name, text) = source.map_or(("", ""), |Source { name, text }| (name, text));
     SourceText::new(name, text)
 }
 
 /// All that is wrong: what is in the last file is shown with the failure, what is in others before it.
-fn failure(loaded: &Loaded, errors: &[&Problem]) -> Failure {
+fn failure(sources: &Sources, errors: &[&Problem]) -> Failure {
     let mut groups = by_source(errors);
     // What has no place is a sentence of its own.
     let general = groups.iter().position(|(source, _)| source.is_none()).map(|at| groups.remove(at).1);
     let general = general.unwrap_or_default();
     let mut message = match groups.last() {
-        Some((source, _)) => format!("cannot read the project from `{}`", text_of(loaded, *source).name),
+        Some((source, _)) => format!("cannot read the project from `{}`", text_of(sources, *source).name),
         None => "cannot read the project".to_owned(),
     };
     if groups.is_empty() && !general.is_empty() {
@@ -197,7 +205,7 @@ fn failure(loaded: &Loaded, errors: &[&Problem]) -> Failure {
     let kind = if groups.is_empty() { Kind::Usage } else { Kind::Dockerfile };
     let last = groups.pop();
     for (source, places) in groups {
-        let evidence = Evidence { source: text_of(loaded, source), places, log_tail: Vec::new() };
+        let evidence = Evidence { source: text_of(sources, source), places, log_tail: Vec::new() };
         let mut shown = Failure::new(kind, "");
         shown.evidence = Some(Box::new(evidence));
         // Without the line that a failure ends with.
@@ -207,7 +215,7 @@ fn failure(loaded: &Loaded, errors: &[&Problem]) -> Failure {
     let mut failure =
         general.into_iter().filter_map(|it| it.hint).fold(Failure::new(kind, message), Failure::hint);
     if let Some((source, places)) = last {
-        let evidence = Evidence { source: text_of(loaded, source), places, log_tail: Vec::new() };
+        let evidence = Evidence { source: text_of(sources, source), places, log_tail: Vec::new() };
         failure.evidence = Some(Box::new(evidence));
     }
     failure

@@ -55,11 +55,15 @@ impl Cx<'_> {
         Opened::read(&self.project)
     }
 
-    /// The project of the files, or, if there are none and it was named, its name.
+    /// The project of the files, or, if there are none and it was named, its name. The files here are not those of a project
+    /// that the command line names, unless it names them too.
     fn open_or_name(&self) -> Result<(Option<Opened>, String), Failure> {
         let named = self.project.project_name.clone();
         let named = named.or_else(|| std::env::var("COMPOSE_PROJECT_NAME").ok().filter(|it| !it.is_empty()));
         let says_files = !self.project.file.is_empty() || std::env::var_os("COMPOSE_FILE").is_some();
+        if let Some(name) = self.project.project_name.clone().filter(|_| !says_files) {
+            return Ok((None, name));
+        }
         match (Opened::read(&self.project), named) {
             (Ok(opened), _) => {
                 let name = opened.origin.project.name.clone();

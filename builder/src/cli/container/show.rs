@@ -76,10 +76,11 @@ pub(super) fn logs(args: &LogsArgs, wanted: &Wanted, config: &Config) -> Result<
             };
             point_in_time(text).map(to_nanos).ok_or_else(wrong)
         };
-        text.as_deref().map(parse).transpose()
+        // One that is empty says nothing.
+        text.as_deref().filter(|text| !text.is_empty()).map(parse).transpose()
     };
     let tail = match args.tail.as_str() {
-        "all" => None,
+        "all" | "" => None,
         // A negative number is all, as it is for Docker.
         text => match text.parse::<i64>() {
             Ok(count) => u64::try_from(count).ok(),

@@ -285,12 +285,17 @@ pub(super) fn created(stored: &Stored) -> Option<SystemTime> {
     stored.images.iter().filter_map(|image| rfc3339::parse(image.config.created.as_deref()?)).max()
 }
 
-/// A duration ago, seconds since 1970, or a time.
+/// A duration ago, seconds since 1970, or a time; of that the end may be left out: midnight, and UTC.
 pub(in crate::cli) fn until(text: &str) -> Option<SystemTime> {
     if let Some(since_epoch) = seconds(text) {
         return SystemTime::UNIX_EPOCH.checked_add(since_epoch);
     }
-    if let Some(time) = rfc3339::parse(text) {
+    let rest = match text.len() {
+        10 => "T00:00:00Z",
+        16 => ":00Z",
+        _ => "Z",
+    };
+    if let Some(time) = rfc3339::parse(text).or_else(|| rfc3339::parse(&format!("{text}{rest}"))) {
         return Some(time);
     }
     let nanos = u64::try_from(parse_duration(text).ok()?).ok()?;
@@ -421,7 +426,15 @@ mod tests {
         assert_eq!(until("60"), SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(60)));
         assert_eq!(until("60.5000000009"), SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(60_500)));
         assert!(until("60.").is_none() && until(".5").is_none() && until("6e1").is_none());
-        assert_eq!(until("1970-01-01T00:01:00Z"), until("60"));
+        for text in
+            ["1970-01-01T00:01:00Z", "1970-01-01T00:01:00", "1970-01-01T00:01:00.0", "1970-01-01T00:01"]
+        {
+            assert_eq!(until(text), until("60"), "{text}");
+        }
+        assert_eq!(until("1970-01-02"), until("86400"));
+        assert!(
+            until("1970-01-0").is_none() && until("1970-13-01").is_none() && until("1970-01-01T").is_none()
+        );
         assert!(until("1h").is_some() && until("-1h").is_none() && until("soon").is_none());
         assert_eq!(at(SystemTime::UNIX_EPOCH), "1970-01-01 00:00:00 +0000 UTC");
     }

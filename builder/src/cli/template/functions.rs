@@ -300,14 +300,16 @@ pub(super) fn call<'a>(
     }
 }
 
-/// What `print` makes of values, made harmless.
+/// What `print` makes of values, made harmless. What is nothing is said as an action says it.
 fn escaped<'a>(
     values: &[&Value],
     room: &mut Room,
     escape: fn(&mut dyn Write, &str) -> fmt::Result,
 ) -> Result<Given<'a>, Problem> {
+    let nothing = Value::from("<no value>");
+    let values: Vec<&Value> = values.iter().map(|it| if it.is_null() { &nothing } else { *it }).collect();
     let mut text = String::new();
-    show_all(&mut room.writer(&mut text), values)?;
+    show_all(&mut room.writer(&mut text), &values)?;
     room.text(|out| escape(out, &text))
 }
 

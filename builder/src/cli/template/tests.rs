@@ -159,6 +159,7 @@ const GIVEN: &[(&str, &str)] = &[
         "{{js \"it's <b> \\\"x\\\" \\n & = \\u2028 \u{e9} /\"}}",
         "it\\'s \\u003Cb\\u003E \\\"x\\\" \\u000A \\u0026 \\u003D \\u2028 \u{e9} /",
     ),
+    ("{{html .Tags .None 1}} {{urlquery nil}}", "[a:1 b:2 c:3]&lt;no value&gt;1 %3Cno+value%3E"),
     ("{{urlquery \"a b&c=\u{e9}/~-_.\" \"x\"}}", "a+b%26c%3D%C3%A9%2F~-_.x"),
 ];
 

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use wharf_cache::to_nanos;
 use wharf_runtime::{Member, resize};
@@ -13,7 +14,7 @@ use super::orders::Order;
 use super::others::{KINDS, MEMORY};
 use super::output::{lock, now, read_small};
 use super::run::{Alive, Within};
-use super::{Monitor, refusal};
+use super::{Life, Monitor, refusal};
 use crate::containers::config::{ContainerConfig, NetworkUse};
 use crate::containers::connect::{Connection, Frame};
 use crate::containers::protocol::{Answer, FrameKind, Process, Reason, Request, Streams, Usage};
@@ -23,6 +24,9 @@ use crate::networks::protocol::Attached;
 
 /// What is said to whoever wants something of a process that is not there.
 pub(super) const NOT_RUNNING: &str = "it is not running";
+
+/// How long somebody who kills a container waits for its end: Docker's.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl<'g> Monitor<'g> {
     /// Serves one client to the end.
@@ -40,13 +44,7 @@ impl<'g> Monitor<'g> {
 
     fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Signal(number) => match self.alive() {
-                None => not_running(),
-                Some(_) => match self.orders.signal(number) {
-                    Ok(()) => Answer::Done,
-                    Err(message) => refused(Reason::WrongState, message),
-                },
-            },
+            Request::Signal(number) => self.send_signal(number),
             Request::Stop { timeout, signal, stays } => {
                 if stays {
                     self.is_removed.store(false, Ordering::SeqCst);
@@ -86,6 +84,23 @@ impl<'g> Monitor<'g> {
                 refused(Reason::Usage, "that is no question with one answer".to_owned())
             }
         }
+    }
+
+    /// Whoever kills it finds it ended, as with Docker; other signals it may take or leave.
+    fn send_signal(&self, number: i32) -> Answer {
+        if self.alive().is_none() {
+            return not_running();
+        }
+        let before = lock(&self.life).ends;
+        if let Err(message) = self.orders.signal(number) {
+            return refused(Reason::WrongState, message);
+        }
+        if number == libc::SIGKILL {
+            let lives = |life: &mut Life<'_>| life.ends == before && !life.rests;
+            // That it has not ended by then is seen in its state.
+            drop(self.changed.wait_timeout_while(lock(&self.life), KILL_PATIENCE, lives));
+        }
+        Answer::Done
     }
 
     fn attach(&self, connection: &Arc<Connection>, streams: Streams) {

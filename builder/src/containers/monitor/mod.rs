@@ -35,6 +35,7 @@ use wharf_runtime::{Cancel, Sandbox};
 use super::config::{ContainerConfig, ContainerId};
 use super::connect::{self, Connection};
 use super::directory::{Containers, Held, boot_id};
+use super::health::Checks;
 use super::log::LogWriter;
 use super::protocol::{Answer, Reason, Request, Streams};
 use super::restart::Pauses;
@@ -464,7 +465,8 @@ impl<'g> Monitor<'g> {
     }
 
     /// What is true of a container that has just been started.
-    fn note_start(&self, alive: &Alive<'_>, warnings: Vec<String>) {
+    fn note_start(&self, config: &ContainerConfig, alive: &Alive<'_>, warnings: Vec<String>) {
+        let health = config.health.as_ref().map(|check| Checks::new(check).health().clone());
         self.update(|state| {
             *state = ContainerState {
                 status: Status::Running,
@@ -476,6 +478,7 @@ impl<'g> Monitor<'g> {
                 endpoints: std::mem::take(&mut state.endpoints),
                 ports: std::mem::take(&mut state.ports),
                 warnings,
+                health,
                 ..ContainerState::default()
             };
         });

@@ -64,7 +64,9 @@ pub(super) fn join(
         let Some(id) = id else { continue };
         if task.sandbox == Sandbox::Chroot {
             let message = format!("the sandbox `chroot` has no namespace of type `{kind}` to share");
-            return Err(Failure::new(Kind::Environment, message));
+            return Err(Failure::new(Kind::Environment, message)
+                .hint("all containers there are in those of this host: leave the flag out")
+                .hint("`wharf doctor` says what would unlock the other sandboxes"));
         }
         let mut given = given_by(task, &id, kind)?;
         shared.joined.push((kind, given.namespace(&id, kind)?));

@@ -23,7 +23,6 @@ impl Monitor<'_> {
     /// Looks after the health until `over` is triggered.
     pub(super) fn look_after(&self, alive: &Alive<'_>, check: &HealthCheck, begun: Instant, over: &Cancel) {
         let mut checks = Checks::new(check);
-        self.update(|state| state.health = Some(checks.health().clone()));
         while !over.wait(checks.pause(begun.elapsed())) {
             if alive.inside.members().is_paused() {
                 continue;

@@ -217,7 +217,7 @@ impl<'g> Monitor<'g> {
             state.endpoints.clone_from(&attached.endpoints);
             state.ports.clone_from(&attached.ports);
         }
-        self.note_start(&alive, std::mem::take(warnings));
+        self.note_start(config, &alive, std::mem::take(warnings));
         lock(&self.life).alive = Some(Arc::clone(&alive));
         self.changed.notify_all();
         if let Some((starter, streams)) = first.take() {

@@ -104,6 +104,9 @@ fn logs_are_kept_and_followed() {
     assert_eq!(world.text(&["logs", "--tail", "0", "talker"]), "");
     assert_eq!(world.text(&["logs", "--since", "1h", "talker"]).lines().count(), 3);
     assert_eq!(world.text(&["logs", "--until", "1h", "talker"]), "");
+    let flags = ["--since", "2024-01-01", "--until", "9999-12-31T00:00", "--tail", ""];
+    assert_eq!(world.text(&[&["logs"], &flags[..], &["talker"]].concat()).lines().count(), 3);
+    assert_eq!(world.text(&["logs", "--since", "2999-12-31T00:00:00", "talker"]), "");
     let stamped = world.text(&["logs", "-t", "talker"]);
     let first = stamped.lines().next().unwrap();
     assert!(first.ends_with("Z line 1") && first.starts_with("20"), "{first}");

@@ -4,7 +4,7 @@ pub(super) mod mounts;
 pub(super) mod ports;
 pub(super) mod short;
 pub(super) mod values;
-mod words;
+pub(super) mod words;
 
 use super::limits;
 use super::node::{Entry, Map, Node, Number, Path, Tag, Value};

@@ -54,10 +54,17 @@ pub(super) fn test(node: Node, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<Node>
     }
 }
 
-fn split(line: &str, place: Place, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<Vec<String>> {
+/// A line in words, as a shell would split it, and which of them are operators of a shell.
+pub(in super::super) struct Words {
+    pub(in super::super) words: Vec<String>,
+    operators: Vec<String>,
+}
+
+/// Why a line is none of words.
+pub(in super::super) fn split_words(line: &str) -> Result<Words, String> {
     /// What means something to a shell that is not there.
     const OPERATORS: [&str; 8] = ["&&", "||", "|", ";", "&", ">", ">>", "<"];
-    let mut words = Vec::new();
+    let mut split = Words { words: Vec::new(), operators: Vec::new() };
     let mut word: Option<String> = None;
     let mut quote = None;
     let mut quoted_word = false;
@@ -70,7 +77,7 @@ fn split(line: &str, place: Place, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<V
                 Some('n') => word.get_or_insert_default().push('\n'),
                 Some('t') => word.get_or_insert_default().push('\t'),
                 Some(escaped) => word.get_or_insert_default().push(escaped),
-                None => return cx.refuse(place, path, "ends with a backslash"),
+                None => return Err("ends with a backslash".to_owned()),
             },
             (char, Some(open)) if char == open => quote = None,
             ('"' | '\'', None) => {
@@ -81,11 +88,9 @@ fn split(line: &str, place: Place, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<V
             (char, None) if char.is_whitespace() => {
                 if let Some(done) = word.take() {
                     if !quoted_word && OPERATORS.contains(&done.as_str()) {
-                        let message = format!("{path}: {done} is a word like others: no shell reads this");
-                        cx.problems.warning(place, message).hint =
-                            Some("write [\"sh\", \"-c\", \"…\"] to have one".into());
+                        split.operators.push(done.clone());
                     }
-                    words.push(done);
+                    split.words.push(done);
                 }
                 quoted_word = false;
             }
@@ -93,8 +98,22 @@ fn split(line: &str, place: Place, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<V
         }
     }
     if let Some(open) = quote {
-        return cx.refuse(place, path, &format!("has a {open} that is not closed"));
+        return Err(format!("has a {open} that is not closed"));
     }
-    words.extend(word);
-    Some(words)
+    split.words.extend(word);
+    Ok(split)
+}
+
+fn split(line: &str, place: Place, path: &Path<'_>, cx: &mut Cx<'_>) -> Option<Vec<String>> {
+    match split_words(line) {
+        Err(reason) => cx.refuse(place, path, &reason),
+        Ok(split) => {
+            for operator in split.operators {
+                let message = format!("{path}: {operator} is a word like others: no shell reads this");
+                cx.problems.warning(place, message).hint =
+                    Some("write [\"sh\", \"-c\", \"…\"] to have one".into());
+            }
+            Some(split.words)
+        }
+    }
 }

@@ -99,9 +99,8 @@ impl Loader<'_> {
         };
         for (name, entry) in services.iter_mut() {
             let Some(service) = entry.value.as_map_mut() else { continue };
-            let profiles = service.get("profiles").and_then(Node::as_list).unwrap_or_default();
-            // What is wrong with a service of profiles is said when they are active.
-            let before = (!profiles.is_empty()).then(|| std::mem::take(&mut self.problems));
+            // What is wrong with these is said to whoever uses the service.
+            let before = std::mem::take(&mut self.problems);
             if let Some(files) = service.remove("env_file") {
                 let below = self.env_files(&files, name, environment);
                 put_below(service, "environment", below);
@@ -110,10 +109,10 @@ impl Loader<'_> {
                 let below = self.label_files(&files, name);
                 put_below(service, "labels", below);
             }
-            if let Some(before) = before {
-                let found = std::mem::replace(&mut self.problems, before);
-                self.inactive.extend(found.into_errors().map(|problem| (name.clone(), problem)));
-            }
+            let found = std::mem::replace(&mut self.problems, before);
+            let (errors, warnings) = found.into_parts();
+            self.deferred.extend(errors.into_iter().map(|problem| (name.clone(), problem)));
+            self.problems.extend(warnings);
         }
     }
 

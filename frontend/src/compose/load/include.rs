@@ -66,7 +66,7 @@ impl Loader<'_> {
             }
             None => {
                 let path = format!("{}/.env", inner.base.trim_end_matches('/'));
-                if let Some(source) = self.read_optional(&path, "the file", Some(include.place)) {
+                if let Some(source) = self.read_dotenv_file(&path) {
                     self.add_env_file(source, Format::Compose, &mut inner.environment)?;
                 }
             }

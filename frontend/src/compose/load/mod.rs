@@ -34,8 +34,8 @@ struct Loader<'a> {
     as_written: bool,
     sources: Sources,
     problems: Problems,
-    /// Errors of services that may not be active.
-    inactive: Vec<(String, Problem)>,
+    /// Errors of services, for whoever uses these.
+    deferred: Vec<(String, Problem)>,
     /// Variables of which was said that they are not set.
     said: BTreeSet<String>,
     bytes: usize,
@@ -57,7 +57,7 @@ impl<'a> Loader<'a> {
             as_written,
             sources: Sources::default(),
             problems: Problems::default(),
-            inactive: Vec::new(),
+            deferred: Vec::new(),
             said: BTreeSet::new(),
             bytes: 0,
             growth: limits::INTERPOLATED_BYTES_MAX,
@@ -80,7 +80,7 @@ impl<'a> Loader<'a> {
         match self.outside.read(path) {
             Ok(bytes) => self.accept(path, what, bytes, at),
             Err(ReadError::NotFound) => self.fail(at, format!("{what} {path} does not exist")),
-            Err(ReadError::Other(reason)) => self.fail(at, format!("cannot read {what} {path}: {reason}")),
+            Err(reason) => self.fail(at, format!("cannot read {what} {path}: {reason}")),
         }
     }
 
@@ -89,7 +89,15 @@ impl<'a> Loader<'a> {
         match self.outside.read(path) {
             Err(ReadError::NotFound) => None,
             Ok(bytes) => self.accept(path, what, bytes, at),
-            Err(ReadError::Other(reason)) => self.fail(at, format!("cannot read {what} {path}: {reason}")),
+            Err(reason) => self.fail(at, format!("cannot read {what} {path}: {reason}")),
+        }
+    }
+
+    /// Reads the `.env` at `path`, if there is one; a directory of that name is somebody else's.
+    fn read_dotenv_file(&mut self, path: &str) -> Option<SourceId> {
+        match self.outside.read(path) {
+            Err(ReadError::Directory) => None,
+            _ => self.read_optional(path, "the file", None),
         }
     }
 

@@ -27,6 +27,8 @@ pub trait Outside {
 pub enum ReadError {
     /// There is none.
     NotFound,
+    /// It is a directory.
+    Directory,
     /// Anything else, in words.
     Other(String),
 }
@@ -35,6 +37,7 @@ impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotFound => f.write_str("no such file"),
+            Self::Directory => f.write_str("it is a directory"),
             Self::Other(reason) => f.write_str(reason),
         }
     }
@@ -68,9 +71,9 @@ pub struct Loaded {
     pub written: Option<Written>,
     /// Errors and warnings, in order.
     pub problems: Vec<Problem>,
-    /// Errors of services that have profiles, and are no matter as long as these are not active: the service, and what is
-    /// wrong with a file of its variables or labels.
-    pub inactive: Vec<(String, Problem)>,
+    /// Errors that matter to whoever makes containers of a service: the service, and what is wrong with a file of its
+    /// variables or labels.
+    pub deferred: Vec<(String, Problem)>,
     /// What is valid and not acted on.
     pub unsupported: Vec<Unsupported>,
     /// The files that were read; problems point into them.
@@ -103,7 +106,7 @@ pub fn open(invocation: &Invocation, outside: &dyn Outside) -> Loaded {
     let mut loader = Loader::new(outside, invocation.as_written);
     let mut environment = invocation.environment.clone();
     let opened = loader.project(invocation, &mut environment);
-    let Loader { sources, mut problems, inactive, .. } = loader;
+    let Loader { sources, mut problems, deferred, .. } = loader;
     let (files, directory, tree) = match opened {
         Some((files, directory, tree)) => (files, directory, Some(tree)),
         None => (Vec::new(), invocation.directory.clone(), None),
@@ -116,7 +119,7 @@ pub fn open(invocation: &Invocation, outside: &dyn Outside) -> Loaded {
     };
     let unsupported = tree.as_ref().map(unsupported::of).unwrap_or_default();
     let problems = problems.into_sorted();
-    Loaded { project, written, problems, inactive, unsupported, sources, environment, files, directory, tree }
+    Loaded { project, written, problems, deferred, unsupported, sources, environment, files, directory, tree }
 }
 
 /// The typed project. The tree has been checked, so what fails here is a key that the types do not have.
@@ -207,7 +210,7 @@ impl Loader<'_> {
         });
         if listed.is_empty() && !disabled {
             let path = values::absolute(directory, None, ".env");
-            if let Some(source) = self.read_optional(&path, "the file", None) {
+            if let Some(source) = self.read_dotenv_file(&path) {
                 self.add_env_file(source, Format::Compose, environment)?;
             }
         }
