@@ -497,12 +497,12 @@ fn a_step_that_forks_for_ever_ends() {
     let mut spec =
         shell(&format!("f() {{ f | f & }}; f 2>/dev/null; usleep 100000; sleep {marker} & exit 0"));
     let process = spec.process_mut().as_mut().unwrap();
-    process.set_user(UserBuilder::default().uid(54_321_u32).gid(54_321_u32).build().unwrap());
+    process.set_user(UserBuilder::default().uid(54_323_u32).gid(54_323_u32).build().unwrap());
     let limit = PosixRlimitBuilder::default().typ(PosixRlimitType::RlimitNproc).soft(150_u64).hard(150_u64);
     process.set_rlimits(Some(vec![limit.build().unwrap()]));
     world.run(&spec, vec![], Network::Host, &Cancel::new().unwrap()).unwrap();
     assert!(!is_running(&marker));
-    let is_of_the_step = |entry: fs::DirEntry| entry.metadata().is_ok_and(|found| found.uid() == 54_321);
+    let is_of_the_step = |entry: fs::DirEntry| entry.metadata().is_ok_and(|found| found.uid() == 54_323);
     assert!(!fs::read_dir("/proc").unwrap().flatten().any(is_of_the_step));
 }
 
