@@ -217,6 +217,40 @@ fn a_container_comes_to_many_networks_at_once_and_leaves_them() {
 }
 
 #[test]
+fn who_leads_out_is_followed_by_another() {
+    if !have(&["pasta"]) {
+        return;
+    }
+    if !std::path::Path::new("/dev/net/tun").exists() {
+        return skip("there is no /dev/net/tun for pasta");
+    }
+    let Some(host) = Host::new(true) else { return };
+    // A way out, at whose end nobody is but the host itself.
+    host.machine.shell(
+        "ip link add up0 type veth peer name down0; ip link set up0 up; ip link set down0 up
+         ip address add 198.51.100.2/24 dev up0; ip route add default via 198.51.100.1",
+    );
+    host.serve("web", &[]);
+    let marker = "--ns-ifname=eth0";
+    let parent = |pid: &str| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        status
+            .lines()
+            .find_map(|line| Some(line.strip_prefix("PPid:")?.trim().to_owned()))
+            .unwrap_or_default()
+    };
+    let pid_of = |line: &String| line.trim_start_matches("/proc/").split(':').next().unwrap().to_owned();
+    let own: Vec<String> = host.processes().iter().map(pid_of).collect();
+    // Whoever runs it is a child of the network process, or is it.
+    let is_ours = |pid: &String| own.contains(&parent(pid)) || own.contains(&parent(&parent(pid)));
+    let find = || processes(marker).iter().map(pid_of).find(is_ours);
+    let first = find().expect("nobody leads out");
+    kill_at_once(&first);
+    wait_until("somebody else leads out", || find().is_some_and(|other| other != first));
+    host.end(&["web"]);
+}
+
+#[test]
 fn published_ports_lead_to_containers() {
     on_hosts(|host| {
         host.serve("web", &["-p", "8080:80", "-p", "9000-9002:90-92", "-p", "53530:53/udp"]);

@@ -82,6 +82,11 @@ impl Pasta {
         Ok(pasta)
     }
 
+    /// Whether it has ended by itself, or somebody has killed it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Waits until the namespace has a default route.
     fn wait(&mut self, inside: &mut Netlink) -> Result<(), NetworkError> {
         let begun = Instant::now();
@@ -90,8 +95,7 @@ impl Pasta {
             if routes.iter().any(route::Route::is_default) {
                 return Ok(());
             }
-            let ended = self.thread.as_ref().is_none_or(JoinHandle::is_finished);
-            if ended || begun.elapsed() > SETUP_TIME {
+            if self.has_ended() || begun.elapsed() > SETUP_TIME {
                 self.stop.cancel();
                 let said = self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_default();
                 return Err(NetworkError::Pasta { said });

@@ -133,6 +133,22 @@ impl Router {
         Ok(Self { netlink, rules, bridges, ports, mtu, way_out, namespace })
     }
 
+    /// Leads out again where what led out has ended by itself; what is given is as for [`Self::open`].
+    pub fn look_after(&mut self, dir: &Path, avoid: &[(IpAddr, u8)]) -> Result<(), NetworkError> {
+        match &self.way_out {
+            Some(WayOut::Pasta(pasta)) if pasta.has_ended() => {}
+            _ => return Ok(()),
+        }
+        // A socket can be told only once what it is to hear of.
+        let open = || Netlink::route().map_err(failed("open a netlink socket"));
+        let mut netlink = within(self.namespace.as_fd(), open)?;
+        let pasta = Pasta::start(&self.namespace, &mut netlink, dir, avoid)?;
+        self.way_out = Some(WayOut::Pasta(pasta));
+        let uplink = self.index(UPLINK)?;
+        self.forward(uplink)?;
+        self.write_rules()
+    }
+
     /// Where those on its bridges can be reached from.
     pub fn namespace(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()

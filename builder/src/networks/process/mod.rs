@@ -45,6 +45,9 @@ use crate::worker::sandbox_files;
 const FIRST_TIME: Duration = Duration::from_secs(5);
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
+/// How often it looks whether there still is a way out.
+const ROUND_TIME: Duration = Duration::from_secs(2);
+
 /// How long a process that is just ending is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -206,12 +209,29 @@ impl Holder {
         sandbox_files::name_servers().unwrap_or_default()
     }
 
+    /// The subnets of networks.
+    fn subnets(&self) -> Result<Vec<(IpAddr, u8)>, Failure> {
+        let networks = self.networks.list()?;
+        let subnets = networks.iter().flat_map(|network| &network.subnets);
+        Ok(subnets.map(|it| (it.subnet.address(), it.subnet.bits())).collect())
+    }
+
+    /// Sees to it that there is a way out, where there was one.
+    fn look_after_router(&self) {
+        let mut state = self.lock();
+        if let (Some(router), Ok(avoid)) = (&mut state.router, self.subnets()) {
+            // What fails now may be done the next time.
+            let _ = router.look_after(&self.path, &avoid);
+        }
+    }
+
     /// Serves those that connect, until nobody has been there for a while.
     fn serve(&self, listener: UnixListener) {
         let Ok((ended, end)) = io::pipe() else { return };
         thread::scope(|scope| {
             let (mut connections, mut number, mut since) = (0usize, 0u64, None);
             let begun = Instant::now();
+            let mut looked = begun;
             loop {
                 let left = match (connections, since) {
                     (0, None) => Some((begun + FIRST_TIME).saturating_duration_since(Instant::now())),
@@ -224,7 +244,14 @@ impl Holder {
                 if left.is_some_and(|left| left.is_zero()) {
                     break;
                 }
-                let Ok([has_come, has_gone]) = wait([listener.as_fd(), ended.as_fd()], left) else { break };
+                if looked.elapsed() >= ROUND_TIME {
+                    self.look_after_router();
+                    looked = Instant::now();
+                }
+                let left = left.map_or(ROUND_TIME, |left| left.min(ROUND_TIME));
+                let Ok([has_come, has_gone]) = wait([listener.as_fd(), ended.as_fd()], Some(left)) else {
+                    break;
+                };
                 if has_gone && rustix::io::read(&ended, &mut [0]).is_ok() {
                     connections -= 1;
                     since = Some(Instant::now());
@@ -318,10 +345,7 @@ impl State {
         let router = match self.router.take() {
             Some(router) => router,
             None => {
-                let networks = holder.networks.list()?;
-                let subnets = networks.iter().flat_map(|network| &network.subnets);
-                let avoid: Vec<(IpAddr, u8)> =
-                    subnets.map(|it| (it.subnet.address(), it.subnet.bits())).collect();
+                let avoid = holder.subnets()?;
                 let note = holder.path.join(WIRE);
                 if let Ok(wire) = std::fs::read_to_string(&note) {
                     // What cannot be removed is in the way of some route at most.
