@@ -66,6 +66,7 @@ fn who_is_stuck_keeps_nobody_waiting_for_long() {
     for name in ["removed", "started"] {
         wait_until("it has ended", || status(&wharf, name).starts_with("exited "));
     }
+    wait_until("it has printed what it could", || has(&wharf, "entered", "/done"));
     thread::scope(|scope| {
         scope.spawn(|| wharf.run(&["rm", "removed"]).success());
         scope.spawn(|| wharf.run(&["rm", "-f", "entered"]).success());
