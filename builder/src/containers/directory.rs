@@ -313,8 +313,12 @@ impl Change<'_> {
     fn clear_leftovers(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.containers.path)? {
             let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(".new-") {
-                fs::remove_dir_all(entry.path())?;
+            if !entry.file_name().to_string_lossy().starts_with(".new-") {
+                continue;
+            }
+            match entry.file_type()?.is_dir() {
+                true => fs::remove_dir_all(entry.path())?,
+                false => fs::remove_file(entry.path())?,
             }
         }
         Ok(())
@@ -540,11 +544,9 @@ fn is_id(name: &str) -> bool {
     name.len() == ID_DIGITS && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Opens a file to lock. Only in a directory that is being made is it not there yet.
+/// Opens a file to lock. One that was lost is made anew: without it nobody could remove what it is in.
 fn open_lock(path: &Path) -> io::Result<OwnedFd> {
-    let is_new = path.parent().and_then(Path::file_name).is_some_and(|name| !is_id(&name.to_string_lossy()));
-    let file =
-        File::options().read(true).write(true).create(is_new).truncate(false).mode(0o600).open(path)?;
+    let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
     Ok(file.into())
 }
 
@@ -690,6 +692,7 @@ pub(crate) mod tests {
         fs::create_dir(containers.join(format!(".new-{}", "b".repeat(ID_DIGITS)))).unwrap();
         fs::write(containers.join("names/two"), "b".repeat(ID_DIGITS)).unwrap();
         fs::write(containers.join("names/three"), "").unwrap();
+        fs::write(containers.join(".new-file"), "").unwrap();
         assert!(place.containers.named("two").is_none());
         assert_eq!(place.containers.ids().unwrap().len(), 1);
         drop(place.create('b', "two").unwrap());
@@ -698,6 +701,18 @@ pub(crate) mod tests {
         let names: Vec<_> =
             fs::read_dir(&containers).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names.len(), 5, "{names:?}");
+    }
+
+    #[test]
+    fn one_whose_lock_is_lost_can_be_removed() {
+        let place = Place::new("lockless");
+        let directory = place.create('a', "one").unwrap().directory().clone();
+        fs::remove_file(directory.lock_path()).unwrap();
+        let held = directory.hold().unwrap().unwrap();
+        assert!(directory.is_held());
+        place.containers.remove(held, &place.store()).unwrap();
+        assert_eq!(place.containers.ids().unwrap(), []);
+        assert!(!directory.is_held());
     }
 
     #[test]
