@@ -7,24 +7,22 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use wharf_cache::to_nanos;
 
 use super::session::{Cx, Session};
-use crate::cli::image::list::until as point_in_time;
+use crate::cli::container::range::LogRange;
 use crate::compose::follow::{Look, Printer, Speaker};
 use crate::compose::observe;
 use crate::containers::config::ContainerId;
 use crate::containers::engine::Container;
 use crate::containers::log::LogQuery;
 use crate::containers::state::Status;
-use crate::error::{Failure, Kind};
+use crate::error::Failure;
 use crate::progress::color_of_results;
 
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    /// Wait for more, until no container of the project runs
-    #[arg(short, long)]
-    follow: bool,
+    #[command(flatten)]
+    range: LogRange,
     /// Only the container with this number of its service
     #[arg(long, value_name = "N")]
     index: Option<u32>,
@@ -34,48 +32,18 @@ pub(super) struct LogsArgs {
     /// Do not begin lines with the name of their container
     #[arg(long)]
     no_log_prefix: bool,
-    /// Only what came later: a time, or how long ago (10m)
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Only what came before: a time, or how long ago (10m)
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
-    /// Only the last lines of each: a number or `all`
-    #[arg(short = 'n', long, value_name = "N", default_value = "all", allow_hyphen_values = true)]
-    tail: String,
-    /// Begin lines with their time
-    #[arg(short, long)]
-    timestamps: bool,
     /// Only these services
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
 }
 
 pub(super) fn logs(cx: &Cx<'_>, args: &LogsArgs) -> Result<ExitCode, Failure> {
-    let tail = match args.tail.as_str() {
-        "all" => None,
-        // A negative number is all, as it is for Docker.
-        text => match text.parse::<i64>() {
-            Ok(count) => u64::try_from(count).ok(),
-            Err(_) => {
-                return Err(Failure::new(
-                    Kind::Usage,
-                    format!("--tail {text} is neither a number nor `all`"),
-                ));
-            }
-        },
-    };
-    let query = LogQuery {
-        follow: args.follow,
-        tail,
-        since: args.since.as_deref().map(|text| time("--since", text)).transpose()?,
-        until: args.until.as_deref().map(|text| time("--until", text)).transpose()?,
-    };
+    let query = args.range.query()?;
     cx.with_project(false, |session| {
         let look = Look {
             prefix: !args.no_log_prefix,
             color: !args.no_color && color_of_results(),
-            timestamps: args.timestamps,
+            timestamps: args.range.timestamps,
         };
         show(session, args, look, &query)?;
         Ok(ExitCode::SUCCESS)
@@ -194,12 +162,4 @@ pub(super) fn speakers(project: &str, containers: &[Container]) -> Vec<Speaker> 
         Speaker { label: own.unwrap_or(name).to_owned(), color, id: container.config.id.clone() }
     };
     containers.iter().enumerate().map(speaker).collect()
-}
-
-/// A time, or how long ago.
-fn time(flag: &str, text: &str) -> Result<i64, Failure> {
-    point_in_time(text).map(to_nanos).ok_or_else(|| {
-        Failure::new(Kind::Usage, format!("{flag} {text} is neither a time nor how long ago"))
-            .hint("write 2026-01-02T03:04:05Z, seconds since 1970, or 10m")
-    })
 }

@@ -7,6 +7,7 @@ mod flags;
 mod inspect;
 mod list;
 pub(super) mod prune;
+pub(super) mod range;
 mod run;
 mod show;
 pub(super) mod stats;

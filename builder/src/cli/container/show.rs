@@ -10,9 +10,9 @@ use wharf_runtime::Stream;
 
 use super::Session;
 use super::list::port_text;
+use super::range::LogRange;
 use crate::build::call::table;
 use crate::cli::config::Config;
-use crate::cli::image::list::until as point_in_time;
 use crate::cli::place::Wanted;
 use crate::containers::engine::Engine;
 use crate::containers::log::LogQuery;
@@ -22,28 +22,8 @@ use crate::progress::{print_result, results};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LogsArgs {
-    /// Go on with what is printed, until the container has ended
-    #[arg(short, long)]
-    follow: bool,
-    /// The last N lines alone, or all
-    #[arg(
-        short = 'n',
-        long,
-        visible_alias = "lines",
-        value_name = "N",
-        default_value = "all",
-        allow_hyphen_values = true
-    )]
-    tail: String,
-    /// Only what was printed since a time (2024-01-02T15:04:05Z), or in the last 10m
-    #[arg(long, value_name = "TIME")]
-    since: Option<String>,
-    /// Only what was printed until a time, or before the last 10m
-    #[arg(long, value_name = "TIME")]
-    until: Option<String>,
-    /// Show when it was printed
-    #[arg(short, long)]
-    timestamps: bool,
+    #[command(flatten)]
+    range: LogRange,
     /// Its name, or first digits of its identifier
     container: String,
 }
@@ -66,38 +46,7 @@ pub(in crate::cli) struct PortArgs {
 }
 
 pub(super) fn logs(args: &LogsArgs, wanted: &Wanted, config: &Config) -> Result<ExitCode, Failure> {
-    let time = |flag: &str, text: &Option<String>| {
-        let parse = |text: &str| {
-            let wrong = || {
-                Failure::new(
-                    Kind::Usage,
-                    format!("{flag} {text}: it is a time, seconds since 1970, or a duration ago"),
-                )
-            };
-            point_in_time(text).map(to_nanos).ok_or_else(wrong)
-        };
-        // One that is empty says nothing.
-        text.as_deref().filter(|text| !text.is_empty()).map(parse).transpose()
-    };
-    let tail = match args.tail.as_str() {
-        "all" | "" => None,
-        // A negative number is all, as it is for Docker.
-        text => match text.parse::<i64>() {
-            Ok(count) => u64::try_from(count).ok(),
-            Err(_) => {
-                return Err(Failure::new(
-                    Kind::Usage,
-                    format!("--tail {text}: it is a number of lines, or all"),
-                ));
-            }
-        },
-    };
-    let query = LogQuery {
-        follow: args.follow,
-        tail,
-        since: time("--since", &args.since)?,
-        until: time("--until", &args.until)?,
-    };
+    let query = args.range.query()?;
     Session::enter(wanted, config)?.with_engine(|engine| print_logs(engine, args, &query))
 }
 
@@ -109,7 +58,7 @@ fn print_logs(engine: &Engine, args: &LogsArgs, query: &LogQuery) -> Result<Exit
     };
     let mut stdout = results().map_err(cannot_write)?;
     engine.logs(&container.config.id, query, &mut |entry| {
-        let text = match args.timestamps {
+        let text = match args.range.timestamps {
             true => format!("{} {}", entry.time_text(), entry.text),
             false => entry.text,
         };
