@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use wharf_cache::from_nanos;
 use wharf_frontend::compose::model::{Condition, FirstHook, Hook, Network, Service};
 use wharf_runtime::Cancel;
 
@@ -381,6 +382,12 @@ enum Judged {
     Never(Failure),
 }
 
+/// How long something without a health check must have run to count as running: many a mistake ends it at once.
+const SETTLED: Duration = Duration::from_millis(500);
+
+/// How often it may end before that and be started again.
+const RESTARTS_MAX: u32 = 3;
+
 /// What a condition says of a container. [`Condition::Started`] is for `--wait`: it is well if that is checked.
 fn judge(service: &str, container: &Container, condition: Condition) -> Judged {
     let (state, name) = (&container.state, &container.config.name);
@@ -426,10 +433,16 @@ fn judge(service: &str, container: &Container, condition: Condition) -> Judged {
                 .hint(format!("give services.{service} a healthcheck, or depend on service_started")),
             )
         }
-        (None, Condition::Started)
-            if state.status == Status::Running && container.config.health.is_none() =>
-        {
-            Judged::Is("Started")
+        (None, Condition::Started) if container.config.health.is_none() => {
+            let since = from_nanos(state.started.unwrap_or(i64::MAX));
+            let age = SystemTime::now().duration_since(since).unwrap_or_default();
+            match state.status {
+                Status::Running if age >= SETTLED => Judged::Is("Started"),
+                Status::Running | Status::Restarting if state.restarts >= RESTARTS_MAX => {
+                    never(format!("container {name} ends as soon as it is started"))
+                }
+                _ => Judged::NotYet,
+            }
         }
         (None, _) => Judged::NotYet,
     }
@@ -543,4 +556,37 @@ fn new_network(project: &str, key: &str, name: &str, network: &Network) -> Resul
         }
     }
     Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use wharf_cache::to_nanos;
+
+    use super::*;
+    use crate::containers::directory::tests::config;
+    use crate::containers::state::ContainerState;
+
+    #[test]
+    fn who_waits_is_told_what_has_become_of_it() {
+        let check = |status: Status, age: Duration, restarts: u32, expected: &str| {
+            let started = Some(to_nanos(SystemTime::now() - age));
+            let state =
+                ContainerState { status, started, restarts, exit_code: 7, ..ContainerState::default() };
+            let container = Container { config: config("a", "p-web-1"), state };
+            let told = match judge("web", &container, Condition::Started) {
+                Judged::Is(what) => what.to_owned(),
+                Judged::NotYet => "not yet".to_owned(),
+                Judged::Never(failure) => failure.message,
+            };
+            assert!(told.contains(expected), "{told}");
+        };
+        let (young, old) = (Duration::ZERO, Duration::from_secs(5));
+        check(Status::Running, young, 0, "not yet");
+        check(Status::Running, old, 0, "Started");
+        check(Status::Running, old, 9, "Started");
+        check(Status::Restarting, young, 1, "not yet");
+        check(Status::Restarting, young, 3, "p-web-1 ends as soon as it is started");
+        check(Status::Exited, young, 0, "p-web-1 exited (7)");
+        check(Status::Paused, old, 0, "not yet");
+    }
 }

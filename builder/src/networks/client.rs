@@ -61,6 +61,10 @@ impl Holder {
         loop {
             match Connection::open(&root.join("networks")) {
                 Ok(connection) => return Ok(connection),
+                Err(error) if Instant::now() >= end && error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(failed("reach", io::Error::other("it listens and does not answer"))
+                        .hint("end it: another one is started, and gives the containers what they had"));
+                }
                 Err(error) if Instant::now() >= end => return Err(failed("reach", error)),
                 Err(_) => {}
             }
