@@ -224,8 +224,8 @@ impl Outcome {
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let output = thread::scope(|scope| {
-            // It need not read before it writes.
-            scope.spawn(move || stdin.write_all(input).unwrap());
+            // It need not read before it writes, and whoever refuses at once does not read at all.
+            scope.spawn(move || _ = stdin.write_all(input));
             child.wait_with_output().unwrap()
         });
         Self::from_output(&command, output)
