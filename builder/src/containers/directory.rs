@@ -373,12 +373,12 @@ impl Directory {
     /// How it stands with the container: what was written, unless it says that something runs and nobody watches over it.
     pub fn state(&self) -> ContainerState {
         let state = self.written_state();
-        if !needs_monitor(state.status) || self.is_held() {
+        if !state.status.is_watched() || self.is_held() {
             return state;
         }
         // It may have ended in good order since.
         let state = self.written_state();
-        if needs_monitor(state.status) { self.abandoned(state) } else { state }
+        if state.status.is_watched() { self.abandoned(state) } else { state }
     }
 
     /// Whether somebody holds the lock: a monitor, or who changes it.
@@ -421,7 +421,7 @@ impl Directory {
         }
         let held = Held { directory: self.clone(), _lock: lock };
         let state = self.written_state();
-        if needs_monitor(state.status) {
+        if state.status.is_watched() {
             held.write_state(&self.abandoned(state))?;
             // Its files went with it; its control groups stay.
             let parent = self.config().ok().and_then(|config| config.resources.cgroup_parent);
@@ -533,11 +533,6 @@ pub fn new_id() -> io::Result<ContainerId> {
 pub fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
-}
-
-/// Whether somebody has to watch over a container that stands so.
-fn needs_monitor(status: Status) -> bool {
-    matches!(status, Status::Running | Status::Paused | Status::Restarting)
 }
 
 fn is_id(name: &str) -> bool {

@@ -200,7 +200,7 @@ impl Engine {
     fn is_started(&self, directory: &Directory) -> Result<bool, Failure> {
         let until = Instant::now() + PATIENCE;
         loop {
-            if is_watched(directory.state().status) {
+            if directory.state().status.is_watched() {
                 return Ok(true);
             }
             if !directory.is_held() {
@@ -229,7 +229,7 @@ impl Engine {
         stays: bool,
     ) -> Result<(), Failure> {
         match self.ask(directory, "stop", &Request::Stop { timeout, signal, stays }) {
-            Err(_) if !is_watched(directory.state().status) => Ok(()),
+            Err(_) if !directory.state().status.is_watched() => Ok(()),
             answered => answered.map(drop),
         }
     }
@@ -263,7 +263,7 @@ impl Engine {
     /// Waits until a container has ended, or ends next, and says how. At once for one that does not run.
     pub fn wait(&self, id: &ContainerId) -> Result<u8, Failure> {
         let directory = self.directory(id)?;
-        if is_watched(directory.state().status)
+        if directory.state().status.is_watched()
             && let Some(connection) = self.connect(&directory)?
         {
             match exchange(&connection, &Request::Wait) {
@@ -282,7 +282,7 @@ impl Engine {
     pub fn remove(&self, id: &ContainerId, how: Remove) -> Result<(), Failure> {
         let directory = self.directory(id)?;
         let state = directory.state();
-        if is_watched(state.status) {
+        if state.status.is_watched() {
             if !how.force {
                 let status = state.status.name();
                 return Err(wrong_state("remove", id, &format!("it is {status}"))
@@ -361,7 +361,7 @@ impl Engine {
                 Self::Read(error)
             }
         }
-        let mut is_alive = || is_watched(directory.state().status);
+        let mut is_alive = || directory.state().status.is_watched();
         let mut sink = |entry| sink(entry).map_err(Broken::Sink);
         log::read(&directory.log(), query, &mut is_alive, &mut sink).map_err(|broken| match broken {
             Broken::Read(error) => {
@@ -439,7 +439,7 @@ impl Engine {
         match exchange(&connection, &Request::Root) {
             Ok(Some((Answer::Done, mut descriptors))) if descriptors.len() == 1 => Ok(descriptors.pop()),
             Ok(Some((answer, _))) => Err(refused("look into", id, answer)),
-            Ok(None) | Err(_) if !is_watched(directory.state().status) => Ok(None),
+            Ok(None) | Err(_) if !directory.state().status.is_watched() => Ok(None),
             Ok(None) => Err(hung_up("look into", id)),
             Err(error) => Err(unanswered("look into", id, &error)),
         }
@@ -457,14 +457,14 @@ impl Engine {
             if let Some(held) = directory.hold()? {
                 return Ok(held);
             }
-            match is_watched(directory.state().status) {
+            match directory.state().status.is_watched() {
                 true if force => self.kill_for_good(directory)?,
                 true => {}
                 false => hurry(directory),
             }
             if Instant::now() > until {
                 let why = match directory.state().status {
-                    status if is_watched(status) => format!("it is {}", status.name()),
+                    status if status.is_watched() => format!("it is {}", status.name()),
                     _ => "another process is at work on it".to_owned(),
                 };
                 return Err(wrong_state(doing, directory.id(), &why));
@@ -494,7 +494,7 @@ impl Engine {
     /// What is said of a container whose monitor has left: `failure`, unless it has ended in good order.
     fn left(&self, directory: &Directory, failure: Failure, doing: &str) -> Failure {
         match self.containers.get(directory.id()) {
-            Some(_) if !is_watched(directory.state().status) => {
+            Some(_) if !directory.state().status.is_watched() => {
                 wrong_state(doing, directory.id(), "it is not running")
             }
             _ => failure,
@@ -538,7 +538,7 @@ impl Engine {
                 Ok(connection) => return Ok(Some(connection)),
                 Err(error) => error,
             };
-            if !directory.is_held() || !is_watched(directory.state().status) {
+            if !directory.is_held() || !directory.state().status.is_watched() {
                 return Ok(None);
             }
             // A monitor that has just begun, or that is about to end.
@@ -560,10 +560,6 @@ fn anonymous_volumes(config: &ContainerConfig) -> Vec<String> {
 }
 
 /// Whether a monitor watches over a container that stands so.
-fn is_watched(status: Status) -> bool {
-    matches!(status, Status::Running | Status::Paused | Status::Restarting)
-}
-
 /// Asks the monitor of a container that has ended, if there is still one, to let go.
 fn hurry(directory: &Directory) {
     let asked = File::open(directory.path()).and_then(|directory| Connection::open(&directory));

@@ -79,6 +79,11 @@ impl Status {
     pub fn is_up(self) -> bool {
         matches!(self, Self::Running | Self::Paused)
     }
+
+    /// Whether a monitor watches over it: there are processes, or will be again.
+    pub fn is_watched(self) -> bool {
+        self.is_up() || self == Self::Restarting
+    }
 }
 
 /// How a container is.

@@ -133,12 +133,13 @@ impl Router {
         Ok(Self { netlink, rules, bridges, ports, mtu, way_out, namespace })
     }
 
-    /// Leads out again where what led out has ended by itself; what is given is as for [`Self::open`].
-    pub fn look_after(&mut self, dir: &Path, avoid: &[(IpAddr, u8)]) -> Result<(), NetworkError> {
-        match &self.way_out {
-            Some(WayOut::Pasta(pasta)) if pasta.has_ended() => {}
-            _ => return Ok(()),
-        }
+    /// Whether what led out has ended by itself.
+    pub fn has_lost_its_way_out(&self) -> bool {
+        matches!(&self.way_out, Some(WayOut::Pasta(pasta)) if pasta.has_ended())
+    }
+
+    /// Leads out again, by pasta; what is given is as for [`Self::open`].
+    pub fn lead_out_again(&mut self, dir: &Path, avoid: &[(IpAddr, u8)]) -> Result<(), NetworkError> {
         // A socket can be told only once what it is to hear of.
         let open = || Netlink::route().map_err(failed("open a netlink socket"));
         let mut netlink = within(self.namespace.as_fd(), open)?;

@@ -15,7 +15,6 @@ use crate::compose::observe;
 use crate::containers::config::ContainerId;
 use crate::containers::engine::Container;
 use crate::containers::log::LogQuery;
-use crate::containers::state::Status;
 use crate::error::Failure;
 use crate::progress::color_of_results;
 
@@ -101,7 +100,7 @@ fn follow(
         loop {
             for (container, mut speaker) in containers.iter().zip(speakers(session.name, &containers)) {
                 let id = &container.config.id;
-                let runs = runs(container);
+                let runs = container.state.status.is_watched();
                 has_run |= runs;
                 let is_new = !known.contains_key(id);
                 if !is_first && !runs || known.get(id).is_some_and(|it| it.is_read) {
@@ -137,7 +136,8 @@ fn follow(
                 }
             }
             containers = speaking(session, args)?;
-            let is_still = !known.values().any(|it| it.is_read) && !containers.iter().any(runs);
+            let is_still = !known.values().any(|it| it.is_read)
+                && !containers.iter().any(|it| it.state.status.is_watched());
             if !is_still {
                 still_since = None;
                 continue;
@@ -148,10 +148,6 @@ fn follow(
             }
         }
     })
-}
-
-fn runs(container: &Container) -> bool {
-    container.state.status.is_up() || container.state.status == Status::Restarting
 }
 
 /// What lines of these containers stand behind: their names without the project's.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use wharf_frontend::Diagnostic;
@@ -14,6 +13,7 @@ use wharf_frontend::compose::{
 
 use super::ProjectArgs;
 use crate::compose::convert::{Origin, warnings};
+use crate::context::DirectoryId;
 use crate::error::{Evidence, Failure, Kind, SourceText, render_warnings};
 use crate::progress::{color, print_talk, print_warning};
 
@@ -163,7 +163,7 @@ fn current_directory() -> std::io::Result<PathBuf> {
     let Some(named) = std::env::var_os("PWD").map(PathBuf::from).filter(|it| it.is_absolute()) else {
         return Ok(real);
     };
-    let place = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino()));
+    let place = |path: &Path| std::fs::metadata(path).map(|it| DirectoryId::of(&it));
     Ok(if place(&named).ok() == place(&real).ok() { named } else { real })
 }
 

@@ -23,7 +23,6 @@ use crate::compose::observe;
 use crate::containers::config::RestartPolicy;
 use crate::containers::engine::Container;
 use crate::containers::log::LogQuery;
-use crate::containers::state::Status;
 use crate::error::{Failure, Kind};
 use crate::progress::{color_of_results, print_error, print_talk};
 
@@ -332,9 +331,8 @@ fn watch(
             thread::sleep(SETTLING);
         }
         let Ok(now) = session.engine.get(id) else { return Ok(container.state.exit_code) };
-        match now.state.status {
-            Status::Running | Status::Paused | Status::Restarting if !is_over.load(Ordering::Relaxed) => {}
-            _ => return Ok(now.state.exit_code),
+        if !now.state.status.is_watched() || is_over.load(Ordering::Relaxed) {
+            return Ok(now.state.exit_code);
         }
     }
 }

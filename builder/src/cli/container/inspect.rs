@@ -178,10 +178,9 @@ fn image_of(store: &Store, config: &ContainerConfig) -> String {
 }
 
 fn state_of(state: &ContainerState) -> Value {
-    let is_running = matches!(state.status, Status::Running | Status::Paused | Status::Restarting);
     let mut value = json!({
         "Status": state.status.name(),
-        "Running": is_running,
+        "Running": state.status.is_watched(),
         "Paused": state.status == Status::Paused,
         "Restarting": state.status == Status::Restarting,
         "OOMKilled": state.oom_killed,

@@ -219,9 +219,11 @@ impl Holder {
     /// Sees to it that there is a way out, where there was one.
     fn look_after_router(&self) {
         let mut state = self.lock();
-        if let (Some(router), Ok(avoid)) = (&mut state.router, self.subnets()) {
+        if let Some(router) = state.router.as_mut().filter(|router| router.has_lost_its_way_out())
+            && let Ok(avoid) = self.subnets()
+        {
             // What fails now may be done the next time.
-            let _ = router.look_after(&self.path, &avoid);
+            let _ = router.lead_out_again(&self.path, &avoid);
         }
     }
 
