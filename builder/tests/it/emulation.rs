@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Outcome, arm64_layout, have, skip, tool};
+use crate::harness::{Outcome, arm64_layout, have, install, skip, tool};
 use crate::sandboxes::{BUILDERS, Builder, ROOT, World};
 
 const ENVIRONMENT: i32 = 5;
@@ -125,11 +125,11 @@ fn what_is_missing_is_named() {
     // Where a variable says.
     let places = path(&world, "qemu");
     fs::create_dir(&places).unwrap();
-    fs::copy("/usr/bin/qemu-aarch64-static", world.path("qemu/qemu-aarch64")).unwrap();
+    install(Path::new("/usr/bin/qemu-aarch64-static"), &world.path("qemu/qemu-aarch64"));
     let built = without_qemu(&world, &[("WHARF_QEMU", &places)], &[]).success();
     assert!(built.stderr.contains(" aarch64\n"), "{}", built.stderr);
     // One that does not work is not taken for one that does.
-    fs::copy("/bin/true", world.path("qemu/qemu-aarch64")).unwrap();
+    install(Path::new("/bin/true"), &world.path("qemu/qemu-aarch64"));
     let refused = without_qemu(&world, &[("WHARF_QEMU", &places)], &["--no-cache"]);
     refused.fails_with(ENVIRONMENT, &["qemu/qemu-aarch64", "does not run them", "static"]);
 }
@@ -171,7 +171,7 @@ fn the_doctor_says_who_runs_what() {
     );
     // One that does not work.
     fs::create_dir(world.path("qemu")).unwrap();
-    fs::copy("/bin/true", world.path("qemu/qemu-aarch64")).unwrap();
+    install(Path::new("/bin/true"), &world.path("qemu/qemu-aarch64"));
     check_doctor(doctor(hidden, &[("WHARF_QEMU", &path(&world, "qemu"))], &[]), "does not run them either");
     // As whoever runs steps, and opened when it was registered or not at all.
     let script = format!("{REGISTERED}\"$@\"");

@@ -387,6 +387,21 @@ pub(crate) fn tool(program: &str, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Copies a program. Another process does it: what this one has open for writing is open in each of its forks as well until
+/// they are somebody else, and what is open for writing cannot be run (ETXTBSY).
+#[track_caller]
+pub(crate) fn install(from: &Path, to: &Path) {
+    tool("install", &["-m", "755", "--", from.to_str().unwrap(), to.to_str().unwrap()]);
+}
+
+/// Makes a program of a script, as safely.
+#[track_caller]
+pub(crate) fn install_script(to: &Path, text: &str) {
+    let draft = to.with_extension("draft");
+    fs::write(&draft, text).unwrap();
+    install(&draft, to);
+}
+
 /// A registry on a loopback port of its own.
 #[derive(Debug)]
 pub(crate) struct Registry {

@@ -2,12 +2,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread::{self, JoinHandle};
 
-use crate::harness::{Outcome, Wharf, have, tool};
+use crate::harness::{Outcome, Wharf, have, install_script, tool};
 
 fn context() -> Option<Wharf> {
     let wharf = Wharf::new()?;
@@ -142,10 +141,7 @@ fn without_an_engine_it_is_said_what_is_missing() {
     // A program that keeps what it is given.
     let bin = wharf.path("bin");
     fs::create_dir(&bin).unwrap();
-    let program = |text: &str| {
-        fs::write(bin.join("ctr"), text).unwrap();
-        fs::set_permissions(bin.join("ctr"), fs::Permissions::from_mode(0o755)).unwrap();
-    };
+    let program = |text: &str| install_script(&bin.join("ctr"), text);
     let path = format!("{}:/usr/bin:/bin", bin.display());
     program(&format!("#!/bin/sh\necho \"$@\" >{0}/said; cat >{0}/given.tar\n", bin.display()));
     containerd("containerd.sock", &path).success();

@@ -13,7 +13,7 @@ use wharf::registry::{OciRegistry, Reference, Registry, RegistryOptions, Rules};
 use wharf_cache::Digest;
 
 use crate::fault_fixture::FaultServer;
-use crate::harness::{Outcome, Wharf, busybox_layout, tool};
+use crate::harness::{Outcome, Wharf, busybox_layout, install_script, tool};
 use crate::registry_fixture::{DockerRegistry, client};
 
 /// `wharf ARGUMENTS` of somebody whose home is `home` in the scratch directory.
@@ -65,8 +65,7 @@ json.dump(kept, open(path, "w"))
 "#,
         state.display()
     );
-    fs::write(bin.join("docker-credential-test"), script).unwrap();
-    fs::set_permissions(bin.join("docker-credential-test"), fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&bin.join("docker-credential-test"), &script);
 }
 
 #[test]

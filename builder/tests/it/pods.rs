@@ -8,7 +8,9 @@ use std::sync::OnceLock;
 
 use expect_test::{expect, expect_file};
 
-use crate::harness::{Outcome, Scratch, busybox_layout, debian_layout, have, repository, skip, tool};
+use crate::harness::{
+    Outcome, Scratch, busybox_layout, debian_layout, have, install, repository, skip, tool,
+};
 
 /// The clock of all builds.
 const EPOCH: &str = "1700000000";
@@ -50,7 +52,7 @@ impl Things {
         // Wherever the checkout is, and whoever may read it: everybody gets to these.
         tool("cp", &["-r", &text(layout), &text(&scratch.path("base"))]);
         tool("chmod", &["-R", "a+rX", &text(&scratch.path("base"))]);
-        fs::copy(env!("CARGO_BIN_EXE_wharf"), scratch.path("wharf")).unwrap();
+        install(Path::new(env!("CARGO_BIN_EXE_wharf")), &scratch.path("wharf"));
         fs::write(scratch.path("token"), SECRET).unwrap();
         fs::create_dir(scratch.path("out")).unwrap();
         fs::set_permissions(scratch.path("out"), fs::Permissions::from_mode(0o1777)).unwrap();
