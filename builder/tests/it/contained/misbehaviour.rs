@@ -18,9 +18,9 @@ fn a_step_that_forks_for_ever_is_ended() {
             return;
         }
         let mark = format!("MARK={}", place.mark());
-        // With one process that is left, and with one that waits.
+        // With one process that is left and need not fork, and with one that waits.
         for (script, code) in
-            [("b() { b | b & }; b; sleep 1", Some(0)), ("b() { b | b & }; b; sleep 1; exit 3", Some(1))]
+            [("b() { b | b & }; b; exec sleep 1", Some(0)), ("b() { b | b & }; b; sleep 1; exit 3", Some(1))]
         {
             let lines = format!("ARG MARK\nRUN {script}\n");
             let outcome = place.build(&["--pids-limit", "64", "--build-arg", &mark], &lines);

@@ -60,18 +60,19 @@ fn who_shares_memory_sees_what_is_in_it() {
 
 #[test]
 fn who_is_among_the_hosts_processes_ends_with_all_of_its_own() {
+    // Nobody else on the machine sleeps for as long.
+    let sleep = &format!("sleep {}", 10_000_000 + std::process::id());
     // Two that nobody waits for, in sessions of their own.
-    const MANY: &str =
-        "setsid sh -c 'sleep 7654321 & sleep 7654321' & sleep 7654321 & trap 'exit 4' TERM; wait";
+    let many = &format!("setsid sh -c '{sleep} & {sleep}' & {sleep} & trap 'exit 4' TERM; wait");
     each_island(|island, wharf| {
-        let sleeping = || island.shell("pgrep -fc '[s]leep 7654321$' || true").trim().to_owned();
+        let sleeping = || island.shell(&format!("pgrep -xfc '{sleep}' || true")).trim().to_owned();
         let own = island.shell("readlink /proc/self/ns/pid");
         let seen =
             wharf("run --rm --network none --pid host bb sh -c readlink /proc/self/ns/pid; ls -d /proc/1");
         assert_eq!(seen, format!("{}\n/proc/1", own.trim()));
         let score = "run --rm --network none --pid host --oom-score-adj 500 bb cat /proc/self/oom_score_adj";
         assert_eq!(wharf(score), "500");
-        wharf(&format!("create --network none --pid host --name many bb sh -c {MANY}"));
+        wharf(&format!("create --network none --pid host --name many bb sh -c {many}"));
         assert_eq!(wharf("inspect -f {{.HostConfig.PidMode}} many"), "host");
         for (what, by_hand, code) in [
             ("stop", None, "4"),
@@ -82,12 +83,12 @@ fn who_is_among_the_hosts_processes_ends_with_all_of_its_own() {
             wharf("start many");
             wait_until("all sleep", || sleeping() == "3");
             // What an exec leaves ends with it.
-            wharf("exec many sh -c setsid sleep 7654321 >/dev/null 2>&1 & sleep 0.1");
-            wharf("exec -d many sh -c setsid sleep 7654321 & sleep 7654321");
+            wharf(&format!("exec many sh -c setsid {sleep} >/dev/null 2>&1 & sleep 0.1"));
+            wharf(&format!("exec -d many sh -c setsid {sleep} & {sleep}"));
             wait_until("all sleep", || sleeping() == "5");
             let listed = wharf("top many");
             assert_eq!(
-                listed.lines().filter(|line| line.ends_with("  sleep 7654321")).count(),
+                listed.lines().filter(|line| line.ends_with(&format!("  {sleep}"))).count(),
                 5,
                 "{listed}"
             );
