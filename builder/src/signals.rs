@@ -1,11 +1,11 @@
 //! Ctrl-C and its kin.
 
-use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 use wharf_runtime::Cancel;
 
@@ -28,6 +28,16 @@ struct Told {
     has_signal: AtomicBool,
     interrupted: AtomicBool,
     targets: Mutex<Vec<Weak<Mutex<Option<Cancel>>>>>,
+    /// Who has taken signals over.
+    heir: Mutex<Option<Heir>>,
+}
+
+struct Heir(Box<dyn Fn() + Send>);
+
+impl fmt::Debug for Heir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Heir")
+    }
 }
 
 impl Told {
@@ -93,6 +103,16 @@ impl Listening {
         self.told.interrupt();
     }
 
+    /// From now on a signal does nothing but call `heir`, which must not block; so does one that came before, at once. None
+    /// gets lost between the two.
+    pub fn hand_over(&self, heir: impl Fn() + Send + 'static) {
+        let mut place = self.told.heir.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.has_signal() {
+            heir();
+        }
+        *place = Some(Heir(Box::new(heir)));
+    }
+
     /// Whether a signal came.
     pub fn has_signal(&self) -> bool {
         self.told.has_signal.load(Ordering::SeqCst)
@@ -102,24 +122,6 @@ impl Listening {
     pub fn interrupted(&self) -> bool {
         self.told.interrupted.load(Ordering::SeqCst)
     }
-}
-
-/// Collects the signals that a foreground container should get: their numbers, a byte each, can be read from the
-/// descriptor. Keys of a terminal are not among them; they reach the container by themselves.
-pub fn pass_on() -> io::Result<(Listening, OwnedFd)> {
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH])?;
-    let handle = signals.handle();
-    let (read, write) = std::io::pipe()?;
-    let mut write = write;
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            // When nobody reads any more the container has ended.
-            if u8::try_from(signal).is_ok_and(|number| write.write_all(&[number]).is_err()) {
-                return;
-            }
-        }
-    })?;
-    Ok((Listening::new(handle, Arc::default()), read.into()))
 }
 
 /// Triggers `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once (its steps die with
@@ -133,12 +135,18 @@ pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut is_second = false;
         for signal in signals.forever() {
+            let heir = told.heir.lock().unwrap_or_else(PoisonError::into_inner);
+            told.has_signal.store(true, Ordering::SeqCst);
+            if let Some(Heir(heir)) = &*heir {
+                heir();
+                continue;
+            }
+            drop(heir);
             if std::mem::replace(&mut is_second, true) {
                 // Nothing can be done about a handler that cannot be emulated; the signal was for us anyway.
                 let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
             print_note("stopping; the same signal again ends wharf at once");
-            told.has_signal.store(true, Ordering::SeqCst);
             told.interrupt();
         }
     })?;

@@ -304,16 +304,21 @@ services:
 
 #[test]
 fn an_interrupt_stops_what_is_in_the_foreground() {
-    let text = "services: {a: {image: bb, network_mode: none, command: \"sh -c 'echo there; sleep 1000'\", stop_grace_period: 0s}}";
-    let Some(project) = Project::new(text) else { return };
-    let child = project.command(&["up"]).spawn().unwrap();
-    wait_until("it runs", || project.states() == ["p-a-1 running"]);
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
-    let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
-    project.check_states(&["p-a-1 exited"]);
-    project.end();
+    // At any time; and while the last hook is still at work, after which there is nothing that could be left out.
+    for hook in ["", "post_start: [{command: sleep 3}], "] {
+        let text = format!(
+            "services: {{a: {{image: bb, network_mode: none, command: sleep 1000, {hook}stop_grace_period: 0s}}}}"
+        );
+        let Some(project) = Project::new(&text) else { return };
+        let child = project.command(&["up"]).spawn().unwrap();
+        wait_until("it runs", || project.states() == ["p-a-1 running"]);
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(130), "{hook}: {}", String::from_utf8_lossy(&output.stderr));
+        project.check_states(&["p-a-1 exited"]);
+        project.end();
+    }
 }
 
 #[test]

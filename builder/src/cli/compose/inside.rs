@@ -90,7 +90,7 @@ pub(super) fn exec(cx: &Cx<'_>, args: &ExecArgs) -> Result<ExitCode, Failure> {
         let container = session.container(&args.service, args.index)?;
         match session.engine.exec(&container.config.id, process)? {
             None => Ok(ExitCode::SUCCESS),
-            Some(stream) => follow(stream, tty, true, DetachKeys::none()),
+            Some(stream) => follow(stream, tty, true, DetachKeys::none(), collect(tty)?),
         }
     })
 }
@@ -109,7 +109,7 @@ pub(super) fn attach(cx: &Cx<'_>, args: &AttachArgs) -> Result<ExitCode, Failure
             (container.config.process.tty, container.config.process.open_stdin && !args.no_stdin);
         let streams = Streams { stdin, stdout: true, stderr: true, size: tty.then(terminal_size).flatten() };
         let stream = session.engine.attach(&container.config.id, streams)?;
-        follow(stream, tty, stdin, keys)
+        follow(stream, tty, stdin, keys, collect(tty)?)
     })
 }
 
@@ -126,27 +126,35 @@ pub(super) fn variable(text: &str) -> Option<String> {
     }
 }
 
+/// Begins to collect the signals for a process: where it has a terminal, keys reach it by themselves.
+pub(super) fn collect(tty: bool) -> Result<Collected, Failure> {
+    let signals = if tty { Collected::sizes_alone() } else { Collected::begin() };
+    signals.map_err(|error| cannot_follow(&error))
+}
+
+fn cannot_follow(error: &std::io::Error) -> Failure {
+    Failure::from_error(Kind::Environment, "cannot follow the process", error)
+}
+
 /// Follows a process to its end, and ends as it ends.
 pub(super) fn follow(
     stream: Stream,
     tty: bool,
     stdin: bool,
     detach: DetachKeys,
+    signals: Collected,
 ) -> Result<ExitCode, Failure> {
-    let cannot =
-        |error: std::io::Error| Failure::from_error(Kind::Environment, "cannot follow the process", &error);
     let stdin: Option<OwnedFd> =
         if stdin { rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 0).ok() } else { None };
-    let mut stdout = results().map_err(cannot)?;
+    let mut stdout = results().map_err(|error| cannot_follow(&error))?;
     let mut stderr = std::io::stderr();
-    let signals = if tty { Collected::sizes_alone() } else { Collected::begin() };
     let ends = Ends {
         stdin,
         stdout: &mut stdout as &mut dyn Write,
         stderr: &mut stderr,
         tty,
         detach,
-        signals: Some(signals.map_err(cannot)?),
+        signals: Some(signals),
     };
     match stream.follow(ends)? {
         Ended::Exited(status) => Ok(ExitCode::from(status)),

@@ -9,11 +9,11 @@ use wharf_frontend::compose::model::Condition;
 
 use super::build::{When, prepare};
 use super::create::{ConvergeArgs, More, PullWhen, converge, shared_only};
-use super::inside::{follow, has_terminal};
+use super::inside::{collect, follow, has_terminal};
 use super::session::Cx;
 use crate::compose::convert;
 use crate::compose::observe;
-use crate::compose::work::Work;
+use crate::compose::work::{Work, interrupted};
 use crate::containers::ask::NetworkAsk;
 use crate::containers::config::{PortUse, Protocol, RestartPolicy};
 use crate::containers::engine::Remove;
@@ -179,8 +179,6 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
         }
         let container = session.engine.create(&ask)?;
         let id = &container.config.id;
-        // From here on signals are for the container.
-        drop(signals);
         let undo = |failure: Failure| {
             // Why it could not be started says more.
             if args.rm {
@@ -188,6 +186,12 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             }
             failure
         };
+        // From here on signals are for the container.
+        let collected = collect(tty)?;
+        if signals.has_signal() {
+            return Err(undo(interrupted()));
+        }
+        drop(signals);
         if args.detach {
             session.engine.start(id, None).map_err(undo)?;
             return print_result(&name).map(|()| ExitCode::SUCCESS);
@@ -195,7 +199,7 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
         let streams =
             Streams { stdin: true, stdout: true, stderr: true, size: tty.then(terminal_size).flatten() };
         match session.engine.start(id, Some(streams)).map_err(undo)? {
-            Some(stream) => follow(stream, tty, true, DetachKeys::default()),
+            Some(stream) => follow(stream, tty, true, DetachKeys::default(), collected),
             None => session.engine.wait(id).map(ExitCode::from),
         }
     })

@@ -9,8 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::SIGKILL;
 use wharf_cache::to_nanos;
 
 use super::create::{ConvergeArgs, Converged, More, converge};
@@ -25,6 +24,7 @@ use crate::containers::engine::Container;
 use crate::containers::log::LogQuery;
 use crate::error::{Failure, Kind};
 use crate::progress::{color_of_results, print_error, print_talk};
+use crate::signals::Listening;
 
 #[derive(Debug, Args)]
 pub(super) struct UpArgs {
@@ -122,8 +122,7 @@ pub(super) fn up(cx: &Cx<'_>, args: &UpArgs) -> Result<ExitCode, Failure> {
         if !is_foreground {
             return Ok(ExitCode::SUCCESS);
         }
-        drop(signals);
-        attend(session, opened, args, &converged, begun)
+        attend(session, opened, args, &converged, begun, &signals)
     })
 }
 
@@ -149,14 +148,15 @@ enum Event {
     Failed(Failure),
 }
 
-/// Shows what containers print until all have ended, or somebody interrupts it: then they are stopped; killed, at the second
-/// time.
+/// Shows what containers print until all have ended, or somebody interrupts it, or has done so while they were started: then
+/// they are stopped; killed, at the second time.
 fn attend(
     session: &Session<'_>,
     opened: &Opened,
     args: &UpArgs,
     converged: &Converged,
     begun: i64,
+    signals: &Listening,
 ) -> Result<ExitCode, Failure> {
     let project = &converged.project;
     let mut containers = session.containers()?;
@@ -170,19 +170,12 @@ fn attend(
     };
     let labels = speakers.iter().zip(&containers).filter(|(_, it)| shown.contains(observe::service(it)));
     let printer = Printer::new(look, labels.map(|(speaker, _)| speaker.label.as_str()))?;
-    let failed = |error: std::io::Error| Failure::from_error(Kind::Environment, "cannot start", &error);
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
-    let handle = signals.handle();
     let (events, inbox) = mpsc::channel();
     let is_over = AtomicBool::new(false);
+    let of_signals = events.clone();
+    // When nobody takes what happens any more all has ended.
+    signals.hand_over(move || _ = of_signals.send(Event::Signal));
     thread::scope(|scope| {
-        let of_signals = events.clone();
-        scope.spawn(move || {
-            for _ in signals.forever() {
-                // The receiver outlives this.
-                let _ = of_signals.send(Event::Signal);
-            }
-        });
         for (place, (container, speaker)) in containers.iter().zip(&speakers).enumerate() {
             let (events, printer, is_over) = (events.clone(), &printer, &is_over);
             let shows = shown.contains(observe::service(container));
@@ -210,7 +203,6 @@ fn attend(
         };
         let done = direct(session, args, &containers, &speakers, &inbox, &stop);
         is_over.store(true, Ordering::Relaxed);
-        handle.close();
         if done.is_err() {
             // Whoever follows ends with the containers.
             stop_quietly(session, args);
