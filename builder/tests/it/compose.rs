@@ -569,11 +569,11 @@ networks: {default: , apart: }
 ";
     let Some(project) = Project::new(text) else { return };
     project.run(&["up", "-d", "--scale", "other=2"]).success();
-    let get = ["run", "--rm", "-T", "web", "sh", "-c", "timeout 5 wget -q -O - http://web/"];
+    let get = ["run", "--rm", "-T", "web", "sh", "-c", "timeout 60 wget -q -O - http://web/"];
     wait_until("the server answers", || project.run(&get).text() == "hello\n");
     let apart = ["exec", "-T", "other", "sh", "-c", "timeout 5 nslookup web"];
     project.run(&apart).failure();
-    project.run(&["exec", "-T", "other", "sh", "-c", "timeout 5 nslookup other"]).success();
+    project.run(&["exec", "-T", "other", "sh", "-c", "timeout 60 nslookup other"]).success();
     let address = project.run(&["port", "web", "80"]).success().text();
     let address = address.trim().to_owned();
     assert!(address.starts_with("127.0.0.1:"), "{address}");

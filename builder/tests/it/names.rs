@@ -166,7 +166,7 @@ fn containers_find_each_other_by_name() {
         host.exec("lone", "nslookup web").failure();
         // One who comes to a network is found there, one who leaves is not.
         host.print(&["network", "connect", "--alias", "store", "front", "db"]);
-        assert_eq!(host.exec("web", "nc -w 5 store 80").success().text().trim(), "db");
+        assert_eq!(host.exec("web", "nc -w 60 store 80").success().text().trim(), "db");
         host.print(&["network", "disconnect", "front", "db"]);
         host.exec("web", "nslookup store").failure();
         // A sidecar is where the other one is.
