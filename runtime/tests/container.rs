@@ -574,6 +574,25 @@ fn other_namespaces_are_not_the_hosts() {
     assert_eq!(user.trim_end(), fs::read_link("/proc/self/ns/user").unwrap().to_str().unwrap());
 }
 
+/// What was forked while the program was written has it open for a moment.
+#[test]
+fn a_program_that_was_just_written_runs() {
+    let Some(world) = World::new() else { return };
+    let writer = || fs::File::options().append(true).open(world.path("bin/busybox")).unwrap();
+    let open = writer();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            drop(open);
+        });
+        world.check("echo ran", &[], OK, "ran\n");
+    });
+    let _open = writer();
+    let error = world.run(&shell("true", &[])).unwrap_err();
+    let RuntimeError::Exec { source, not_found: false, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(source.kind(), std::io::ErrorKind::ExecutableFileBusy);
+}
+
 #[test]
 fn output_is_complete() {
     let Some(world) = World::new() else { return };

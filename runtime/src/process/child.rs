@@ -4,7 +4,7 @@
 //! Nothing here may allocate, lock or panic: the caller of [`crate::run`] may have had other threads, and their locks
 //! are in this copy of the memory, held for ever. There are only calls of [`crate::sys`] on what [`Container`] holds.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::RawFd;
 
 use super::descendants::Descendants;
@@ -130,7 +130,7 @@ fn run_command(command: &mut Command) -> ! {
     }
     let mut denied = false;
     for candidate in &command.candidates {
-        match sys::execve(candidate, &command.arguments, &command.environment) {
+        match execute(candidate, command) {
             Errno(libc::ENOENT | libc::ENOTDIR) => {}
             // There may be another one further on.
             Errno(libc::EACCES) => denied = true,
@@ -138,6 +138,25 @@ fn run_command(command: &mut Command) -> ! {
         }
     }
     fail(Report::Exec { errno: if denied { libc::EACCES } else { libc::ENOENT } }, command.report)
+}
+
+/// How often a program is tried that somebody has open for writing.
+const BUSY_ATTEMPTS_MAX: u32 = 100;
+
+/// Pause before it is tried again.
+const BUSY_PAUSE_NANOSECONDS: i64 = 10_000_000;
+
+/// Becomes a program. What another thread of the caller has just written is open for writing for a moment more in whatever
+/// was forked meanwhile, and cannot be executed until then: not where a container has an overlay for its root, but where that
+/// is a directory.
+fn execute(program: &CStr, command: &Command) -> Errno {
+    for _ in 0..BUSY_ATTEMPTS_MAX {
+        match sys::execve(program, &command.arguments, &command.environment) {
+            Errno(libc::ETXTBSY) => sys::pause(BUSY_PAUSE_NANOSECONDS),
+            errno => return errno,
+        }
+    }
+    Errno(libc::ETXTBSY)
 }
 
 /// Waits for the command, reaps what else ends, and passes signals on. Everything that is left ends with this process.
