@@ -28,5 +28,10 @@ rm -f "$log.status"
 grep '^SKIP: ' "$log" | sort | uniq -c || true
 echo "skipped: $(grep -c '^SKIP: ' "$log" || true)"
 # What failed comes last, where it is looked for: not every log is kept whole.
-awk '/^failures:$/ { failed = 1 } /^test result: / { failed = 0 } failed && NF { print substr($0, 1, 1000) }' "$log" | tail -n 100
+awk '
+    /^failures:$/ { failed = 1 }
+    /^test result: / { failed = 0 }
+    /^stack backtrace:$|^ +([0-9]+: |at )|^note: / { next }
+    failed && NF { print substr($0, 1, 1000) }
+' "$log" | tail -n 100
 exit "$status"

@@ -17,7 +17,6 @@ mod report;
 mod state;
 mod worker;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
@@ -147,7 +146,7 @@ pub fn plan(solve: &Solve<'_>) -> Planned {
 
 fn with_owner<T>(solve: &Solve<'_>, work: impl FnOnce(Owner<'_, '_>) -> T) -> T {
     let graph = Graph::reachable(solve.definition, solve.goals);
-    let worker = Worker { solve, graph: &graph, stopping: AtomicBool::new(false) };
+    let worker = Worker::new(solve, &graph);
     let (tasks, queue) = mpsc::channel();
     let queue = Mutex::new(queue);
     thread::scope(|scope| work(Owner::new(&worker, Pool::new(scope, &worker, tasks, &queue))))

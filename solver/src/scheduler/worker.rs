@@ -149,9 +149,16 @@ pub(super) struct Worker<'a> {
     pub(super) graph: &'a Graph<'a>,
     /// Set when something failed: what ends from then on may have been cut short.
     pub(super) stopping: AtomicBool,
+    /// Held while what ran is recorded.
+    recording: Mutex<()>,
 }
 
-impl Worker<'_> {
+impl<'a> Worker<'a> {
+    /// A worker on what is reachable.
+    pub(super) fn new(solve: &'a Solve<'a>, graph: &'a Graph<'a>) -> Self {
+        Self { solve, graph, stopping: AtomicBool::new(false), recording: Mutex::default() }
+    }
+
     /// Performs a task; a panic of the outside becomes an event, so that the owner does not wait for ever.
     pub(super) fn perform(&self, task: Task) -> Ended {
         let (id, resource) = (task.id(), task.resource());
@@ -216,8 +223,16 @@ impl Worker<'_> {
         }
         node.check_outputs(chains.len()).map_err(OpError::new)?;
         let read = self.read(&node.op_key, content)?;
+        let _recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
+        // A step that turned out to read the same may have run meanwhile, on its way since before that was known. What it gave
+        // is what the next solve finds for it: it stays.
+        let is_recorded = || -> Result<bool, OpError> {
+            let recorded = cache.lookup(&read.content_key)?;
+            let is_whole = recorded.is_some_and(|chains| chains.len() >= node.outputs);
+            Ok(is_whole && node.lookup != Lookup::Neither)
+        };
         let mut keys = vec![definition];
-        if keys[0].key != read.content_key {
+        if keys[0].key != read.content_key && !is_recorded()? {
             let inputs = read.content.iter().cloned().map(InputKey::Content).collect();
             keys.push(RecordKey { key: read.content_key, inputs });
         }

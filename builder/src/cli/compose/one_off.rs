@@ -187,7 +187,7 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             failure
         };
         // From here on signals are for the container.
-        let collected = collect(tty)?;
+        let collected = collect(tty).map_err(undo)?;
         if signals.has_signal() {
             return Err(undo(interrupted()));
         }

@@ -235,6 +235,24 @@ fn one_image_under_two_names_runs_its_steps_once() {
     );
 }
 
+/// That both read the same is known only when they run. The next solve finds of each what it gave.
+#[test]
+fn what_an_equal_step_gave_meanwhile_is_not_replaced() {
+    let mut world = world();
+    world.jobs = 1;
+    let mut builder = Builder::default();
+    let context = builder.local("context");
+    let merged = builder.merge("merge", &[context, context]);
+    let goals = [("on the merge", merged), ("on the context", context)]
+        .map(|(name, input)| builder.run(name, input, &["/out", "2"]));
+    let solved = world.solve(&builder.definition, &goals).unwrap();
+    assert_eq!(world.executed(&builder.definition), ["merge", "on the context", "on the merge"]);
+    assert_ne!(solved.results[0], solved.results[1]);
+    let again = world.solve(&builder.definition, &goals).unwrap();
+    assert_eq!(world.executed(&builder.definition), [""; 0]);
+    assert_eq!(again.results, solved.results);
+}
+
 #[test]
 fn sources_without_metadata_are_run_and_kept() {
     let world = world();
