@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
+use signal_hook::{SigId, flag, low_level};
 use wharf_runtime::Cancel;
 
 use crate::progress::print_note;
@@ -25,6 +26,9 @@ type Target = Arc<Mutex<Option<Cancel>>>;
 /// What is known of signals.
 #[derive(Debug, Default)]
 struct Told {
+    /// Set by the handler itself.
+    has_arrived: Arc<AtomicBool>,
+    /// Set when the thread that listens has taken a signal up.
     has_signal: AtomicBool,
     interrupted: AtomicBool,
     targets: Mutex<Vec<Weak<Mutex<Option<Cancel>>>>>,
@@ -60,17 +64,23 @@ fn trigger(target: &Mutex<Option<Cancel>>) {
 
 /// Ends the thread that listens.
 #[derive(Debug)]
-struct Closing(Handle);
+struct Closing {
+    handle: Handle,
+    flags: Vec<SigId>,
+}
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.0.close();
+        self.handle.close();
+        for id in self.flags.drain(..) {
+            low_level::unregister(id);
+        }
     }
 }
 
 impl Listening {
-    fn new(handle: Handle, told: Arc<Told>) -> Self {
-        Self { told, handle: Arc::new(Closing(handle)), target: Target::default() }
+    fn new(closing: Closing, told: Arc<Told>) -> Self {
+        Self { told, handle: Arc::new(closing), target: Target::default() }
     }
 
     /// Lets signals trigger `cancel` from now on; one that came before does so at once.
@@ -107,15 +117,15 @@ impl Listening {
     /// gets lost between the two.
     pub fn hand_over(&self, heir: impl Fn() + Send + 'static) {
         let mut place = self.told.heir.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.has_signal() {
+        if self.told.has_signal.load(Ordering::SeqCst) {
             heir();
         }
         *place = Some(Heir(Box::new(heir)));
     }
 
-    /// Whether a signal came.
+    /// Whether a signal came, also if nothing was done about it yet: who asks before this is dropped misses none.
     pub fn has_signal(&self) -> bool {
-        self.told.has_signal.load(Ordering::SeqCst)
+        self.told.has_arrived.load(Ordering::SeqCst)
     }
 
     /// Whether a signal came, or somebody did as if.
@@ -124,13 +134,17 @@ impl Listening {
     }
 }
 
-/// Triggers `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once (its steps die with
-/// it).
+/// Triggers `cancel` at the first SIGINT, SIGTERM or SIGHUP; the second ends the process at once (steps of builds
+/// die with it, containers do not).
 pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
-    let handle = signals.handle();
+    const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
     let told = Arc::new(Told::default());
-    let listening = Listening::new(handle, Arc::clone(&told));
+    let mut signals = Signals::new(ENDING)?;
+    let mut closing = Closing { handle: signals.handle(), flags: Vec::new() };
+    for signal in ENDING {
+        closing.flags.push(flag::register(signal, Arc::clone(&told.has_arrived))?);
+    }
+    let listening = Listening::new(closing, Arc::clone(&told));
     listening.listen(cancel);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut is_second = false;
@@ -144,11 +158,32 @@ pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
             drop(heir);
             if std::mem::replace(&mut is_second, true) {
                 // Nothing can be done about a handler that cannot be emulated; the signal was for us anyway.
-                let _ = signal_hook::low_level::emulate_default_handler(signal);
+                let _ = low_level::emulate_default_handler(signal);
             }
             print_note("stopping; the same signal again ends wharf at once");
             told.interrupt();
         }
     })?;
     Ok(listening)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_is_known_at_once_and_handed_over_once() {
+        let listening = cancel_on_termination(&Cancel::new().unwrap()).unwrap();
+        assert!(!listening.has_signal());
+        low_level::raise(SIGHUP).unwrap();
+        assert!(listening.has_signal());
+        let (sender, received) = std::sync::mpsc::channel();
+        listening.hand_over(move || _ = sender.send(()));
+        let patience = std::time::Duration::from_secs(60);
+        received.recv_timeout(patience).unwrap();
+        low_level::raise(SIGHUP).unwrap();
+        received.recv_timeout(patience).unwrap();
+        drop(listening);
+        received.try_recv().unwrap_err();
+    }
 }

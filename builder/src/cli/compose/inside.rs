@@ -132,7 +132,7 @@ pub(super) fn collect(tty: bool) -> Result<Collected, Failure> {
     signals.map_err(|error| cannot_follow(&error))
 }
 
-fn cannot_follow(error: &std::io::Error) -> Failure {
+pub(super) fn cannot_follow(error: &std::io::Error) -> Failure {
     Failure::from_error(Kind::Environment, "cannot follow the process", error)
 }
 

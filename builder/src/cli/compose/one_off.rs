@@ -9,7 +9,7 @@ use wharf_frontend::compose::model::Condition;
 
 use super::build::{When, prepare};
 use super::create::{ConvergeArgs, More, PullWhen, converge, shared_only};
-use super::inside::{collect, follow, has_terminal};
+use super::inside::{cannot_follow, follow, has_terminal};
 use super::session::Cx;
 use crate::compose::convert;
 use crate::compose::observe;
@@ -18,7 +18,7 @@ use crate::containers::ask::NetworkAsk;
 use crate::containers::config::{PortUse, Protocol, RestartPolicy};
 use crate::containers::engine::Remove;
 use crate::containers::protocol::Streams;
-use crate::containers::streams::{DetachKeys, terminal_size};
+use crate::containers::streams::{Collected, DetachKeys, terminal_size};
 use crate::error::{Failure, Kind};
 use crate::progress::print_result;
 use crate::volumes::spec::parse_volume;
@@ -187,7 +187,7 @@ pub(super) fn run(cx: &Cx<'_>, args: &RunArgs) -> Result<ExitCode, Failure> {
             failure
         };
         // From here on signals are for the container.
-        let collected = collect(tty).map_err(undo)?;
+        let collected = Collected::begin().map_err(|error| undo(cannot_follow(&error)))?;
         if signals.has_signal() {
             return Err(undo(interrupted()));
         }
