@@ -27,20 +27,31 @@ type Target = Arc<Mutex<Option<Cancel>>>;
 #[derive(Debug, Default)]
 struct Told {
     /// Set by the handler itself.
-    has_arrived: Arc<AtomicBool>,
-    /// Set when the thread that listens has taken a signal up.
-    has_signal: AtomicBool,
+    has_signal: Arc<AtomicBool>,
     interrupted: AtomicBool,
     targets: Mutex<Vec<Weak<Mutex<Option<Cancel>>>>>,
-    /// Who has taken signals over.
-    heir: Mutex<Option<Heir>>,
+    course: Mutex<Course>,
 }
 
-struct Heir(Box<dyn Fn() + Send>);
+/// What the next signal does.
+#[derive(Default)]
+enum Course {
+    /// It triggers everything.
+    #[default]
+    Interrupt,
+    /// It ends the process: one came before.
+    End,
+    /// It is somebody else's.
+    HandedOver(Box<dyn Fn() + Send>),
+}
 
-impl fmt::Debug for Heir {
+impl fmt::Debug for Course {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Heir")
+        f.write_str(match self {
+            Self::Interrupt => "Interrupt",
+            Self::End => "End",
+            Self::HandedOver(_) => "HandedOver",
+        })
     }
 }
 
@@ -116,16 +127,16 @@ impl Listening {
     /// From now on a signal does nothing but call `heir`, which must not block; so does one that came before, at once. None
     /// gets lost between the two.
     pub fn hand_over(&self, heir: impl Fn() + Send + 'static) {
-        let mut place = self.told.heir.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.told.has_signal.load(Ordering::SeqCst) {
+        let mut course = self.told.course.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*course, Course::End) {
             heir();
         }
-        *place = Some(Heir(Box::new(heir)));
+        *course = Course::HandedOver(Box::new(heir));
     }
 
     /// Whether a signal came, also if nothing was done about it yet: who asks before this is dropped misses none.
     pub fn has_signal(&self) -> bool {
-        self.told.has_arrived.load(Ordering::SeqCst)
+        self.told.has_signal.load(Ordering::SeqCst)
     }
 
     /// Whether a signal came, or somebody did as if.
@@ -142,24 +153,25 @@ pub fn cancel_on_termination(cancel: &Cancel) -> io::Result<Listening> {
     let mut signals = Signals::new(ENDING)?;
     let mut closing = Closing { handle: signals.handle(), flags: Vec::new() };
     for signal in ENDING {
-        closing.flags.push(flag::register(signal, Arc::clone(&told.has_arrived))?);
+        closing.flags.push(flag::register(signal, Arc::clone(&told.has_signal))?);
     }
     let listening = Listening::new(closing, Arc::clone(&told));
     listening.listen(cancel);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let mut is_second = false;
         for signal in signals.forever() {
-            let heir = told.heir.lock().unwrap_or_else(PoisonError::into_inner);
-            told.has_signal.store(true, Ordering::SeqCst);
-            if let Some(Heir(heir)) = &*heir {
-                heir();
-                continue;
+            let mut course = told.course.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*course {
+                Course::Interrupt => *course = Course::End,
+                Course::End => {
+                    // Nothing can be done about a handler that cannot be emulated; the signal was for us anyway.
+                    let _ = low_level::emulate_default_handler(signal);
+                }
+                Course::HandedOver(heir) => {
+                    heir();
+                    continue;
+                }
             }
-            drop(heir);
-            if std::mem::replace(&mut is_second, true) {
-                // Nothing can be done about a handler that cannot be emulated; the signal was for us anyway.
-                let _ = low_level::emulate_default_handler(signal);
-            }
+            drop(course);
             print_note("stopping; the same signal again ends wharf at once");
             told.interrupt();
         }

@@ -559,7 +559,6 @@ fn anonymous_volumes(config: &ContainerConfig) -> Vec<String> {
     volumes.collect()
 }
 
-/// Whether a monitor watches over a container that stands so.
 /// Asks the monitor of a container that has ended, if there is still one, to let go.
 fn hurry(directory: &Directory) {
     let asked = File::open(directory.path()).and_then(|directory| Connection::open(&directory));

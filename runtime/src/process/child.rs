@@ -147,8 +147,8 @@ const BUSY_ATTEMPTS_MAX: u32 = 100;
 const BUSY_PAUSE_NANOSECONDS: i64 = 10_000_000;
 
 /// Becomes a program. What another thread of the caller has just written is open for writing for a moment more in whatever
-/// was forked meanwhile, and cannot be executed until then: not where a container has an overlay for its root, but where that
-/// is a directory.
+/// was forked meanwhile, and cannot be executed until then where a container's root is a plain directory. (The files of an
+/// overlay are others than those that were written.)
 fn execute(program: &CStr, command: &Command) -> Errno {
     for _ in 0..BUSY_ATTEMPTS_MAX {
         match sys::execve(program, &command.arguments, &command.environment) {

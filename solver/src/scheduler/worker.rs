@@ -149,7 +149,7 @@ pub(super) struct Worker<'a> {
     pub(super) graph: &'a Graph<'a>,
     /// Set when something failed: what ends from then on may have been cut short.
     pub(super) stopping: AtomicBool,
-    /// Held while what ran is recorded.
+    /// Held from the look at what is recorded until what ran is, too: of two steps with one content key only one records it.
     recording: Mutex<()>,
 }
 
@@ -210,8 +210,7 @@ impl<'a> Worker<'a> {
         let _lock = cache.lock(&definition.key)?;
         // Another process may have run the same step while this one waited for the lock.
         if node.lookup == Lookup::Both
-            && let Some(chains) = cache.lookup(&definition.key)?
-            && chains.len() >= node.outputs
+            && let Some(chains) = self.recorded(&definition.key, node.outputs)?
         {
             let (outcome, outputs) = (VertexOutcome::DefinitionHit, snapshots(chains));
             return Ok(Finished::Executed { vertex, outcome, outputs, read: None });
@@ -226,19 +225,22 @@ impl<'a> Worker<'a> {
         let _recording = self.recording.lock().unwrap_or_else(PoisonError::into_inner);
         // A step that turned out to read the same may have run meanwhile, on its way since before that was known. What it gave
         // is what the next solve finds for it: it stays.
-        let is_recorded = || -> Result<bool, OpError> {
-            let recorded = cache.lookup(&read.content_key)?;
-            let is_whole = recorded.is_some_and(|chains| chains.len() >= node.outputs);
-            Ok(is_whole && node.lookup != Lookup::Neither)
-        };
+        let is_recorded = node.lookup != Lookup::Neither
+            && definition.key != read.content_key
+            && self.recorded(&read.content_key, node.outputs)?.is_some();
         let mut keys = vec![definition];
-        if keys[0].key != read.content_key && !is_recorded()? {
+        if keys[0].key != read.content_key && !is_recorded {
             let inputs = read.content.iter().cloned().map(InputKey::Content).collect();
             keys.push(RecordKey { key: read.content_key, inputs });
         }
         cache.store(&keys, &node.op_key, &chains)?;
         let (outcome, outputs) = (VertexOutcome::Executed, snapshots(chains));
         Ok(Finished::Executed { vertex, outcome, outputs, read: Some(read) })
+    }
+
+    /// What is recorded under a key, if it has that many outputs.
+    fn recorded(&self, key: &Key, outputs: usize) -> Result<Option<Vec<Chain>>, OpError> {
+        Ok(self.solve.cache.lookup(key)?.filter(|chains| chains.len() >= outputs))
     }
 
     fn read(&self, op_key: &Key, content: Vec<Vec<Content>>) -> Result<Read, OpError> {

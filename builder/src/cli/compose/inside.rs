@@ -127,7 +127,7 @@ pub(super) fn variable(text: &str) -> Option<String> {
 }
 
 /// Begins to collect the signals for a process: where it has a terminal, keys reach it by themselves.
-pub(super) fn collect(tty: bool) -> Result<Collected, Failure> {
+fn collect(tty: bool) -> Result<Collected, Failure> {
     let signals = if tty { Collected::sizes_alone() } else { Collected::begin() };
     signals.map_err(|error| cannot_follow(&error))
 }
