@@ -208,22 +208,14 @@ impl Island {
         let home = self.path("home");
         let environment = format!("HOME={home}");
         let root = self.store().display().to_string();
-        let mut all = vec!["--reuid", &uid, "--regid", &uid, "--clear-groups", "env"];
-        all.extend([
-            "-u",
-            "XDG_RUNTIME_DIR",
-            "-u",
-            "XDG_DATA_HOME",
-            "-u",
-            "XDG_CONFIG_HOME",
-            "-u",
-            "SOURCE_DATE_EPOCH",
-        ]);
-        all.extend(["-u", "WHARF_ROOT", "-u", "WHARF_SANDBOX", &environment]);
+        let mut all = vec!["-u", "XDG_RUNTIME_DIR", "-u", "XDG_DATA_HOME", "-u", "XDG_CONFIG_HOME"];
+        all.extend(["-u", "SOURCE_DATE_EPOCH", "-u", "WHARF_ROOT", "-u", "WHARF_SANDBOX", &environment]);
         all.extend(variables);
+        // Whoever becomes somebody else starts the program itself: until then root's rights lead to it, wherever the checkout is.
+        all.extend(["setpriv", "--reuid", &uid, "--regid", &uid, "--clear-groups"]);
         all.extend([env!("CARGO_BIN_EXE_wharf"), "--root", &root]);
         all.extend(arguments);
-        self.command("setpriv", &all)
+        self.command("env", &all)
     }
 
     /// `wharf ARGUMENTS`.
